@@ -1,0 +1,62 @@
+// Package pgerr is the one place that knows SQLSTATEs.
+package pgerr
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// The SQLSTATEs we act on; those of class TM are raised by our own functions.
+const (
+	Conflict        = "TM001"
+	InvalidArgument = "TM002"
+	Immutable       = "TM003"
+	KeyReused       = "TM004"
+	NoTidemark      = "TM005"
+
+	UniqueViolation      = "23505"
+	SerializationFailure = "40001"
+	Deadlock             = "40P01"
+	DependentObjects     = "2BP01"
+	InFailedTransaction  = "25P02"
+	undefinedTable       = "42P01"
+	undefinedFunction    = "42883"
+	invalidSchemaName    = "3F000"
+)
+
+// Is reports whether err comes from Postgres with one of the given SQLSTATEs.
+func Is(err error, codes ...string) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && slices.Contains(codes, e.Code)
+}
+
+// NotMigrated reports whether err says that the store's tables or functions do not exist.
+func NotMigrated(err error) bool {
+	return Is(err, undefinedTable, undefinedFunction, invalidSchemaName)
+}
+
+// Constraint returns the name of the constraint that err violates, or "".
+func Constraint(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.ConstraintName
+	}
+	return ""
+}
+
+// Detail returns the detail of an error from Postgres, or "".
+func Detail(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Detail
+	}
+	return ""
+}
+
+// DetailNames reports whether the detail of an error from Postgres mentions a value.
+func DetailNames(err error, value string) bool {
+	return strings.Contains(Detail(err), value)
+}

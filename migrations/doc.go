@@ -1,0 +1,19 @@
+// Package migrations holds the SQL of a Tidemark store and applies it.
+//
+// A library never migrates by itself: an application calls [Up] when it starts, or runs the
+// same files with its own tool. They carry the annotations of goose and of tern:
+//
+//	goose -dir migrations postgres "$DATABASE_URL" up
+//	tern migrate --migrations migrations
+//
+// Both need the default schema name, "tidemark"; only [Up] and [Down] know another one.
+//
+// # Guarantees
+//
+//   - Each migration runs in a transaction of its own, together with the row in
+//     schema_migrations that records it: it has happened wholly or not at all.
+//   - Any number of processes may call Up and Down at the same time: an advisory lock, one per
+//     schema, lets them in one after the other, and the late ones find nothing to do.
+//   - A database that a newer release has migrated is never touched: [ErrNewer].
+//   - Stores in different schemas of one database know nothing of each other.
+package migrations

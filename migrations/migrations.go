@@ -1,0 +1,284 @@
+package migrations
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+)
+
+// DefaultSchema is the schema a store lives in unless Config says otherwise.
+const DefaultSchema = "tidemark"
+
+// FS holds the migration files, for tools that read them from an [fs.FS].
+//
+//go:embed *.sql
+var FS embed.FS
+
+var (
+	// ErrNewer means that the database was migrated by a newer release than this one.
+	ErrNewer = errors.New("database was migrated by a newer release of tidemark")
+	// ErrPending means that the database lacks migrations of this release.
+	ErrPending = errors.New("database lacks migrations of this release of tidemark")
+	// ErrInvalidSchema means that a schema name is not a plain lower-case identifier.
+	ErrInvalidSchema = errors.New("invalid schema name")
+)
+
+// Config says where the store lives. Nil and the zero value are the default.
+type Config struct {
+	// Schema is the Postgres schema of the store: lower-case letters, digits and underscores,
+	// 63 bytes at most. Empty means [DefaultSchema].
+	Schema string
+}
+
+// Migration is one step of the schema.
+type Migration struct {
+	Version int    // 1 for the first
+	Name    string // the file's name, such as "001_tidemark.sql"
+	up      string
+	down    string
+}
+
+// Up applies every pending migration. It returns [ErrNewer], and changes nothing, when the
+// database is ahead of this release. Safe to call from many processes at once.
+func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
+	return locked(ctx, pool, config, func(m *migrator) error {
+		pending, err := m.pending(ctx)
+		if err != nil {
+			return err
+		}
+		for _, step := range pending {
+			if err := m.apply(ctx, step, step.up, m.record(), step.Version, step.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Down takes back every migration and with them every event: it is for tests and for giving a
+// store up. It returns [ErrNewer], and changes nothing, when the database is ahead of this
+// release.
+func Down(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
+	return locked(ctx, pool, config, func(m *migrator) error {
+		applied, err := m.applied(ctx)
+		if err != nil {
+			return err
+		}
+		for _, step := range slices.Backward(m.steps) {
+			if !slices.Contains(applied, step.Version) {
+				continue
+			}
+			if err := m.apply(ctx, step, step.down, m.forget(), step.Version); err != nil {
+				return err
+			}
+		}
+		return m.dropSchema(ctx)
+	})
+}
+
+// Pending returns the migrations that [Up] would apply, in order. It changes nothing.
+func Pending(ctx context.Context, pool *pgxpool.Pool, config *Config) ([]Migration, error) {
+	m, err := newMigrator(config)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("migrations: connect: %w", err)
+	}
+	defer conn.Release()
+	m.conn = conn.Conn()
+	return m.pending(ctx)
+}
+
+// Validate returns nil when the database is exactly at this release, [ErrPending] when it is
+// behind and [ErrNewer] when it is ahead. It changes nothing.
+func Validate(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
+	pending, err := Pending(ctx, pool, config)
+	if err != nil {
+		return err
+	}
+	if len(pending) > 0 {
+		return fmt.Errorf("migrations: %w: %d from %s on: call migrations.Up",
+			ErrPending, len(pending), pending[0].Name)
+	}
+	return nil
+}
+
+// migrator applies the steps to one schema over one connection.
+type migrator struct {
+	schema string // as the user gave it
+	quoted string // as SQL wants it
+	steps  []Migration
+	conn   *pgx.Conn
+}
+
+var validSchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+
+func newMigrator(config *Config) (*migrator, error) {
+	schema := DefaultSchema
+	if config != nil && config.Schema != "" {
+		schema = config.Schema
+	}
+	if !validSchema.MatchString(schema) || strings.HasPrefix(schema, "pg_") {
+		return nil, fmt.Errorf("migrations: %w: %q: use lower-case letters, digits and underscores", ErrInvalidSchema, schema)
+	}
+	steps, err := load(schema)
+	if err != nil {
+		return nil, err
+	}
+	return &migrator{schema: schema, quoted: pgx.Identifier{schema}.Sanitize(), steps: steps}, nil
+}
+
+// locked runs do over one connection, one process at a time.
+func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*migrator) error) error {
+	m, err := newMigrator(config)
+	if err != nil {
+		return err
+	}
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("migrations: connect: %w", err)
+	}
+	defer conn.Release()
+	m.conn = conn.Conn()
+
+	// A lock of the session, since it spans several transactions. Closing the connection is
+	// what releases it for certain, whatever state the connection is in by then.
+	if _, err := m.conn.Exec(ctx, `select pg_advisory_lock(hashtext('tidemark migrations'), hashtext($1))`, m.schema); err != nil {
+		return fmt.Errorf("migrations: lock: %w", err)
+	}
+	defer conn.Hijack().Close(context.WithoutCancel(ctx))
+	return do(m)
+}
+
+// applied returns the versions the database has, in ascending order.
+func (m *migrator) applied(ctx context.Context) ([]int, error) {
+	rows, _ := m.conn.Query(ctx, `select version from `+m.quoted+`.schema_migrations order by version`)
+	versions, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if pgerr.NotMigrated(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("migrations: read versions of schema %s: %w", m.schema, err)
+	}
+	if n := len(versions); n > 0 && versions[n-1] > m.steps[len(m.steps)-1].Version {
+		return nil, fmt.Errorf("migrations: %w: schema %s is at migration %d, this release knows %d: update the application",
+			ErrNewer, m.schema, versions[n-1], m.steps[len(m.steps)-1].Version)
+	}
+	return versions, nil
+}
+
+func (m *migrator) pending(ctx context.Context) ([]Migration, error) {
+	applied, err := m.applied(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(m.steps), func(step Migration) bool {
+		return slices.Contains(applied, step.Version)
+	}), nil
+}
+
+// apply runs one step and the statement that records it in one transaction.
+func (m *migrator) apply(ctx context.Context, step Migration, sql, record string, args ...any) error {
+	err := pgx.BeginFunc(ctx, m.conn, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, m.versionTable()); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, record, args...)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("migrations: %s in schema %s: %w", step.Name, m.schema, err)
+	}
+	return nil
+}
+
+func (m *migrator) versionTable() string {
+	return `create schema if not exists ` + m.quoted + `;
+		create table if not exists ` + m.quoted + `.schema_migrations (
+			version    int         not null primary key,
+			name       text        not null,
+			applied_at timestamptz not null default clock_timestamp()
+		)`
+}
+
+func (m *migrator) record() string {
+	return `insert into ` + m.quoted + `.schema_migrations (version, name) values ($1, $2)`
+}
+
+func (m *migrator) forget() string {
+	return `delete from ` + m.quoted + `.schema_migrations where version = $1`
+}
+
+// dropSchema removes the table of versions, and the schema unless somebody else uses it.
+func (m *migrator) dropSchema(ctx context.Context) error {
+	if _, err := m.conn.Exec(ctx, `drop table if exists `+m.quoted+`.schema_migrations`); err != nil && !pgerr.NotMigrated(err) {
+		return fmt.Errorf("migrations: drop versions of schema %s: %w", m.schema, err)
+	}
+	_, err := m.conn.Exec(ctx, `drop schema if exists `+m.quoted)
+	if err != nil && !pgerr.Is(err, pgerr.DependentObjects) {
+		return fmt.Errorf("migrations: drop schema %s: %w", m.schema, err)
+	}
+	return nil
+}
+
+const (
+	divider   = "---- create above / drop below ----" // tern's; goose's marks are comments around it
+	schemaRef = `\btidemark\.|\bschema tidemark\b|\bschema if not exists tidemark\b`
+)
+
+var schemaName = regexp.MustCompile(schemaRef)
+
+// load reads the embedded files, in order, with the schema's name put in.
+func load(schema string) ([]Migration, error) {
+	names, err := fs.Glob(FS, "*.sql")
+	if err != nil {
+		return nil, err
+	}
+	var steps []Migration
+	for _, name := range names {
+		text, err := fs.ReadFile(FS, name)
+		if err != nil {
+			return nil, err
+		}
+		number, _, _ := strings.Cut(name, "_")
+		version, err := strconv.Atoi(number)
+		up, down, ok := strings.Cut(string(text), divider)
+		if err != nil || !ok {
+			return nil, fmt.Errorf("migrations: %s: want NNN_name.sql with a line %q", name, divider)
+		}
+		steps = append(steps, Migration{
+			Version: version,
+			Name:    name,
+			up:      inSchema(up, schema),
+			down:    inSchema(down, schema),
+		})
+	}
+	return steps, nil
+}
+
+// inSchema moves the SQL from the default schema into another one.
+func inSchema(sql, schema string) string {
+	if schema == DefaultSchema {
+		return sql
+	}
+	quoted := pgx.Identifier{schema}.Sanitize()
+	return schemaName.ReplaceAllStringFunc(sql, func(match string) string {
+		return strings.Replace(match, DefaultSchema, quoted, 1)
+	})
+}
