@@ -1,0 +1,27 @@
+// Package eventstore keeps events in Postgres: streams with optimistic versioning, and one log
+// over all of them in which no reader ever misses an event.
+//
+// A stream is the history of one thing, such as "account-42". Its events are numbered 1, 2, 3 …
+// by [Version]. All events of all streams together form the log, ordered by [Position].
+//
+// [Store.Append] and [Store.Commit] write, [Store.Read] reads one stream, [Store.ReadAll] reads
+// the log to its present end and [Store.Follow] goes on from there. A [Codec] turns the events
+// of a domain into [Draft] values and back.
+//
+// # Guarantees
+//
+//   - No event is skipped. A reader that has seen position P never later finds an event at or
+//     below P, whatever transactions were open, rolled back or killed meanwhile. Readers stop at
+//     the [Store.Tidemark], the last position with no open append before it.
+//   - Writers do not wait for each other unless they append to the same stream, and a
+//     transaction that has nothing to do with the store never holds a reader back.
+//   - Within a stream, a higher version has a higher position.
+//   - An append stores all its events or none. When it has returned without an error they are as
+//     durable as Postgres makes a commit.
+//   - Events are never changed: the table refuses UPDATE, DELETE and TRUNCATE.
+//   - Iterators give an error as their last pair, with no event; break is always safe, and no
+//     connection is held while the loop body runs.
+//
+// A [Store] is safe for use by many goroutines. One bound to a transaction by [Store.WithTx] is
+// as safe as the transaction: one goroutine at a time.
+package eventstore

@@ -1,0 +1,99 @@
+package eventstore
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The sentinels that the typed errors of this package unwrap to.
+var (
+	ErrConflict    = errors.New("version conflict")
+	ErrInvalid     = errors.New("invalid argument")
+	ErrUnknownType = errors.New("unknown event type")
+	ErrDecode      = errors.New("event does not decode")
+	ErrKeyReused   = errors.New("idempotency key reused")
+
+	// ErrNotMigrated means that the tables or functions of the store are not in the database.
+	ErrNotMigrated = errors.New("database is not migrated")
+	// ErrNoTidemark means that the log cannot be read here: on a standby, or in a transaction
+	// that is not read committed.
+	ErrNoTidemark = errors.New("the tidemark is not known here")
+)
+
+// ConflictError says that a stream was not at the expected version, or that a concurrent append
+// was faster. Nothing was stored. Load again, decide again, append again.
+type ConflictError struct {
+	Stream   StreamID
+	Expected Version
+	// Actual is the version the stream is at; Any where it is not known, which happens only
+	// within a caller's own transaction.
+	Actual Version
+}
+
+func (e *ConflictError) Error() string {
+	if e.Actual == Any {
+		return fmt.Sprintf("stream %s: a concurrent append was faster, expected version %s", e.Stream, e.Expected)
+	}
+	return fmt.Sprintf("stream %s is at version %s, expected %s", e.Stream, e.Actual, e.Expected)
+}
+
+// Unwrap returns [ErrConflict].
+func (e *ConflictError) Unwrap() error { return ErrConflict }
+
+// InvalidError says that an argument is not acceptable, and why. Nothing was stored.
+type InvalidError struct {
+	Reason string
+}
+
+func (e *InvalidError) Error() string { return e.Reason }
+
+// Unwrap returns [ErrInvalid].
+func (e *InvalidError) Unwrap() error { return ErrInvalid }
+
+// UnknownTypeError says that a codec has no type for a stored event: the event was written by
+// another release, or the codec is not the one for this stream.
+type UnknownTypeError struct {
+	Type     string
+	Schema   int
+	Stream   StreamID
+	Position Position
+}
+
+func (e *UnknownTypeError) Error() string {
+	return fmt.Sprintf("event at position %d of stream %s: unknown type %q at schema %d: add it to the codec",
+		e.Position, e.Stream, e.Type, e.Schema)
+}
+
+// Unwrap returns [ErrUnknownType].
+func (e *UnknownTypeError) Unwrap() error { return ErrUnknownType }
+
+// DecodeError says that the payload of a stored event does not fit the type it is registered
+// with.
+type DecodeError struct {
+	Type     string
+	Schema   int
+	Stream   StreamID
+	Position Position
+	Err      error
+}
+
+func (e *DecodeError) Error() string {
+	return fmt.Sprintf("event at position %d of stream %s: payload of type %q at schema %d: %v",
+		e.Position, e.Stream, e.Type, e.Schema, e.Err)
+}
+
+// Unwrap returns [ErrDecode] and the error of the decoder.
+func (e *DecodeError) Unwrap() []error { return []error{ErrDecode, e.Err} }
+
+// KeyReusedError says that an idempotency key was given before with other content. Nothing was
+// stored.
+type KeyReusedError struct {
+	Key string
+}
+
+func (e *KeyReusedError) Error() string {
+	return fmt.Sprintf("idempotency key %q was used before for something else", e.Key)
+}
+
+// Unwrap returns [ErrKeyReused].
+func (e *KeyReusedError) Unwrap() error { return ErrKeyReused }

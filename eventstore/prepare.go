@@ -1,0 +1,132 @@
+package eventstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// Prepare checks changes as [Store.Commit] does and completes them: ids, schema 1, and metadata
+// from ctx. It is for implementations of another store, such as the one in memory. The error is
+// an [InvalidError]; the changes given are not modified.
+func Prepare(ctx context.Context, changes []Change, maxEventBytes int) ([]Change, error) {
+	if len(changes) == 0 {
+		return nil, invalid("commit: no changes")
+	}
+	if key, ok := KeyFrom(ctx); ok {
+		if err := validName("idempotency key", key.Name); err != nil {
+			return nil, err
+		}
+	}
+	seen := make(map[StreamID]bool, len(changes))
+	prepared := make([]Change, len(changes))
+	for i, change := range changes {
+		if err := change.validate(); err != nil {
+			return nil, err
+		}
+		if seen[change.Stream] {
+			return nil, invalid("commit: stream %s is changed twice: put its events into one change", change.Stream)
+		}
+		seen[change.Stream] = true
+
+		change.Events = slices.Clone(change.Events)
+		for j := range change.Events {
+			if err := change.Events[j].prepare(ctx, maxEventBytes); err != nil {
+				return nil, fmt.Errorf("append to stream %s: event %d of %d: %w", change.Stream, j+1, len(change.Events), err)
+			}
+		}
+		prepared[i] = change
+	}
+	return prepared, nil
+}
+
+func (c Change) validate() error {
+	if err := c.Stream.Validate(); err != nil {
+		return fmt.Errorf("append: %w", err)
+	}
+	if err := c.Expected.validate(); err != nil {
+		return fmt.Errorf("append to stream %s: %w", c.Stream, err)
+	}
+	if len(c.Events) == 0 {
+		return fmt.Errorf("append to stream %s: %w", c.Stream, invalid("no events"))
+	}
+	return nil
+}
+
+func (d *Draft) prepare(ctx context.Context, maxBytes int) error {
+	if err := validName("event type", d.Type); err != nil {
+		return err
+	}
+	if d.Schema == 0 {
+		d.Schema = 1
+	}
+	if d.Schema < 1 || d.Schema > math.MaxInt16 {
+		return invalid("event type %q: schema %d is not between 1 and %d", d.Type, d.Schema, math.MaxInt16)
+	}
+	if err := validJSON(d.Data, maxBytes); err != nil {
+		return fmt.Errorf("payload of event type %q: %w", d.Type, err)
+	}
+	d.Metadata = d.Metadata.or(MetadataFrom(ctx))
+	if meta := d.Metadata.encode(); meta != nil {
+		if err := validJSON(meta, maxBytes); err != nil {
+			return fmt.Errorf("metadata of event type %q: %w", d.Type, err)
+		}
+	}
+	if d.ID == uuid.Nil {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return fmt.Errorf("event id: %w", err)
+		}
+		d.ID = id
+	}
+	return nil
+}
+
+// encode returns the metadata as JSON, nil when there is none.
+func (m Metadata) encode() json.RawMessage {
+	if m.isZero() {
+		return nil
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		panic("eventstore: metadata is strings only: " + err.Error())
+	}
+	return data
+}
+
+func validJSON(data []byte, maxBytes int) error {
+	switch {
+	case len(data) == 0:
+		return invalid("it is empty: want JSON")
+	case len(data) > maxBytes:
+		return invalid("it has %d bytes, at most %d are allowed: keep large things elsewhere and store a reference, or raise Config.MaxEventBytes", len(data), maxBytes)
+	case !utf8.Valid(data):
+		return invalid("it is not UTF-8")
+	case !json.Valid(data):
+		return invalid("it is not JSON")
+	case holdsNUL(data):
+		return invalid(`it holds \u0000, which Postgres cannot turn into text`)
+	}
+	return nil
+}
+
+// holdsNUL reports whether valid JSON contains the escape \u0000, rather than an escaped
+// backslash in front of "u0000".
+func holdsNUL(data []byte) bool {
+	for {
+		i := bytes.IndexByte(data, '\\')
+		if i < 0 {
+			return false
+		}
+		if bytes.HasPrefix(data[i+1:], []byte("u0000")) {
+			return true
+		}
+		data = data[i+2:] // valid JSON: something follows a backslash
+	}
+}

@@ -1,0 +1,121 @@
+package eventstore
+
+import (
+	"context"
+	"encoding/json"
+	"iter"
+	"math"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Bounds that let every event through. As parameters they keep one prepared statement for all.
+const columns = `position, stream, version, id, type, schema, recorded_at, metadata, data`
+
+const streamSQL = `
+select ` + columns + `
+  from SCHEMA.events
+ where stream = $1
+   and version > $2
+   and version <= $3
+ order by version
+ limit $4`
+
+// ReadOptions selects events of one stream. The zero value selects all.
+type ReadOptions struct {
+	After Version // only events after this version
+	To    Version // only events up to this version; 0 means to the end
+	Limit int     // at most so many events; 0 means no limit
+}
+
+func (o ReadOptions) validate() error {
+	if o.After < 0 || o.To < 0 || o.Limit < 0 {
+		return invalid("read options %+v: After, To and Limit must not be negative", o)
+	}
+	return nil
+}
+
+// Normalize checks the options and replaces zero values by the bounds they stand for. It is for
+// implementations of another store.
+func (o ReadOptions) Normalize() (ReadOptions, error) {
+	if err := o.validate(); err != nil {
+		return o, err
+	}
+	if o.To == 0 {
+		o.To = math.MaxInt64
+	}
+	if o.Limit == 0 {
+		o.Limit = math.MaxInt
+	}
+	return o, nil
+}
+
+// Read iterates over the events of one stream, by version. A stream without events yields
+// nothing. Events are fetched by pages and each page is one snapshot: an append while the loop
+// runs may or may not be seen, but never with a version missing before it.
+func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) iter.Seq2[Raw, error] {
+	return func(yield func(Raw, error) bool) {
+		if err := stream.Validate(); err != nil {
+			yield(Raw{}, wrap(err, "read"))
+			return
+		}
+		options, err := options.Normalize()
+		if err != nil {
+			yield(Raw{}, wrap(err, "read stream %s", stream))
+			return
+		}
+		after, left := options.After, options.Limit
+		for left > 0 {
+			limit := min(left, s.config.PageSize)
+			page, err := s.query(ctx, s.sql.stream, stream.String(), after, options.To, limit)
+			if err != nil {
+				yield(Raw{}, translate(err, "read stream %s", stream))
+				return
+			}
+			for _, event := range page {
+				if !yield(event, nil) {
+					return
+				}
+				after = event.Version
+			}
+			if len(page) < limit {
+				return
+			}
+			left -= len(page)
+		}
+	}
+}
+
+// query runs a statement that selects the columns and returns all its events, so that no
+// connection is held when it returns.
+func (s *Store) query(ctx context.Context, sql string, args ...any) ([]Raw, error) {
+	rows, err := s.db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanEvent)
+}
+
+func scanEvent(row pgx.CollectableRow) (Raw, error) {
+	var (
+		event  Raw
+		stream string
+		meta   []byte
+	)
+	if err := row.Scan((*int64)(&event.Position), &stream, (*int64)(&event.Version), (*[16]byte)(&event.ID), &event.Type, &event.Schema,
+		&event.RecordedAt, &meta, (*[]byte)(&event.Data)); err != nil {
+		return Raw{}, err
+	}
+	event.RecordedAt = event.RecordedAt.UTC()
+	id, err := ParseStreamID(stream)
+	if err != nil {
+		return Raw{}, wrap(err, "event at position %d", event.Position)
+	}
+	event.Stream = id
+	if meta != nil {
+		if err := json.Unmarshal(meta, &event.Metadata); err != nil {
+			return Raw{}, &DecodeError{Type: event.Type, Schema: event.Schema, Stream: id, Position: event.Position, Err: err}
+		}
+	}
+	return event, nil
+}

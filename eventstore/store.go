@@ -1,0 +1,140 @@
+package eventstore
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config adjusts a [Store]. Nil and the zero value are the defaults.
+type Config struct {
+	// Schema is the Postgres schema the store was migrated into; empty means "tidemark".
+	Schema string
+	// MaxEventBytes bounds one payload; 0 means 1 MiB.
+	MaxEventBytes int
+	// PageSize is how many events a reader fetches at once; 0 means 1000.
+	PageSize int
+	// PollInterval is how often a reader at the end of the log looks for events that other
+	// processes appended; 0 means 100 ms. Appends through this Store wake its readers at once.
+	PollInterval time.Duration
+}
+
+// DefaultMaxEventBytes is the largest payload a store accepts unless Config says otherwise.
+const DefaultMaxEventBytes = 1 << 20
+
+// Store is an event store in Postgres. Make one per pool and schema and share it: its readers
+// are woken by its own appends.
+type Store struct {
+	config Config
+	sql    statements
+	db     querier
+	inTx   bool // db is the caller's transaction: it must not be retried, and does not commit here
+
+	appended *signal
+	tidemark *atomic.Int64 // the highest tidemark seen, which stays true for ever
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+var validSchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+
+// New returns a store over a pool; it does not connect. The error is an [InvalidError]. A
+// database that has not been migrated shows as [ErrNotMigrated] on first use.
+func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
+	if pool == nil {
+		return nil, invalid("eventstore.New: the pool is nil: pass one made by pgxpool.New")
+	}
+	var c Config
+	if config != nil {
+		c = *config
+	}
+	if c.Schema == "" {
+		c.Schema = "tidemark"
+	}
+	if c.MaxEventBytes == 0 {
+		c.MaxEventBytes = DefaultMaxEventBytes
+	}
+	if c.PageSize == 0 {
+		c.PageSize = 1000
+	}
+	if c.PollInterval == 0 {
+		c.PollInterval = 100 * time.Millisecond
+	}
+	switch {
+	case !validSchema.MatchString(c.Schema):
+		return nil, invalid("eventstore.New: schema %q: use lower-case letters, digits and underscores", c.Schema)
+	case c.MaxEventBytes < 0 || c.PageSize < 0 || c.PollInterval < 0:
+		return nil, invalid("eventstore.New: MaxEventBytes, PageSize and PollInterval must not be negative")
+	}
+	return &Store{
+		config:   c,
+		sql:      newStatements(c.Schema),
+		db:       pool,
+		appended: newSignal(),
+		tidemark: new(atomic.Int64),
+	}, nil
+}
+
+// WithTx returns a copy of the store that works within the caller's transaction: what it appends
+// is stored when the caller commits, together with whatever else the transaction does. It reads
+// its own streams, but [Store.ReadAll] does not see its own events before they are committed.
+//
+// An append that fails leaves the transaction aborted, as any failed statement does; nothing is
+// retried. An open transaction that has appended holds the tidemark back, and with it every
+// reader: keep it short. The copy must not be used after the transaction has ended.
+func (s *Store) WithTx(tx pgx.Tx) *Store {
+	bound := *s
+	bound.db, bound.inTx = tx, true
+	return &bound
+}
+
+// Tidemark returns the position up to which every reader may read: that of the last event with
+// no open append before it, 0 for an empty log. It never decreases. It returns [ErrNoTidemark]
+// on a standby and in a transaction that is not read committed.
+func (s *Store) Tidemark(ctx context.Context) (Position, error) {
+	rows, err := s.db.Query(ctx, s.sql.tidemark)
+	if err != nil {
+		return 0, translate(err, "read the tidemark")
+	}
+	position, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
+	if err != nil {
+		return 0, translate(err, "read the tidemark")
+	}
+	for {
+		known := s.tidemark.Load()
+		if position <= known || s.tidemark.CompareAndSwap(known, position) {
+			return Position(max(position, known)), nil
+		}
+	}
+}
+
+// statements are the store's SQL with its schema put in.
+type statements struct {
+	append, tidemark, key, stream, page string
+}
+
+func newStatements(schema string) statements {
+	in := strings.NewReplacer("SCHEMA.", pgx.Identifier{schema}.Sanitize()+".").Replace
+	return statements{
+		append:   in(appendSQL),
+		tidemark: in(tidemarkSQL),
+		key:      in(keySQL),
+		stream:   in(streamSQL),
+		page:     in(pageSQL),
+	}
+}
+
+const tidemarkSQL = `select SCHEMA.tidemark()`
+
+func wrap(err error, format string, args ...any) error {
+	return fmt.Errorf("eventstore: "+format+": %w", append(args, err)...)
+}

@@ -1,0 +1,115 @@
+package eventstore
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// StreamID names a stream: a category, such as "account", and a key within it. Its text form is
+// "category-key"; the key may hold further dashes.
+type StreamID struct {
+	Category string // not empty, without '-'
+	Key      string // not empty
+}
+
+// maxName bounds stream ids, event types and idempotency keys, in bytes: they are indexed.
+const maxName = 250
+
+// ParseStreamID reads the text form. The error is an [InvalidError].
+func ParseStreamID(text string) (StreamID, error) {
+	category, key, _ := strings.Cut(text, "-")
+	id := StreamID{Category: category, Key: key}
+	if err := id.Validate(); err != nil {
+		return StreamID{}, err
+	}
+	return id, nil
+}
+
+// String returns the text form, "category-key".
+func (id StreamID) String() string { return id.Category + "-" + id.Key }
+
+// Validate returns an [InvalidError] unless category and key are not empty, the category has no
+// dash, the text form has at most 250 bytes, and all of it is UTF-8 without control characters.
+func (id StreamID) Validate() error {
+	text := id.String()
+	switch {
+	case id.Category == "" || id.Key == "":
+		return invalid("stream id %q: want category-key, neither of them empty", text)
+	case strings.Contains(id.Category, "-"):
+		return invalid("stream id %q: the category %q must not contain '-'", text, id.Category)
+	}
+	return validName("stream id", text)
+}
+
+func validName(what, name string) error {
+	switch {
+	case name == "":
+		return invalid("%s is empty", what)
+	case len(name) > maxName:
+		return invalid("%s %.40q… has %d bytes, at most %d are allowed", what, name, len(name), maxName)
+	case !utf8.ValidString(name):
+		return invalid("%s %q is not UTF-8", what, name)
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return invalid("%s %q contains a control character", what, name)
+	}
+	return nil
+}
+
+// Version counts the events of a stream: it is 1 for the first event. As the expected version of
+// an append it says at which version the stream must be.
+type Version int64
+
+// Expected versions with a meaning of their own.
+const (
+	NoStream Version = 0  // the stream has no event yet
+	Any      Version = -1 // whatever version the stream is at
+	Exists   Version = -2 // the stream has at least one event
+)
+
+// String returns the number, or what a special expected version means.
+func (v Version) String() string {
+	switch v {
+	case NoStream:
+		return "0 (no stream)"
+	case Any:
+		return "any"
+	case Exists:
+		return "exists"
+	}
+	return strconv.FormatInt(int64(v), 10)
+}
+
+// accepts reports whether a stream at version actual meets the expectation v.
+func (v Version) accepts(actual Version) bool {
+	return v == actual || v == Any || v == Exists && actual > 0
+}
+
+func (v Version) validate() error {
+	if v < Exists {
+		return invalid("expected version %d: want 0 or more, Any or Exists", int64(v))
+	}
+	return nil
+}
+
+// Position orders the events of the whole log. Positions increase but have gaps: compare them,
+// never count with them. 0 is before the first event.
+type Position int64
+
+// String returns the number.
+func (p Position) String() string { return strconv.FormatInt(int64(p), 10) }
+
+// ParsePosition reads what [Position.String] wrote. The error is an [InvalidError].
+func ParsePosition(text string) (Position, error) {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return 0, invalid("position %q: want a number, 0 or more", text)
+	}
+	return Position(n), nil
+}
+
+func invalid(format string, args ...any) error {
+	return &InvalidError{Reason: fmt.Sprintf(format, args...)}
+}
