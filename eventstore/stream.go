@@ -72,8 +72,6 @@ const (
 // String returns the number, or what a special expected version means.
 func (v Version) String() string {
 	switch v {
-	case NoStream:
-		return "0 (no stream)"
 	case Any:
 		return "any"
 	case Exists:

@@ -1,0 +1,121 @@
+// Package aggregatetest tests the decisions of an aggregate without a store: given some events,
+// when something is asked for, then these events follow, or this error.
+//
+//	aggregatetest.New(t, account.Definition).
+//		Given(account.Opened{Owner: "Ada"}).
+//		When(func(a *account.Account) ([]account.Event, error) { return a.Deposit(100) }).
+//		Then(account.Deposited{Amount: 100})
+//
+// # Guarantees
+//
+//   - Given and decided events go through the codec and back, so that an event that is not
+//     registered, or loses a field in storage, fails the test.
+//   - A decision that changes the state it was given fails the test.
+package aggregatetest
+
+import (
+	"errors"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidemark-es/tidemark/aggregate"
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// Scenario is an aggregate with a history.
+type Scenario[S, E any] struct {
+	t          testing.TB
+	definition *aggregate.Definition[S, E]
+	history    []E
+}
+
+// New starts a scenario without a history.
+func New[S, E any](t testing.TB, definition *aggregate.Definition[S, E]) *Scenario[S, E] {
+	return &Scenario[S, E]{t: t, definition: definition}
+}
+
+// Given adds events that have happened to the history.
+func (s *Scenario[S, E]) Given(history ...E) *Scenario[S, E] {
+	s.t.Helper()
+	s.history = append(s.history, s.stored(history)...)
+	return s
+}
+
+// Outcome is what a decision returned.
+type Outcome[S, E any] struct {
+	scenario *Scenario[S, E]
+	events   []E
+	err      error
+}
+
+// When asks for a decision.
+func (s *Scenario[S, E]) When(decide func(*S) ([]E, error)) *Outcome[S, E] {
+	s.t.Helper()
+	state := s.definition.Fold(s.history...)
+	events, err := decide(state)
+	if !reflect.DeepEqual(state, s.definition.Fold(s.history...)) {
+		s.t.Errorf("the decision changed the state it was given: return events and let Apply change it")
+	}
+	if err != nil && len(events) > 0 {
+		s.t.Errorf("the decision returned both an error and events: %v", err)
+	}
+	return &Outcome[S, E]{scenario: s, events: s.stored(events), err: err}
+}
+
+// Then checks that the decision returned exactly these events, in this order. Without arguments
+// it checks that it returned none, and no error.
+func (o *Outcome[S, E]) Then(want ...E) {
+	t := o.scenario.t
+	t.Helper()
+	if o.err != nil {
+		t.Fatalf("the decision failed: %v", o.err)
+	}
+	if diff := cmp.Diff(append([]E{}, want...), append([]E{}, o.events...), everything); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+}
+
+// ThenError checks that the decision failed with an error that is target, by errors.Is.
+func (o *Outcome[S, E]) ThenError(target error) {
+	o.scenario.t.Helper()
+	if !errors.Is(o.err, target) {
+		o.scenario.t.Errorf("the decision returned the error %v, want %v", o.err, target)
+	}
+}
+
+// ThenState lets check look at the state after the decided events.
+func (o *Outcome[S, E]) ThenState(check func(*S)) {
+	t := o.scenario.t
+	t.Helper()
+	if o.err != nil {
+		t.Fatalf("the decision failed: %v", o.err)
+	}
+	check(o.scenario.definition.Fold(append(append([]E{}, o.scenario.history...), o.events...)...))
+}
+
+// stored returns the events as a store gives them back.
+func (s *Scenario[S, E]) stored(events []E) []E {
+	s.t.Helper()
+	codec := s.definition.Codec()
+	var back []E
+	for _, event := range events {
+		draft, err := codec.Encode(event)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		decoded, err := codec.Decode(eventstore.Raw{Type: draft.Type, Schema: draft.Schema, Data: draft.Data})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if diff := cmp.Diff(event, decoded.Data, everything); diff != "" {
+			s.t.Errorf("event type %q does not survive storage (-before +after):\n%s", draft.Type, diff)
+		}
+		back = append(back, decoded.Data)
+	}
+	return back
+}
+
+// everything compares unexported fields too: events and states are plain data.
+var everything = cmp.Exporter(func(reflect.Type) bool { return true })

@@ -1,0 +1,80 @@
+package aggregate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// Config says how conflicts are retried. Nil and the zero value are the defaults.
+type Config struct {
+	// MaxAttempts is how often a decision is tried in all; 0 means 10, 1 means no retry.
+	MaxAttempts int
+	// MaxDelay bounds the wait between two attempts, which starts at 1 ms, doubles, and is
+	// drawn at random around that; 0 means 100 ms.
+	MaxDelay time.Duration
+}
+
+// Commit decides on several aggregates and appends all their events in one commit, or none.
+//
+// decide loads what it needs, with [Repository.Load], and returns a change for each aggregate it
+// changes, made by [Loaded.Change]. When somebody else was faster it is called again, so it must
+// do nothing but load and decide. Its error is returned as it is. Without changes nothing is
+// appended and there are no receipts; otherwise there is one per change, in the same order.
+//
+// With an idempotency key in ctx under which something was committed before, decide is not
+// called and the receipts are those of that commit.
+func Commit(ctx context.Context, store Store, config *Config, decide func(context.Context) ([]eventstore.Change, error)) ([]eventstore.Receipt, error) {
+	attempts := 0
+	try := func() ([]eventstore.Receipt, error) {
+		attempts++
+		receipts, err := commitOnce(ctx, store, decide)
+		if err != nil && !errors.Is(err, eventstore.ErrConflict) {
+			return nil, backoff.Permanent(err)
+		}
+		return receipts, err
+	}
+	tries, wait := config.policy()
+	receipts, err := backoff.Retry(ctx, try,
+		backoff.WithMaxTries(tries), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(wait))
+	if permanent, ok := err.(*backoff.PermanentError); ok { // of the last attempt
+		err = permanent.Err
+	}
+	if attempts > 1 && errors.Is(err, eventstore.ErrConflict) {
+		return nil, fmt.Errorf("aggregate: gave up after %d attempts: %w", attempts, err)
+	}
+	return receipts, err
+}
+
+func commitOnce(ctx context.Context, store Store, decide func(context.Context) ([]eventstore.Change, error)) ([]eventstore.Receipt, error) {
+	// Asked before deciding: a repeated withdrawal would find the account empty.
+	if receipts, ok, err := store.Stored(ctx); ok || err != nil {
+		return receipts, err
+	}
+	changes, err := decide(ctx)
+	if err != nil || len(changes) == 0 {
+		return nil, err
+	}
+	return store.Commit(ctx, changes...)
+}
+
+func (c *Config) policy() (tries uint, wait backoff.BackOff) {
+	attempts, maxDelay := 10, 100*time.Millisecond
+	if c != nil && c.MaxAttempts > 0 {
+		attempts = c.MaxAttempts
+	}
+	if c != nil && c.MaxDelay > 0 {
+		maxDelay = c.MaxDelay
+	}
+	exponential := backoff.NewExponentialBackOff()
+	exponential.InitialInterval = min(time.Millisecond, maxDelay)
+	exponential.MaxInterval = maxDelay
+	exponential.Multiplier = 2
+	exponential.RandomizationFactor = 0.5
+	return uint(attempts), exponential
+}

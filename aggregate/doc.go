@@ -1,0 +1,26 @@
+// Package aggregate loads, decides and appends: the write side of a service.
+//
+// An aggregate's state is a plain struct S with a pure method Apply that changes it by one
+// event. Decisions are methods of S that return events, or an error when a rule is broken. There
+// is no base type to embed and nothing to register. [Define] puts the parts together:
+//
+//	var Accounts = aggregate.Define[Account]("account", codec)
+//
+// [Definition.Fold] makes a state from events, which is all a unit test needs; package
+// aggregatetest puts given/when/then around it. A [Repository] does the same over a store:
+// [Repository.Update] loads the state, lets the caller decide, appends the events at the version
+// that was loaded, and starts again when somebody else was faster. [Commit] does so for several
+// aggregates at once.
+//
+// # Guarantees
+//
+//   - What a decision was based on is what is in the stream when its events are stored: no lost
+//     update, whatever happens concurrently.
+//   - Update and Commit store all events of a decision or none.
+//   - With an idempotency key in the context (eventstore.WithKey) a repeated Update or Commit
+//     decides nothing and answers as the first one did.
+//   - Retries happen on conflicts only, are bounded, and wait with jitter.
+//
+// A Definition is immutable and a Repository holds no state but its configuration: both are safe
+// for concurrent use.
+package aggregate

@@ -1,0 +1,70 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// Handler does what a command asks for and returns the receipt of what it appended to the stream
+// that the command is about.
+type Handler[C any] func(ctx context.Context, command C) (eventstore.Receipt, error)
+
+// Next is the rest of the way to a handler, as middleware sees it.
+type Next func(ctx context.Context, command any) (eventstore.Receipt, error)
+
+// Middleware wraps the way to the handlers.
+type Middleware func(Next) Next
+
+// ErrUnknown means that no handler was registered for a type of command.
+var ErrUnknown = errors.New("no handler for this command")
+
+// Bus dispatches commands to their handlers.
+type Bus struct {
+	handlers map[reflect.Type]Next
+	next     Next
+}
+
+// NewBus returns a bus without handlers. The first middleware is the outermost.
+func NewBus(middleware ...Middleware) *Bus {
+	b := &Bus{handlers: make(map[reflect.Type]Next)}
+	b.next = b.handle
+	for i := len(middleware) - 1; i >= 0; i-- {
+		b.next = middleware[i](b.next)
+	}
+	return b
+}
+
+// Register makes handler the one for commands of type C. It panics when there is one already.
+func Register[C any](b *Bus, handler Handler[C]) {
+	t := reflect.TypeFor[C]()
+	if _, taken := b.handlers[t]; taken {
+		panic(fmt.Sprintf("command: %v has a handler already", t))
+	}
+	b.handlers[t] = func(ctx context.Context, command any) (eventstore.Receipt, error) {
+		return handler(ctx, command.(C))
+	}
+}
+
+// Dispatch sends a command to its handler and returns what that returns. A command with a method
+// Validate() error is checked first, inside the middleware, and the error returned as it is.
+// Without a handler it returns [ErrUnknown].
+func (b *Bus) Dispatch(ctx context.Context, command any) (eventstore.Receipt, error) {
+	return b.next(ctx, command)
+}
+
+func (b *Bus) handle(ctx context.Context, command any) (eventstore.Receipt, error) {
+	handler, ok := b.handlers[reflect.TypeOf(command)]
+	if !ok {
+		return eventstore.Receipt{}, fmt.Errorf("command %T: %w: register one with command.Register", command, ErrUnknown)
+	}
+	if v, ok := command.(interface{ Validate() error }); ok {
+		if err := v.Validate(); err != nil {
+			return eventstore.Receipt{}, err
+		}
+	}
+	return handler(ctx, command)
+}

@@ -1,0 +1,363 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+type counted struct{ N int }
+
+var (
+	codec = eventstore.NewCodec(eventstore.TypeOf("counted", func(e counted) counted { return e }))
+	other = eventstore.NewCodec(eventstore.TypeOf("other", func(e counted) counted { return e }))
+	quiet = &projection.Config{Logger: slog.New(slog.DiscardHandler), MaxBackoff: time.Millisecond}
+)
+
+// fixture is a store and a read model that counts events and adds up their numbers.
+type fixture struct {
+	*testing.T
+	pool  *pgxpool.Pool
+	store *eventstore.Store
+}
+
+func setup(t *testing.T) *fixture {
+	f := &fixture{T: t, pool: pgtest.Pool(t)}
+	var err error
+	if f.store, err = eventstore.New(f.pool, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.exec(`create table model (name text, position bigint, n int, written bigserial)`)
+	return f
+}
+
+func (f *fixture) exec(sql string, args ...any) {
+	f.Helper()
+	if _, err := f.pool.Exec(f.Context(), sql, args...); err != nil {
+		f.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// append stores n events of the codec's type and returns the position of the last one.
+func (f *fixture) append(codec *eventstore.Codec[counted], n int) (last eventstore.Position) {
+	f.Helper()
+	var drafts []eventstore.Draft
+	for i := range n {
+		draft, err := codec.Encode(counted{i})
+		if err != nil {
+			f.Fatal(err)
+		}
+		drafts = append(drafts, draft)
+	}
+	receipt, err := f.store.Append(f.Context(), eventstore.StreamID{Category: "counter", Key: "a"}, eventstore.Any, drafts...)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return receipt.Position
+}
+
+// model returns the positions in the read model in the order they were written.
+func (f *fixture) model(name string) []eventstore.Position {
+	f.Helper()
+	rows, _ := f.pool.Query(f.Context(), `select position from model where name = $1 order by written`, name)
+	positions, err := pgx.CollectRows(rows, pgx.RowTo[eventstore.Position])
+	if err != nil {
+		f.Fatal(err)
+	}
+	return positions
+}
+
+// log returns the positions of the events of a type.
+func (f *fixture) log(eventType string) (positions []eventstore.Position) {
+	f.Helper()
+	for event, err := range f.store.ReadAll(f.Context(), 0, eventstore.Filter{Types: []string{eventType}}) {
+		if err != nil {
+			f.Fatal(err)
+		}
+		positions = append(positions, event.Position)
+	}
+	return positions
+}
+
+func (f *fixture) checkModel(name string) {
+	f.Helper()
+	if diff := cmp.Diff(f.log("counted"), f.model(name)); diff != "" {
+		f.Errorf("read model %s differs from the log (-log +model):\n%s", name, diff)
+	}
+}
+
+// record returns a projection that writes each event into the model, once before hook is called.
+func record(name string, hook func(context.Context, pgx.Tx, eventstore.Event[counted]) error) *projection.Projection {
+	return projection.New(name, codec, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
+		if _, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, name, event.Position, event.Data.N); err != nil {
+			return err
+		}
+		if hook != nil {
+			return hook(ctx, tx, event)
+		}
+		return nil
+	})
+}
+
+// start runs the projections until the test ends or stop is called.
+func (f *fixture) start(config *projection.Config, log projection.Log, projections ...*projection.Projection) (r *projection.Runner, stop func()) {
+	f.Helper()
+	r, err := projection.NewRunner(f.pool, log, config, projections...)
+	if err != nil {
+		f.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			f.Errorf("Run: %v, want nil when stopped", err)
+		}
+	})
+	f.Cleanup(stop)
+	return r, stop
+}
+
+func (f *fixture) wait(r *projection.Runner, position eventstore.Position, names ...string) {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.Context(), 30*time.Second)
+	defer cancel()
+	if err := r.Wait(ctx, position, names...); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, stop := f.start(quiet, f.store, record("a", nil))
+	f.wait(r, f.append(codec, 5))
+	stop()
+	last := f.append(codec, 5)
+	r, _ = f.start(quiet, f.store, record("a", nil), record("new", nil))
+	f.wait(r, last)
+	f.checkModel("a")
+	f.checkModel("new")
+}
+
+// TestExactlyOnce fails a projection in every way, at every event, after it has written to the
+// read model. Nothing may be there twice, nothing may be missing.
+func TestExactlyOnce(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(context.Context, pgx.Tx) error{
+		"error": func(context.Context, pgx.Tx) error { return errors.New("no") },
+		"panic": func(context.Context, pgx.Tx) error { panic("no") },
+		"aborted transaction": func(ctx context.Context, tx pgx.Tx) error {
+			_, _ = tx.Exec(ctx, `select 1/0`)
+			return nil
+		},
+		"killed backend": func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, `select pg_terminate_backend(pg_backend_pid())`)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			failed := make(map[eventstore.Position]bool)
+			config := *quiet
+			config.BatchSize = 3
+			r, _ := f.start(&config, f.store, record("a", func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
+				if failed[event.Position] {
+					return nil
+				}
+				failed[event.Position] = true
+				return fail(ctx, tx)
+			}))
+			f.wait(r, f.append(codec, 10))
+			f.checkModel("a")
+			if len(failed) != 10 {
+				t.Errorf("it failed %d times, want 10", len(failed))
+			}
+		})
+	}
+}
+
+// TestTwoProcesses lets two runners run the same projection, as two processes would.
+func TestTwoProcesses(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config := *quiet
+	config.BatchSize = 2
+	var worked [2]atomic.Int64
+	var runners [2]*projection.Runner
+	for i := range runners {
+		runners[i], _ = f.start(&config, f.store, record("a", func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
+			worked[i].Add(1)
+			return nil
+		}))
+	}
+	var last eventstore.Position
+	for range 40 {
+		last = f.append(codec, 3)
+	}
+	for _, r := range runners {
+		f.wait(r, last) // each learns of the other's progress
+	}
+	f.checkModel("a")
+	t.Logf("handled by the first %d, by the second %d events", worked[0].Load(), worked[1].Load())
+}
+
+// countingLog counts the events that were read of the log.
+type countingLog struct {
+	projection.Log
+	events atomic.Int64
+}
+
+func (l *countingLog) Next(ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int) (eventstore.Page, error) {
+	page, err := l.Log.Next(ctx, after, filter, limit)
+	l.events.Add(int64(len(page.Events)))
+	return page, err
+}
+
+func TestSharedReading(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const events, names = 200, 5
+	last := f.append(codec, events)
+	log := &countingLog{Log: f.store}
+	var projections []*projection.Projection
+	for i := range names {
+		projections = append(projections, record(fmt.Sprint("p", i), nil))
+	}
+	config := *quiet
+	config.BatchSize = 50
+	r, _ := f.start(&config, log, projections...)
+	f.wait(r, last)
+	for i := range names {
+		f.checkModel(fmt.Sprint("p", i))
+	}
+	if n := log.events.Load(); n != events {
+		t.Errorf("%d projections read %d events, want the log once: %d", names, n, events)
+	}
+}
+
+func TestFailureStopsOnlyItself(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	broken := errors.New("broken")
+	var fixed atomic.Bool
+	r, _ := f.start(quiet, f.store, record("good", nil), record("bad", func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
+		if fixed.Load() {
+			return nil
+		}
+		return broken
+	}))
+	last := f.append(codec, 3)
+	f.wait(r, last, "good")
+	f.checkModel("good")
+
+	ctx, cancel := context.WithCancelCause(t.Context())
+	go func() { // give up once the failure is known
+		for r.Status()[0].Err == nil {
+		}
+		cancel(context.DeadlineExceeded)
+	}()
+	err := r.Wait(ctx, last)
+	var failed *projection.HandlerError
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, broken) || !errors.As(err, &failed) {
+		t.Fatalf("wait: %v, want the deadline and the reason", err)
+	}
+	status := r.Status()[0]
+	if status.Name != "bad" || status.Checkpoint != 0 || status.FailingSince.IsZero() || failed.Projection != "bad" || failed.Type != "counted" || failed.Position == 0 {
+		t.Errorf("status %+v, error %+v", status, failed)
+	}
+	fixed.Store(true)
+	f.wait(r, last)
+	f.checkModel("bad")
+}
+
+// TestCheckpointPassesOtherEvents: events of other types do not keep anybody waiting.
+func TestCheckpointPassesOtherEvents(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, stop := f.start(quiet, f.store, record("a", nil))
+	f.wait(r, f.append(codec, 2))
+	last := f.append(other, 2)
+	f.wait(r, last)
+	stop()
+	var stored eventstore.Position
+	if err := f.pool.QueryRow(t.Context(), `select checkpoint from tidemark.projections where name = 'a'`).Scan(&stored); err != nil || stored != last {
+		t.Errorf("stored checkpoint %d, %v; want %d", stored, err, last)
+	}
+	f.checkModel("a")
+}
+
+func TestUndecodable(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	_, err := f.store.Append(t.Context(), eventstore.StreamID{Category: "counter", Key: "a"}, eventstore.Any,
+		eventstore.Draft{Type: "counted", Data: []byte(`{"N":"not a number"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, _ := f.start(quiet, f.store, record("a", nil))
+	for r.Status()[0].Err == nil {
+	}
+	if err := r.Status()[0].Err; !errors.Is(err, eventstore.ErrDecode) {
+		t.Errorf("status: %v, want ErrDecode", err)
+	}
+}
+
+func TestNotMigrated(t *testing.T) {
+	t.Parallel()
+	pool, err := pgxpool.New(t.Context(), pgtest.EmptyURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store, _ := eventstore.New(pool, nil)
+	r, err := projection.NewRunner(pool, store, quiet, record("a", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Run(t.Context()); !errors.Is(err, eventstore.ErrNotMigrated) {
+		t.Errorf("Run: %v, want ErrNotMigrated", err)
+	}
+	if err := r.Run(t.Context()); err == nil || errors.Is(err, eventstore.ErrNotMigrated) {
+		t.Errorf("second Run: %v, want it refused", err)
+	}
+}
+
+func TestNewRunnerRefuses(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	a := record("a", nil)
+	for name, make := range map[string]func() (*projection.Runner, error){
+		"no pool":  func() (*projection.Runner, error) { return projection.NewRunner(nil, f.store, nil, a) },
+		"no log":   func() (*projection.Runner, error) { return projection.NewRunner(f.pool, nil, nil, a) },
+		"two of a": func() (*projection.Runner, error) { return projection.NewRunner(f.pool, f.store, nil, a, a) },
+		"batch": func() (*projection.Runner, error) {
+			return projection.NewRunner(f.pool, f.store, &projection.Config{BatchSize: -1}, a)
+		},
+	} {
+		if _, err := make(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	r, _ := projection.NewRunner(f.pool, f.store, nil, a)
+	if err := r.Wait(t.Context(), 0, "b"); !errors.Is(err, projection.ErrUnknownProjection) {
+		t.Errorf("wait for b: %v, want ErrUnknownProjection", err)
+	}
+}
