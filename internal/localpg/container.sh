@@ -1,0 +1,13 @@
+# Removes one container as soon as its owner is gone.
+#
+# Standard input is a pipe whose write end only the owner holds. Arguments: the
+# docker command, the daemon it talks to, the container's name, and the seconds
+# that the container gets to shut down.
+docker=$1 name=$3 grace=$4
+export DOCKER_HOST="$2"
+
+trap '' HUP INT QUIT TERM PIPE
+read -r _
+"$docker" stop -t "$grace" "$name" >/dev/null 2>&1
+"$docker" rm -f -v "$name" >/dev/null 2>&1
+exit 0

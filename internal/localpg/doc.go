@@ -1,0 +1,36 @@
+// Package localpg hands out a Postgres to examples, tests and benchmarks, so
+// that `go run` and `go test` work on a fresh machine.
+//
+// [Start] takes the first of these that is there:
+//
+//  1. the server named by an environment variable, DATABASE_URL by default;
+//  2. Postgres installed on this machine, looked for in PG_BIN, PATH,
+//     /usr/lib/postgresql and Homebrew's folders: a private cluster in a
+//     temporary folder, reached over a unix socket;
+//  3. Docker: a container of TIDEMARK_POSTGRES_IMAGE, postgres:17-alpine by
+//     default.
+//
+// TIDEMARK_POSTGRES=url, local, container or download forces one of them.
+// Nothing is ever downloaded unasked: only TIDEMARK_POSTGRES=download fetches
+// Postgres's binaries, once, into the user's cache folder, from Maven Central or
+// the mirror of it that TIDEMARK_POSTGRES_REPOSITORY names. Root downloads none.
+//
+// # Guarantees
+//
+//   - Nothing is left running and no private folder is left on disk, however
+//     the process that called Start ends: Stop, Ctrl-C, a panic, os.Exit,
+//     SIGKILL. A small shell process watches over each server; it blocks on a
+//     pipe that only the caller holds open, and cleans up when that pipe
+//     closes. For containers it needs the docker command line (without it,
+//     testcontainers' own reaper does the job, if it is enabled). On Windows
+//     there is no watchdog, so only a server named by its URL is handed out.
+//   - Ctrl-C reaches the caller and never the server, so a program can still
+//     use its database while it shuts down.
+//   - Any number of servers, in any number of processes, run side by side:
+//     each has a folder or a container of its own, and no fixed port.
+//   - A kept cluster ([Config.Dir]) is used by one process at a time; another
+//     gets an error, and a crash never stops the next start.
+//   - Only the user who started it can connect to a local server: its socket
+//     is in a folder closed to everybody else. Started by root, the server
+//     runs as postgres or nobody, since Postgres refuses to run as root.
+package localpg

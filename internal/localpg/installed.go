@@ -1,0 +1,87 @@
+//go:build linux || darwin || freebsd
+
+package localpg
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// distributions are where packages put Postgres without adding it to PATH.
+var distributions = []string{
+	"/usr/lib/postgresql/*/bin",                            // Debian
+	"/usr/pgsql-*/bin",                                     // Red Hat
+	"/opt/homebrew/opt/postgresql@*/bin",                   // Homebrew
+	"/usr/local/opt/postgresql@*/bin",                      // Homebrew on Intel
+	"/home/linuxbrew/.linuxbrew/opt/postgresql@*/bin",      // Homebrew on Linux
+	"/Applications/Postgres.app/Contents/Versions/*.*/bin", // Postgres.app
+}
+
+// installed returns the folders that hold Postgres's binaries: the one in
+// PG_BIN and no other if that is set, else the one on PATH and then those of
+// packages, newest first.
+func installed() ([]string, error) {
+	if bin := os.Getenv("PG_BIN"); bin != "" {
+		if !hasServer(bin) {
+			return nil, fmt.Errorf("PG_BIN=%s holds no initdb and postgres", bin)
+		}
+		return []string{bin}, nil
+	}
+	var packaged []string
+	for _, pattern := range distributions {
+		found, _ := filepath.Glob(pattern) // fails on a malformed pattern only
+		packaged = append(packaged, found...)
+	}
+	slices.SortStableFunc(packaged, func(a, b string) int { return pathVersion(b) - pathVersion(a) })
+
+	folders := slices.DeleteFunc(append(onPath(), packaged...), func(dir string) bool { return !hasServer(dir) })
+	if len(folders) == 0 {
+		return nil, fmt.Errorf("initdb and postgres are %w from PG_BIN, PATH and the usual folders", errAbsent)
+	}
+	return folders, nil
+}
+
+// onPath follows links, since those on PATH may name some of the binaries only.
+func onPath() []string {
+	path, err := exec.LookPath("initdb")
+	if err != nil {
+		return nil
+	}
+	if path, err = filepath.EvalSymlinks(path); err != nil {
+		return nil
+	}
+	return []string{filepath.Dir(path)}
+}
+
+func hasServer(dir string) bool {
+	for _, name := range []string{"initdb", "postgres"} {
+		if _, err := exec.LookPath(filepath.Join(dir, name)); err != nil {
+			return false
+		}
+	}
+	return filepath.IsAbs(dir)
+}
+
+var number = regexp.MustCompile(`\d+`)
+
+// pathVersion returns the major version that a package's folder is named after.
+func pathVersion(dir string) int {
+	version, _ := strconv.Atoi(number.FindString(dir)) // 0, the oldest, without one
+	return version
+}
+
+// majorVersion asks the binaries in a folder which Postgres they are.
+func majorVersion(ctx context.Context, dir string) (string, error) {
+	out, err := exec.CommandContext(ctx, filepath.Join(dir, "postgres"), "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s/postgres for its version: %w", dir, err)
+	}
+	return number.FindString(strings.TrimSpace(string(out))), nil
+}

@@ -1,0 +1,197 @@
+package localpg
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// forceVar names the environment variable that forces one [Source].
+const forceVar = "TIDEMARK_POSTGRES"
+
+// ErrNoPostgres is returned, wrapped in a sentence that says what to provide,
+// when there is no Postgres to hand out.
+var ErrNoPostgres = errors.New("no Postgres found")
+
+// Source says where a [Server] comes from. Its values are those of
+// TIDEMARK_POSTGRES.
+type Source string
+
+// The sources, in the order in which Start tries them. Download is never
+// tried unless it is asked for.
+const (
+	URL       Source = "url"
+	Local     Source = "local"
+	Container Source = "container"
+	Download  Source = "download"
+)
+
+// Config says what kind of server is wanted. Nil and the zero value ask for a
+// throw-away server that is fast rather than durable.
+type Config struct {
+	// URLVar names the environment variable that holds an existing server's
+	// connection string. Empty means DATABASE_URL.
+	URLVar string
+
+	// Durable leaves fsync, synchronous_commit and full_page_writes on, as
+	// examples and benchmarks want. By default they are off.
+	Durable bool
+
+	// Dir keeps the cluster in this folder across runs. Empty means a private
+	// temporary folder that disappears with the server.
+	Dir string
+
+	// Settings are further server settings, which win over ours. They do not
+	// apply to a server named by URLVar.
+	Settings map[string]string
+
+	// Logger is told, at debug level, which server was started. Nil means
+	// slog.Default().
+	Logger *slog.Logger
+}
+
+// Server is a running Postgres. It is safe for concurrent use.
+type Server struct {
+	url    string
+	source Source
+	stop   func() error
+}
+
+// URL returns a connection string for a database that exists, with a user who
+// may create others.
+func (s *Server) URL() string { return s.url }
+
+// Source says where the server comes from.
+func (s *Server) Source() Source { return s.source }
+
+// Stop stops the server and returns when nothing of it is left. A server named
+// by URLVar is left alone. Stop may be called again, and then reports the same.
+func (s *Server) Stop() error { return s.stop() }
+
+// errAbsent means that a source is not there at all, so that the next one is
+// tried. A source that is there but does not work is reported instead.
+var errAbsent = errors.New("absent")
+
+// Start hands out a Postgres that accepts connections. Cancelling ctx gives up
+// on starting; it means nothing to a server that has been handed out.
+func Start(ctx context.Context, config *Config) (*Server, error) {
+	if config == nil {
+		config = &Config{}
+	}
+	begun := time.Now()
+	server, err := config.choose(func(source Source) (*Server, error) {
+		switch source {
+		case URL:
+			return config.startURL(ctx)
+		case Local:
+			return config.startLocal(ctx)
+		case Container:
+			return config.startContainer(ctx)
+		default:
+			return config.startDownload(ctx)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("localpg: %w", err)
+	}
+	server.stop = sync.OnceValue(server.stop)
+	logger := cmp.Or(config.Logger, slog.Default())
+	logger.DebugContext(ctx, "postgres started", "source", server.source, "took", time.Since(begun))
+	return server, nil
+}
+
+// choose tries the sources in turn until one is there.
+func (c *Config) choose(try func(Source) (*Server, error)) (*Server, error) {
+	sources := []Source{URL, Local, Container}
+	if forced := Source(os.Getenv(forceVar)); forced != "" {
+		if !slices.Contains(append(sources, Download), forced) {
+			return nil, fmt.Errorf("%s=%s: want url, local, container or download", forceVar, forced)
+		}
+		sources = []Source{forced}
+	}
+	var reasons []error
+	for _, source := range sources {
+		server, err := try(source)
+		if !errors.Is(err, errAbsent) {
+			return server, err
+		}
+		reasons = append(reasons, err)
+	}
+	if len(sources) == 1 {
+		return nil, fmt.Errorf("%w: %s=%s, but %w", ErrNoPostgres, forceVar, sources[0], reasons[0])
+	}
+	return nil, fmt.Errorf("%w: set %s to the connection string of a server, or install Postgres "+
+		"(its folder on PATH or in PG_BIN), or start Docker, or set %s=download to fetch Postgres's binaries",
+		ErrNoPostgres, c.urlVar(), forceVar)
+}
+
+func (c *Config) startURL(ctx context.Context) (*Server, error) {
+	url := os.Getenv(c.urlVar())
+	if url == "" {
+		return nil, fmt.Errorf("%s is %w", c.urlVar(), errAbsent)
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return nil, fmt.Errorf("the server named by %s: %w", c.urlVar(), err)
+	}
+	if err := conn.Close(ctx); err != nil {
+		return nil, fmt.Errorf("the server named by %s: %w", c.urlVar(), err)
+	}
+	return &Server{url: url, source: URL, stop: func() error { return nil }}, nil
+}
+
+func (c *Config) urlVar() string { return cmp.Or(c.URLVar, "DATABASE_URL") }
+
+// settings returns the server's settings as command-line arguments.
+func (c *Config) settings() []string {
+	settings := map[string]string{
+		"max_connections":           "200",
+		"max_prepared_transactions": "16",
+	}
+	if !c.Durable {
+		settings["fsync"] = "off"
+		settings["synchronous_commit"] = "off"
+		settings["full_page_writes"] = "off"
+	}
+	maps.Copy(settings, c.Settings)
+	var args []string
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		args = append(args, "-c", name+"="+settings[name])
+	}
+	return args
+}
+
+// readyTimeout bounds the wait for a server that runs but does not answer.
+const readyTimeout = time.Minute
+
+// awaitReady returns when url accepts connections, or when there is no more
+// point in waiting: ctx or the server itself has ended.
+func awaitReady(ctx context.Context, url string, ended func() bool) error {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	retry := time.NewTicker(10 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		conn, err := pgx.Connect(ctx, url)
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		if ended() {
+			return errors.New("the server ended before it was ready")
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the server does not answer: %w", err)
+		}
+	}
+}

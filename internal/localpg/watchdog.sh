@@ -1,0 +1,51 @@
+# Runs one Postgres for exactly as long as its owner lives.
+#
+# Standard input is a pipe whose write end only the owner holds, so it ends when
+# the owner stops the server, exits, panics or is killed. Descriptor 3 may be the
+# lock on a kept cluster: everything started here inherits it, so the lock is
+# free again only when all of it is gone.
+#
+# Arguments: the folder of the binaries, a private folder to create and remove,
+# the data folder, the signal that stops the server, the server's arguments.
+bin=$1 home=$2 data=$3 signal=$4
+shift 4
+
+# Only the end of the pipe ends this process: whoever signals it wants the server
+# gone as well, and that is what happens once the owner is.
+trap '' HUP INT QUIT TERM PIPE
+exec 4<&0 </dev/null
+umask 077
+unset PGDATA PGPORT
+mkdir "$home" || exit 1
+trap 'rm -rf "$home"' EXIT
+log=$home/log
+
+fail() {
+	tail -n 20 "$log" >&2
+	exit 1
+}
+
+# A cluster appears under its name only when it is complete.
+if ! [ -e "$data/PG_VERSION" ]; then
+	rm -rf "$data.new"
+	"$bin/initdb" -D "$data.new" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$log" 2>&1 || fail
+	mv "$data.new" "$data" || exit 1
+fi
+
+# Holding the lock, we know that nobody runs this cluster, whatever process now
+# has the number in a lock file that a crash left behind.
+rm -f "$data/postmaster.pid"
+"$bin/postgres" -D "$data" -k "$home" "$@" >"$log" 2>&1 4<&- &
+server=$!
+
+# The signal is repeated because a server that has only just started ignores it.
+{
+	read -r _ <&4
+	while kill -s "$signal" "$server"; do sleep 0.1; done
+} 2>/dev/null 3>&- &
+guard=$!
+
+wait "$server"
+status=$?
+kill -s KILL "$guard" 2>/dev/null
+[ $status -eq 0 ] || fail

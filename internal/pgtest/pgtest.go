@@ -1,0 +1,104 @@
+package pgtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
+)
+
+// maxConns is the size of a test's pool: enough to compete with itself, little
+// enough for many tests at once.
+const maxConns = 8
+
+// timeout bounds each thing done on behalf of a test, so that a server in
+// trouble fails a test rather than hanging it.
+const timeout = time.Minute
+
+// running is this test binary's server. It lives as long as the process, which
+// is why it is a global.
+var running struct {
+	sync.Once
+	server *server
+	err    error
+}
+
+// Main runs a package's tests and exits: it stops the server and fails if the
+// tests left a goroutine behind.
+func Main(m *testing.M) {
+	before := goleak.IgnoreCurrent()
+	code := m.Run()
+	if running.server != nil {
+		if err := running.server.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
+	}
+	if code == 0 {
+		if err := goleak.Find(before); err != nil {
+			fmt.Fprintln(os.Stderr, "pgtest:", err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// Pool returns a pool of up to 8 connections to a fresh database with
+// Tidemark's tables in it. The test's end closes the pool, waiting for
+// connections still in use, and drops the database.
+func Pool(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = maxConns
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// URL returns the connection string of a fresh database with Tidemark's tables
+// in it. The test's end drops the database.
+func URL(t testing.TB) string {
+	t.Helper()
+	return database(t, (*server).migrated)
+}
+
+// EmptyURL returns the connection string of a fresh database with nothing in
+// it. The test's end drops the database.
+func EmptyURL(t testing.TB) string {
+	t.Helper()
+	return database(t, (*server).empty)
+}
+
+// database creates a database for the time of a test.
+func database(t testing.TB, create func(*server, context.Context) (string, error)) string {
+	t.Helper()
+	running.Do(func() { running.server, running.err = start() })
+	if running.err != nil {
+		t.Fatal(running.err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	name, err := create(running.server, ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		if err := running.server.drop(ctx, name); err != nil {
+			t.Error(err)
+		}
+	})
+	return running.server.urlOf(name)
+}

@@ -1,0 +1,126 @@
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/internal/localpg"
+	"github.com/tidemark-es/tidemark/migrations"
+)
+
+// startTimeout leaves time to fetch a container's image.
+const startTimeout = 5 * time.Minute
+
+// server is a Postgres that this test binary creates databases on.
+type server struct {
+	postgres *localpg.Server
+	run      run
+
+	mu       sync.Mutex
+	conn     *pgx.Conn // holds the run's lock; guarded by mu
+	last     int       // the number of the latest database; guarded by mu
+	template string    // the database that migrated ones are copies of, or empty; guarded by mu
+}
+
+func start() (*server, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	postgres, err := localpg.Start(ctx, &localpg.Config{URLVar: "TEST_DATABASE_URL"})
+	if err != nil {
+		return nil, fmt.Errorf("pgtest: %w", err)
+	}
+	s := &server{postgres: postgres, run: run(rand.Uint32())}
+	if s.conn, err = pgx.Connect(ctx, postgres.URL()); err != nil {
+		return nil, errors.Join(fmt.Errorf("pgtest: connect: %w", err), postgres.Stop())
+	}
+	if err := s.run.begin(ctx, s.conn); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	return s, nil
+}
+
+func (s *server) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var errs []error
+	if s.template != "" {
+		errs = append(errs, s.drop(ctx, s.template))
+	}
+	return errors.Join(append(errs, s.conn.Close(ctx), s.postgres.Stop())...)
+}
+
+// empty creates a database with nothing in it.
+func (s *server) empty(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.create(ctx, "template0")
+}
+
+// migrated creates a database with Tidemark's tables in it.
+func (s *server) migrated(ctx context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.template == "" {
+		name, err := s.create(ctx, "template0")
+		if err != nil {
+			return "", err
+		}
+		if err := migrate(ctx, s.urlOf(name)); err != nil {
+			return "", fmt.Errorf("pgtest: migrate the template: %w", err)
+		}
+		s.template = name
+	}
+	return s.create(ctx, s.template)
+}
+
+// migrate leaves no connection behind: a database cannot be copied while
+// somebody is connected to it.
+func migrate(ctx context.Context, url string) error {
+	pool, err := pgxpool.New(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	return migrations.Up(ctx, pool, nil)
+}
+
+// create needs mu. Copies are made one at a time: they would only compete for
+// the same disk.
+func (s *server) create(ctx context.Context, template string) (string, error) {
+	s.last++
+	name := s.run.database(s.last)
+	sql := fmt.Sprintf("create database %s template %s", pgx.Identifier{name}.Sanitize(), pgx.Identifier{template}.Sanitize())
+	if _, err := s.conn.Exec(ctx, sql); err != nil {
+		return "", fmt.Errorf("pgtest: create a database: %w", err)
+	}
+	return name, nil
+}
+
+func (s *server) drop(ctx context.Context, name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return drop(ctx, s.conn, name)
+}
+
+// urlOf returns the connection string of another database on the server.
+func (s *server) urlOf(database string) string {
+	base := s.postgres.URL()
+	if !strings.Contains(base, "://") {
+		return base + " dbname=" + database // of two settings, the last counts
+	}
+	address, err := url.Parse(base)
+	if err != nil {
+		panic(err) // pgx has connected with it
+	}
+	address.Path = "/" + database
+	return address.String()
+}
