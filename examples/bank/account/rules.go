@@ -1,0 +1,92 @@
+package account
+
+import (
+	"errors"
+	"fmt"
+)
+
+// The rules an account keeps, as errors.
+var (
+	ErrUnknown           = errors.New("there is no such account")
+	ErrExists            = errors.New("the account has been opened before")
+	ErrClosed            = errors.New("the account is closed")
+	ErrNotEmpty          = errors.New("the account is not empty")
+	ErrInsufficientFunds = errors.New("insufficient funds")
+	ErrTooMuch           = errors.New("the account cannot hold so much")
+	ErrSameAccount       = errors.New("an account cannot transfer to itself")
+	ErrAmount            = errors.New("invalid amount")
+	ErrCurrency          = errors.New("invalid currency")
+	ErrDate              = errors.New("invalid date")
+	ErrText              = errors.New("invalid text")
+)
+
+// InsufficientFundsError says how much could be taken out, in minor units.
+type InsufficientFundsError struct{ Available int64 }
+
+func (e *InsufficientFundsError) Error() string {
+	return fmt.Sprintf("%v: %d are available", ErrInsufficientFunds, e.Available)
+}
+
+// Unwrap returns [ErrInsufficientFunds].
+func (e *InsufficientFundsError) Unwrap() error { return ErrInsufficientFunds }
+
+// NotEmptyError says what is left in the account, in minor units.
+type NotEmptyError struct{ Balance int64 }
+
+func (e *NotEmptyError) Error() string {
+	return fmt.Sprintf("%v: its balance is %d", ErrNotEmpty, e.Balance)
+}
+
+// Unwrap returns [ErrNotEmpty].
+func (e *NotEmptyError) Unwrap() error { return ErrNotEmpty }
+
+// Status says whether an account can be used.
+type Status string
+
+// What an account can be, once it has been opened.
+const (
+	Open   Status = "open"
+	Closed Status = "closed"
+)
+
+func (a *Account) canReceive(m Money) error {
+	if err := a.usable(m.Currency); err != nil {
+		return err
+	}
+	if m.Amount > MaxAmount-a.Balance {
+		return ErrTooMuch
+	}
+	return nil
+}
+
+func (a *Account) canPay(m Money) error {
+	if err := a.usable(m.Currency); err != nil {
+		return err
+	}
+	if available := a.Balance + a.Overdraft; m.Amount > available {
+		return &InsufficientFundsError{Available: available}
+	}
+	return nil
+}
+
+func (a *Account) canClose() error {
+	if err := a.usable(a.Currency); err != nil {
+		return err
+	}
+	if a.Balance != 0 {
+		return &NotEmptyError{Balance: a.Balance}
+	}
+	return nil
+}
+
+func (a *Account) usable(currency string) error {
+	switch {
+	case a.Status == "":
+		return ErrUnknown
+	case a.Status == Closed:
+		return ErrClosed
+	case a.Currency != currency:
+		return fmt.Errorf("%w: the account is kept in %s", ErrCurrency, a.Currency)
+	}
+	return nil
+}

@@ -1,0 +1,372 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// service is a running bank, seen from outside.
+type service struct {
+	*testing.T
+	*bank
+	url    string
+	client *http.Client
+}
+
+func start(t *testing.T) *service {
+	t.Helper()
+	b, err := open(t.Context(), pgtest.EmptyURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.pool.Close)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.runner.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	server := httptest.NewServer(b.handler())
+	t.Cleanup(server.Close)
+	return &service{T: t, bank: b, url: server.URL, client: server.Client()}
+}
+
+// answer is what came back.
+type answer struct {
+	status int
+	header http.Header
+	body   map[string]any
+	text   string
+}
+
+// do sends a request; headers are pairs of name and value.
+func (s *service) do(method, path, body string, headers ...string) answer {
+	s.Helper()
+	request, err := http.NewRequestWithContext(s.Context(), method, s.url+path, strings.NewReader(body))
+	if err != nil {
+		s.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		s.Fatal(err)
+	}
+	a := answer{status: response.StatusCode, header: response.Header, text: string(text)}
+	if err := json.Unmarshal(text, &a.body); err != nil {
+		s.Fatalf("%s %s: %d: not JSON: %s", method, path, a.status, text)
+	}
+	return a
+}
+
+// must is do for a request that must be answered with a status.
+func (s *service) must(status int, method, path, body string, headers ...string) answer {
+	s.Helper()
+	a := s.do(method, path, body, headers...)
+	if a.status != status {
+		s.Fatalf("%s %s %s: %d %s, want %d", method, path, body, a.status, a.text, status)
+	}
+	return a
+}
+
+// openAccounts opens accounts in EUR with 1000 cents each.
+func (s *service) openAccounts(ids ...string) (position string) {
+	s.Helper()
+	for _, id := range ids {
+		s.must(201, "POST", "/accounts", `{"account":"`+id+`","owner":"Owner of `+id+`","currency":"EUR","overdraft":500,"date":"2026-01-01"}`)
+		position = s.must(200, "POST", "/accounts/"+id+"/deposits", `{"amount":1000,"currency":"EUR","date":"2026-01-02","description":"Opening balance"}`).header.Get(positionOf)
+	}
+	return position
+}
+
+func (s *service) events() (n int) {
+	s.Helper()
+	if err := s.pool.QueryRow(s.Context(), `select count(*) from tidemark.events`).Scan(&n); err != nil {
+		s.Fatal(err)
+	}
+	return n
+}
+
+// TestWholePath goes from requests to the read models and back.
+func TestWholePath(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.openAccounts("ada", "bob")
+	s.must(200, "POST", "/accounts/ada/transfers", `{"to":"bob","amount":300,"currency":"EUR","date":"2026-01-05","description":"Rent for January"}`)
+	position := s.must(200, "POST", "/accounts/bob/withdrawals", `{"amount":1300,"currency":"EUR","date":"2026-02-01"}`).header.Get(positionOf)
+	position = s.must(200, "POST", "/accounts/bob/close", `{"date":"2026-02-02"}`, "If-Match", `"4"`).header.Get(positionOf)
+
+	read := func(path string) any { return any(s.must(200, "GET", path, "", positionOf, position).body) }
+	row := func(id string, balance, version float64, status string) any {
+		return map[string]any{"account": id, "owner": "Owner of " + id, "currency": "EUR", "overdraft": 500.0,
+			"balance": balance, "status": status, "opened_on": "2026-01-01", "version": version}
+	}
+	entry := func(version float64, date, kind string, amount, balance float64, description, counterparty string) any {
+		return map[string]any{"version": version, "date": date, "type": kind, "amount": amount, "balance": balance,
+			"description": description, "counterparty": counterparty}
+	}
+	for path, want := range map[string]any{
+		"/accounts":           map[string]any{"accounts": []any{row("ada", 700, 3, "open"), row("bob", 0, 5, "closed")}},
+		"/accounts?limit=1":   map[string]any{"accounts": []any{row("ada", 700, 3, "open")}, "next": "ada"},
+		"/accounts?after=ada": map[string]any{"accounts": []any{row("bob", 0, 5, "closed")}},
+		"/accounts/ada/statement": map[string]any{"entries": []any{
+			entry(2, "2026-01-02", "deposit", 1000, 1000, "Opening balance", ""),
+			entry(3, "2026-01-05", "transfer_sent", -300, 700, "Rent for January", "bob")}},
+		"/accounts/bob/statement?from=2026-01-03&to=2026-01-31": map[string]any{"entries": []any{
+			entry(3, "2026-01-05", "transfer_received", 300, 1300, "Rent for January", "ada")}},
+		"/accounts/bob/statement?type=withdrawal&type=deposit": map[string]any{"entries": []any{
+			entry(2, "2026-01-02", "deposit", 1000, 1000, "Opening balance", ""),
+			entry(4, "2026-02-01", "withdrawal", -1300, 0, "", "")}},
+		"/accounts/bob/statement?limit=1": map[string]any{"next": "2", "entries": []any{
+			entry(2, "2026-01-02", "deposit", 1000, 1000, "Opening balance", "")}},
+		"/accounts/bob/statement?limit=1&after=2": map[string]any{"next": "3", "entries": []any{
+			entry(3, "2026-01-05", "transfer_received", 300, 1300, "Rent for January", "ada")}},
+		"/accounts/bob/statement?after=9": map[string]any{"entries": []any{}},
+		"/search?q=january+rent": map[string]any{"hits": []any{
+			map[string]any{"account": "ada", "owner": "Owner of ada", "version": 3.0, "text": "Rent for January"},
+			map[string]any{"account": "bob", "owner": "Owner of bob", "version": 3.0, "text": "Rent for January"}}},
+		"/search?q=owner+-ada": map[string]any{"hits": []any{
+			map[string]any{"account": "bob", "owner": "Owner of bob", "version": 1.0, "text": "Owner of bob"}}},
+		"/search?q=nothing": map[string]any{"hits": []any{}},
+		"/accounts/ada": map[string]any{"account": "ada", "owner": "Owner of ada", "currency": "EUR", "overdraft": 500.0,
+			"balance": 700.0, "status": "open", "version": 3.0},
+	} {
+		if diff := cmp.Diff(want, read(path)); diff != "" {
+			t.Errorf("GET %s (-want +got):\n%s", path, diff)
+		}
+	}
+	health := s.must(200, "GET", "/health", "")
+	if n := len(health.body["projections"].([]any)); n != 3 {
+		t.Errorf("health knows %d projections, want 3", n)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	opened := s.must(201, "POST", "/accounts", `{"owner":"Ada","currency":"EUR"}`)
+	path := opened.header.Get("Location")
+	if opened.header.Get("ETag") != `"1"` || path != "/accounts/"+opened.body["account"].(string) {
+		t.Errorf("opened: %v", opened.header)
+	}
+	deposit := `{"amount":10,"currency":"EUR"}`
+	second := s.must(200, "POST", path+"/deposits", deposit, "If-Match", `"1"`)
+	if second.header.Get("ETag") != `"2"` || s.must(200, "GET", path, "").header.Get("ETag") != `"2"` {
+		t.Errorf("after a deposit: %v", second.header)
+	}
+	stale := s.must(412, "POST", path+"/deposits", deposit, "If-Match", `"1"`)
+	if stale.body["type"] != "urn:bank:version-conflict" {
+		t.Errorf("stale: %s", stale.text)
+	}
+	s.must(412, "POST", path+"/transfers", `{"to":"x","amount":10,"currency":"EUR"}`, "If-Match", `"7"`)
+	s.must(200, "POST", path+"/deposits", deposit, "If-Match", "*")
+	for _, match := range []string{"2", `"0"`, `"-1"`, `"x"`, `W/"2"`, `"02"`, `"1", "2"`} {
+		s.must(400, "POST", path+"/deposits", deposit, "If-Match", match)
+	}
+	if n := s.events(); n != 3 {
+		t.Errorf("%d events, want 3", n)
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.openAccounts("ada", "bob")
+	before := s.events()
+	for path, body := range map[string]string{
+		"/accounts":                 `{"owner":"Eve","currency":"EUR"}`,
+		"/accounts/ada/deposits":    `{"amount":100,"currency":"EUR"}`,
+		"/accounts/ada/withdrawals": `{"amount":1600,"currency":"EUR"}`, // cannot be done twice
+		"/accounts/bob/transfers":   `{"to":"ada","amount":1000,"currency":"EUR"}`,
+		"/accounts/bob/close":       `{}`,
+	} {
+		if path == "/accounts/bob/close" { // empty it first
+			continue
+		}
+		key := "key of " + path
+		first := s.do("POST", path, body, "Idempotency-Key", key)
+		again := s.do("POST", path, body, "Idempotency-Key", key)
+		if first.status/100 != 2 || first.status != again.status || first.text != again.text ||
+			first.header.Get("ETag") != again.header.Get("ETag") || first.header.Get("Location") != again.header.Get("Location") {
+			t.Errorf("%s: %d %s, repeated: %d %s", path, first.status, first.text, again.status, again.text)
+		}
+		reused := s.must(422, "POST", path, strings.Replace(body, "EUR", "CZK", 1), "Idempotency-Key", key)
+		if reused.body["type"] != "urn:bank:idempotency-key-reused" {
+			t.Errorf("%s: %s", path, reused.text)
+		}
+	}
+	first := s.must(200, "POST", "/accounts/bob/close", `{}`, "Idempotency-Key", "close")
+	again := s.must(200, "POST", "/accounts/bob/close", `{}`, "Idempotency-Key", "close")
+	if first.text != again.text {
+		t.Errorf("close: %s, repeated: %s", first.text, again.text)
+	}
+	if n := s.events() - before; n != 6 {
+		t.Errorf("%d events were stored, want 6: one for each request, two for the transfer", n)
+	}
+	s.must(400, "POST", "/accounts/ada/deposits", `{"amount":100,"currency":"EUR"}`, "Idempotency-Key", strings.Repeat("x", 201))
+}
+
+// TestBadRequests sends each endpoint what it must refuse. Every answer is a problem document,
+// and nothing is stored.
+func TestBadRequests(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.openAccounts("ada", "bob", "gone")
+	s.must(200, "POST", "/accounts/gone/withdrawals", `{"amount":1000,"currency":"EUR"}`)
+	s.must(200, "POST", "/accounts/gone/close", `{}`)
+	before := s.events()
+	money := func(amount, currency string) string { return `{"amount":` + amount + `,"currency":"` + currency + `"}` }
+	long := strings.Repeat("x", 501)
+	for _, test := range []struct {
+		method, path, body string
+		status             int
+		kind               string
+	}{
+		{"POST", "/accounts", `{"account":"ada","owner":"Ada","currency":"EUR"}`, 409, "account-exists"},
+		{"POST", "/accounts", `{"owner":"","currency":"EUR"}`, 422, "invalid-text"},
+		{"POST", "/accounts", `{"owner":"` + long + `","currency":"EUR"}`, 422, "invalid-text"},
+		{"POST", "/accounts", `{"owner":"A\u0000","currency":"EUR"}`, 422, "invalid-text"},
+		{"POST", "/accounts", `{"owner":"Ada","currency":"euro"}`, 422, "invalid-currency"},
+		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","overdraft":-1}`, 422, "invalid-amount"},
+		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","date":"tomorrow"}`, 422, "invalid-date"},
+		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","account":"` + long + `"}`, 400, "invalid-request"},
+		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","account":"a\u0000"}`, 400, "invalid-request"},
+		{"POST", "/accounts", `{"name":"Ada"}`, 400, "invalid-request"},
+		{"POST", "/accounts", `{"owner":`, 400, "invalid-request"},
+		{"POST", "/accounts", `[]`, 400, "invalid-request"},
+		{"POST", "/accounts", ``, 400, "invalid-request"},
+		{"POST", "/accounts", `{} {}`, 400, "invalid-request"},
+		{"POST", "/accounts", `{"owner":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too-large"},
+		{"POST", "/accounts/ada/deposits", money("0", "EUR"), 422, "invalid-amount"},
+		{"POST", "/accounts/ada/deposits", money("-5", "EUR"), 422, "invalid-amount"},
+		{"POST", "/accounts/ada/deposits", money("1000000000000001", "EUR"), 422, "invalid-amount"},
+		{"POST", "/accounts/ada/deposits", money("1000000000000000", "EUR"), 422, "account-full"},
+		{"POST", "/accounts/ada/deposits", money("9223372036854775808", "EUR"), 400, "invalid-request"},
+		{"POST", "/accounts/ada/deposits", money("12.5", "EUR"), 400, "invalid-request"},
+		{"POST", "/accounts/ada/deposits", money(`"12"`, "EUR"), 400, "invalid-request"},
+		{"POST", "/accounts/ada/deposits", money("1", "CZK"), 422, "invalid-currency"},
+		{"POST", "/accounts/none/deposits", money("1", "EUR"), 404, "unknown-account"},
+		{"POST", "/accounts/gone/deposits", money("1", "EUR"), 409, "account-closed"},
+		{"POST", "/accounts/a%00b/deposits", money("1", "EUR"), 400, "invalid-request"},
+		{"POST", "/accounts/a%ffb/deposits", money("1", "EUR"), 400, "invalid-request"},
+		{"POST", "/accounts/ada/withdrawals", money("1501", "EUR"), 422, "insufficient-funds"},
+		{"POST", "/accounts/none/withdrawals", money("1", "EUR"), 404, "unknown-account"},
+		{"POST", "/accounts/ada/transfers", `{"to":"ada","amount":1,"currency":"EUR"}`, 422, "same-account"},
+		{"POST", "/accounts/ada/transfers", `{"to":"none","amount":1,"currency":"EUR"}`, 404, "unknown-account"},
+		{"POST", "/accounts/ada/transfers", `{"to":"gone","amount":1,"currency":"EUR"}`, 409, "account-closed"},
+		{"POST", "/accounts/ada/transfers", `{"to":"","amount":1,"currency":"EUR"}`, 400, "invalid-request"},
+		{"POST", "/accounts/ada/transfers", `{"to":"bob","amount":1501,"currency":"EUR"}`, 422, "insufficient-funds"},
+		{"POST", "/accounts/ada/close", `{}`, 409, "account-not-empty"},
+		{"POST", "/accounts/gone/close", `{}`, 409, "account-closed"},
+		{"POST", "/accounts/none/close", `{}`, 404, "unknown-account"},
+		{"GET", "/accounts/none", ``, 404, "unknown-account"},
+		{"GET", "/accounts/none/statement", ``, 404, "unknown-account"},
+		{"GET", "/accounts/ada/statement?from=x", ``, 400, "invalid-request"},
+		{"GET", "/accounts/ada/statement?after=-1", ``, 400, "invalid-request"},
+		{"GET", "/accounts?limit=0", ``, 400, "invalid-request"},
+		{"GET", "/accounts?limit=1001", ``, 400, "invalid-request"},
+		{"GET", "/accounts?after=%00", ``, 400, "invalid-request"},
+		{"GET", "/search", ``, 400, "invalid-request"},
+		{"GET", "/search?q=%00", ``, 400, "invalid-request"},
+		{"GET", "/nowhere", ``, 404, "no-such-endpoint"},
+		{"DELETE", "/accounts/ada", ``, 405, "no-such-endpoint"},
+	} {
+		name := fmt.Sprintf("%s %s %.60s", test.method, test.path, test.body)
+		a := s.do(test.method, test.path, test.body)
+		if a.status != test.status || a.body["type"] != "urn:bank:"+test.kind || a.body["status"] != float64(test.status) {
+			t.Errorf("%s: %d %s, want %d %s", name, a.status, a.text, test.status, test.kind)
+		}
+		if kind := a.header.Get("Content-Type"); kind != "application/problem+json" {
+			t.Errorf("%s: Content-Type %s", name, kind)
+		}
+	}
+	s.must(415, "POST", "/accounts", `owner=Ada`, "Content-Type", "application/x-www-form-urlencoded")
+	s.must(400, "GET", "/accounts", ``, positionOf, "yesterday")
+	if funds := s.must(422, "POST", "/accounts/ada/withdrawals", money("1501", "EUR")); funds.body["available"] != 1500.0 {
+		t.Errorf("insufficient funds: %s, want what is available", funds.text)
+	}
+	if allow := s.do("DELETE", "/accounts/ada", "").header.Get("Allow"); allow == "" {
+		t.Error("405 without Allow")
+	}
+	if n := s.events(); n != before {
+		t.Errorf("%d events were stored by requests that were refused", n-before)
+	}
+}
+
+// TestMoneyIsNeitherLostNorMade transfers at random from many clients at once.
+func TestMoneyIsNeitherLostNorMade(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	ids := []string{"a", "b", "c", "d"}
+	s.openAccounts(ids...)
+	var clients sync.WaitGroup
+	for c := range 6 {
+		clients.Go(func() {
+			random := rand.New(rand.NewPCG(uint64(c), 1))
+			for range 25 {
+				from, to := ids[random.IntN(4)], ids[random.IntN(4)]
+				a := s.do("POST", "/accounts/"+from+"/transfers", fmt.Sprintf(`{"to":%q,"amount":%d,"currency":"EUR"}`, to, 1+random.IntN(400)))
+				if a.status != 200 && a.status != 422 && a.status != 409 {
+					t.Errorf("transfer: %d %s", a.status, a.text)
+				}
+			}
+		})
+	}
+	clients.Wait()
+	end, err := s.store.Tidemark(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	total, accounts := 0.0, s.must(200, "GET", "/accounts", "", positionOf, end.String()).body["accounts"].([]any)
+	for _, row := range accounts {
+		id, balance := row.(map[string]any)["account"].(string), row.(map[string]any)["balance"].(float64)
+		if total += balance; balance < -500 {
+			t.Errorf("account %s is at %v, below its overdraft", id, balance)
+		}
+		if loaded := s.must(200, "GET", "/accounts/"+id, "").body["balance"]; loaded != balance {
+			t.Errorf("account %s: %v in the read model, %v by its events", id, balance, loaded)
+		}
+	}
+	if total != 4000 {
+		t.Errorf("the accounts hold %v, want 4000", total)
+	}
+}
+
+// TestReadModelBehind: a query for a position that is not reached says so and can be repeated.
+func TestReadModelBehind(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 1)
+	defer cancel()
+	request := httptest.NewRequestWithContext(ctx, "GET", "/accounts", nil)
+	request.Header.Set(positionOf, eventstore.Position(99).String())
+	recorder := httptest.NewRecorder()
+	s.handler().ServeHTTP(recorder, request)
+	if recorder.Code != 503 || recorder.Header().Get("Retry-After") == "" || !strings.Contains(recorder.Body.String(), "read-model-behind") {
+		t.Errorf("%d %s, want 503 and when to retry", recorder.Code, recorder.Body)
+	}
+}

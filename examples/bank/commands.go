@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tidemark-es/tidemark/aggregate"
+	"github.com/tidemark-es/tidemark/command"
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/examples/bank/account"
+)
+
+// The commands. Seen is the version of the account that the caller has in mind; eventstore.Any
+// if the caller does not care.
+type (
+	OpenAccount struct {
+		Account string
+		account.Opened
+	}
+	Deposit struct {
+		Account string
+		Seen    eventstore.Version
+		account.Booking
+	}
+	Withdraw struct {
+		Account string
+		Seen    eventstore.Version
+		account.Booking
+	}
+	Transfer struct {
+		From, To string
+		Seen     eventstore.Version // of From
+		account.Booking
+	}
+	CloseAccount struct {
+		Account string
+		Seen    eventstore.Version
+		account.AccountClosed
+	}
+)
+
+// Validate checks what can be checked without looking at the account.
+func (c OpenAccount) Validate() error {
+	if err := validText("owner", c.Owner); err != nil {
+		return err
+	}
+	if c.Owner == "" {
+		return fmt.Errorf("%w: owner is empty", account.ErrText)
+	}
+	if c.Overdraft < 0 || c.Overdraft > account.MaxAmount {
+		return fmt.Errorf("%w: overdraft %d is not between 0 and %d", account.ErrAmount, c.Overdraft, int64(account.MaxAmount))
+	}
+	return firstOf(account.ValidCurrency(c.Currency), c.Date.Validate())
+}
+
+// Validate checks what can be checked without looking at the account.
+func (c Deposit) Validate() error { return validBooking(c.Booking) }
+
+// Validate checks what can be checked without looking at the account.
+func (c Withdraw) Validate() error { return validBooking(c.Booking) }
+
+// Validate checks what can be checked without looking at the accounts.
+func (c Transfer) Validate() error {
+	if c.From == c.To {
+		return account.ErrSameAccount
+	}
+	return validBooking(c.Booking)
+}
+
+// Validate checks what can be checked without looking at the account.
+func (c CloseAccount) Validate() error { return c.Date.Validate() }
+
+func validBooking(b account.Booking) error {
+	return firstOf(b.Money.Validate(), b.Date.Validate(),
+		validText("description", b.Description), validText("counterparty", b.Counterparty))
+}
+
+func validText(name, text string) error {
+	if len(text) > 500 || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
+		return fmt.Errorf("%w: %s must be at most 500 bytes of UTF-8 without control characters", account.ErrText, name)
+	}
+	return nil
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// store is what the commands need of an event store.
+type store interface{ aggregate.Store }
+
+// newBus returns a bus that handles the commands.
+func newBus(store store) *command.Bus {
+	h := &handlers{store: store, accounts: aggregate.NewRepository(store, account.Definition, nil)}
+	bus := command.NewBus()
+	command.Register(bus, h.open)
+	command.Register(bus, h.deposit)
+	command.Register(bus, h.withdraw)
+	command.Register(bus, h.transfer)
+	command.Register(bus, h.close)
+	return bus
+}
+
+type handlers struct {
+	store    store
+	accounts *aggregate.Repository[account.Account, account.Event]
+}
+
+func (h *handlers) open(ctx context.Context, c OpenAccount) (eventstore.Receipt, error) {
+	return h.accounts.Update(ctx, c.Account, func(a *account.Account) ([]account.Event, error) {
+		return a.Open(c.Opened)
+	})
+}
+
+func (h *handlers) deposit(ctx context.Context, c Deposit) (eventstore.Receipt, error) {
+	return h.update(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
+		return a.Deposit(c.Booking)
+	})
+}
+
+func (h *handlers) withdraw(ctx context.Context, c Withdraw) (eventstore.Receipt, error) {
+	return h.update(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
+		return a.Withdraw(c.Booking)
+	})
+}
+
+func (h *handlers) close(ctx context.Context, c CloseAccount) (eventstore.Receipt, error) {
+	return h.update(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
+		return a.Close(c.AccountClosed)
+	})
+}
+
+func (h *handlers) update(ctx context.Context, key string, seen eventstore.Version, decide func(*account.Account) ([]account.Event, error)) (eventstore.Receipt, error) {
+	if seen == eventstore.Any {
+		return h.accounts.Update(ctx, key, decide)
+	}
+	return h.accounts.UpdateAt(ctx, key, seen, decide)
+}
+
+// transfer changes two accounts in one commit: what one loses, the other gets. The receipt is
+// that of the account that pays, at the position of the whole commit.
+func (h *handlers) transfer(ctx context.Context, c Transfer) (eventstore.Receipt, error) {
+	receipts, err := aggregate.Commit(ctx, h.store, nil, func(ctx context.Context) ([]eventstore.Change, error) {
+		from, err := h.accounts.Load(ctx, c.From)
+		if err != nil {
+			return nil, err
+		}
+		if err := from.CheckAt(c.Seen); err != nil {
+			return nil, err
+		}
+		to, err := h.accounts.Load(ctx, c.To)
+		if err != nil {
+			return nil, err
+		}
+		sent, err := from.State.Send(c.To, c.Booking)
+		if err != nil {
+			return nil, fmt.Errorf("account %s: %w", c.From, err)
+		}
+		received, err := to.State.Receive(c.From, c.Booking)
+		if err != nil {
+			return nil, fmt.Errorf("account %s: %w", c.To, err)
+		}
+		debit, err := from.Change(sent)
+		if err != nil {
+			return nil, err
+		}
+		credit, err := to.Change(received)
+		return []eventstore.Change{debit, credit}, err
+	})
+	if err != nil {
+		return eventstore.Receipt{}, err
+	}
+	return eventstore.Receipt{Version: receipts[0].Version, Position: receipts[1].Position}, nil
+}

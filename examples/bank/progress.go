@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+)
+
+// progress shows how far something is: a bar on a terminal, a line now and then elsewhere.
+type progress struct {
+	out      io.Writer
+	terminal bool
+	total    int
+	begun    time.Time
+
+	mu    sync.Mutex
+	done  int
+	shown time.Time
+}
+
+func newProgress(out io.Writer, total int) *progress {
+	p := &progress{out: out, total: total, begun: time.Now()}
+	if file, ok := out.(*os.File); ok {
+		info, err := file.Stat()
+		p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
+	}
+	return p
+}
+
+// add notes that n more are done and shows it if it is time to.
+func (p *progress) add(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += n
+	every := 5 * time.Second
+	if p.terminal {
+		every = 100 * time.Millisecond
+	}
+	if time.Since(p.shown) >= every {
+		p.show()
+	}
+}
+
+// finish shows the end.
+func (p *progress) finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.show()
+	if p.terminal {
+		fmt.Fprintln(p.out)
+	}
+}
+
+func (p *progress) show() {
+	p.shown = time.Now()
+	rate := float64(p.done) / time.Since(p.begun).Seconds()
+	if !p.terminal {
+		fmt.Fprintf(p.out, "%d of %d transactions, %.0f/s\n", p.done, p.total, rate)
+		return
+	}
+	const width = 40
+	full := width * p.done / max(p.total, 1)
+	fmt.Fprintf(p.out, "\r[%s%s] %d/%d  %.0f/s ", strings.Repeat("=", full), strings.Repeat(" ", width-full), p.done, p.total, rate)
+}
