@@ -112,8 +112,8 @@ func (c *Codec[E]) Types() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// Encode returns the event as a draft without id and metadata. It returns an [UnknownTypeError]
-// for a Go type that is not registered.
+// Encode returns the event as a draft without id and metadata. It returns [ErrUnknownType] for a
+// Go type that is not registered.
 func (c *Codec[E]) Encode(event E) (Draft, error) {
 	t, ok := c.encoders[reflect.TypeOf(event)]
 	if !ok {

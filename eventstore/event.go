@@ -32,7 +32,8 @@ type Draft struct {
 	Type string
 	// Schema is the schema version of the payload, from 1 to 32767; 0 means 1.
 	Schema int
-	// Data is the payload: JSON in UTF-8 that holds no \u0000, of at most Config.MaxEventBytes.
+	// Data is the payload: JSON in UTF-8 of at most Config.MaxEventBytes, without \u0000 and
+	// without one half of a surrogate pair.
 	Data json.RawMessage
 	// Metadata is completed from the context, see [WithMetadata].
 	Metadata Metadata

@@ -172,11 +172,15 @@ func ExampleStore_Commit() {
 		)
 		return err
 	}
-	fmt.Println(transfer(30))
+	if err := transfer(30); errors.Is(err, eventstore.ErrConflict) {
+		fmt.Println("nothing stored: account 2 does not exist")
+	}
 	if _, err := store.Append(ctx, account("2"), eventstore.NoStream, encode(Opened{"Grace", "CZK"})...); err != nil {
 		log.Fatal(err)
 	}
-	fmt.Println(transfer(30))
+	if err := transfer(30); err != nil {
+		log.Fatal(err)
+	}
 
 	for event, err := range store.ReadAll(ctx, 0, eventstore.Filter{Types: []string{"account.deposited"}}) {
 		if err != nil {
@@ -185,8 +189,7 @@ func ExampleStore_Commit() {
 		fmt.Println(event.Stream, string(event.Data))
 	}
 	// Output:
-	// stream account-2 is at version 0 (no stream), expected exists
-	// <nil>
+	// nothing stored: account 2 does not exist
 	// account-1 {"amount":-30}
 	// account-2 {"amount":30}
 }

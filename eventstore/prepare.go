@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
+	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/google/uuid"
@@ -73,10 +76,8 @@ func (d *Draft) prepare(ctx context.Context, maxBytes int) error {
 		return fmt.Errorf("payload of event type %q: %w", d.Type, err)
 	}
 	d.Metadata = d.Metadata.or(MetadataFrom(ctx))
-	if meta := d.Metadata.encode(); meta != nil {
-		if err := validJSON(meta, maxBytes); err != nil {
-			return fmt.Errorf("metadata of event type %q: %w", d.Type, err)
-		}
+	if err := d.Metadata.validate(maxBytes); err != nil {
+		return fmt.Errorf("metadata of event type %q: %w", d.Type, err)
 	}
 	if d.ID == uuid.Nil {
 		id, err := uuid.NewV7()
@@ -86,6 +87,22 @@ func (d *Draft) prepare(ctx context.Context, maxBytes int) error {
 		d.ID = id
 	}
 	return nil
+}
+
+func (m Metadata) validate(maxBytes int) error {
+	if m.isZero() {
+		return nil
+	}
+	texts := []string{m.CorrelationID, m.CausationID, m.Actor, m.TraceParent}
+	for name, value := range m.Headers {
+		texts = append(texts, name, value)
+	}
+	for _, text := range texts { // encoding would hide what is not UTF-8
+		if !utf8.ValidString(text) {
+			return invalid("%q is not UTF-8", text)
+		}
+	}
+	return validJSON(m.encode(), maxBytes)
 }
 
 // encode returns the metadata as JSON, nil when there is none.
@@ -110,23 +127,46 @@ func validJSON(data []byte, maxBytes int) error {
 		return invalid("it is not UTF-8")
 	case !json.Valid(data):
 		return invalid("it is not JSON")
-	case holdsNUL(data):
-		return invalid(`it holds \u0000, which Postgres cannot turn into text`)
+	}
+	if escape := badEscape(data); escape != "" {
+		return invalid("it holds %s, which Postgres cannot turn into text", escape)
 	}
 	return nil
 }
 
-// holdsNUL reports whether valid JSON contains the escape \u0000, rather than an escaped
-// backslash in front of "u0000".
-func holdsNUL(data []byte) bool {
+// badEscape returns the first escape in valid JSON that stands for no text: \u0000, or one half
+// of a surrogate pair without the other. It returns "" if there is none.
+func badEscape(data []byte) string {
 	for {
 		i := bytes.IndexByte(data, '\\')
 		if i < 0 {
-			return false
+			return ""
 		}
-		if bytes.HasPrefix(data[i+1:], []byte("u0000")) {
-			return true
+		data = data[i:]
+		unit, ok := escapedUnit(data)
+		switch {
+		case !ok: // such as \n or \\: two bytes
+			data = data[2:]
+			continue
+		case utf16.IsSurrogate(unit):
+			low, _ := escapedUnit(data[6:])
+			if utf16.DecodeRune(unit, low) == unicode.ReplacementChar {
+				return string(data[:6])
+			}
+			data = data[12:]
+			continue
+		case unit == 0:
+			return string(data[:6])
 		}
-		data = data[i+2:] // valid JSON: something follows a backslash
+		data = data[6:]
 	}
+}
+
+// escapedUnit reads the UTF-16 unit that data starts with, if it starts with \uXXXX.
+func escapedUnit(data []byte) (rune, bool) {
+	if len(data) < 6 || data[0] != '\\' || data[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(data[2:6]), 16, 16)
+	return rune(n), err == nil
 }

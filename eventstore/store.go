@@ -3,13 +3,13 @@ package eventstore
 import (
 	"context"
 	"fmt"
-	"regexp"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
 // Config adjusts a [Store]. Nil and the zero value are the defaults.
@@ -45,8 +45,6 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-var validSchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
-
 // New returns a store over a pool; it does not connect. The error is an [InvalidError]. A
 // database that has not been migrated shows as [ErrNotMigrated] on first use.
 func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
@@ -57,8 +55,9 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if config != nil {
 		c = *config
 	}
-	if c.Schema == "" {
-		c.Schema = "tidemark"
+	schema, err := pgschema.Name(c.Schema)
+	if err != nil {
+		return nil, invalid("eventstore.New: %v", err)
 	}
 	if c.MaxEventBytes == 0 {
 		c.MaxEventBytes = DefaultMaxEventBytes
@@ -69,15 +68,12 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if c.PollInterval == 0 {
 		c.PollInterval = 100 * time.Millisecond
 	}
-	switch {
-	case !validSchema.MatchString(c.Schema):
-		return nil, invalid("eventstore.New: schema %q: use lower-case letters, digits and underscores", c.Schema)
-	case c.MaxEventBytes < 0 || c.PageSize < 0 || c.PollInterval < 0:
+	if c.MaxEventBytes < 0 || c.PageSize < 0 || c.PollInterval < 0 {
 		return nil, invalid("eventstore.New: MaxEventBytes, PageSize and PollInterval must not be negative")
 	}
 	return &Store{
 		config:   c,
-		sql:      newStatements(c.Schema),
+		sql:      newStatements(schema),
 		db:       pool,
 		appended: newSignal(),
 		tidemark: new(atomic.Int64),
@@ -123,13 +119,12 @@ type statements struct {
 }
 
 func newStatements(schema string) statements {
-	in := strings.NewReplacer("SCHEMA.", pgx.Identifier{schema}.Sanitize()+".").Replace
 	return statements{
-		append:   in(appendSQL),
-		tidemark: in(tidemarkSQL),
-		key:      in(keySQL),
-		stream:   in(streamSQL),
-		page:     in(pageSQL),
+		append:   pgschema.In(schema, appendSQL),
+		tidemark: pgschema.In(schema, tidemarkSQL),
+		key:      pgschema.In(schema, keySQL),
+		stream:   pgschema.In(schema, streamSQL),
+		page:     pgschema.In(schema, pageSQL),
 	}
 }
 

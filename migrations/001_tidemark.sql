@@ -3,6 +3,16 @@
 -- of this package puts a custom one in its place, goose and tern run the file as it is.
 create schema if not exists tidemark;
 
+-- What has been applied, by whichever tool: each file adds and removes its own row.
+create table tidemark.schema_migrations (
+    version    int         not null primary key,
+    name       text        not null,
+    applied_at timestamptz not null default clock_timestamp()
+);
+
+insert into tidemark.schema_migrations (version, name)
+values (1, '001_tidemark.sql');
+
 -- The log. Written only through append(), below.
 create sequence tidemark.events_position_seq as bigint cache 1;
 
@@ -330,6 +340,7 @@ drop table tidemark.snapshots;
 drop table tidemark.append_keys;
 drop table tidemark.events;
 drop function tidemark.refuse_change();
+drop table tidemark.schema_migrations;
 
 -- +goose StatementBegin
 do $$

@@ -6,12 +6,16 @@
 //	goose -dir migrations postgres "$DATABASE_URL" up
 //	tern migrate --migrations migrations
 //
-// Both need the default schema name, "tidemark"; only [Up] and [Down] know another one.
+// Both need the default schema name, "tidemark"; only [Up] and [Down] know another one. Each
+// file keeps its own row in schema_migrations, so [Validate] agrees whichever tool ran it.
+//
+// Up and Down hold a lock of their session: behind PgBouncer in transaction mode give them a
+// direct connection.
 //
 // # Guarantees
 //
-//   - Each migration runs in a transaction of its own, together with the row in
-//     schema_migrations that records it: it has happened wholly or not at all.
+//   - Each migration runs in a transaction of its own, in which it also records itself in
+//     schema_migrations: it has happened wholly or not at all.
 //   - Any number of processes may call Up and Down at the same time: an advisory lock, one per
 //     schema, lets them in one after the other, and the late ones find nothing to do.
 //   - A database that a newer release has migrated is never touched: [ErrNewer].

@@ -15,10 +15,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
 // DefaultSchema is the schema a store lives in unless Config says otherwise.
-const DefaultSchema = "tidemark"
+const DefaultSchema = pgschema.Default
 
 // FS holds the migration files, for tools that read them from an [fs.FS].
 //
@@ -58,7 +59,7 @@ func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 			return err
 		}
 		for _, step := range pending {
-			if err := m.apply(ctx, step, step.up, m.record(), step.Version, step.Name); err != nil {
+			if err := m.apply(ctx, step.Name, step.up); err != nil {
 				return err
 			}
 		}
@@ -79,11 +80,11 @@ func Down(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 			if !slices.Contains(applied, step.Version) {
 				continue
 			}
-			if err := m.apply(ctx, step, step.down, m.forget(), step.Version); err != nil {
+			if err := m.apply(ctx, step.Name, step.down); err != nil {
 				return err
 			}
 		}
-		return m.dropSchema(ctx)
+		return nil
 	})
 }
 
@@ -118,27 +119,24 @@ func Validate(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 
 // migrator applies the steps to one schema over one connection.
 type migrator struct {
-	schema string // as the user gave it
-	quoted string // as SQL wants it
+	schema string
 	steps  []Migration
 	conn   *pgx.Conn
 }
 
-var validSchema = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
-
 func newMigrator(config *Config) (*migrator, error) {
-	schema := DefaultSchema
-	if config != nil && config.Schema != "" {
-		schema = config.Schema
+	if config == nil {
+		config = new(Config)
 	}
-	if !validSchema.MatchString(schema) || strings.HasPrefix(schema, "pg_") {
-		return nil, fmt.Errorf("migrations: %w: %q: use lower-case letters, digits and underscores", ErrInvalidSchema, schema)
+	schema, err := pgschema.Name(config.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("migrations: %w: %w", ErrInvalidSchema, err)
 	}
 	steps, err := load(schema)
 	if err != nil {
 		return nil, err
 	}
-	return &migrator{schema: schema, quoted: pgx.Identifier{schema}.Sanitize(), steps: steps}, nil
+	return &migrator{schema: schema, steps: steps}, nil
 }
 
 // locked runs do over one connection, one process at a time.
@@ -165,7 +163,7 @@ func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*mi
 
 // applied returns the versions the database has, in ascending order.
 func (m *migrator) applied(ctx context.Context) ([]int, error) {
-	rows, _ := m.conn.Query(ctx, `select version from `+m.quoted+`.schema_migrations order by version`)
+	rows, _ := m.conn.Query(ctx, pgschema.In(m.schema, `select version from SCHEMA.schema_migrations order by version`))
 	versions, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	if pgerr.NotMigrated(err) {
 		return nil, nil
@@ -190,49 +188,14 @@ func (m *migrator) pending(ctx context.Context) ([]Migration, error) {
 	}), nil
 }
 
-// apply runs one step and the statement that records it in one transaction.
-func (m *migrator) apply(ctx context.Context, step Migration, sql, record string, args ...any) error {
+// apply runs one file in a transaction. The file itself keeps schema_migrations.
+func (m *migrator) apply(ctx context.Context, name, sql string) error {
 	err := pgx.BeginFunc(ctx, m.conn, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, m.versionTable()); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, sql); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, record, args...)
+		_, err := tx.Exec(ctx, sql)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("migrations: %s in schema %s: %w", step.Name, m.schema, err)
-	}
-	return nil
-}
-
-func (m *migrator) versionTable() string {
-	return `create schema if not exists ` + m.quoted + `;
-		create table if not exists ` + m.quoted + `.schema_migrations (
-			version    int         not null primary key,
-			name       text        not null,
-			applied_at timestamptz not null default clock_timestamp()
-		)`
-}
-
-func (m *migrator) record() string {
-	return `insert into ` + m.quoted + `.schema_migrations (version, name) values ($1, $2)`
-}
-
-func (m *migrator) forget() string {
-	return `delete from ` + m.quoted + `.schema_migrations where version = $1`
-}
-
-// dropSchema removes the table of versions, and the schema unless somebody else uses it.
-func (m *migrator) dropSchema(ctx context.Context) error {
-	if _, err := m.conn.Exec(ctx, `drop table if exists `+m.quoted+`.schema_migrations`); err != nil && !pgerr.NotMigrated(err) {
-		return fmt.Errorf("migrations: drop versions of schema %s: %w", m.schema, err)
-	}
-	_, err := m.conn.Exec(ctx, `drop schema if exists `+m.quoted)
-	if err != nil && !pgerr.Is(err, pgerr.DependentObjects) {
-		return fmt.Errorf("migrations: drop schema %s: %w", m.schema, err)
+		return fmt.Errorf("migrations: %s in schema %s: %w", name, m.schema, err)
 	}
 	return nil
 }
@@ -277,8 +240,7 @@ func inSchema(sql, schema string) string {
 	if schema == DefaultSchema {
 		return sql
 	}
-	quoted := pgx.Identifier{schema}.Sanitize()
 	return schemaName.ReplaceAllStringFunc(sql, func(match string) string {
-		return strings.Replace(match, DefaultSchema, quoted, 1)
+		return strings.Replace(match, DefaultSchema, pgschema.Quote(schema), 1)
 	})
 }

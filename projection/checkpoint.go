@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
 // Makes the row of a projection that runs for the first time.
@@ -45,8 +45,13 @@ type checkpoints struct {
 }
 
 func newCheckpoints(pool *pgxpool.Pool, schema string) *checkpoints {
-	in := strings.NewReplacer("SCHEMA.", pgx.Identifier{schema}.Sanitize()+".").Replace
-	return &checkpoints{pool: pool, create: in(createSQL), load: in(loadSQL), lock: in(lockSQL), save: in(saveSQL)}
+	return &checkpoints{
+		pool:   pool,
+		create: pgschema.In(schema, createSQL),
+		load:   pgschema.In(schema, loadSQL),
+		lock:   pgschema.In(schema, lockSQL),
+		save:   pgschema.In(schema, saveSQL),
+	}
 }
 
 // get returns a projection's checkpoint, 0 for a new one.

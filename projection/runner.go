@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
 // Config adjusts a [Runner]. Nil and the zero value are the defaults.
@@ -74,6 +75,10 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		return nil, errors.New("projection.NewRunner: pool and log must be given")
 	}
 	c := config.withDefaults()
+	schema, err := pgschema.Name(c.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("projection.NewRunner: %w", err)
+	}
 	if c.BatchSize < 1 || c.MaxBackoff < 0 {
 		return nil, errors.New("projection.NewRunner: BatchSize and MaxBackoff must not be negative")
 	}
@@ -91,7 +96,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		}
 		r.workers[p.name] = &worker{
 			Projection:  p,
-			checkpoints: newCheckpoints(pool, c.Schema),
+			checkpoints: newCheckpoints(pool, schema),
 			feed:        feed,
 			logger:      c.Logger,
 			maxBackoff:  c.MaxBackoff,
@@ -106,9 +111,6 @@ func (c *Config) withDefaults() Config {
 	var d Config
 	if c != nil {
 		d = *c
-	}
-	if d.Schema == "" {
-		d.Schema = "tidemark"
 	}
 	if d.BatchSize == 0 {
 		d.BatchSize = 500

@@ -1,16 +1,3 @@
-// Package aggregatetest tests the decisions of an aggregate without a store: given some events,
-// when something is asked for, then these events follow, or this error.
-//
-//	aggregatetest.New(t, account.Definition).
-//		Given(account.Opened{Owner: "Ada"}).
-//		When(func(a *account.Account) ([]account.Event, error) { return a.Deposit(100) }).
-//		Then(account.Deposited{Amount: 100})
-//
-// # Guarantees
-//
-//   - Given and decided events go through the codec and back, so that an event that is not
-//     registered, or loses a field in storage, fails the test.
-//   - A decision that changes the state it was given fails the test.
 package aggregatetest
 
 import (

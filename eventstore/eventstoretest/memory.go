@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -88,8 +89,9 @@ func (m *Memory) appendLocked(change eventstore.Change) eventstore.Receipt {
 			Position:   eventstore.Position(len(m.log) + 1),
 			RecordedAt: time.Now().UTC().Truncate(time.Microsecond),
 			Metadata:   draft.Metadata,
-			Data:       slices.Clone(draft.Data),
+			Data:       draft.Data,
 		}
+		event = clone(event)
 		m.log = append(m.log, event)
 		m.streams[change.Stream] = append(m.streams[change.Stream], event)
 	}
@@ -147,7 +149,7 @@ func (m *Memory) Read(ctx context.Context, stream eventstore.StreamID, options e
 			if event.Version <= options.After || event.Version > options.To {
 				continue
 			}
-			if left == 0 || !yield(event, nil) {
+			if left == 0 || !yield(clone(event), nil) {
 				return
 			}
 			left--
@@ -218,13 +220,20 @@ func (m *Memory) Next(ctx context.Context, after eventstore.Position, filter eve
 	}
 }
 
+// clone keeps what is stored apart from what callers hold and may change.
+func clone(event eventstore.Raw) eventstore.Raw {
+	event.Data = slices.Clone(event.Data)
+	event.Metadata.Headers = maps.Clone(event.Metadata.Headers)
+	return event
+}
+
 func pageOf(log []eventstore.Raw, after eventstore.Position, filter eventstore.Filter, limit int) eventstore.Page {
 	page := eventstore.Page{Through: eventstore.Position(len(log))}
 	for _, event := range log[after:] {
 		if !filter.Match(event) {
 			continue
 		}
-		page.Events = append(page.Events, event)
+		page.Events = append(page.Events, clone(event))
 		if len(page.Events) == limit {
 			page.Through = event.Position
 			break

@@ -103,7 +103,7 @@ func collect(t *testing.T, events iter.Seq2[eventstore.Raw, error]) []eventstore
 func testRoundTrip(t *testing.T, s Store) {
 	id := uuid.New()
 	// Bytes come back as they went in: spaces, order, large numbers, duplicate members.
-	data := json.RawMessage(`{ "b": 1.50, "a": 12345678901234567890, "b": "č – 💰 \\u0000" }`)
+	data := json.RawMessage(`{ "b": 1.50, "a": 12345678901234567890, "b": "č – 💰 \\u0000 \ud83d\udcb0 \u00e9" }`)
 	before := time.Now().Add(-time.Minute)
 	receipt := mustAppend(t, s, stream("a-b-c"), eventstore.NoStream,
 		eventstore.Draft{ID: id, Type: "thing.made", Schema: 3, Data: data}, draft(2))
@@ -273,6 +273,8 @@ func testInvalidArguments(t *testing.T, s Store) {
 		"two values":           {with(func(c *eventstore.Change) { c.Events = payload(`{} {}`) })},
 		"NUL in payload":       {with(func(c *eventstore.Change) { c.Events = payload(`{"a":"\u0000"}`) })},
 		"NUL behind backslash": {with(func(c *eventstore.Change) { c.Events = payload(`{"a":"\\\u0000"}`) })},
+		"half a surrogate":     {with(func(c *eventstore.Change) { c.Events = payload(`{"a":"\ud800 \udc00"}`) })},
+		"metadata not UTF-8":   {with(func(c *eventstore.Change) { c.Events[0].Metadata.Headers = map[string]string{"a": "\xff"} })},
 		"payload not UTF-8":    {with(func(c *eventstore.Change) { c.Events = payload("\"\xff\"") })},
 		"10 MB payload":        {with(func(c *eventstore.Change) { c.Events = payload(`"` + strings.Repeat("x", 10<<20) + `"`) })},
 		"NUL in metadata":      {with(func(c *eventstore.Change) { c.Events[0].Metadata.Actor = "\x00" })},

@@ -18,8 +18,6 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
-
 // service is a running bank, seen from outside.
 type service struct {
 	*testing.T

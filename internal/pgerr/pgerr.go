@@ -20,8 +20,6 @@ const (
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"
 	Deadlock             = "40P01"
-	DependentObjects     = "2BP01"
-	InFailedTransaction  = "25P02"
 	undefinedTable       = "42P01"
 	undefinedFunction    = "42883"
 	invalidSchemaName    = "3F000"

@@ -1,0 +1,36 @@
+# Every target works on a clean clone. `make help` lists them.
+
+MODULES := . migrations/compat bench
+
+.DEFAULT_GOAL := help
+.PHONY: help test test/race lint bench fuzz tidy ci
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: ## run all tests
+	@for m in $(MODULES); do (cd $$m && go test ./...) || exit 1; done
+
+test/race: ## run all tests under the race detector
+	@for m in $(MODULES); do (cd $$m && go test -race ./...) || exit 1; done
+
+lint: ## check formatting, vet and staticcheck
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
+	@for m in $(MODULES); do (cd $$m && go vet ./... && go run honnef.co/go/tools/cmd/staticcheck@2025.1.1 ./...) || exit 1; done
+
+bench: ## compare with plain INSERT and COPY, on a durable Postgres
+	cd bench && go test -run '^$$' -bench . -benchtime 3s
+
+FUZZTIME ?= 20s
+fuzz: ## fuzz each target for FUZZTIME
+	go test ./eventstore -run '^$$' -fuzz FuzzParseStreamID -fuzztime $(FUZZTIME)
+	go test ./eventstore -run '^$$' -fuzz FuzzCodec -fuzztime $(FUZZTIME)
+	go test ./eventstore -run '^$$' -fuzz FuzzPayload -fuzztime $(FUZZTIME)
+	go test ./examples/bank/berka -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
+
+tidy: ## tidy the modules
+	@for m in $(MODULES); do (cd $$m && go mod tidy) || exit 1; done
+	go work sync
+
+ci: ## what the build server runs
+	CI=true bash .ci/run

@@ -1,0 +1,108 @@
+package archtest_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const module = "github.com/tidemark-es/tidemark"
+
+// mayImport says which of our packages a library package may depend on, directly or through
+// others. Those below internal are open to all, except the helpers of tests.
+var mayImport = map[string][]string{
+	"eventstore": nil,
+	"migrations": nil,
+	"snapshot":   {"eventstore"},
+	"projection": {"eventstore"},
+	"query":      {"eventstore"},
+	"command":    {"eventstore"},
+	"aggregate":  {"eventstore", "snapshot"},
+	"saga":       {"eventstore", "projection", "command"},
+	"publish":    {"eventstore", "projection"},
+	// The root package wires the others together.
+	"": {"eventstore", "migrations", "snapshot", "projection", "query", "command", "aggregate", "saga", "publish"},
+}
+
+// mayNeed lists the modules that applications get with the library. Think twice before adding one.
+var mayNeed = []string{
+	"github.com/jackc/pgx/v5",
+	"github.com/jackc/pgpassfile",    // by pgx
+	"github.com/jackc/pgservicefile", // by pgx
+	"github.com/jackc/puddle/v2",     // by pgx
+	"github.com/google/uuid",         // event ids
+	"github.com/cenkalti/backoff/v5", // retries
+	"golang.org/x/",                  // all of it
+}
+
+// pkg is what the rules have to know about a package.
+type pkg struct {
+	path    string            // the import path
+	deps    []string          // the import paths of all it depends on, directly or not, without tests
+	modules map[string]string // of deps: which module each comes from; none for the standard library
+}
+
+// violations returns what is wrong with the dependencies of a package, in sentences.
+func violations(p pkg) (found []string) {
+	name, ours := nameOf(p.path)
+	if !ours || isExample(name) {
+		return nil
+	}
+	for _, dep := range p.deps {
+		if depName, ours := nameOf(dep); ours && isExample(depName) {
+			found = append(found, fmt.Sprintf("%s depends on %s: nothing imports examples", p.path, dep))
+		}
+	}
+	if isTestHelper(name) || isInternal(name) {
+		return found
+	}
+	allowed, known := mayImport[name]
+	if !known {
+		return append(found, fmt.Sprintf("%s: say in mayImport which packages it may import", p.path))
+	}
+	for _, dep := range p.deps {
+		if depName, ours := nameOf(dep); ours {
+			found = append(found, ourViolation(p.path, depName, allowed)...)
+		} else if from, ok := p.modules[dep]; ok && !slices.ContainsFunc(mayNeed, matches(from)) {
+			found = append(found, fmt.Sprintf("%s depends on %s: module %s is not in mayNeed", p.path, dep, from))
+		}
+	}
+	return found
+}
+
+// ourViolation judges that the package at path depends on another one of ours.
+func ourViolation(path, dep string, allowed []string) []string {
+	switch {
+	case isExample(dep): // said already
+	case isTestHelper(dep):
+		return []string{fmt.Sprintf("%s depends on %s, which is for tests", path, dep)}
+	case isInternal(dep), slices.Contains(allowed, dep):
+	default:
+		return []string{fmt.Sprintf("%s depends on %s, may depend on %q", path, dep, allowed)}
+	}
+	return nil
+}
+
+// nameOf returns the path of one of our packages within the module.
+func nameOf(path string) (name string, ours bool) {
+	if path == module {
+		return "", true
+	}
+	return strings.CutPrefix(path, module+"/")
+}
+
+func isExample(name string) bool { return name == "examples" || strings.HasPrefix(name, "examples/") }
+
+func isInternal(name string) bool { return strings.HasPrefix(name, "internal/") }
+
+// isTestHelper reports whether a package exists for tests: those may need what they like.
+func isTestHelper(name string) bool {
+	return strings.HasSuffix(name, "test") || name == "internal/localpg"
+}
+
+// matches returns whether an entry of mayNeed lets a module in.
+func matches(path string) func(string) bool {
+	return func(entry string) bool {
+		return path == entry || strings.HasSuffix(entry, "/") && strings.HasPrefix(path, entry)
+	}
+}
