@@ -16,7 +16,7 @@ test/race: ## run all tests under the race detector
 
 lint: ## check formatting, vet and staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
-	@for m in $(MODULES); do (cd $$m && go vet ./... && go run honnef.co/go/tools/cmd/staticcheck@2025.1.1 ./...) || exit 1; done
+	@for m in $(MODULES); do (cd $$m && go vet ./... && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...) || exit 1; done
 
 bench: ## compare with plain INSERT and COPY, on a durable Postgres
 	cd bench && go test -run '^$$' -bench . -benchtime 3s

@@ -80,11 +80,6 @@ func (v Version) String() string {
 	return strconv.FormatInt(int64(v), 10)
 }
 
-// accepts reports whether a stream at version actual meets the expectation v.
-func (v Version) accepts(actual Version) bool {
-	return v == actual || v == Any || v == Exists && actual > 0
-}
-
 func (v Version) validate() error {
 	if v < Exists {
 		return invalid("expected version %d: want 0 or more, Any or Exists", int64(v))

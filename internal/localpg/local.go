@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	_ "embed"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -80,7 +81,7 @@ func serverUser() (*syscall.Credential, error) {
 			return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 		}
 	}
-	return nil, fmt.Errorf("Postgres refuses to run as root, and there is no user postgres or nobody to run it as")
+	return nil, errors.New("running as root, which Postgres refuses, and there is no user postgres or nobody to run it as")
 }
 
 // privateFolder returns the name of a folder for the watchdog to create. A unix
