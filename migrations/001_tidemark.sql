@@ -115,15 +115,6 @@ create table tidemark.timers (
 
 create index timers_due on tidemark.timers (due_at) where fired_at is null;
 
--- The highest position given out so far, whether its transaction has committed or not.
--- +goose StatementBegin
-create function tidemark.last_position() returns bigint
-language sql volatile as $$
-    select case when is_called then last_value else last_value - 1 end
-      from tidemark.events_position_seq
-$$;
--- +goose StatementEnd
-
 -- append() stores events at the end of streams: all of them or none.
 --
 -- streams and expected are parallel: a stream, and the version it must be at for the append to
@@ -222,7 +213,9 @@ begin
 
     -- The fence: while this transaction is open, no reader passes the position the sequence
     -- has here. See tidemark(). Only the low 32 bits fit into the key of an advisory lock.
-    fence := tidemark.last_position();
+    select case when is_called then last_value else last_value - 1 end
+      into fence
+      from tidemark.events_position_seq;
     perform pg_advisory_xact_lock_shared(
         hashtext('tidemark.events'),
         (((fence + 2147483648) & 4294967295) - 2147483648)::int);
@@ -300,7 +293,9 @@ begin
             hint = 'Read the log in a transaction at isolation level read committed.';
     end if;
 
-    reached := tidemark.last_position();
+    select case when is_called then last_value else last_value - 1 end
+      into reached
+      from tidemark.events_position_seq;
 
     select array_agg(l.objid::bigint)
       into locks
@@ -312,7 +307,9 @@ begin
        and l.granted;
 
     -- A fence holds the low 32 bits of a position that is at most `latest`, read after it.
-    latest := tidemark.last_position();
+    select case when is_called then last_value else last_value - 1 end
+      into latest
+      from tidemark.events_position_seq;
 
     return coalesce(
         (select e.position
@@ -331,7 +328,6 @@ $$;
 -- +goose Down
 drop function tidemark.tidemark();
 drop function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea);
-drop function tidemark.last_position();
 drop table tidemark.timers;
 drop table tidemark.sagas;
 drop table tidemark.dead_letters;
