@@ -127,6 +127,32 @@ func TestWithTx(t *testing.T) {
 	}
 }
 
+// TestKeyIsAtomic: an idempotency key is stored with the events or not at all.
+func TestKeyIsAtomic(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	ctx := eventstore.WithKey(t.Context(), "once", nil)
+	for _, commit := range []bool{false, true} {
+		tx := begin(t, pool)
+		first, err := store.WithTx(tx).Append(ctx, stream("a"), eventstore.NoStream, draft(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := store.WithTx(tx).Append(ctx, stream("a"), eventstore.NoStream, draft(1))
+		if err != nil || again != first {
+			t.Errorf("repeated in one transaction: %+v, %v; want %+v", again, err, first)
+		}
+		if commit {
+			mustCommit(t, tx)
+		} else if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, stored, err := store.Stored(ctx); stored != commit || err != nil {
+			t.Errorf("commit %v: stored %v, %v", commit, stored, err)
+		}
+	}
+}
+
 // TestWithTxConflict: a lost race within a caller's transaction is a conflict too.
 func TestWithTxConflict(t *testing.T) {
 	t.Parallel()

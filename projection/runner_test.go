@@ -29,6 +29,29 @@ var (
 	quiet = &projection.Config{Logger: slog.New(slog.DiscardHandler), MaxBackoff: time.Millisecond}
 )
 
+// alarm is a logger's handler that tells when a projection has failed.
+type alarm chan struct{}
+
+func (a alarm) Enabled(context.Context, slog.Level) bool { return true }
+func (a alarm) WithAttrs([]slog.Attr) slog.Handler       { return a }
+func (a alarm) WithGroup(string) slog.Handler            { return a }
+
+func (a alarm) Handle(context.Context, slog.Record) error {
+	select {
+	case a <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// alarmed returns a configuration, and what gets a value when a projection has failed.
+func alarmed() (*projection.Config, <-chan struct{}) {
+	failed := make(alarm, 1)
+	config := *quiet
+	config.Logger = slog.New(failed)
+	return &config, failed
+}
+
 // fixture is a store and a read model that counts events and adds up their numbers.
 type fixture struct {
 	*testing.T
@@ -258,7 +281,8 @@ func TestFailureStopsOnlyItself(t *testing.T) {
 	f := setup(t)
 	broken := errors.New("broken")
 	var fixed atomic.Bool
-	r, _ := f.start(quiet, f.store, record("good", nil), record("bad", func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
+	config, failing := alarmed()
+	r, _ := f.start(config, f.store, record("good", nil), record("bad", func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
 		if fixed.Load() {
 			return nil
 		}
@@ -270,8 +294,7 @@ func TestFailureStopsOnlyItself(t *testing.T) {
 
 	ctx, cancel := context.WithCancelCause(t.Context())
 	go func() { // give up once the failure is known
-		for r.Status()[0].Err == nil {
-		}
+		<-failing
 		cancel(context.DeadlineExceeded)
 	}()
 	err := r.Wait(ctx, last)
@@ -312,9 +335,9 @@ func TestUndecodable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, _ := f.start(quiet, f.store, record("a", nil))
-	for r.Status()[0].Err == nil {
-	}
+	config, failing := alarmed()
+	r, _ := f.start(config, f.store, record("a", nil))
+	<-failing
 	if err := r.Status()[0].Err; !errors.Is(err, eventstore.ErrDecode) {
 		t.Errorf("status: %v, want ErrDecode", err)
 	}
