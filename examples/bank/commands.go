@@ -168,11 +168,11 @@ func (h *handlers) transfer(ctx context.Context, c Transfer) (eventstore.Receipt
 		if err != nil {
 			return nil, fmt.Errorf("account %s: %w", c.To, err)
 		}
-		debit, err := from.Change(sent)
+		debit, err := from.Change(sent...)
 		if err != nil {
 			return nil, err
 		}
-		credit, err := to.Change(received)
+		credit, err := to.Change(received...)
 		return []eventstore.Change{debit, credit}, err
 	})
 	if err != nil {

@@ -58,13 +58,19 @@ func (a *Account) Withdraw(b Booking) ([]Event, error) {
 }
 
 // Send takes money out of the account for another one of this bank.
-func (a *Account) Send(to string, b Booking) (Event, error) {
-	return TransferSent{b, to}, a.canPay(b.Money)
+func (a *Account) Send(to string, b Booking) ([]Event, error) {
+	if err := a.canPay(b.Money); err != nil {
+		return nil, err
+	}
+	return []Event{TransferSent{b, to}}, nil
 }
 
 // Receive puts in what another account of this bank has sent.
-func (a *Account) Receive(from string, b Booking) (Event, error) {
-	return TransferReceived{b, from}, a.canReceive(b.Money)
+func (a *Account) Receive(from string, b Booking) ([]Event, error) {
+	if err := a.canReceive(b.Money); err != nil {
+		return nil, err
+	}
+	return []Event{TransferReceived{b, from}}, nil
 }
 
 // Close closes the account, which must be empty.

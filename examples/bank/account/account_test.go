@@ -29,23 +29,11 @@ func withdraw(b account.Booking) decision {
 }
 
 func send(b account.Booking) decision {
-	return func(a *account.Account) ([]account.Event, error) {
-		e, err := a.Send("other", b)
-		if err != nil {
-			return nil, err
-		}
-		return []account.Event{e}, nil
-	}
+	return func(a *account.Account) ([]account.Event, error) { return a.Send("other", b) }
 }
 
 func receive(b account.Booking) decision {
-	return func(a *account.Account) ([]account.Event, error) {
-		e, err := a.Receive("other", b)
-		if err != nil {
-			return nil, err
-		}
-		return []account.Event{e}, nil
-	}
+	return func(a *account.Account) ([]account.Event, error) { return a.Receive("other", b) }
 }
 
 func closing(a *account.Account) ([]account.Event, error) {

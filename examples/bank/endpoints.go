@@ -1,0 +1,189 @@
+package main
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/examples/bank/account"
+)
+
+func (a *api) open(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		Account string `json:"account"` // chosen by the client, or else by us
+		account.Opened
+	}
+	if err := decode(r, &body); err != nil {
+		return err
+	}
+	id := body.Account
+	if key, ok := eventstore.KeyFrom(r.Context()); id == "" && ok {
+		id = uuid.NewSHA1(uuid.NameSpaceURL, []byte(key.Name)).String() // a repeat must name the same account
+	} else if id == "" {
+		id = uuid.NewString()
+	}
+	body.Date = orToday(body.Date)
+	w.Header().Set("Location", "/accounts/"+url.PathEscape(id))
+	return a.dispatch(w, r, http.StatusCreated, id, OpenAccount{id, body.Opened})
+}
+
+func (a *api) deposit(w http.ResponseWriter, r *http.Request) error {
+	var body account.Booking
+	id, seen, err := target(r, &body)
+	if err != nil {
+		return err
+	}
+	body.Date = orToday(body.Date)
+	return a.dispatch(w, r, http.StatusOK, id, Deposit{id, seen, body})
+}
+
+func (a *api) withdraw(w http.ResponseWriter, r *http.Request) error {
+	var body account.Booking
+	id, seen, err := target(r, &body)
+	if err != nil {
+		return err
+	}
+	body.Date = orToday(body.Date)
+	return a.dispatch(w, r, http.StatusOK, id, Withdraw{id, seen, body})
+}
+
+func (a *api) transfer(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		To string `json:"to"`
+		account.Booking
+	}
+	id, seen, err := target(r, &body)
+	if err != nil {
+		return err
+	}
+	body.Date = orToday(body.Date)
+	return a.dispatch(w, r, http.StatusOK, id, Transfer{id, body.To, seen, body.Booking})
+}
+
+func (a *api) close(w http.ResponseWriter, r *http.Request) error {
+	var body account.AccountClosed
+	id, seen, err := target(r, &body)
+	if err != nil {
+		return err
+	}
+	body.Date = orToday(body.Date)
+	return a.dispatch(w, r, http.StatusOK, id, CloseAccount{id, seen, body})
+}
+
+// dispatch sends a command and answers with its receipt.
+func (a *api) dispatch(w http.ResponseWriter, r *http.Request, status int, id string, c any) error {
+	receipt, err := a.bus.Dispatch(r.Context(), c)
+	if err != nil {
+		w.Header().Del("Location")
+		return err
+	}
+	w.Header().Set("ETag", etag(receipt.Version))
+	w.Header().Set(positionOf, receipt.Position.String())
+	return writeJSON(w, status, struct {
+		Account  string              `json:"account"`
+		Version  eventstore.Version  `json:"version"`
+		Position eventstore.Position `json:"position"`
+	}{id, receipt.Version, receipt.Position})
+}
+
+// show answers from the aggregate itself, so that the version is the one to send as If-Match.
+func (a *api) show(w http.ResponseWriter, r *http.Request) error {
+	loaded, err := a.accounts.Load(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	if loaded.State.Status == "" {
+		return account.ErrUnknown
+	}
+	w.Header().Set("ETag", etag(loaded.Version))
+	return writeJSON(w, http.StatusOK, struct {
+		Account   string             `json:"account"`
+		Owner     string             `json:"owner"`
+		Currency  string             `json:"currency"`
+		Overdraft int64              `json:"overdraft"`
+		Balance   int64              `json:"balance"`
+		Status    account.Status     `json:"status"`
+		Version   eventstore.Version `json:"version"`
+	}{r.PathValue("id"), loaded.State.Owner, loaded.State.Currency, loaded.State.Overdraft,
+		loaded.State.Balance, loaded.State.Status, loaded.Version})
+}
+
+func (a *api) list(w http.ResponseWriter, r *http.Request) error {
+	limit, err := limitOf(r)
+	if err != nil {
+		return err
+	}
+	rows, err := a.queries.accounts(r.Context(), AccountList{After: r.FormValue("after"), Limit: limit})
+	if err != nil {
+		return err
+	}
+	return writePage(w, "accounts", rows, limit, func(row AccountRow) string { return row.Account })
+}
+
+func (a *api) statement(w http.ResponseWriter, r *http.Request) error {
+	q := Statement{
+		Account: r.PathValue("id"),
+		From:    account.Date(r.FormValue("from")),
+		To:      account.Date(r.FormValue("to")),
+		Types:   r.Form["type"],
+	}
+	var err error
+	if q.Limit, err = limitOf(r); err != nil {
+		return err
+	}
+	for _, date := range []account.Date{q.From, q.To} {
+		if date != "" && date.Validate() != nil {
+			return badRequest("%v", date.Validate())
+		}
+	}
+	if after := r.FormValue("after"); after != "" {
+		n, err := strconv.ParseInt(after, 10, 64)
+		if err != nil || n < 0 {
+			return badRequest("after=%s: want the next of an earlier page", after)
+		}
+		q.After = eventstore.Version(n)
+	}
+	entries, err := a.queries.statement(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	return writePage(w, "entries", entries, q.Limit, func(e Entry) string { return e.Version.String() })
+}
+
+func (a *api) search(w http.ResponseWriter, r *http.Request) error {
+	limit, err := limitOf(r)
+	if err != nil {
+		return err
+	}
+	text := strings.TrimSpace(r.FormValue("q"))
+	if text == "" || len(text) > 500 {
+		return badRequest("q: want 1 to 500 bytes of text to search for")
+	}
+	hits, err := a.queries.search(r.Context(), Search{Text: text, Limit: limit})
+	if err != nil {
+		return err
+	}
+	return writePage(w, "hits", hits, limit, nil)
+}
+
+// health is for readiness probes: 503 while a read model is failing.
+func (a *api) health(w http.ResponseWriter, _ *http.Request) error {
+	type model struct {
+		Name       string              `json:"name"`
+		Checkpoint eventstore.Position `json:"checkpoint"`
+		Error      string              `json:"error,omitempty"`
+	}
+	status, models := http.StatusOK, []model{}
+	for _, s := range a.runner.Status() {
+		m := model{Name: s.Name, Checkpoint: s.Checkpoint}
+		if s.Err != nil {
+			status, m.Error = http.StatusServiceUnavailable, s.Err.Error()
+		}
+		models = append(models, m)
+	}
+	return writeJSON(w, status, map[string]any{"projections": models})
+}
