@@ -75,6 +75,9 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 	if !ok {
 		return nil, false, nil
 	}
+	if err := key.Validate(); err != nil {
+		return nil, false, wrap(err, "look up")
+	}
 	rows, err := s.db.Query(ctx, s.sql.key, key.Name)
 	if err != nil {
 		return nil, false, translate(err, "look up idempotency key %q", key.Name)

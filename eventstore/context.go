@@ -28,6 +28,10 @@ type Key struct {
 	Content [32]byte // SHA-256 of what the caller asks for
 }
 
+// Validate returns an [InvalidError] unless the name is not empty, has at most 250 bytes, and is
+// UTF-8 without control characters.
+func (k Key) Validate() error { return validName("idempotency key", k.Name) }
+
 // WithKey returns a context under which the next append is stored under an idempotency key: a
 // repeat of it stores nothing and is answered with the first receipts. content is what the
 // caller asks for, such as the body of a request; the same key with other content is refused

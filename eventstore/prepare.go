@@ -23,7 +23,7 @@ func Prepare(ctx context.Context, changes []Change, maxEventBytes int) ([]Change
 		return nil, invalid("commit: no changes")
 	}
 	if key, ok := KeyFrom(ctx); ok {
-		if err := validName("idempotency key", key.Name); err != nil {
+		if err := key.Validate(); err != nil {
 			return nil, err
 		}
 	}

@@ -199,9 +199,12 @@ func testInvalidArguments(t *testing.T, s Store) {
 			t.Errorf("%s: %v, want an InvalidError", name, err)
 		}
 	}
-	for _, name := range []string{"", long} {
-		if _, err := s.Commit(eventstore.WithKey(t.Context(), name, nil), ok("a")); !errors.Is(err, eventstore.ErrInvalid) {
-			t.Errorf("idempotency key of %d bytes: %v, want ErrInvalid", len(name), err)
+	for _, name := range []string{"", long, "\xff", "a\x00"} {
+		ctx := eventstore.WithKey(t.Context(), name, nil)
+		_, commitErr := s.Commit(ctx, ok("a"))
+		_, _, storedErr := s.Stored(ctx)
+		if !errors.Is(commitErr, eventstore.ErrInvalid) || !errors.Is(storedErr, eventstore.ErrInvalid) {
+			t.Errorf("idempotency key %.10q: commit %v, stored %v; want ErrInvalid", name, commitErr, storedErr)
 		}
 	}
 	for name, events := range map[string]iter.Seq2[eventstore.Raw, error]{

@@ -113,6 +113,9 @@ func (m *Memory) storedLocked(ctx context.Context) ([]eventstore.Receipt, bool, 
 	if !ok {
 		return nil, false, nil
 	}
+	if err := key.Validate(); err != nil {
+		return nil, false, err
+	}
 	first, ok := m.keys[key.Name]
 	if ok && first.content != key.Content {
 		return nil, false, &eventstore.KeyReusedError{Key: key.Name}
