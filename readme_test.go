@@ -9,7 +9,11 @@ import (
 	"strings"
 	"testing"
 
+	// What the program imports, so that a change to it runs the test again.
+	_ "github.com/tidemark-es/tidemark/aggregate"
+	_ "github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
+	_ "github.com/tidemark-es/tidemark/migrations"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }

@@ -241,6 +241,41 @@ func TestKey(t *testing.T) {
 	})
 }
 
+// TestKeyConcurrent: a repeat that is stored between looking the key up and deciding is found,
+// though it has made the decision impossible.
+func TestKeyConcurrent(t *testing.T) {
+	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {
+		if _, err := repo.Update(t.Context(), "a", limit(10)); err != nil {
+			t.Fatal(err)
+		}
+		ctx := eventstore.WithKey(t.Context(), "add 7", nil)
+		var first eventstore.Receipt
+		again, err := repo.Update(ctx, "a", func(*counter) (_ []event, err error) {
+			if first, err = repo.Update(ctx, "a", add(7)); err != nil {
+				t.Fatal(err)
+			}
+			return nil, errLimit
+		})
+		if err != nil || again != first || first.Version != 2 {
+			t.Errorf("the slower request: %+v, %v; want %+v", again, err, first)
+		}
+	})
+}
+
+// TestDecisionIsFinal: an error of a decision is returned as it is, even one that says conflict.
+func TestDecisionIsFinal(t *testing.T) {
+	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {
+		decided, own := 0, fmt.Errorf("my own: %w", eventstore.ErrConflict)
+		_, err := repo.Update(t.Context(), "a", func(*counter) ([]event, error) {
+			decided++
+			return nil, own
+		})
+		if decided != 1 || err != own {
+			t.Errorf("decided %d times, %v; want once and the decision's own error", decided, err)
+		}
+	})
+}
+
 func TestUnknownEvent(t *testing.T) {
 	each(t, func(t *testing.T, store aggregate.Store, repo *aggregate.Repository[counter, event]) {
 		_, err := store.Commit(t.Context(), eventstore.Change{Stream: counters.Stream("a"), Expected: eventstore.Any,

@@ -33,34 +33,46 @@ func Commit(ctx context.Context, store Store, config *Config, decide func(contex
 	attempts := 0
 	try := func() ([]eventstore.Receipt, error) {
 		attempts++
-		receipts, err := commitOnce(ctx, store, decide)
-		if err != nil && !errors.Is(err, eventstore.ErrConflict) {
-			return nil, backoff.Permanent(err)
-		}
-		return receipts, err
+		return commitOnce(ctx, store, decide)
 	}
 	tries, wait := config.policy()
 	receipts, err := backoff.Retry(ctx, try,
 		backoff.WithMaxTries(tries), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(wait))
-	if permanent, ok := err.(*backoff.PermanentError); ok { // of the last attempt
-		err = permanent.Err
+	if last, ok := err.(*backoff.PermanentError); ok {
+		return nil, last.Err
 	}
-	if attempts > 1 && errors.Is(err, eventstore.ErrConflict) {
-		return nil, fmt.Errorf("aggregate: gave up after %d attempts: %w", attempts, err)
+	if err != nil && attempts > 1 {
+		err = fmt.Errorf("aggregate: gave up after %d attempts: %w", attempts, err)
 	}
 	return receipts, err
 }
 
+// commitOnce decides and commits. Its error is permanent unless another attempt makes sense.
 func commitOnce(ctx context.Context, store Store, decide func(context.Context) ([]eventstore.Change, error)) ([]eventstore.Receipt, error) {
 	// Asked before deciding: a repeated withdrawal would find the account empty.
 	if receipts, ok, err := store.Stored(ctx); ok || err != nil {
-		return receipts, err
+		return receipts, permanent(err)
 	}
 	changes, err := decide(ctx)
 	if err != nil || len(changes) == 0 {
-		return nil, err
+		// And asked again: a repeat may have been stored since, and be what was decided on.
+		if receipts, ok, storedErr := store.Stored(ctx); ok || storedErr != nil {
+			return receipts, permanent(storedErr)
+		}
+		return nil, permanent(err)
 	}
-	return store.Commit(ctx, changes...)
+	receipts, err := store.Commit(ctx, changes...)
+	if err != nil && !errors.Is(err, eventstore.ErrConflict) {
+		err = permanent(err)
+	}
+	return receipts, err
+}
+
+func permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return backoff.Permanent(err)
 }
 
 func (c *Config) policy() (tries uint, wait backoff.BackOff) {

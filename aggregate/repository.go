@@ -84,19 +84,19 @@ func (r *Repository[S, E]) Load(ctx context.Context, key string) (*Loaded[S, E],
 // Without events nothing is appended, and the receipt is that of the state decided on. After too
 // many conflicts the last one is returned, an [eventstore.ConflictError].
 func (r *Repository[S, E]) Update(ctx context.Context, key string, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
-	return r.update(ctx, r.config, key, eventstore.Any, decide)
+	return r.update(ctx, key, eventstore.Any, decide)
 }
 
 // UpdateAt is [Repository.Update] for a caller who has seen the aggregate at a version and wants
 // to change that one only: at any other it returns an [eventstore.ConflictError] and decides
 // nothing.
 func (r *Repository[S, E]) UpdateAt(ctx context.Context, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
-	return r.update(ctx, &Config{MaxAttempts: 1}, key, seen, decide)
+	return r.update(ctx, key, seen, decide)
 }
 
-func (r *Repository[S, E]) update(ctx context.Context, config *Config, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
+func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
 	var unchanged eventstore.Receipt
-	receipts, err := Commit(ctx, r.store, config, func(ctx context.Context) ([]eventstore.Change, error) {
+	receipts, err := Commit(ctx, r.store, r.config, func(ctx context.Context) ([]eventstore.Change, error) {
 		loaded, err := r.Load(ctx, key)
 		if err != nil {
 			return nil, err

@@ -11,9 +11,12 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
+// Texts are cast here, so that they can be sent in every mode of pgx, also in those without
+// prepared statements that poolers need.
 const appendSQL = `
 select version, position
-  from SCHEMA.append($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+  from SCHEMA.append($1::text[], $2::bigint[], $3::int[], $4::text[]::uuid[], $5::text[], $6::smallint[],
+                     $7::text[]::json[], $8::text[]::json[], $9::text, $10::bytea)`
 
 const keySQL = `
 select content, versions, positions
@@ -109,11 +112,11 @@ type appendArgs struct {
 	expected []int64
 
 	changes []int32 // per event, the index into streams, from 1
-	ids     [][16]byte
+	ids     []string
 	types   []string
 	schemas []int16
-	data    []json.RawMessage
-	metas   []json.RawMessage
+	data    []string
+	metas   []*string // nil where there are none
 
 	key     *string
 	content []byte
@@ -126,11 +129,11 @@ func newAppendArgs(ctx context.Context, changes []Change) *appendArgs {
 		a.expected = append(a.expected, int64(change.Expected))
 		for _, draft := range change.Events {
 			a.changes = append(a.changes, int32(i+1))
-			a.ids = append(a.ids, draft.ID)
+			a.ids = append(a.ids, draft.ID.String())
 			a.types = append(a.types, draft.Type)
 			a.schemas = append(a.schemas, int16(draft.Schema))
-			a.data = append(a.data, draft.Data)
-			a.metas = append(a.metas, draft.Metadata.encode())
+			a.data = append(a.data, string(draft.Data))
+			a.metas = append(a.metas, draft.Metadata.text())
 		}
 	}
 	if key, ok := KeyFrom(ctx); ok {

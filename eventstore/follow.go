@@ -40,6 +40,16 @@ type Page struct {
 	Through Position
 }
 
+// yield yields the events and reports whether the loop goes on.
+func (p Page) yield(yield func(Raw, error) bool) bool {
+	for _, event := range p.Events {
+		if !yield(event, nil) {
+			return false
+		}
+	}
+	return true
+}
+
 // ReadAll iterates over the log after a position, in order of position, and ends at the
 // [Store.Tidemark] as of now.
 func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
@@ -59,10 +69,8 @@ func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter
 				yield(Raw{}, err)
 				return
 			}
-			for _, event := range page.Events {
-				if !yield(event, nil) {
-					return
-				}
+			if !page.yield(yield) {
+				return
 			}
 			after = page.Through
 		}
@@ -80,10 +88,8 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 				yield(Raw{}, err)
 				return
 			}
-			for _, event := range page.Events {
-				if !yield(event, nil) {
-					return
-				}
+			if !page.yield(yield) {
+				return
 			}
 			after = page.Through
 		}

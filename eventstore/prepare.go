@@ -105,11 +105,16 @@ func (m Metadata) validate(maxBytes int) error {
 	return validJSON(m.encode(), maxBytes)
 }
 
-// encode returns the metadata as JSON, nil when there is none.
-func (m Metadata) encode() json.RawMessage {
+// text returns the metadata as JSON, nil when there is none.
+func (m Metadata) text() *string {
 	if m.isZero() {
 		return nil
 	}
+	text := string(m.encode())
+	return &text
+}
+
+func (m Metadata) encode() []byte {
 	data, err := json.Marshal(m)
 	if err != nil {
 		panic("eventstore: metadata is strings only: " + err.Error())

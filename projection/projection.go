@@ -23,9 +23,13 @@ type Projection struct {
 	handle func(context.Context, pgx.Tx, eventstore.Raw) error
 }
 
-// New returns a projection that handles the events whose types are in the codec. The name is
-// what its checkpoint is stored under: another name starts from the beginning of the log. It
-// panics when the name is empty or a part is nil.
+// New returns a projection that handles the events whose types are in the codec. One that is fed
+// by several aggregates takes a codec of its own, with the types of all of them and an E that
+// they share. The tables it writes to are the application's to create, before the runner starts.
+//
+// The name is what its checkpoint is stored under. Another name, and other tables, start from the
+// beginning of the log; so does an empty table after its row in the table projections was deleted
+// while no runner was running. New panics when the name is empty or a part is nil.
 func New[E any](name string, codec *eventstore.Codec[E], handler Handler[E]) *Projection {
 	if name == "" || codec == nil || handler == nil {
 		panic(fmt.Sprintf("projection %q: name, codec and handler must be given", name))

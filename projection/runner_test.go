@@ -217,6 +217,27 @@ func TestExactlyOnce(t *testing.T) {
 	}
 }
 
+// TestCheckpointIsWithTheReadModel: when the checkpoint cannot be saved, the writes of the batch
+// are not there either.
+func TestCheckpointIsWithTheReadModel(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`create sequence saves`)
+	f.exec(`create function refuse_first() returns trigger language plpgsql as $$
+		begin
+			if nextval('saves') <= 3 then
+				raise 'not now';
+			end if;
+			return new;
+		end $$`)
+	f.exec(`create trigger refuse_first before update on tidemark.projections for each row execute function refuse_first()`)
+	config := *quiet
+	config.BatchSize = 2
+	r, _ := f.start(&config, f.store, record("a", nil))
+	f.wait(r, f.append(codec, 9))
+	f.checkModel("a")
+}
+
 // TestTwoProcesses lets two runners run the same projection, as two processes would.
 func TestTwoProcesses(t *testing.T) {
 	t.Parallel()

@@ -38,7 +38,7 @@ func (w *worker) start(ctx context.Context) error {
 // run handles batch after batch until ctx is done. After a failure it pauses, longer each time.
 func (w *worker) run(ctx context.Context) {
 	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, w.maxBackoff
+	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, w.maxBackoff), w.maxBackoff
 	for ctx.Err() == nil {
 		err := w.step(ctx)
 		if ctx.Err() != nil {
@@ -49,7 +49,7 @@ func (w *worker) run(ctx context.Context) {
 			pause.Reset()
 			continue
 		}
-		delay := pause.NextBackOff()
+		delay := min(pause.NextBackOff(), w.maxBackoff) // jitter goes both ways
 		w.logger.ErrorContext(ctx, "projection failed and will be tried again",
 			"projection", w.name, "checkpoint", w.at(), "retry_in", delay, "error", err)
 		select {

@@ -29,7 +29,7 @@ func After[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string
 		if position, ok := ctx.Value(positionKey{}).(eventstore.Position); ok {
 			if err := waiter.Wait(ctx, position, projections...); err != nil {
 				var none R
-				if ctx.Err() != nil {
+				if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 					err = fmt.Errorf("query: position %d: %w: %w", position, ErrBehind, err)
 				}
 				return none, err

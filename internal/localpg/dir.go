@@ -39,6 +39,12 @@ func openDir(ctx context.Context, dir string, runAs *syscall.Credential) (*keptD
 	if err != nil {
 		return nil, err
 	}
+	if owner != nil { // whoever may run the cluster may lock it
+		if err := lock.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
+			lock.Close()
+			return nil, err
+		}
+	}
 	return &keptDir{data: filepath.Join(dir, "data"), lock: lock, owner: owner}, nil
 }
 

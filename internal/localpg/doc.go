@@ -8,12 +8,12 @@
 //     /usr/lib/postgresql and Homebrew's folders: a private cluster in a
 //     temporary folder, reached over a unix socket;
 //  3. Docker: a container of TIDEMARK_POSTGRES_IMAGE, postgres:17-alpine by
-//     default.
+//     default;
+//  4. except for root, Postgres's binaries, downloaded once into the user's cache
+//     folder, from Maven Central or the mirror of it that
+//     TIDEMARK_POSTGRES_REPOSITORY names.
 //
 // TIDEMARK_POSTGRES=url, local, container or download forces one of them.
-// Nothing is ever downloaded unasked: only TIDEMARK_POSTGRES=download fetches
-// Postgres's binaries, once, into the user's cache folder, from Maven Central or
-// the mirror of it that TIDEMARK_POSTGRES_REPOSITORY names. Root downloads none.
 //
 // # Guarantees
 //

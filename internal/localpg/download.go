@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +17,7 @@ import (
 )
 
 const (
-	// downloadVersion is the Postgres that TIDEMARK_POSTGRES=download fetches.
+	// downloadVersion is the Postgres that is fetched.
 	downloadVersion = embeddedpostgres.V17
 	// repositoryVar names the environment variable that holds the address of a
 	// Maven repository to fetch it from.
@@ -28,25 +29,26 @@ const (
 // they are there already, and runs them like installed ones.
 func (c *Config) startDownload(ctx context.Context) (*Server, error) {
 	if os.Geteuid() == 0 {
-		return nil, errors.New("binaries are not downloaded for root: run this as another user")
+		return nil, fmt.Errorf("a download is %w: root fetches no binaries, run this as another user", errAbsent)
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return nil, err
 	}
 	cache = filepath.Join(cache, "tidemark", "postgres-"+string(downloadVersion))
-	if err := fetch(ctx, cache); err != nil {
-		return nil, fmt.Errorf("download Postgres %s: %w", downloadVersion, err)
+	if err := fetch(ctx, cmp.Or(c.Logger, slog.Default()), cache); err != nil {
+		return nil, fmt.Errorf("a download of Postgres %s is %w: %w", downloadVersion, errAbsent, err)
 	}
 	return c.startCluster(ctx, Download, []string{filepath.Join(cache, "bin")})
 }
 
 // fetch fills the cache folder, in one step: of several processes that fetch at
 // the same time one wins, and all of them find the same.
-func fetch(ctx context.Context, cache string) error {
+func fetch(ctx context.Context, logger *slog.Logger, cache string) error {
 	if hasServer(filepath.Join(cache, "bin")) {
 		return nil
 	}
+	logger.InfoContext(ctx, "downloading Postgres, once", "version", downloadVersion, "into", cache)
 	scratch, err := os.MkdirTemp("", "tidemark-download-")
 	if err != nil {
 		return err
@@ -81,6 +83,7 @@ func fetch(ctx context.Context, cache string) error {
 	if hasServer(filepath.Join(cache, "bin")) {
 		return nil
 	}
+	logger.InfoContext(ctx, "downloading Postgres, once", "version", downloadVersion, "into", cache)
 	return cmp.Or(err, errors.New("the archive holds no initdb and postgres"))
 }
 

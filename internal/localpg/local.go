@@ -61,7 +61,7 @@ func (c *Config) startCluster(ctx context.Context, source Source, folders []stri
 		}
 		return nil, fmt.Errorf("start the Postgres in %s: %w", bin, err)
 	}
-	return &Server{url: address, source: source, stop: w.stop}, nil
+	return &Server{url: address, source: source, stop: w.stop, done: w.done}, nil
 }
 
 // serverUser returns the user that the server runs as: postgres or else nobody

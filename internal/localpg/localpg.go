@@ -26,8 +26,7 @@ var ErrNoPostgres = errors.New("no Postgres found")
 // TIDEMARK_POSTGRES.
 type Source string
 
-// The sources, in the order in which Start tries them. Download is never
-// tried unless it is asked for.
+// The sources, in the order in which Start tries them.
 const (
 	URL       Source = "url"
 	Local     Source = "local"
@@ -64,6 +63,7 @@ type Server struct {
 	url    string
 	source Source
 	stop   func() error
+	done   <-chan struct{} // nil if we would not notice
 }
 
 // URL returns a connection string for a database that exists, with a user who
@@ -72,6 +72,10 @@ func (s *Server) URL() string { return s.url }
 
 // Source says where the server comes from.
 func (s *Server) Source() Source { return s.source }
+
+// Done returns a channel that is closed when the server has ended, by Stop or
+// by itself. For servers that were not started from binaries it is nil.
+func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Stop stops the server and returns when nothing of it is left. A server named
 // by URLVar is left alone. Stop may be called again, and then reports the same.
@@ -111,9 +115,9 @@ func Start(ctx context.Context, config *Config) (*Server, error) {
 
 // choose tries the sources in turn until one is there.
 func (c *Config) choose(try func(Source) (*Server, error)) (*Server, error) {
-	sources := []Source{URL, Local, Container}
+	sources := []Source{URL, Local, Container, Download}
 	if forced := Source(os.Getenv(forceVar)); forced != "" {
-		if !slices.Contains(append(sources, Download), forced) {
+		if !slices.Contains(sources, forced) {
 			return nil, fmt.Errorf("%s=%s: want url, local, container or download", forceVar, forced)
 		}
 		sources = []Source{forced}
@@ -130,8 +134,8 @@ func (c *Config) choose(try func(Source) (*Server, error)) (*Server, error) {
 		return nil, fmt.Errorf("%w: %s=%s, but %w", ErrNoPostgres, forceVar, sources[0], reasons[0])
 	}
 	return nil, fmt.Errorf("%w: set %s to the connection string of a server, or install Postgres "+
-		"(its folder on PATH or in PG_BIN), or start Docker, or set %s=download to fetch Postgres's binaries",
-		ErrNoPostgres, c.urlVar(), forceVar)
+		"(its folder on PATH or in PG_BIN), or start Docker (%w)",
+		ErrNoPostgres, c.urlVar(), reasons[len(reasons)-1])
 }
 
 func (c *Config) startURL(ctx context.Context) (*Server, error) {
@@ -191,7 +195,7 @@ func awaitReady(ctx context.Context, url string, ended func() bool) error {
 		select {
 		case <-retry.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the server does not answer: %w", err)
+			return fmt.Errorf("the server does not answer yet: %w", errors.Join(context.Cause(ctx), err))
 		}
 	}
 }

@@ -156,9 +156,9 @@ func TestFirstSourceThatIsThereWins(t *testing.T) {
 		tried []localpg.Source
 	}{
 		{localpg.URL, nil, []localpg.Source{localpg.URL}},
-		{localpg.Container, nil, []localpg.Source{localpg.URL, localpg.Local, localpg.Container}},
+		{localpg.Container, nil, []localpg.Source{localpg.URL, localpg.Local, localpg.Container, localpg.Download}},
 		{localpg.Local, broken, []localpg.Source{localpg.URL, localpg.Local}}, // there, but of no use
-		{"", localpg.ErrNoPostgres, []localpg.Source{localpg.URL, localpg.Local, localpg.Container}},
+		{"", localpg.ErrNoPostgres, []localpg.Source{localpg.URL, localpg.Local, localpg.Container, localpg.Download}},
 	} {
 		var tried []localpg.Source
 		_, err := localpg.Choose(&localpg.Config{}, func(source localpg.Source) (*localpg.Server, error) {
@@ -175,7 +175,7 @@ func TestFirstSourceThatIsThereWins(t *testing.T) {
 			t.Errorf("%s there: tried (-want +got):\n%s", test.there, diff)
 		}
 		if test.err == localpg.ErrNoPostgres {
-			for _, way := range []string{"DATABASE_URL", "PG_BIN", "Docker", "TIDEMARK_POSTGRES=download"} {
+			for _, way := range []string{"DATABASE_URL", "PG_BIN", "Docker"} {
 				if !strings.Contains(err.Error(), way) {
 					t.Errorf("%q does not mention %s", err, way)
 				}

@@ -27,8 +27,12 @@ fail() {
 
 # A cluster appears under its name only when it is complete.
 if ! [ -e "$data/PG_VERSION" ]; then
+	case $data in # what is not kept need not be safe on disk
+	"$home"/*) sync=--no-sync ;;
+	*) sync= ;;
+	esac
 	rm -rf "$data.new"
-	"$bin/initdb" -D "$data.new" -U postgres -A trust -E UTF8 --locale=C --no-sync >"$log" 2>&1 || fail
+	"$bin/initdb" -D "$data.new" -U postgres -A trust -E UTF8 --locale=C $sync >"$log" 2>&1 || fail
 	mv "$data.new" "$data" || exit 1
 fi
 
