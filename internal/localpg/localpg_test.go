@@ -156,7 +156,7 @@ func TestFirstSourceThatIsThereWins(t *testing.T) {
 		tried []localpg.Source
 	}{
 		{localpg.URL, nil, []localpg.Source{localpg.URL}},
-		{localpg.Container, nil, []localpg.Source{localpg.URL, localpg.Local, localpg.Container, localpg.Download}},
+		{localpg.Container, nil, []localpg.Source{localpg.URL, localpg.Local, localpg.Container}},
 		{localpg.Local, broken, []localpg.Source{localpg.URL, localpg.Local}}, // there, but of no use
 		{"", localpg.ErrNoPostgres, []localpg.Source{localpg.URL, localpg.Local, localpg.Container, localpg.Download}},
 	} {
