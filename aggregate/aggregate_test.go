@@ -262,6 +262,34 @@ func TestKeyConcurrent(t *testing.T) {
 	})
 }
 
+// TestConflictInTransaction: a conflict aborts the caller's transaction and comes out as it is.
+func TestConflictInTransaction(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t)
+	store, err := eventstore.New(pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	outside := aggregate.NewRepository(store, counters, nil)
+	inside := aggregate.NewRepository(store.WithTx(tx), counters, nil)
+	decided := 0
+	_, err = inside.Update(t.Context(), "a", func(*counter) ([]event, error) {
+		decided++
+		if _, err := outside.Update(t.Context(), "a", limit(1)); err != nil {
+			t.Fatal(err)
+		}
+		return []event{limited{2}}, nil
+	})
+	if decided != 1 || !errors.Is(err, eventstore.ErrConflict) {
+		t.Errorf("decided %d times, %v; want once and a conflict", decided, err)
+	}
+}
+
 // TestDecisionIsFinal: an error of a decision is returned as it is, even one that says conflict.
 func TestDecisionIsFinal(t *testing.T) {
 	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {

@@ -15,8 +15,8 @@ import (
 type Config struct {
 	// MaxAttempts is how often a decision is tried in all; 0 means 10, 1 means no retry.
 	MaxAttempts int
-	// MaxDelay bounds the wait between two attempts, which starts at 1 ms, doubles, and is
-	// drawn at random around that; 0 means 100 ms.
+	// MaxDelay bounds the wait between two attempts, which starts at 1 ms and doubles; 0 means
+	// 100 ms. Each wait is drawn at random from half to one and a half of that.
 	MaxDelay time.Duration
 }
 
@@ -24,7 +24,8 @@ type Config struct {
 //
 // decide loads what it needs, with [Repository.Load], and returns a change for each aggregate it
 // changes, made by [Loaded.Change]. When somebody else was faster it is called again, so it must
-// do nothing but load and decide. Its error is returned as it is. Without changes nothing is
+// do nothing but load and decide. In a caller's transaction (eventstore.Store.WithTx), which a
+// conflict aborts, it is not. Its error is returned as it is. Without changes nothing is
 // appended and there are no receipts; otherwise there is one per change, in the same order.
 //
 // With an idempotency key in ctx under which something was committed before, decide is not
@@ -41,7 +42,7 @@ func Commit(ctx context.Context, store Store, config *Config, decide func(contex
 	if last, ok := err.(*backoff.PermanentError); ok {
 		return nil, last.Err
 	}
-	if err != nil && attempts > 1 {
+	if err != nil && attempts > 1 && uint(attempts) == tries {
 		err = fmt.Errorf("aggregate: gave up after %d attempts: %w", attempts, err)
 	}
 	return receipts, err
@@ -62,8 +63,8 @@ func commitOnce(ctx context.Context, store Store, decide func(context.Context) (
 		return nil, permanent(err)
 	}
 	receipts, err := store.Commit(ctx, changes...)
-	if err != nil && !errors.Is(err, eventstore.ErrConflict) {
-		err = permanent(err)
+	if tx, ok := store.(interface{ InTx() bool }); ok && tx.InTx() || !errors.Is(err, eventstore.ErrConflict) {
+		err = permanent(err) // a caller's transaction has failed for good
 	}
 	return receipts, err
 }

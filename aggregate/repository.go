@@ -122,9 +122,9 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 }
 
 // CheckAt returns an [eventstore.ConflictError] unless the aggregate was loaded at the given
-// version, or at any if that is [eventstore.Any].
+// version, which may also be [eventstore.Any] or [eventstore.Exists].
 func (l *Loaded[S, E]) CheckAt(seen eventstore.Version) error {
-	if seen == eventstore.Any || seen == l.Version {
+	if seen == eventstore.Any || seen == l.Version || seen == eventstore.Exists && l.Version > 0 {
 		return nil
 	}
 	return fmt.Errorf("aggregate: %w", &eventstore.ConflictError{Stream: l.Stream, Expected: seen, Actual: l.Version})

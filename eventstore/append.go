@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -46,7 +47,8 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 // out, or read the stream.
 //
 // Appends with an exact expected version that meet in one stream are decided by the database:
-// one succeeds, the others get a ConflictError. With Any and Exists they queue and all succeed.
+// one succeeds, the others get a ConflictError. With Any and Exists they queue and all succeed,
+// provided that they run at isolation level read committed.
 func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error) {
 	changes, err := Prepare(ctx, changes, s.config.MaxEventBytes)
 	if err != nil {
@@ -56,7 +58,9 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error
 	for races := 0; ; races++ {
 		receipts, err := s.append(ctx, args)
 		if err == nil {
-			s.appended.notify()
+			if !s.inTx {
+				s.appended.notify()
+			}
 			return receipts, nil
 		}
 		// Nothing was stored. Sent again it either succeeds or learns the actual version.
@@ -174,7 +178,7 @@ func translateAppend(err error, changes []Change) error {
 	case pgerr.Constraint(err) == "events_stream_version_key":
 		change := changes[0] // of several, Postgres names the culprit only in its message
 		for _, c := range changes[1:] {
-			if pgerr.DetailNames(err, c.Stream.String()) {
+			if strings.Contains(pgerr.Detail(err), "=("+c.Stream.String()+", ") {
 				change = c
 			}
 		}
@@ -191,7 +195,7 @@ func translate(err error, doing string, args ...any) error {
 	case pgerr.NotMigrated(err):
 		return fmt.Errorf("eventstore: %s: %w: call migrations.Up first: %w", doing, ErrNotMigrated, err)
 	case pgerr.Is(err, pgerr.NoTidemark):
-		return fmt.Errorf("eventstore: %s: %w: %w", doing, ErrNoTidemark, err)
+		return fmt.Errorf("eventstore: %s: %w: %w (%s)", doing, ErrNoTidemark, err, pgerr.Hint(err))
 	case pgerr.Is(err, pgerr.InvalidArgument):
 		return fmt.Errorf("eventstore: %s: %w: %w", doing, ErrInvalid, err)
 	}

@@ -15,8 +15,7 @@ var (
 
 	// ErrNotMigrated means that the tables or functions of the store are not in the database.
 	ErrNotMigrated = errors.New("database is not migrated")
-	// ErrNoTidemark means that the log cannot be read here: on a standby, or in a transaction
-	// that is not read committed.
+	// ErrNoTidemark means that the log cannot be read here, see [Store.Tidemark].
 	ErrNoTidemark = errors.New("the tidemark is not known here")
 )
 
@@ -25,8 +24,8 @@ var (
 type ConflictError struct {
 	Stream   StreamID
 	Expected Version
-	// Actual is the version the stream is at; Any where it is not known, which happens only
-	// within a caller's own transaction.
+	// Actual is the version the stream is at; Any where it is not known: in a caller's own
+	// transaction, or at an isolation level above read committed.
 	Actual Version
 }
 

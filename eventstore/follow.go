@@ -108,12 +108,9 @@ func (s *Store) Next(ctx context.Context, after Position, filter Filter, limit i
 	}
 	for {
 		appended := s.appended.wait() // before looking, so that no append is missed after it
-		end := Position(s.tidemark.Load())
-		if end <= after {
-			var err error
-			if end, err = s.Tidemark(ctx); err != nil {
-				return Page{}, err
-			}
+		end, err := s.Tidemark(ctx)
+		if err != nil {
+			return Page{}, err
 		}
 		if end > after {
 			return s.page(ctx, after, end, filter, limit)

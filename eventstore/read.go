@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"iter"
 	"math"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -107,15 +108,11 @@ func scanEvent(row pgx.CollectableRow) (Raw, error) {
 		return Raw{}, err
 	}
 	event.RecordedAt = event.RecordedAt.UTC()
-	id, err := ParseStreamID(stream)
-	if err != nil {
-		return Raw{}, wrap(err, "event at position %d", event.Position)
-	}
-	event.Stream = id
+	// Nothing that is stored may stop a reader: whatever another client wrote as metadata is
+	// taken as far as it fits.
+	event.Stream.Category, event.Stream.Key, _ = strings.Cut(stream, "-")
 	if meta != nil {
-		if err := json.Unmarshal(meta, &event.Metadata); err != nil {
-			return Raw{}, &DecodeError{Type: event.Type, Schema: event.Schema, Stream: id, Position: event.Position, Err: err}
-		}
+		_ = json.Unmarshal(meta, &event.Metadata)
 	}
 	return event, nil
 }

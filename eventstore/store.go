@@ -3,7 +3,6 @@ package eventstore
 import (
 	"context"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -18,10 +17,11 @@ type Config struct {
 	Schema string
 	// MaxEventBytes bounds one payload; 0 means 1 MiB.
 	MaxEventBytes int
-	// PageSize is how many events a reader fetches at once; 0 means 1000.
+	// PageSize is how many events a reader fetches, and holds in memory, at once; 0 means 1000.
 	PageSize int
 	// PollInterval is how often a reader at the end of the log looks for events that other
-	// processes appended; 0 means 100 ms. Appends through this Store wake its readers at once.
+	// processes appended; 0 means 100 ms. Appends through this Store wake its readers at once,
+	// but for those in a caller's transaction, whose commit it does not see.
 	PollInterval time.Duration
 }
 
@@ -37,7 +37,6 @@ type Store struct {
 	inTx   bool // db is the caller's transaction: it must not be retried, and does not commit here
 
 	appended *signal
-	tidemark *atomic.Int64 // the highest tidemark seen, which stays true for ever
 }
 
 // querier is a pool or a transaction.
@@ -76,7 +75,6 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 		sql:      newStatements(schema),
 		db:       pool,
 		appended: newSignal(),
-		tidemark: new(atomic.Int64),
 	}, nil
 }
 
@@ -86,31 +84,33 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 //
 // An append that fails leaves the transaction aborted, as any failed statement does; nothing is
 // retried. An open transaction that has appended holds the tidemark back, and with it every
-// reader: keep it short. The copy must not be used after the transaction has ended.
+// reader: keep it short. Each append takes an entry of the server's lock table, which has room
+// for some thousands: append many events at once rather than many times. The copy must not be
+// used after the transaction has ended.
 func (s *Store) WithTx(tx pgx.Tx) *Store {
 	bound := *s
 	bound.db, bound.inTx = tx, true
 	return &bound
 }
 
+// InTx reports whether the store is bound to a transaction by [Store.WithTx]: then an append that
+// failed cannot be tried again.
+func (s *Store) InTx() bool { return s.inTx }
+
 // Tidemark returns the position up to which every reader may read: that of the last event with
-// no open append before it, 0 for an empty log. It never decreases. It returns [ErrNoTidemark]
-// on a standby and in a transaction that is not read committed.
+// no open append before it, 0 for an empty log. It never decreases while the database lives. It
+// returns [ErrNoTidemark] on a standby, in a transaction that is not read committed, and when the
+// sequence of positions is behind the log, as after a restore that left it out.
 func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 	rows, err := s.db.Query(ctx, s.sql.tidemark)
 	if err != nil {
 		return 0, translate(err, "read the tidemark")
 	}
-	position, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
+	position, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[Position])
 	if err != nil {
 		return 0, translate(err, "read the tidemark")
 	}
-	for {
-		known := s.tidemark.Load()
-		if position <= known || s.tidemark.CompareAndSwap(known, position) {
-			return Position(max(position, known)), nil
-		}
-	}
+	return position, nil
 }
 
 // statements are the store's SQL with its schema put in.

@@ -1,7 +1,17 @@
 -- +goose Up
 -- The schema of a Tidemark store. The word before each dot is the schema's name; the migrator
 -- of this package puts a custom one in its place, goose and tern run the file as it is.
-create schema if not exists tidemark;
+-- +goose StatementBegin
+do $$
+begin
+    -- Not "if not exists", which wants the right to create schemas even where there is nothing
+    -- to create.
+    if to_regnamespace('tidemark') is null then
+        create schema tidemark;
+    end if;
+end
+$$;
+-- +goose StatementEnd
 
 -- What has been applied, by whichever tool: each file adds and removes its own row.
 create table tidemark.schema_migrations (
@@ -21,8 +31,8 @@ create table tidemark.events (
     stream      text        not null collate "C",
     version     bigint      not null,
     id          uuid        not null,
-    type        text        not null collate "C",
-    schema      smallint    not null,
+    type        text        not null collate "C" check (type <> ''),
+    schema      smallint    not null check (schema > 0),
     data        json        not null,
     metadata    json,
     recorded_at timestamptz not null,
@@ -142,8 +152,14 @@ create function tidemark.append(
     content  bytea default null
 ) returns table (version bigint, "position" bigint)
 language plpgsql
--- Planning, not work, is the cost of a small append: always reuse the cached plans.
+-- A role that may execute the function needs no right on the tables. Whatever search_path the
+-- caller has, names mean what they mean here.
+security definer
+set search_path = pg_catalog, pg_temp
+-- Planning, not work, is the cost of a small append: always reuse the cached plans, and let none
+-- of them remember that the table was small once.
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -175,6 +191,12 @@ begin
         end if;
     end if;
 
+    -- A commit that is not flushed could be lost in a crash after somebody has read its events,
+    -- and their positions be given out again: what readers have passed must be durable.
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
+
     -- Appends that accept any version queue per stream, so that they succeed one after the other
     -- instead of colliding. In the order of the hash, so that two of them cannot deadlock.
     if -1 = any (expected) or -2 = any (expected) then
@@ -196,9 +218,10 @@ begin
             where stream = s.stream) e;
 
     for n in 1 .. cardinality(streams) loop
-        if streams[n] is null or strpos(streams[n], '-') < 2 or strpos(streams[n], '-') = length(streams[n]) then
+        if streams[n] is null or strpos(streams[n], '-') < 2 or strpos(streams[n], '-') = length(streams[n])
+           or octet_length(streams[n]) > 250 then
             raise exception using errcode = 'TM002',
-                message = format('append: stream %L is not of the form category-key', streams[n]);
+                message = format('append: stream %L is not of the form category-key with at most 250 bytes', streams[n]);
         end if;
         if expected[n] is null or expected[n] < -2 then
             raise exception using errcode = 'TM002',
@@ -212,10 +235,10 @@ begin
     end loop;
 
     -- The fence: while this transaction is open, no reader passes the position the sequence
-    -- has here. See tidemark(). Only the low 32 bits fit into the key of an advisory lock.
-    select case when is_called then last_value else last_value - 1 end
-      into fence
-      from tidemark.events_position_seq;
+    -- has here. See tidemark(). Only the low 32 bits fit into the key of an advisory lock. The
+    -- sequence must be read by this function, which locks it: a plain SELECT can see the value
+    -- that nextval() writes ahead for crash recovery, up to 32 too high.
+    fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
     perform pg_advisory_xact_lock_shared(
         hashtext('tidemark.events'),
         (((fence + 2147483648) & 4294967295) - 2147483648)::int);
@@ -271,13 +294,17 @@ $$;
 -- The answer is always the position of a committed event, never one in a gap: positions that no
 -- committed transaction used may be given out again after a crash.
 --
--- SQLSTATE TM005: on a standby, or in a transaction that is not read committed.
+-- SQLSTATE TM005: on a standby, in a transaction that is not read committed, or with a sequence
+-- that is behind the log.
 -- +goose StatementBegin
 create function tidemark.tidemark() returns bigint
-language plpgsql volatile
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
 as $$
 declare
+    stored  bigint;
     reached bigint;
     locks   bigint[];
     latest  bigint;
@@ -290,12 +317,12 @@ begin
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
         raise exception using errcode = 'TM005',
             message = 'the tidemark is of no use in a transaction that keeps its first snapshot',
-            hint = 'Read the log in a transaction at isolation level read committed.';
+            hint = 'Read the log at isolation level read committed; see also default_transaction_isolation.';
     end if;
 
-    select case when is_called then last_value else last_value - 1 end
-      into reached
-      from tidemark.events_position_seq;
+    select max(position) into stored from tidemark.events;
+
+    reached := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
 
     select array_agg(l.objid::bigint)
       into locks
@@ -307,9 +334,13 @@ begin
        and l.granted;
 
     -- A fence holds the low 32 bits of a position that is at most `latest`, read after it.
-    select case when is_called then last_value else last_value - 1 end
-      into latest
-      from tidemark.events_position_seq;
+    latest := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
+
+    if stored > latest then
+        raise exception using errcode = 'TM005',
+            message = format('the sequence is at %s, behind position %s of the log: was the database restored without it?', latest, stored),
+            hint = format('Set it before anything is appended: select setval(''%s'', %s)', 'tidemark.events_position_seq', stored);
+    end if;
 
     return coalesce(
         (select e.position
@@ -322,6 +353,10 @@ begin
 end
 $$;
 -- +goose StatementEnd
+
+-- Nobody may append or read but the owner and those who are given the right.
+revoke all on function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea) from public;
+revoke all on function tidemark.tidemark() from public;
 
 ---- create above / drop below ----
 

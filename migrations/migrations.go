@@ -202,7 +202,7 @@ func (m *migrator) apply(ctx context.Context, name, sql string) error {
 
 const (
 	divider   = "---- create above / drop below ----" // tern's; goose's marks are comments around it
-	schemaRef = `\btidemark\.|\bschema tidemark\b|\bschema if not exists tidemark\b`
+	schemaRef = `\btidemark\.|\bschema tidemark\b|to_regnamespace\('tidemark'\)`
 )
 
 var schemaName = regexp.MustCompile(schemaRef)

@@ -4,7 +4,6 @@ package pgerr
 import (
 	"errors"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -54,7 +53,11 @@ func Detail(err error) string {
 	return ""
 }
 
-// DetailNames reports whether the detail of an error from Postgres mentions a value.
-func DetailNames(err error, value string) bool {
-	return strings.Contains(Detail(err), value)
+// Hint returns the hint of an error from Postgres, or "".
+func Hint(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Hint
+	}
+	return ""
 }
