@@ -42,7 +42,7 @@ func start(t *testing.T) *service {
 			t.Error(err)
 		}
 	})
-	server := httptest.NewServer(b.handler())
+	server := httptest.NewServer(b.handler(t.Context()))
 	t.Cleanup(server.Close)
 	return &service{T: t, bank: b, url: server.URL, client: server.Client()}
 }
@@ -182,7 +182,10 @@ func TestVersions(t *testing.T) {
 	}
 	s.must(412, "POST", path+"/transfers", `{"to":"x","amount":10,"currency":"EUR"}`, "If-Match", `"7"`)
 	s.must(200, "POST", path+"/deposits", deposit, "If-Match", "*")
-	for _, match := range []string{"2", `"0"`, `"-1"`, `"x"`, `W/"2"`, `"02"`, `"1", "2"`} {
+	for _, match := range []string{`"0"`, `"-1"`, `"x"`, `W/"3"`, `"03"`, `""`} { // tags, but none of ours
+		s.must(412, "POST", path+"/deposits", deposit, "If-Match", match)
+	}
+	for _, match := range []string{"3", `"3`, `"1", "3"`, `'3'`} {
 		s.must(400, "POST", path+"/deposits", deposit, "If-Match", match)
 	}
 	if n := s.events(); n != 3 {
@@ -195,16 +198,14 @@ func TestIdempotencyKey(t *testing.T) {
 	s := start(t)
 	s.openAccounts("ada", "bob")
 	before := s.events()
-	for path, body := range map[string]string{
-		"/accounts":                 `{"owner":"Eve","currency":"EUR"}`,
-		"/accounts/ada/deposits":    `{"amount":100,"currency":"EUR"}`,
-		"/accounts/ada/withdrawals": `{"amount":1600,"currency":"EUR"}`, // cannot be done twice
-		"/accounts/bob/transfers":   `{"to":"ada","amount":1000,"currency":"EUR"}`,
-		"/accounts/bob/close":       `{}`,
+	for _, request := range [][2]string{
+		{"/accounts", `{"owner":"Eve","currency":"EUR"}`},
+		{"/accounts/ada/deposits", `{"amount":100,"currency":"EUR"}`},
+		{"/accounts/ada/withdrawals", `{"amount":1600,"currency":"EUR"}`}, // cannot be done twice, nor what follows
+		{"/accounts/bob/transfers", `{"to":"ada","amount":1000,"currency":"EUR"}`},
+		{"/accounts/bob/close", `{"date":"2026-03-01"}`},
 	} {
-		if path == "/accounts/bob/close" { // empty it first
-			continue
-		}
+		path, body := request[0], request[1]
 		key := "key of " + path
 		first := s.do("POST", path, body, "Idempotency-Key", key)
 		again := s.do("POST", path, body, "Idempotency-Key", key)
@@ -212,20 +213,49 @@ func TestIdempotencyKey(t *testing.T) {
 			first.header.Get("ETag") != again.header.Get("ETag") || first.header.Get("Location") != again.header.Get("Location") {
 			t.Errorf("%s: %d %s, repeated: %d %s", path, first.status, first.text, again.status, again.text)
 		}
-		reused := s.must(422, "POST", path, strings.Replace(body, "EUR", "CZK", 1), "Idempotency-Key", key)
+		reused := s.must(422, "POST", path, strings.NewReplacer("EUR", "CZK", "2026", "2025").Replace(body), "Idempotency-Key", key)
 		if reused.body["type"] != "urn:bank:idempotency-key-reused" {
 			t.Errorf("%s: %s", path, reused.text)
 		}
-	}
-	first := s.must(200, "POST", "/accounts/bob/close", `{}`, "Idempotency-Key", "close")
-	again := s.must(200, "POST", "/accounts/bob/close", `{}`, "Idempotency-Key", "close")
-	if first.text != again.text {
-		t.Errorf("close: %s, repeated: %s", first.text, again.text)
 	}
 	if n := s.events() - before; n != 6 {
 		t.Errorf("%d events were stored, want 6: one for each request, two for the transfer", n)
 	}
 	s.must(400, "POST", "/accounts/ada/deposits", `{"amount":100,"currency":"EUR"}`, "Idempotency-Key", strings.Repeat("x", 201))
+}
+
+// TestIdempotencyKeyConcurrent sends each request several times at once: all get the same answer.
+func TestIdempotencyKeyConcurrent(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for round := range 10 {
+		id := fmt.Sprintf("account%d", round)
+		for _, request := range [][3]string{
+			{"/accounts", `{"account":"` + id + `","owner":"Ada","currency":"EUR"}`, ""},
+			{"/accounts/" + id + "/deposits", `{"amount":100,"currency":"EUR"}`, `"1"`},
+			{"/accounts/" + id + "/withdrawals", `{"amount":100,"currency":"EUR"}`, ""},
+			{"/accounts/" + id + "/close", `{}`, ""},
+		} {
+			headers := []string{"Idempotency-Key", request[0] + id}
+			if request[2] != "" {
+				headers = append(headers, "If-Match", request[2])
+			}
+			var answers [4]answer
+			var clients sync.WaitGroup
+			for i := range answers {
+				clients.Go(func() { answers[i] = s.do("POST", request[0], request[1], headers...) })
+			}
+			clients.Wait()
+			for _, a := range answers {
+				if a.status/100 != 2 || a.text != answers[0].text {
+					t.Errorf("%s: %d %s, another: %d %s", request[0], a.status, a.text, answers[0].status, answers[0].text)
+				}
+			}
+		}
+	}
+	if n := s.events(); n != 40 {
+		t.Errorf("%d events, want 40", n)
+	}
 }
 
 // TestBadRequests sends each endpoint what it must refuse. Every answer is a problem document,
@@ -251,8 +281,11 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/accounts", `{"owner":"Ada","currency":"euro"}`, 422, "invalid-currency"},
 		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","overdraft":-1}`, 422, "invalid-amount"},
 		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","date":"tomorrow"}`, 422, "invalid-date"},
-		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","account":"` + long + `"}`, 400, "invalid-request"},
-		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","account":"a\u0000"}`, 400, "invalid-request"},
+		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","account":"` + long + `"}`, 422, "invalid-account-id"},
+		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","account":"a\u0000"}`, 422, "invalid-account-id"},
+		{"POST", "/accounts", `{"owner":"Ada","currency":"EUR","account":".."}`, 422, "invalid-account-id"},
+		{"POST", "/accounts", `null`, 400, "invalid-request"},
+		{"POST", "/accounts/gone/close", `null`, 400, "invalid-request"},
 		{"POST", "/accounts", `{"name":"Ada"}`, 400, "invalid-request"},
 		{"POST", "/accounts", `{"owner":`, 400, "invalid-request"},
 		{"POST", "/accounts", `[]`, 400, "invalid-request"},
@@ -276,7 +309,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/accounts/ada/transfers", `{"to":"ada","amount":1,"currency":"EUR"}`, 422, "same-account"},
 		{"POST", "/accounts/ada/transfers", `{"to":"none","amount":1,"currency":"EUR"}`, 404, "unknown-account"},
 		{"POST", "/accounts/ada/transfers", `{"to":"gone","amount":1,"currency":"EUR"}`, 409, "account-closed"},
-		{"POST", "/accounts/ada/transfers", `{"to":"","amount":1,"currency":"EUR"}`, 400, "invalid-request"},
+		{"POST", "/accounts/ada/transfers", `{"amount":1,"currency":"EUR"}`, 422, "invalid-account-id"},
 		{"POST", "/accounts/ada/transfers", `{"to":"bob","amount":1501,"currency":"EUR"}`, 422, "insufficient-funds"},
 		{"POST", "/accounts/ada/close", `{}`, 409, "account-not-empty"},
 		{"POST", "/accounts/gone/close", `{}`, 409, "account-closed"},
@@ -285,6 +318,7 @@ func TestBadRequests(t *testing.T) {
 		{"GET", "/accounts/none/statement", ``, 404, "unknown-account"},
 		{"GET", "/accounts/ada/statement?from=x", ``, 400, "invalid-request"},
 		{"GET", "/accounts/ada/statement?after=-1", ``, 400, "invalid-request"},
+		{"GET", "/accounts/ada/statement?type=bogus", ``, 400, "invalid-request"},
 		{"GET", "/accounts?limit=0", ``, 400, "invalid-request"},
 		{"GET", "/accounts?limit=1001", ``, 400, "invalid-request"},
 		{"GET", "/accounts?after=%00", ``, 400, "invalid-request"},
@@ -363,7 +397,7 @@ func TestReadModelBehind(t *testing.T) {
 	request := httptest.NewRequestWithContext(ctx, "GET", "/accounts", nil)
 	request.Header.Set(positionOf, eventstore.Position(99).String())
 	recorder := httptest.NewRecorder()
-	s.handler().ServeHTTP(recorder, request)
+	s.handler(t.Context()).ServeHTTP(recorder, request)
 	if recorder.Code != 503 || recorder.Header().Get("Retry-After") == "" || !strings.Contains(recorder.Body.String(), "read-model-behind") {
 		t.Errorf("%d %s, want 503 and when to retry", recorder.Code, recorder.Body)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -42,9 +43,19 @@ type (
 	}
 )
 
+// validID is what accounts may be called: something that needs no escaping anywhere.
+var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+
+func checkID(id string) error {
+	if !validID.MatchString(id) {
+		return fmt.Errorf("%w: %.70q: use 1 to 64 letters, digits, - and _", account.ErrID, id)
+	}
+	return nil
+}
+
 // Validate checks what can be checked without looking at the account.
 func (c OpenAccount) Validate() error {
-	if err := validText("owner", c.Owner); err != nil {
+	if err := firstOf(checkID(c.Account), validText("owner", c.Owner)); err != nil {
 		return err
 	}
 	if c.Owner == "" {
@@ -67,7 +78,7 @@ func (c Transfer) Validate() error {
 	if c.From == c.To {
 		return account.ErrSameAccount
 	}
-	return validBooking(c.Booking)
+	return firstOf(checkID(c.To), validBooking(c.Booking))
 }
 
 // Validate checks what can be checked without looking at the account.
@@ -94,11 +105,8 @@ func firstOf(errs ...error) error {
 	return nil
 }
 
-// store is what the commands need of an event store.
-type store interface{ aggregate.Store }
-
 // newBus returns a bus that handles the commands.
-func newBus(store store) *command.Bus {
+func newBus(store aggregate.Store) *command.Bus {
 	h := &handlers{store: store, accounts: aggregate.NewRepository(store, account.Definition, nil)}
 	bus := command.NewBus()
 	command.Register(bus, h.open)
@@ -110,7 +118,7 @@ func newBus(store store) *command.Bus {
 }
 
 type handlers struct {
-	store    store
+	store    aggregate.Store
 	accounts *aggregate.Repository[account.Account, account.Event]
 }
 

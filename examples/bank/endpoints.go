@@ -3,6 +3,7 @@ package main
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -17,6 +18,7 @@ func (a *api) open(w http.ResponseWriter, r *http.Request) error {
 		Account string `json:"account"` // chosen by the client, or else by us
 		account.Opened
 	}
+	body.Date = account.Today()
 	if err := decode(r, &body); err != nil {
 		return err
 	}
@@ -26,28 +28,25 @@ func (a *api) open(w http.ResponseWriter, r *http.Request) error {
 	} else if id == "" {
 		id = uuid.NewString()
 	}
-	body.Date = orToday(body.Date)
 	w.Header().Set("Location", "/accounts/"+url.PathEscape(id))
 	return a.dispatch(w, r, http.StatusCreated, id, OpenAccount{id, body.Opened})
 }
 
 func (a *api) deposit(w http.ResponseWriter, r *http.Request) error {
-	var body account.Booking
-	id, seen, err := target(r, &body)
+	body := account.Booking{Date: account.Today()}
+	id, seen, err := a.target(r, &body)
 	if err != nil {
 		return err
 	}
-	body.Date = orToday(body.Date)
 	return a.dispatch(w, r, http.StatusOK, id, Deposit{id, seen, body})
 }
 
 func (a *api) withdraw(w http.ResponseWriter, r *http.Request) error {
-	var body account.Booking
-	id, seen, err := target(r, &body)
+	body := account.Booking{Date: account.Today()}
+	id, seen, err := a.target(r, &body)
 	if err != nil {
 		return err
 	}
-	body.Date = orToday(body.Date)
 	return a.dispatch(w, r, http.StatusOK, id, Withdraw{id, seen, body})
 }
 
@@ -56,21 +55,20 @@ func (a *api) transfer(w http.ResponseWriter, r *http.Request) error {
 		To string `json:"to"`
 		account.Booking
 	}
-	id, seen, err := target(r, &body)
+	body.Date = account.Today()
+	id, seen, err := a.target(r, &body)
 	if err != nil {
 		return err
 	}
-	body.Date = orToday(body.Date)
 	return a.dispatch(w, r, http.StatusOK, id, Transfer{id, body.To, seen, body.Booking})
 }
 
 func (a *api) close(w http.ResponseWriter, r *http.Request) error {
-	var body account.AccountClosed
-	id, seen, err := target(r, &body)
+	body := account.AccountClosed{Date: account.Today()}
+	id, seen, err := a.target(r, &body)
 	if err != nil {
 		return err
 	}
-	body.Date = orToday(body.Date)
 	return a.dispatch(w, r, http.StatusOK, id, CloseAccount{id, seen, body})
 }
 
@@ -134,6 +132,11 @@ func (a *api) statement(w http.ResponseWriter, r *http.Request) error {
 	var err error
 	if q.Limit, err = limitOf(r); err != nil {
 		return err
+	}
+	for _, kind := range q.Types {
+		if !slices.Contains(entryTypes, kind) {
+			return badRequest("type=%s: want one of %s", kind, strings.Join(entryTypes, ", "))
+		}
 	}
 	for _, date := range []account.Date{q.From, q.To} {
 		if date != "" && date.Validate() != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/tidemark-es/tidemark/aggregate"
 	"github.com/tidemark-es/tidemark/command"
@@ -32,6 +35,7 @@ type api struct {
 	queries  *queries
 	accounts *aggregate.Repository[account.Account, account.Event]
 	runner   *projection.Runner
+	closing  context.Context // done when the bank closes: nobody waits for a read model then
 }
 
 func (a *api) handler() http.Handler {
@@ -48,17 +52,20 @@ func (a *api) handler() http.Handler {
 		"GET /search":                     a.search,
 		"GET /health":                     a.health,
 	} {
-		mux.Handle(pattern, endpoint(handle))
+		mux.Handle(pattern, a.endpoint(handle))
 	}
 	return withProblems(mux)
 }
 
-// endpoint turns a function that may fail into a handler: it bounds the request's time and
-// body, puts metadata, idempotency key and position into the context, and writes problems.
-func endpoint(handle func(http.ResponseWriter, *http.Request) error) http.Handler {
+// endpoint turns a function that may fail into a handler: it bounds the time of the work and the
+// size of the body, puts metadata, idempotency key and position into the context, and writes problems.
+func (a *api) endpoint(handle func(http.ResponseWriter, *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), maxTime)
 		defer cancel()
+		if r.Method == http.MethodGet {
+			defer context.AfterFunc(a.closing, cancel)() // stops listening
+		}
 		r = r.WithContext(ctx)
 		prepared, err := prepare(w, r)
 		if err == nil {
@@ -79,12 +86,15 @@ func prepare(w http.ResponseWriter, r *http.Request) (*http.Request, error) {
 		}
 		return nil, badRequest("the body cannot be read: %v", err)
 	}
-	if err := r.ParseForm(); err != nil || !isText(r.URL.Path, r.Form) {
+	if err := r.ParseForm(); err != nil {
+		return nil, badRequest("the address: %v", err)
+	}
+	if !isText(r.URL.Path, r.Form) {
 		return nil, badRequest("the address is not text in UTF-8")
 	}
 	ctx := eventstore.WithMetadata(r.Context(), eventstore.Metadata{
-		CorrelationID: requestID(r),
-		TraceParent:   r.Header.Get("traceparent"),
+		CorrelationID: cmp.Or(header(r, "X-Request-Id"), uuid.NewString()),
+		TraceParent:   header(r, "traceparent"),
 	})
 	if key := r.Header.Get("Idempotency-Key"); key != "" && r.Method == http.MethodPost {
 		if len(key) > 200 {
@@ -133,6 +143,10 @@ func withProblems(mux *http.ServeMux) http.Handler {
 		}
 		refused := &refusal{header: w.Header(), status: http.StatusNotFound}
 		mux.ServeHTTP(refused, r)
+		if refused.status < http.StatusBadRequest { // a redirect to a cleaner path
+			w.WriteHeader(refused.status)
+			return
+		}
 		writeProblem(w, r, &requestError{refused.status, "no-such-endpoint", r.Method + " " + r.URL.Path + " is not served here"})
 	})
 }

@@ -2,16 +2,17 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tidemark-es/tidemark/command"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/bank/account"
 	"github.com/tidemark-es/tidemark/examples/bank/berka"
@@ -27,43 +28,30 @@ const (
 
 // runImport imports a file, waits for the read models and compares them with the file. It can be
 // interrupted and repeated: each line is a command with an idempotency key of its own.
-func runImport(ctx context.Context, b *bank, path string, out io.Writer) error {
-	transactions, err := readFile(path)
+func runImport(ctx context.Context, data, path string) error {
+	transactions, err := readFile(path) // before anything is started
 	if err != nil {
 		return err
 	}
-	byAccount := make(map[string][]berka.Transaction)
-	for _, t := range transactions {
-		byAccount[t.Account] = append(byAccount[t.Account], t)
-	}
-	begun := time.Now()
-	bar := newProgress(out, len(transactions))
-	var events atomic.Int64
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(importers)
-	for id, lines := range byAccount {
-		group.Go(func() error { return importAccount(groupCtx, b.bus, id, lines, &events, bar) })
-	}
-	err = group.Wait()
-	bar.finish()
-	if err != nil {
-		return fmt.Errorf("%s: %w: nothing is lost, run the import again to go on", path, err)
-	}
-	took := time.Since(begun)
-
-	end, err := b.store.Tidemark(ctx)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "%d accounts, %d events in %.1f s: %.0f events/s\n",
-		len(byAccount), events.Load(), took.Seconds(), float64(events.Load())/took.Seconds())
-	if err := b.runner.Wait(ctx, end); err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "read models complete after %.1f s\n", time.Since(begun).Seconds())
-	return reconcile(ctx, b, byAccount, out)
+	return withBank(ctx, data, func(ctx context.Context, b *bank) error {
+		im := &importer{bank: b, out: os.Stdout, progress: newProgress(os.Stdout, len(transactions)), byAccount: make(map[string][]berka.Transaction)}
+		for _, t := range transactions {
+			im.byAccount[t.Account] = append(im.byAccount[t.Account], t)
+		}
+		err := im.run(ctx)
+		switch {
+		case ctx.Err() != nil && b.kept:
+			return fmt.Errorf("interrupted: import %s again to go on", path)
+		case ctx.Err() != nil:
+			return errors.New("interrupted: the import is gone with its database; use -data or DATABASE_URL to keep one")
+		case err != nil:
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		return nil
+	})
 }
 
+// readFile reads the whole file and checks each line of it as a command.
 func readFile(path string) ([]berka.Transaction, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -71,35 +59,95 @@ func readFile(path string) ([]berka.Transaction, error) {
 	}
 	defer file.Close()
 	transactions, err := berka.Parse(file)
+	for _, t := range transactions {
+		if invalid := commandFor(t).Validate(); invalid != nil {
+			err = &berka.Error{Line: t.Line, Err: invalid}
+			break
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: nothing was imported", path, err)
 	}
 	return transactions, nil
 }
 
-// importAccount sends the commands for one account, in the order of the file.
-func importAccount(ctx context.Context, bus *command.Bus, id string, lines []berka.Transaction, events *atomic.Int64, bar *progress) error {
-	opened := account.Opened{
+// importer imports one file.
+type importer struct {
+	*bank
+	out       io.Writer
+	progress  *progress
+	byAccount map[string][]berka.Transaction
+	start     eventstore.Position // what is at or below it was there before
+	stored    atomic.Int64        // events that were stored now
+	before    atomic.Int64        // events that were there before
+}
+
+func (im *importer) run(ctx context.Context) (err error) {
+	if im.start, err = im.store.Tidemark(ctx); err != nil {
+		return err
+	}
+	begun := time.Now()
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(importers)
+	for id, lines := range im.byAccount {
+		group.Go(func() error { return im.account(groupCtx, id, lines) })
+	}
+	err = group.Wait()
+	im.progress.finish()
+	if err != nil {
+		return err
+	}
+	took := time.Since(begun)
+	fmt.Fprintf(im.out, "%d accounts, %d events in %.1f s: %.0f events/s\n",
+		len(im.byAccount), im.stored.Load(), took.Seconds(), float64(im.stored.Load())/took.Seconds())
+	if n := im.before.Load(); n > 0 {
+		fmt.Fprintf(im.out, "%d events were there before\n", n)
+	}
+	end, err := im.store.Tidemark(ctx)
+	if err != nil {
+		return err
+	}
+	if err := im.runner.Wait(ctx, end); err != nil {
+		return err
+	}
+	fmt.Fprintf(im.out, "read models complete after %.1f s\n", time.Since(begun).Seconds())
+	return im.reconcile(ctx)
+}
+
+// account sends the commands for one account, in the order of the file.
+func (im *importer) account(ctx context.Context, id string, lines []berka.Transaction) error {
+	ctx = eventstore.WithMetadata(ctx, eventstore.Metadata{Actor: "import"})
+	open := OpenAccount{id, account.Opened{
 		Owner: "Account holder " + id, Currency: importCurrency,
 		Overdraft: importOverdraft, Date: account.Date(lines[0].Date),
-	}
-	ctx = eventstore.WithMetadata(ctx, eventstore.Metadata{Actor: "import"})
-	if _, err := bus.Dispatch(eventstore.WithKey(ctx, "import/account/"+id, nil), OpenAccount{id, opened}); err != nil {
+	}}
+	if err := im.dispatch(eventstore.WithKey(ctx, "import/account/"+id, nil), open); err != nil {
 		return fmt.Errorf("open account %s: %w", id, err)
 	}
-	events.Add(1)
 	for _, t := range lines {
 		keyed := eventstore.WithKey(ctx, "import/transaction/"+t.ID, fmt.Append(nil, t.Account, t.Date, t.Amount, t.Credit))
-		if _, err := bus.Dispatch(keyed, commandFor(t)); err != nil {
-			return fmt.Errorf("line %d: account %s: %w", t.Line, id, err)
+		if err := im.dispatch(keyed, commandFor(t)); err != nil {
+			return &berka.Error{Line: t.Line, Err: fmt.Errorf("account %s: %w", id, err)}
 		}
-		events.Add(1)
-		bar.add(1)
+		im.progress.add(1)
 	}
 	return nil
 }
 
-func commandFor(t berka.Transaction) any {
+func (im *importer) dispatch(ctx context.Context, c any) error {
+	receipt, err := im.bus.Dispatch(ctx, c)
+	switch {
+	case err != nil:
+		return err
+	case receipt.Position <= im.start:
+		im.before.Add(1)
+	default:
+		im.stored.Add(1)
+	}
+	return nil
+}
+
+func commandFor(t berka.Transaction) interface{ Validate() error } {
 	booking := account.Booking{
 		Money:        account.Money{Amount: t.Amount, Currency: importCurrency},
 		Date:         account.Date(t.Date),
@@ -114,39 +162,41 @@ func commandFor(t berka.Transaction) any {
 
 // reconcile compares the read model's balance at the end of each day with the file's. Within a
 // day the file's order is not the bank's, so any balance recorded that day will do.
-func reconcile(ctx context.Context, b *bank, byAccount map[string][]berka.Transaction, out io.Writer) error {
+func (im *importer) reconcile(ctx context.Context) error {
 	type accountDay struct{ account, date string }
 	recorded := make(map[accountDay][]int64)
-	for id, lines := range byAccount {
+	for id, lines := range im.byAccount {
 		for _, t := range lines {
 			recorded[accountDay{id, t.Date}] = append(recorded[accountDay{id, t.Date}], t.Balance)
 		}
 	}
-	rows, err := b.pool.Query(ctx, `
+	rows, err := im.pool.Query(ctx, `
 		select distinct on (account, booked_on) account, booked_on::text, balance
 		  from bank.statement
 		 order by account, booked_on, version desc`)
 	if err != nil {
 		return err
 	}
-	agree := 0
+	agree, differs := 0, ""
 	var day accountDay
 	var balance int64
 	_, err = pgx.ForEachRow(rows, []any{&day.account, &day.date, &balance}, func() error {
-		for _, figure := range recorded[day] {
-			if max(figure-balance, balance-figure) <= tolerance {
-				agree++
-				break
-			}
+		figures, ours := recorded[day]
+		near := func(figure int64) bool { return max(figure-balance, balance-figure) <= tolerance }
+		switch {
+		case slices.ContainsFunc(figures, near):
+			agree++
+		case ours && differs == "":
+			differs = fmt.Sprintf("account %s on %s has %d, the file says %d", day.account, day.date, balance, figures)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "reconciled %d of %d account-days within one crown\n", agree, len(recorded))
+	fmt.Fprintf(im.out, "reconciled %d of %d account-days within one crown\n", agree, len(recorded))
 	if float64(agree) < mustReconcile*float64(len(recorded)) {
-		return fmt.Errorf("the read model differs from the file on %d account-days", len(recorded)-agree)
+		return fmt.Errorf("the read model differs from the file on %d account-days, first: %s", len(recorded)-agree, differs)
 	}
 	return nil
 }

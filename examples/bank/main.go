@@ -33,55 +33,109 @@ import (
 )
 
 func main() {
-	addr := flag.String("addr", "localhost:8080", "the address to serve on")
-	data := flag.String("data", "", "a folder to keep the bank's own Postgres in")
+	addr := flag.String("addr", "localhost:8080", "the `address` to serve on")
+	data := flag.String("data", "", "a `folder` to keep the bank's own Postgres in")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "usage: bank [flags] [import FILE[.gz]]\n")
+		fmt.Fprint(flag.CommandLine.Output(), "usage: bank [flags]                    serve\n"+
+			"       bank [flags] import FILE[.gz]   import a bank's transaction file\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
 	if n := flag.NArg(); n != 0 && (n != 2 || flag.Arg(0) != "import") {
+		fmt.Fprintf(os.Stderr, "bank: what is %q? Flags come first.\n", flag.Args())
 		flag.Usage()
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *addr, *data, flag.Arg(1)); err != nil {
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+
+	var err error
+	if file := flag.Arg(1); file != "" {
+		err = runImport(ctx, *data, file)
+	} else {
+		err = serve(ctx, *addr, *data)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bank:", err)
-		stop()
 		os.Exit(1)
 	}
 }
 
-// run serves until ctx is done or, with a file, imports it and returns.
-func run(ctx context.Context, addr, data, file string) error {
+// serve answers requests until ctx is done.
+func serve(ctx context.Context, addr, data string) error {
+	listener, err := net.Listen("tcp", addr) // before anything that takes time
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	err = withBank(ctx, data, func(ctx context.Context, b *bank) error {
+		slog.Info("the bank is open", "url", "http://"+listener.Addr().String())
+		return serveOn(ctx, listener, b.handler(ctx))
+	})
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // interrupted while it started
+	}
+	return err
+}
+
+// serveOn serves until ctx is done, and then finishes the requests under way.
+func serveOn(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadTimeout: maxTime, IdleTimeout: time.Minute}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	slog.Info("the bank is closing")
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTime)
+	defer cancel()
+	if err := server.Shutdown(drain); err != nil {
+		slog.Warn("some clients were cut off", "error", err)
+		return server.Close()
+	}
+	return nil
+}
+
+// withBank calls do with a bank whose projections run.
+func withBank(ctx context.Context, data string, do func(context.Context, *bank) error) error {
+	if data != "" && os.Getenv("DATABASE_URL") != "" {
+		return errors.New("-data keeps a Postgres of the bank's own, but DATABASE_URL names another one: choose one of them")
+	}
 	postgres, err := localpg.Start(ctx, &localpg.Config{Durable: true, Dir: data})
 	if err != nil {
 		return err
 	}
-	return errors.Join(runOn(ctx, postgres.URL(), addr, file), postgres.Stop())
-}
-
-func runOn(ctx context.Context, url, addr, file string) error {
-	b, err := open(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer b.pool.Close()
-
-	// The projections outlive the requests that wait for them.
-	runnerCtx, stopRunner := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopRunner()
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return b.runner.Run(runnerCtx) })
-	group.Go(func() error {
-		defer stopRunner()
-		if file != "" {
-			return runImport(ctx, b, file, os.Stdout)
+	kept := data != "" || postgres.Source() == localpg.URL
+	slog.Info("Postgres is ready", "source", postgres.Source(), "kept", kept)
+	err = func() error {
+		b, err := open(ctx, postgres.URL())
+		if err != nil {
+			return err
 		}
-		return serve(ctx, addr, b.handler())
-	})
-	return group.Wait()
+		defer b.pool.Close()
+		b.kept = kept
+
+		// The projections outlive the requests that wait for them.
+		runnerCtx, stopRunner := context.WithCancel(context.WithoutCancel(ctx))
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return b.runner.Run(runnerCtx) })
+		group.Go(func() error {
+			defer stopRunner()
+			return do(ctx, b)
+		})
+		group.Go(func() error {
+			select {
+			case <-postgres.Done():
+				return errors.New("the bank's Postgres has ended")
+			case <-runnerCtx.Done():
+				return nil
+			}
+		})
+		return group.Wait()
+	}()
+	return errors.Join(err, postgres.Stop())
 }
 
 // bank is the service, wired.
@@ -90,6 +144,7 @@ type bank struct {
 	store  *eventstore.Store
 	bus    *command.Bus
 	runner *projection.Runner
+	kept   bool // the database outlives the program
 }
 
 // open connects, migrates and wires the service. Nothing runs yet.
@@ -126,34 +181,14 @@ func (b *bank) wire(ctx context.Context) (err error) {
 	return err
 }
 
-func (b *bank) handler() http.Handler {
+// handler serves the bank over HTTP; when closing is done, nobody waits for a read model.
+func (b *bank) handler(closing context.Context) http.Handler {
 	a := &api{
 		bus:      b.bus,
 		queries:  newQueries(b.pool, b.runner),
 		accounts: aggregate.NewRepository(b.store, account.Definition, nil),
 		runner:   b.runner,
+		closing:  closing,
 	}
 	return a.handler()
-}
-
-// serve answers requests until ctx is done, and then finishes those under way.
-func serve(ctx context.Context, addr string, handler http.Handler) error {
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
-	slog.Info("the bank is open", "url", "http://"+listener.Addr().String())
-
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-	slog.Info("closing")
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTime+5*time.Second)
-	defer cancel()
-	return server.Shutdown(drain)
 }

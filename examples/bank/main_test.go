@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -66,24 +67,54 @@ func TestServeAndStop(t *testing.T) {
 		if err := command.Start(); err != nil {
 			t.Fatal(err)
 		}
-		url := ""
 		lines := bufio.NewScanner(log)
-		for url == "" && lines.Scan() {
-			if match := regexp.MustCompile(`url=(http://\S+)`).FindStringSubmatch(lines.Text()); match != nil {
-				url = match[1]
-			}
-		}
-		s := &service{T: t, url: url, client: http.DefaultClient}
+		s := &service{T: t, url: await(t, lines, opened)[1], client: http.DefaultClient}
 		s.must(200, "GET", "/health", "")
 		s.must(201, "POST", "/accounts", `{"owner":"Ada","currency":"EUR"}`)
+
+		// A query that waits for what never comes is answered when the bank closes.
+		waiting := make(chan answer, 1)
+		go func() { waiting <- s.do("GET", "/accounts", "", positionOf, "999999") }()
+		s.must(200, "GET", "/health", "") // on another connection, so that the query is on its way
 		if err := command.Process.Signal(signal); err != nil {
 			t.Fatal(err)
+		}
+		await(t, lines, closing)
+		if a := <-waiting; a.status != 503 {
+			t.Errorf("a waiting query got %d %s, want 503", a.status, a.text)
 		}
 		for lines.Scan() {
 		}
 		if err := command.Wait(); err != nil {
 			t.Errorf("stopped by %v: %v, want exit status 0", signal, err)
 		}
+	}
+}
+
+// What the program says on its way.
+var (
+	opened  = regexp.MustCompile(`url=(http://\S+)`)
+	closing = regexp.MustCompile(`closing`)
+)
+
+// await reads lines until one matches.
+func await(t *testing.T, lines *bufio.Scanner, pattern *regexp.Regexp) []string {
+	t.Helper()
+	for lines.Scan() {
+		if match := pattern.FindStringSubmatch(lines.Text()); match != nil {
+			return match
+		}
+	}
+	t.Fatalf("the program ended without saying %s", pattern)
+	return nil
+}
+
+// TestOneDatabaseOnly: with two databases to choose from, the program does not guess.
+func TestOneDatabaseOnly(t *testing.T) {
+	t.Parallel()
+	text := output(t, program(t, pgtest.URL(t), "-addr", "localhost:0", "-data", t.TempDir()), 1)
+	if !strings.Contains(text, "DATABASE_URL") {
+		t.Errorf("%s, want it to name DATABASE_URL", text)
 	}
 }
 
@@ -122,7 +153,7 @@ func writeStatement(t *testing.T, accounts, n int) (path string) {
 // TestImportKilled kills imports half-way and starts them again.
 func TestImportKilled(t *testing.T) {
 	t.Parallel()
-	const accounts, each = 20, 50
+	const accounts, each = 40, 50
 	path, url := writeStatement(t, accounts, each), pgtest.URL(t)
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
@@ -141,12 +172,24 @@ func TestImportKilled(t *testing.T) {
 		if err := command.Start(); err != nil {
 			t.Fatal(err)
 		}
+		ended := make(chan struct{})
+		go func() {
+			_ = command.Wait()
+			close(ended)
+		}()
+		look := time.NewTicker(5 * time.Millisecond)
 		for events() < until {
+			select {
+			case <-look.C:
+			case <-ended:
+				t.Fatalf("the import ended by itself after %d events", events())
+			}
 		}
+		look.Stop()
 		if err := command.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
-		_ = command.Wait()
+		<-ended
 	}
 	if n := events(); n >= accounts*(each+1) {
 		t.Fatalf("%d events: the import was not killed half-way", n)
@@ -189,6 +232,7 @@ func TestImportRefuses(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"truncated": {string(good[:len(good)-20]), "line 21: "},
 		"garbled":   {strings.Replace(string(good), "18250.00", "18250,00", 1), "line 4: amount"},
+		"bad text":  {strings.Replace(string(good), "POJISTNE", "\xff", 1), "line 10: "},
 		"other":     {"hello\n", "line 1: "},
 		"empty":     {"", "line 1: the file is empty"},
 	} {
@@ -202,6 +246,7 @@ func TestImportRefuses(t *testing.T) {
 		}
 	}
 	output(t, program(t, url, "import", filepath.Join(dir, "none")), 1)
+	output(t, program(t, url, "import", dir), 1)
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -210,6 +255,23 @@ func TestImportRefuses(t *testing.T) {
 	var n int
 	if err := pool.QueryRow(t.Context(), `select count(*) from tidemark.events`).Scan(&n); err != nil || n != 0 {
 		t.Errorf("%d events, %v; want none", n, err)
+	}
+}
+
+// TestReconcileFails: a balance that is not the file's is found, and said.
+func TestReconcileFails(t *testing.T) {
+	t.Parallel()
+	good, err := os.ReadFile("testdata/statement.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "statement.csv")
+	if err := os.WriteFile(path, []byte(strings.Replace(string(good), "19250.00", "19255.00", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := output(t, program(t, pgtest.EmptyURL(t), "import", path), 1)
+	if !strings.Contains(text, "reconciled 17 of 18") || !strings.Contains(text, "account 101 on 1995-01-10 has 1925000") {
+		t.Errorf("%s, want the account and the day", text)
 	}
 }
 

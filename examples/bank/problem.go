@@ -47,6 +47,7 @@ var problems = []struct {
 	{account.ErrCurrency, http.StatusUnprocessableEntity, "invalid-currency"},
 	{account.ErrDate, http.StatusUnprocessableEntity, "invalid-date"},
 	{account.ErrText, http.StatusUnprocessableEntity, "invalid-text"},
+	{account.ErrID, http.StatusUnprocessableEntity, "invalid-account-id"},
 	{eventstore.ErrKeyReused, http.StatusUnprocessableEntity, "idempotency-key-reused"},
 	{eventstore.ErrInvalid, http.StatusBadRequest, "invalid-request"},
 	{query.ErrBehind, http.StatusServiceUnavailable, "read-model-behind"},
@@ -55,21 +56,23 @@ var problems = []struct {
 
 // newProblem finds out what an error means for the client.
 func newProblem(r *http.Request, err error) problem {
+	of := func(status int, name, detail string) problem {
+		return problem{Type: "urn:bank:" + name, Title: http.StatusText(status), Status: status, Detail: detail}
+	}
 	var bad *requestError
 	if errors.As(err, &bad) {
-		return problem{Type: "urn:bank:" + bad.name, Title: http.StatusText(bad.status), Status: bad.status, Detail: bad.detail}
+		return of(bad.status, bad.name, bad.detail)
 	}
 	if errors.Is(err, eventstore.ErrConflict) {
 		// Asked for a version: the precondition failed. Otherwise others were faster, too often.
-		status := http.StatusConflict
-		if r.Header.Get("If-Match") != "" {
-			status = http.StatusPreconditionFailed
+		if match := r.Header.Get("If-Match"); match != "" && match != "*" {
+			return of(http.StatusPreconditionFailed, "version-conflict", err.Error())
 		}
-		return problem{Type: "urn:bank:version-conflict", Title: http.StatusText(status), Status: status, Detail: err.Error()}
+		return of(http.StatusConflict, "version-conflict", err.Error())
 	}
 	for _, known := range problems {
 		if errors.Is(err, known.err) {
-			p := problem{Type: "urn:bank:" + known.name, Title: http.StatusText(known.status), Status: known.status, Detail: err.Error()}
+			p := of(known.status, known.name, err.Error())
 			var funds *account.InsufficientFundsError
 			if errors.As(err, &funds) {
 				p.Available = &funds.Available
@@ -84,7 +87,10 @@ func writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 	p := newProblem(r, err)
 	switch {
 	case p.Status == http.StatusServiceUnavailable:
-		w.Header().Set("Retry-After", "1")
+		// A command without a key may have been done: to repeat it would be a second one.
+		if r.Method == http.MethodGet || r.Header.Get("Idempotency-Key") != "" {
+			w.Header().Set("Retry-After", "1")
+		}
 	case p.Status >= http.StatusInternalServerError && r.Context().Err() == nil:
 		slog.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
 	}

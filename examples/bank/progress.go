@@ -22,7 +22,7 @@ type progress struct {
 }
 
 func newProgress(out io.Writer, total int) *progress {
-	p := &progress{out: out, total: total, begun: time.Now()}
+	p := &progress{out: out, total: total, begun: time.Now(), shown: time.Now()}
 	if file, ok := out.(*os.File); ok {
 		info, err := file.Stat()
 		p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0

@@ -46,12 +46,15 @@ type AccountRow struct {
 type Entry struct {
 	Version      eventstore.Version `json:"version"`
 	Date         account.Date       `json:"date"`
-	Type         string             `json:"type"`   // deposit, withdrawal, transfer_sent or transfer_received
+	Type         string             `json:"type"`   // one of entryTypes
 	Amount       int64              `json:"amount"` // in minor units, negative if it left the account
 	Balance      int64              `json:"balance"`
 	Description  string             `json:"description"`
 	Counterparty string             `json:"counterparty"`
 }
+
+// entryTypes are the types an entry can have.
+var entryTypes = []string{"deposit", "withdrawal", "transfer_sent", "transfer_received"}
 
 // Hit is something a search has found.
 type Hit struct {

@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	_ "embed"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -45,26 +47,30 @@ type event = eventstore.Event[account.Event]
 
 // projectAccount keeps one row per account: the present state.
 func projectAccount(ctx context.Context, tx pgx.Tx, e event) error {
+	var done pgconn.CommandTag
 	var err error
 	switch data := e.Data.(type) {
 	case account.Opened:
-		_, err = tx.Exec(ctx, `
+		done, err = tx.Exec(ctx, `
 			insert into bank.accounts (account, owner, currency, overdraft, balance, status, opened_on, version)
 			values ($1, $2, $3, $4, 0, $5, $6::text::date, $7)`,
 			e.Stream.Key, data.Owner, data.Currency, data.Overdraft, account.Open, data.Date, e.Version)
 	case account.AccountClosed:
-		_, err = tx.Exec(ctx, `
+		done, err = tx.Exec(ctx, `
 			update bank.accounts
 			   set status = $2, version = $3
 			 where account = $1`,
 			e.Stream.Key, account.Closed, e.Version)
 	default:
 		entry, _ := entryOf(e)
-		_, err = tx.Exec(ctx, `
+		done, err = tx.Exec(ctx, `
 			update bank.accounts
 			   set balance = balance + $2, version = $3
 			 where account = $1`,
 			e.Stream.Key, entry.Amount, e.Version)
+	}
+	if err == nil && done.RowsAffected() != 1 {
+		err = fmt.Errorf("account %s is not in bank.accounts: was the table emptied?", e.Stream.Key)
 	}
 	return err
 }

@@ -1,21 +1,21 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
-
 	"github.com/tidemark-es/tidemark/eventstore"
-	"github.com/tidemark-es/tidemark/examples/bank/account"
 )
 
 // isText reports whether Postgres can store what the address says.
@@ -29,29 +29,43 @@ func isText(path string, form url.Values) bool {
 	})
 }
 
-func requestID(r *http.Request) string {
-	if id := r.Header.Get("X-Request-Id"); id != "" && len(id) <= 200 && utf8.ValidString(id) {
-		return id
+// header returns a header's value if it can be stored as metadata, "" otherwise.
+func header(r *http.Request, name string) string {
+	if value := r.Header.Get(name); len(value) <= 200 && utf8.ValidString(value) {
+		return value
 	}
-	return uuid.NewString()
+	return ""
 }
 
 // target reads what the commands on one account have in common: its id, the version in If-Match
-// and the body.
-func target(r *http.Request, body any) (id string, seen eventstore.Version, err error) {
-	id, seen = r.PathValue("id"), eventstore.Any
-	switch match := r.Header.Get("If-Match"); match {
-	case "":
-	case "*":
-		seen = eventstore.Any // an account that does not exist is refused anyway
-	default:
-		n, err := strconv.ParseInt(strings.Trim(match, `"`), 10, 64)
-		if err != nil || n < 1 || etag(eventstore.Version(n)) != match {
-			return "", 0, badRequest(`If-Match: %s: want the ETag of an account, such as "3"`, match)
-		}
-		seen = eventstore.Version(n)
+// and the body. Without If-Match, or with *, any version will do.
+func (a *api) target(r *http.Request, body any) (id string, seen eventstore.Version, err error) {
+	id = r.PathValue("id")
+	tags := strings.Join(r.Header.Values("If-Match"), ",")
+	if seen, err = seenVersion(tags); err != nil {
+		return "", 0, err
 	}
 	return id, seen, decode(r, body)
+}
+
+// oneTag is one entity tag of RFC 9110, with its text.
+var oneTag = regexp.MustCompile(`^(W/)?"([\x21\x23-\x7e]*)"$`)
+
+// seenVersion returns the version that If-Match asks for. A well-formed tag that is none of ours
+// matches no version; of several we take one, since a client has seen one.
+func seenVersion(tags string) (eventstore.Version, error) {
+	if tags == "" || tags == "*" {
+		return eventstore.Any, nil
+	}
+	parts := oneTag.FindStringSubmatch(strings.TrimSpace(tags))
+	if parts == nil {
+		return 0, badRequest(`If-Match: %s: want the ETag of an account, such as "3"`, tags)
+	}
+	n, err := strconv.ParseInt(parts[2], 10, 64)
+	if err != nil || etag(eventstore.Version(n)) != strings.TrimSpace(tags) || n < 1 {
+		return eventstore.NoStream, nil // which no account has that exists
+	}
+	return eventstore.Version(n), nil
 }
 
 // decode reads a body that holds one JSON object and nothing that we do not know.
@@ -61,9 +75,17 @@ func decode(r *http.Request, into any) error {
 			return &requestError{http.StatusUnsupportedMediaType, "not-json", "Content-Type: want application/json"}
 		}
 	}
-	decoder := json.NewDecoder(r.Body)
+	body := bufio.NewReader(r.Body)
+	if first, _ := body.Peek(1); string(first) != "{" {
+		return badRequest("the body is not a JSON object")
+	}
+	decoder := json.NewDecoder(body)
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			return badRequest("%s: %s is not what is wanted here", wrong.Field, wrong.Value)
+		}
 		return badRequest("the body is not what is wanted here: %v", err)
 	}
 	if _, err := decoder.Token(); err != io.EOF {
@@ -77,13 +99,6 @@ func badRequest(format string, args ...any) error {
 }
 
 func etag(v eventstore.Version) string { return `"` + v.String() + `"` }
-
-func orToday(d account.Date) account.Date {
-	if d == "" {
-		return account.Today()
-	}
-	return d
-}
 
 func limitOf(r *http.Request) (int, error) {
 	text := r.FormValue("limit")

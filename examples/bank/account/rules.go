@@ -18,6 +18,7 @@ var (
 	ErrCurrency          = errors.New("invalid currency")
 	ErrDate              = errors.New("invalid date")
 	ErrText              = errors.New("invalid text")
+	ErrID                = errors.New("invalid account id")
 )
 
 // InsufficientFundsError says how much could be taken out, in minor units.
@@ -50,7 +51,7 @@ const (
 )
 
 func (a *Account) canReceive(m Money) error {
-	if err := a.usable(m.Currency); err != nil {
+	if err := a.usable(m); err != nil {
 		return err
 	}
 	if m.Amount > MaxAmount-a.Balance {
@@ -60,7 +61,7 @@ func (a *Account) canReceive(m Money) error {
 }
 
 func (a *Account) canPay(m Money) error {
-	if err := a.usable(m.Currency); err != nil {
+	if err := a.usable(m); err != nil {
 		return err
 	}
 	if available := a.Balance + a.Overdraft; m.Amount > available {
@@ -70,7 +71,7 @@ func (a *Account) canPay(m Money) error {
 }
 
 func (a *Account) canClose() error {
-	if err := a.usable(a.Currency); err != nil {
+	if err := a.isOpen(); err != nil {
 		return err
 	}
 	if a.Balance != 0 {
@@ -79,14 +80,22 @@ func (a *Account) canClose() error {
 	return nil
 }
 
-func (a *Account) usable(currency string) error {
-	switch {
-	case a.Status == "":
-		return ErrUnknown
-	case a.Status == Closed:
-		return ErrClosed
-	case a.Currency != currency:
+func (a *Account) usable(m Money) error {
+	if err := a.isOpen(); err != nil {
+		return err
+	}
+	if a.Currency != m.Currency {
 		return fmt.Errorf("%w: the account is kept in %s", ErrCurrency, a.Currency)
+	}
+	return m.Validate()
+}
+
+func (a *Account) isOpen() error {
+	switch a.Status {
+	case "":
+		return ErrUnknown
+	case Closed:
+		return ErrClosed
 	}
 	return nil
 }

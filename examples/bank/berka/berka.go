@@ -72,9 +72,12 @@ func Parse(r io.Reader) ([]Transaction, error) {
 			return all, nil
 		}
 		var t Transaction
+		var syntax *csv.ParseError
 		if err == nil {
 			line, _ = lines.FieldPos(0)
 			t, err = parse(fields)
+		} else if errors.As(err, &syntax) {
+			line = syntax.Line
 		}
 		if other, twice := seen[t.ID]; err == nil && twice {
 			err = fmt.Errorf("trans_id %s was on line %d already", t.ID, other)
@@ -108,12 +111,9 @@ func parse(fields []string) (t Transaction, err error) {
 			return t, fmt.Errorf("%s %q is not a number", name, text)
 		}
 	}
-	day, err := time.Parse("060102", fields[2])
+	day, err := time.Parse("20060102", "19"+fields[2]) // the file is of the 1990s
 	if err != nil {
 		return t, fmt.Errorf("date %q is not of the form YYMMDD", fields[2])
-	}
-	if day.Year() >= 2000 { // the file is of the 1990s
-		day = day.AddDate(-100, 0, 0)
 	}
 	t.Date = day.Format(time.DateOnly)
 	switch fields[3] {

@@ -61,6 +61,8 @@ func TestParseRefuses(t *testing.T) {
 		"trans_id":          {line(`x;7;930101;"PRIJEM";"VKLAD";7.00;7.00;"";;`), 5},
 		"account":           {line(`4;-7;930101;"PRIJEM";"VKLAD";7.00;7.00;"";;`), 5},
 		"date":              {line(`4;7;931301;"PRIJEM";"VKLAD";7.00;7.00;"";;`), 5},
+		"no leap year":      {line(`4;7;930229;"PRIJEM";"VKLAD";7.00;7.00;"";;`), 5},
+		"after blank lines": {line("\n\n4;7;930101"), 7},
 		"type":              {line(`4;7;930101;"X";"VKLAD";7.00;7.00;"";;`), 5},
 		"amount float":      {line(`4;7;930101;"PRIJEM";"VKLAD";7.0;7.00;"";;`), 5},
 		"amount zero":       {line(`4;7;930101;"PRIJEM";"VKLAD";0.00;7.00;"";;`), 5},
