@@ -402,3 +402,28 @@ func TestReadModelBehind(t *testing.T) {
 		t.Errorf("%d %s, want 503 and when to retry", recorder.Code, recorder.Body)
 	}
 }
+
+// TestClosing: when the bank closes, nobody waits any longer for a read model, whether the query
+// came before or after; commands are still done.
+func TestClosing(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	closing, cancel := context.WithCancel(t.Context())
+	handler := s.handler(closing)
+	ask := func(method, path, body string) *httptest.ResponseRecorder {
+		request := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
+		request.Header.Set(positionOf, "999999")
+		recorder := httptest.NewRecorder()
+		handler.ServeHTTP(recorder, request)
+		return recorder
+	}
+	waiting := make(chan *httptest.ResponseRecorder)
+	go func() { waiting <- ask("GET", "/accounts", "") }()
+	cancel()
+	if early := <-waiting; early.Code != 503 {
+		t.Errorf("a waiting query got %d %s, want 503", early.Code, early.Body)
+	}
+	if late := ask("POST", "/accounts", `{"owner":"Ada","currency":"EUR"}`); late.Code != 201 {
+		t.Errorf("a command got %d %s, want 201", late.Code, late.Body)
+	}
+}
