@@ -48,7 +48,7 @@ func TestREADME(t *testing.T) {
 	command := exec.CommandContext(t.Context(), "go", "run", "-overlay", overlay, "./internal/readme")
 	command.Env = append(os.Environ(), "DATABASE_URL="+pgtest.EmptyURL(t))
 	got, err := command.CombinedOutput()
-	if want := "1\n2\nnot enough money"; err != nil || strings.TrimSpace(string(got)) != want {
+	if want := "1 <nil>\n0 only 200 cents are left"; err != nil || strings.TrimSpace(string(got)) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}
 }
