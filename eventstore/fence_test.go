@@ -85,14 +85,10 @@ func TestSequenceGapUnderLoad(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			store, pool := open(t)
-			if !test.fence {
-				removeFence(t, pool)
+			lost := gapTrial(t, test.fence, test.start)
+			for tries := 1; !test.fence && lost == 0 && tries < 30; tries++ { // it is a matter of chance
+				lost = gapTrial(t, test.fence, test.start)
 			}
-			if test.start > 0 {
-				mustExec(t, pool, `select setval('tidemark.events_position_seq', $1)`, test.start)
-			}
-			lost := gapTrial(t, store, pool)
 			if test.fence && lost > 0 {
 				t.Errorf("%d events were skipped", lost)
 			}
@@ -103,8 +99,16 @@ func TestSequenceGapUnderLoad(t *testing.T) {
 	}
 }
 
-// gapTrial returns how many committed events a follower did not see.
-func gapTrial(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool) (lost int) {
+// gapTrial returns how many committed events a follower did not see, in a store with the fence or
+// without it, whose sequence starts somewhere.
+func gapTrial(t *testing.T, fence bool, start int64) (lost int) {
+	store, pool := open(t)
+	if !fence {
+		removeFence(t, pool)
+	}
+	if start > 0 {
+		mustExec(t, pool, `select setval('tidemark.events_position_seq', $1)`, start)
+	}
 	const writers, each = 6, 60 // as many as the pool has room for, beside the reader
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
