@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Bounds that let every event through. As parameters they keep one prepared statement for all.
+// columns are what scanEvent reads, in its order.
 const columns = `position, stream, version, id, type, schema, recorded_at, metadata, data`
 
 const streamSQL = `
@@ -29,18 +29,11 @@ type ReadOptions struct {
 	Limit int     // at most so many events; 0 means no limit
 }
 
-func (o ReadOptions) validate() error {
-	if o.After < 0 || o.To < 0 || o.Limit < 0 {
-		return invalid("read options %+v: After, To and Limit must not be negative", o)
-	}
-	return nil
-}
-
 // Normalize checks the options and replaces zero values by the bounds they stand for. It is for
 // implementations of another store.
 func (o ReadOptions) Normalize() (ReadOptions, error) {
-	if err := o.validate(); err != nil {
-		return o, err
+	if o.After < 0 || o.To < 0 || o.Limit < 0 {
+		return o, invalid("read options %+v: After, To and Limit must not be negative", o)
 	}
 	if o.To == 0 {
 		o.To = math.MaxInt64

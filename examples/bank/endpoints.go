@@ -34,7 +34,7 @@ func (a *api) open(w http.ResponseWriter, r *http.Request) error {
 
 func (a *api) deposit(w http.ResponseWriter, r *http.Request) error {
 	body := account.Booking{Date: account.Today()}
-	id, seen, err := a.target(r, &body)
+	id, seen, err := target(r, &body)
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (a *api) deposit(w http.ResponseWriter, r *http.Request) error {
 
 func (a *api) withdraw(w http.ResponseWriter, r *http.Request) error {
 	body := account.Booking{Date: account.Today()}
-	id, seen, err := a.target(r, &body)
+	id, seen, err := target(r, &body)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (a *api) transfer(w http.ResponseWriter, r *http.Request) error {
 		account.Booking
 	}
 	body.Date = account.Today()
-	id, seen, err := a.target(r, &body)
+	id, seen, err := target(r, &body)
 	if err != nil {
 		return err
 	}
@@ -65,7 +65,7 @@ func (a *api) transfer(w http.ResponseWriter, r *http.Request) error {
 
 func (a *api) close(w http.ResponseWriter, r *http.Request) error {
 	body := account.AccountClosed{Date: account.Today()}
-	id, seen, err := a.target(r, &body)
+	id, seen, err := target(r, &body)
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func header(r *http.Request, name string) string {
 
 // target reads what the commands on one account have in common: its id, the version in If-Match
 // and the body. Without If-Match, or with *, any version will do.
-func (a *api) target(r *http.Request, body any) (id string, seen eventstore.Version, err error) {
+func target(r *http.Request, body any) (id string, seen eventstore.Version, err error) {
 	id = r.PathValue("id")
 	tags := strings.Join(r.Header.Values("If-Match"), ",")
 	if seen, err = seenVersion(tags); err != nil {
