@@ -183,14 +183,14 @@ func TestCommit(t *testing.T) {
 			}
 		}
 		move := func(ctx context.Context, from, to string) error {
-			_, err := aggregate.Commit(ctx, store, &aggregate.Config{MaxAttempts: 1000, MaxDelay: 5 * time.Millisecond}, func(ctx context.Context) ([]eventstore.Change, error) {
+			receipt, err := aggregate.Commit(ctx, store, &aggregate.Config{MaxAttempts: 1000, MaxDelay: 5 * time.Millisecond}, func(ctx context.Context) ([]eventstore.Change, error) {
 				var changes []eventstore.Change
 				for i, key := range []string{from, to} {
 					loaded, err := repo.Load(ctx, key)
 					if err != nil {
 						return nil, err
 					}
-					change, err := loaded.Change(added{1 - 2*i})
+					change, err := loaded.Change([]event{added{1 - 2*i}}, nil)
 					if err != nil {
 						return nil, err
 					}
@@ -198,6 +198,13 @@ func TestCommit(t *testing.T) {
 				}
 				return changes, nil
 			})
+			if err != nil {
+				return err
+			}
+			first, err := repo.Load(ctx, from)
+			if err == nil && (receipt.Version > first.Version || receipt.Position < 1) {
+				err = fmt.Errorf("receipt %+v, but %s is at version %d", receipt, from, first.Version)
+			}
 			return err
 		}
 		var wg sync.WaitGroup
@@ -219,6 +226,62 @@ func TestCommit(t *testing.T) {
 		b, _ := repo.Load(t.Context(), "b")
 		if a.State.Value != 0 || b.State.Value != 0 || a.Version != 61 || b.Version != 61 {
 			t.Errorf("a %+v at %d, b %+v at %d; want both 0 at 61", a.State, a.Version, b.State, b.Version)
+		}
+	})
+}
+
+// TestCommitReceipt: the receipt is the first change's version at the last change's position, also
+// when the commit is repeated.
+func TestCommitReceipt(t *testing.T) {
+	each(t, func(t *testing.T, store aggregate.Store, repo *aggregate.Repository[counter, event]) {
+		for range 2 { // so that their versions differ
+			if _, err := repo.Update(t.Context(), "a", limit(10)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ctx := eventstore.WithKey(t.Context(), "both", nil)
+		var receipts [2]eventstore.Receipt
+		for i := range receipts {
+			var err error
+			receipts[i], err = aggregate.Commit(ctx, store, nil, func(ctx context.Context) (changes []eventstore.Change, err error) {
+				for _, key := range []string{"a", "b"} {
+					loaded, err := repo.Load(ctx, key)
+					if err != nil {
+						return nil, err
+					}
+					change, err := loaded.Change(limit(20)(loaded.State))
+					if err != nil {
+						return nil, err
+					}
+					changes = append(changes, change)
+				}
+				return changes, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		last, err := repo.Load(t.Context(), "b")
+		want := eventstore.Receipt{Version: 3, Position: last.Position}
+		if err != nil || last.Version != 1 || receipts[0] != want || receipts[1] != want {
+			t.Errorf("receipts %+v, %v; want twice %+v", receipts, err, want)
+		}
+		none, err := aggregate.Commit(t.Context(), store, nil, func(context.Context) ([]eventstore.Change, error) { return nil, nil })
+		if err != nil || none != (eventstore.Receipt{}) {
+			t.Errorf("without changes: %+v, %v", none, err)
+		}
+	})
+}
+
+// TestChangeRefuses: the decision's error comes out as it is.
+func TestChangeRefuses(t *testing.T) {
+	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {
+		loaded, err := repo.Load(t.Context(), "a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := loaded.Change(loaded.State.add(1)); err != errLimit {
+			t.Errorf("%v, want the decision's own error", err)
 		}
 	})
 }

@@ -25,12 +25,15 @@ type Config struct {
 // decide loads what it needs, with [Repository.Load], and returns a change for each aggregate it
 // changes, made by [Loaded.Change]. When somebody else was faster it is called again, so it must
 // do nothing but load and decide. In a caller's transaction (eventstore.Store.WithTx), which a
-// conflict aborts, it is not. Its error is returned as it is. Without changes nothing is
-// appended and there are no receipts; otherwise there is one per change, in the same order.
+// conflict aborts, it is not. Its error is returned as it is.
+//
+// The receipt is the version of the first change's aggregate, which is the one the caller is
+// asked about, at the position of the whole commit: a read model that has reached it shows all
+// of the changes. Without changes nothing is appended and the receipt is zero.
 //
 // With an idempotency key in ctx under which something was committed before, decide is not
-// called and the receipts are those of that commit.
-func Commit(ctx context.Context, store Store, config *Config, decide func(context.Context) ([]eventstore.Change, error)) ([]eventstore.Receipt, error) {
+// called and the receipt is that of that commit.
+func Commit(ctx context.Context, store Store, config *Config, decide func(context.Context) ([]eventstore.Change, error)) (eventstore.Receipt, error) {
 	attempts := 0
 	try := func() ([]eventstore.Receipt, error) {
 		attempts++
@@ -40,12 +43,23 @@ func Commit(ctx context.Context, store Store, config *Config, decide func(contex
 	receipts, err := backoff.Retry(ctx, try,
 		backoff.WithMaxTries(tries), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(wait))
 	if last, ok := err.(*backoff.PermanentError); ok {
-		return nil, last.Err
+		return eventstore.Receipt{}, last.Err
 	}
 	if err != nil && attempts > 1 && uint(attempts) == tries {
 		err = fmt.Errorf("aggregate: gave up after %d attempts: %w", attempts, err)
 	}
-	return receipts, err
+	return whole(receipts), err
+}
+
+// whole returns the first version at the last position.
+func whole(receipts []eventstore.Receipt) (r eventstore.Receipt) {
+	if len(receipts) > 0 {
+		r.Version = receipts[0].Version
+	}
+	for _, each := range receipts {
+		r.Position = max(r.Position, each.Position)
+	}
+	return r
 }
 
 // commitOnce decides and commits. Its error is permanent unless another attempt makes sense.

@@ -36,9 +36,17 @@ type Loaded[S, E any] struct {
 	codec    *eventstore.Codec[E]
 }
 
-// Change returns what appends the events to the aggregate if it is still as it was loaded. It is
-// for [Commit]; the error is one of the codec.
-func (l *Loaded[S, E]) Change(events ...E) (eventstore.Change, error) {
+// Change returns what appends the events of a decision to the aggregate if it is still as it was
+// loaded. It is for [Commit], and takes what a decision returns, so that one can be written into
+// the other:
+//
+//	change, err := item.Change(item.State.Reserve(order, quantity))
+//
+// The decision's error is returned as it is; any other is one of the codec.
+func (l *Loaded[S, E]) Change(events []E, err error) (eventstore.Change, error) {
+	if err != nil {
+		return eventstore.Change{}, err
+	}
 	change := eventstore.Change{Stream: l.Stream, Expected: l.Version}
 	for _, event := range events {
 		draft, err := l.codec.Encode(event)
@@ -96,7 +104,7 @@ func (r *Repository[S, E]) UpdateAt(ctx context.Context, key string, seen events
 
 func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
 	var unchanged eventstore.Receipt
-	receipts, err := Commit(ctx, r.store, r.config, func(ctx context.Context) ([]eventstore.Change, error) {
+	receipt, err := Commit(ctx, r.store, r.config, func(ctx context.Context) ([]eventstore.Change, error) {
 		loaded, err := r.Load(ctx, key)
 		if err != nil {
 			return nil, err
@@ -109,16 +117,13 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 			unchanged = loaded.receipt()
 			return nil, err
 		}
-		change, err := loaded.Change(events...)
+		change, err := loaded.Change(events, nil)
 		return []eventstore.Change{change}, err
 	})
-	switch {
-	case err != nil:
-		return eventstore.Receipt{}, err
-	case len(receipts) == 0:
+	if err == nil && receipt.Version == eventstore.NoStream { // nothing was appended
 		return unchanged, nil
 	}
-	return receipts[0], nil
+	return receipt, err
 }
 
 // CheckAt returns an [eventstore.ConflictError] unless the aggregate was loaded at the given

@@ -26,14 +26,14 @@ func Example() {
 	}
 	events := eventstore.NewCodec(eventstore.TypeOf("deposited", func(e deposited) deposited { return e }))
 
-	balances := projection.New("balances", events, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
+	balances := projection.New("balances", projection.On(events, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
 		_, err := tx.Exec(ctx, `
 			insert into balances (account, balance)
 			values ($1, $2)
 			on conflict (account) do update set balance = balances.balance + excluded.balance`,
 			event.Stream.Key, event.Data.Amount)
 		return err
-	})
+	}))
 	runner, err := projection.NewRunner(pool, store, nil, balances)
 	if err != nil {
 		log.Fatal(err)

@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 
@@ -16,26 +17,28 @@ import (
 // commit nor roll it back, and have no effect outside it, since it may be called again.
 type Handler[E any] func(ctx context.Context, tx pgx.Tx, event eventstore.Event[E]) error
 
-// Projection is a named read model and the handler that keeps it.
+// Projection is a named read model and the handlers that keep it.
 type Projection struct {
-	name   string
-	types  []string
-	handle func(context.Context, pgx.Tx, eventstore.Raw) error
+	name     string
+	types    []string // of all sources, sorted
+	handlers map[string]rawHandler
 }
 
-// New returns a projection that handles the events whose types are in the codec. One that is fed
-// by several aggregates takes a codec of its own, with the types of all of them and an E that
-// they share. The tables it writes to are the application's to create, before the runner starts.
-//
-// The name is what its checkpoint is stored under. Another name, and other tables, start from the
-// beginning of the log; so does an empty table after its row in the table projections was deleted
-// while no runner was running. New panics when the name is empty or a part is nil.
-func New[E any](name string, codec *eventstore.Codec[E], handler Handler[E]) *Projection {
-	if name == "" || codec == nil || handler == nil {
-		panic(fmt.Sprintf("projection %q: name, codec and handler must be given", name))
+type rawHandler func(context.Context, pgx.Tx, eventstore.Raw) error
+
+// Source is a kind of events that a projection handles, and how. See [On].
+type Source struct {
+	types  []string
+	handle rawHandler
+}
+
+// On says that a projection gives the events whose types are in the codec to handler. It panics
+// when one of them is nil.
+func On[E any](codec *eventstore.Codec[E], handler Handler[E]) Source {
+	if codec == nil || handler == nil {
+		panic("projection: codec and handler must be given")
 	}
-	return &Projection{
-		name:  name,
+	return Source{
 		types: codec.Types(),
 		handle: func(ctx context.Context, tx pgx.Tx, raw eventstore.Raw) error {
 			event, err := codec.Decode(raw)
@@ -45,6 +48,36 @@ func New[E any](name string, codec *eventstore.Codec[E], handler Handler[E]) *Pr
 			return handler(ctx, tx, event)
 		},
 	}
+}
+
+// New returns a projection of the events of one or more sources, usually one for each kind of
+// aggregate that feeds it:
+//
+//	projection.New("shop.items", projection.On(stock.Codec, handleStock), projection.On(order.Codec, handleOrder))
+//
+// All its handlers run in one goroutine and get the events in the order of positions. They may
+// read what the same projection has written, but not the tables of others, which are ahead or
+// behind. The tables are the application's to create, before the runner starts.
+//
+// The name is what its checkpoint is stored under. Another name, and other tables, start from the
+// beginning of the log; so does an empty table after its row in the table projections was deleted
+// while no runner was running. New panics when the name is empty, there is no source, or an event
+// type has two.
+func New(name string, sources ...Source) *Projection {
+	if name == "" || len(sources) == 0 {
+		panic(fmt.Sprintf("projection %q: a name and a source must be given", name))
+	}
+	p := &Projection{name: name, handlers: make(map[string]rawHandler)}
+	for _, source := range sources {
+		for _, eventType := range source.types {
+			if _, taken := p.handlers[eventType]; taken {
+				panic(fmt.Sprintf("projection %q: two sources have the event type %q", name, eventType))
+			}
+			p.handlers[eventType] = source.handle
+		}
+	}
+	p.types = slices.Sorted(maps.Keys(p.handlers))
+	return p
 }
 
 // Name returns the projection's name.
@@ -66,13 +99,13 @@ func (p *Projection) applyOne(ctx context.Context, tx pgx.Tx, event eventstore.R
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	return p.handle(ctx, tx, event)
+	return p.handlers[event.Type](ctx, tx, event)
 }
 
 // matching returns the events of the projection's types.
 func (p *Projection) matching(events []eventstore.Raw) []eventstore.Raw {
 	return slices.DeleteFunc(slices.Clone(events), func(event eventstore.Raw) bool {
-		_, handled := slices.BinarySearch(p.types, event.Type)
+		_, handled := p.handlers[event.Type]
 		return !handled
 	})
 }

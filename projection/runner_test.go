@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -126,7 +127,7 @@ func (f *fixture) checkModel(name string) {
 
 // record returns a projection that writes each event into the model, once before hook is called.
 func record(name string, hook func(context.Context, pgx.Tx, eventstore.Event[counted]) error) *projection.Projection {
-	return projection.New(name, codec, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
+	return projection.New(name, projection.On(codec, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 		if _, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, name, event.Position, event.Data.N); err != nil {
 			return err
 		}
@@ -134,7 +135,7 @@ func record(name string, hook func(context.Context, pgx.Tx, eventstore.Event[cou
 			return hook(ctx, tx, event)
 		}
 		return nil
-	})
+	}))
 }
 
 // start runs the projections until the test ends or stop is called.
@@ -346,6 +347,55 @@ func TestCheckpointPassesOtherEvents(t *testing.T) {
 		t.Errorf("stored checkpoint %d, %v; want %d", stored, err, last)
 	}
 	f.checkModel("a")
+}
+
+// TestSources: one projection is fed by two kinds of events, each decoded by its own codec, in the
+// order of positions.
+func TestSources(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	write := func(kind string) projection.Handler[counted] {
+		return func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
+			if event.Type != kind {
+				return fmt.Errorf("the handler of %q got %q", kind, event.Type)
+			}
+			_, err := tx.Exec(ctx, `insert into model values ('both', $1, $2)`, event.Position, event.Data.N)
+			return err
+		}
+	}
+	r, _ := f.start(quiet, f.store, projection.New("both", projection.On(codec, write("counted")), projection.On(other, write("other"))))
+	var last eventstore.Position
+	for range 5 {
+		f.append(codec, 2)
+		last = f.append(other, 1)
+	}
+	f.wait(r, last)
+	got, want := f.model("both"), append(f.log("counted"), f.log("other")...)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("read model differs from the log (-log +model):\n%s", diff)
+	}
+}
+
+func TestNewPanics(t *testing.T) {
+	t.Parallel()
+	handler := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
+	for name, make := range map[string]func(){
+		"no name":    func() { projection.New("", projection.On(codec, handler)) },
+		"no source":  func() { projection.New("a") },
+		"no codec":   func() { projection.On(nil, handler) },
+		"no handler": func() { projection.On(codec, nil) },
+		"two of one": func() { projection.New("a", projection.On(codec, handler), projection.On(codec, handler)) },
+	} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", name)
+				}
+			}()
+			make()
+		}()
+	}
 }
 
 func TestUndecodable(t *testing.T) {

@@ -129,34 +129,26 @@ func (h *handlers) open(ctx context.Context, c OpenAccount) (eventstore.Receipt,
 }
 
 func (h *handlers) deposit(ctx context.Context, c Deposit) (eventstore.Receipt, error) {
-	return h.update(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
+	return h.accounts.UpdateAt(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
 		return a.Deposit(c.Booking)
 	})
 }
 
 func (h *handlers) withdraw(ctx context.Context, c Withdraw) (eventstore.Receipt, error) {
-	return h.update(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
+	return h.accounts.UpdateAt(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
 		return a.Withdraw(c.Booking)
 	})
 }
 
 func (h *handlers) close(ctx context.Context, c CloseAccount) (eventstore.Receipt, error) {
-	return h.update(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
+	return h.accounts.UpdateAt(ctx, c.Account, c.Seen, func(a *account.Account) ([]account.Event, error) {
 		return a.Close(c.AccountClosed)
 	})
 }
 
-func (h *handlers) update(ctx context.Context, key string, seen eventstore.Version, decide func(*account.Account) ([]account.Event, error)) (eventstore.Receipt, error) {
-	if seen == eventstore.Any {
-		return h.accounts.Update(ctx, key, decide)
-	}
-	return h.accounts.UpdateAt(ctx, key, seen, decide)
-}
-
-// transfer changes two accounts in one commit: what one loses, the other gets. The receipt is
-// that of the account that pays, at the position of the whole commit.
+// transfer changes two accounts in one commit: what one loses, the other gets.
 func (h *handlers) transfer(ctx context.Context, c Transfer) (eventstore.Receipt, error) {
-	receipts, err := aggregate.Commit(ctx, h.store, nil, func(ctx context.Context) ([]eventstore.Change, error) {
+	return aggregate.Commit(ctx, h.store, nil, func(ctx context.Context) ([]eventstore.Change, error) {
 		from, err := h.accounts.Load(ctx, c.From)
 		if err != nil {
 			return nil, err
@@ -168,23 +160,14 @@ func (h *handlers) transfer(ctx context.Context, c Transfer) (eventstore.Receipt
 		if err != nil {
 			return nil, err
 		}
-		sent, err := from.State.Send(c.To, c.Booking)
+		debit, err := from.Change(from.State.Send(c.To, c.Booking))
 		if err != nil {
 			return nil, fmt.Errorf("account %s: %w", c.From, err)
 		}
-		received, err := to.State.Receive(c.From, c.Booking)
+		credit, err := to.Change(to.State.Receive(c.From, c.Booking))
 		if err != nil {
 			return nil, fmt.Errorf("account %s: %w", c.To, err)
 		}
-		debit, err := from.Change(sent...)
-		if err != nil {
-			return nil, err
-		}
-		credit, err := to.Change(received...)
-		return []eventstore.Change{debit, credit}, err
+		return []eventstore.Change{debit, credit}, nil
 	})
-	if err != nil {
-		return eventstore.Receipt{}, err
-	}
-	return eventstore.Receipt{Version: receipts[0].Version, Position: receipts[1].Position}, nil
 }

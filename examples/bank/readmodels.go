@@ -37,9 +37,9 @@ const (
 
 func readModels() []*projection.Projection {
 	return []*projection.Projection{
-		projection.New(accountsModel, account.Codec, projectAccount),
-		projection.New(statementModel, account.Codec, projectStatement),
-		projection.New(searchModel, account.Codec, projectSearch),
+		projection.New(accountsModel, projection.On(account.Codec, projectAccount)),
+		projection.New(statementModel, projection.On(account.Codec, projectStatement)),
+		projection.New(searchModel, projection.On(account.Codec, projectSearch)),
 	}
 }
 
