@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/httpapi"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
@@ -42,7 +43,7 @@ func start(t *testing.T) *service {
 			t.Error(err)
 		}
 	})
-	server := httptest.NewServer(b.handler(t.Context()))
+	server := httptest.NewServer(b.mux())
 	t.Cleanup(server.Close)
 	return &service{T: t, bank: b, url: server.URL, client: server.Client()}
 }
@@ -96,7 +97,7 @@ func (s *service) openAccounts(ids ...string) (position string) {
 	s.Helper()
 	for _, id := range ids {
 		s.must(201, "POST", "/accounts", `{"account":"`+id+`","owner":"Owner of `+id+`","currency":"EUR","overdraft":500,"date":"2026-01-01"}`)
-		position = s.must(200, "POST", "/accounts/"+id+"/deposits", `{"amount":1000,"currency":"EUR","date":"2026-01-02","description":"Opening balance"}`).header.Get(positionOf)
+		position = s.must(200, "POST", "/accounts/"+id+"/deposits", `{"amount":1000,"currency":"EUR","date":"2026-01-02","description":"Opening balance"}`).header.Get(httpapi.PositionHeader)
 	}
 	return position
 }
@@ -115,10 +116,10 @@ func TestWholePath(t *testing.T) {
 	s := start(t)
 	s.openAccounts("ada", "bob")
 	s.must(200, "POST", "/accounts/ada/transfers", `{"to":"bob","amount":300,"currency":"EUR","date":"2026-01-05","description":"Rent for January"}`)
-	position := s.must(200, "POST", "/accounts/bob/withdrawals", `{"amount":1300,"currency":"EUR","date":"2026-02-01"}`).header.Get(positionOf)
-	position = s.must(200, "POST", "/accounts/bob/close", `{"date":"2026-02-02"}`, "If-Match", `"4"`).header.Get(positionOf)
+	position := s.must(200, "POST", "/accounts/bob/withdrawals", `{"amount":1300,"currency":"EUR","date":"2026-02-01"}`).header.Get(httpapi.PositionHeader)
+	position = s.must(200, "POST", "/accounts/bob/close", `{"date":"2026-02-02"}`, "If-Match", `"4"`).header.Get(httpapi.PositionHeader)
 
-	read := func(path string) any { return any(s.must(200, "GET", path, "", positionOf, position).body) }
+	read := func(path string) any { return any(s.must(200, "GET", path, "", httpapi.PositionHeader, position).body) }
 	row := func(id string, balance, version float64, status string) any {
 		return map[string]any{"account": id, "owner": "Owner of " + id, "currency": "EUR", "overdraft": 500.0,
 			"balance": balance, "status": status, "opened_on": "2026-01-01", "version": version}
@@ -168,7 +169,7 @@ func TestVersions(t *testing.T) {
 	s := start(t)
 	opened := s.must(201, "POST", "/accounts", `{"owner":"Ada","currency":"EUR"}`)
 	path := opened.header.Get("Location")
-	if opened.header.Get("ETag") != `"1"` || path != "/accounts/"+opened.body["account"].(string) {
+	if opened.header.Get("ETag") != `"1"` || path != "/accounts/"+opened.body["id"].(string) {
 		t.Errorf("opened: %v", opened.header)
 	}
 	deposit := `{"amount":10,"currency":"EUR"}`
@@ -291,7 +292,7 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/accounts", `[]`, 400, "invalid-request"},
 		{"POST", "/accounts", ``, 400, "invalid-request"},
 		{"POST", "/accounts", `{} {}`, 400, "invalid-request"},
-		{"POST", "/accounts", `{"owner":"` + strings.Repeat("x", maxBody) + `"}`, 413, "too-large"},
+		{"POST", "/accounts", `{"owner":"` + strings.Repeat("x", 64<<10) + `"}`, 413, "too-large"},
 		{"POST", "/accounts/ada/deposits", money("0", "EUR"), 422, "invalid-amount"},
 		{"POST", "/accounts/ada/deposits", money("-5", "EUR"), 422, "invalid-amount"},
 		{"POST", "/accounts/ada/deposits", money("1000000000000001", "EUR"), 422, "invalid-amount"},
@@ -337,7 +338,7 @@ func TestBadRequests(t *testing.T) {
 		}
 	}
 	s.must(415, "POST", "/accounts", `owner=Ada`, "Content-Type", "application/x-www-form-urlencoded")
-	s.must(400, "GET", "/accounts", ``, positionOf, "yesterday")
+	s.must(400, "GET", "/accounts", ``, httpapi.PositionHeader, "yesterday")
 	if funds := s.must(422, "POST", "/accounts/ada/withdrawals", money("1501", "EUR")); funds.body["available"] != 1500.0 {
 		t.Errorf("insufficient funds: %s, want what is available", funds.text)
 	}
@@ -373,7 +374,7 @@ func TestMoneyIsNeitherLostNorMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	total, accounts := 0.0, s.must(200, "GET", "/accounts", "", positionOf, end.String()).body["accounts"].([]any)
+	total, accounts := 0.0, s.must(200, "GET", "/accounts", "", httpapi.PositionHeader, end.String()).body["accounts"].([]any)
 	for _, row := range accounts {
 		id, balance := row.(map[string]any)["account"].(string), row.(map[string]any)["balance"].(float64)
 		if total += balance; balance < -500 {
@@ -395,9 +396,9 @@ func TestReadModelBehind(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 1)
 	defer cancel()
 	request := httptest.NewRequestWithContext(ctx, "GET", "/accounts", nil)
-	request.Header.Set(positionOf, eventstore.Position(99).String())
+	request.Header.Set(httpapi.PositionHeader, eventstore.Position(99).String())
 	recorder := httptest.NewRecorder()
-	s.handler(t.Context()).ServeHTTP(recorder, request)
+	s.mux().ServeHTTP(recorder, request)
 	if recorder.Code != 503 || recorder.Header().Get("Retry-After") == "" || !strings.Contains(recorder.Body.String(), "read-model-behind") {
 		t.Errorf("%d %s, want 503 and when to retry", recorder.Code, recorder.Body)
 	}
@@ -408,18 +409,17 @@ func TestReadModelBehind(t *testing.T) {
 func TestClosing(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	closing, cancel := context.WithCancel(t.Context())
-	handler := s.handler(closing)
+	handler := s.mux()
 	ask := func(method, path, body string) *httptest.ResponseRecorder {
 		request := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
-		request.Header.Set(positionOf, "999999")
+		request.Header.Set(httpapi.PositionHeader, "999999")
 		recorder := httptest.NewRecorder()
 		handler.ServeHTTP(recorder, request)
 		return recorder
 	}
 	waiting := make(chan *httptest.ResponseRecorder)
 	go func() { waiting <- ask("GET", "/accounts", "") }()
-	cancel()
+	handler.Close()
 	if early := <-waiting; early.Code != 503 {
 		t.Errorf("a waiting query got %d %s, want 503", early.Code, early.Body)
 	}

@@ -1,16 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/google/uuid"
-
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/bank/account"
+	"github.com/tidemark-es/tidemark/httpapi"
 )
 
 func (a *api) open(w http.ResponseWriter, r *http.Request) error {
@@ -19,15 +19,10 @@ func (a *api) open(w http.ResponseWriter, r *http.Request) error {
 		account.Opened
 	}
 	body.Date = account.Today()
-	if err := decode(r, &body); err != nil {
+	if err := httpapi.Decode(r, &body); err != nil {
 		return err
 	}
-	id := body.Account
-	if key, ok := eventstore.KeyFrom(r.Context()); id == "" && ok {
-		id = uuid.NewSHA1(uuid.NameSpaceURL, []byte(key.Name)).String() // a repeat must name the same account
-	} else if id == "" {
-		id = uuid.NewString()
-	}
+	id := cmp.Or(body.Account, httpapi.NewID(r))
 	w.Header().Set("Location", "/accounts/"+url.PathEscape(id))
 	return a.dispatch(w, r, http.StatusCreated, id, OpenAccount{id, body.Opened})
 }
@@ -72,6 +67,15 @@ func (a *api) close(w http.ResponseWriter, r *http.Request) error {
 	return a.dispatch(w, r, http.StatusOK, id, CloseAccount{id, seen, body})
 }
 
+// target reads what the commands on one account have in common: its id, the version in If-Match
+// and the body.
+func target(r *http.Request, body any) (id string, seen eventstore.Version, err error) {
+	if seen, err = httpapi.IfMatch(r); err != nil {
+		return "", 0, err
+	}
+	return r.PathValue("id"), seen, httpapi.Decode(r, body)
+}
+
 // dispatch sends a command and answers with its receipt.
 func (a *api) dispatch(w http.ResponseWriter, r *http.Request, status int, id string, c any) error {
 	receipt, err := a.bus.Dispatch(r.Context(), c)
@@ -79,13 +83,7 @@ func (a *api) dispatch(w http.ResponseWriter, r *http.Request, status int, id st
 		w.Header().Del("Location")
 		return err
 	}
-	w.Header().Set("ETag", etag(receipt.Version))
-	w.Header().Set(positionOf, receipt.Position.String())
-	return writeJSON(w, status, struct {
-		Account  string              `json:"account"`
-		Version  eventstore.Version  `json:"version"`
-		Position eventstore.Position `json:"position"`
-	}{id, receipt.Version, receipt.Position})
+	return httpapi.WriteReceipt(w, status, id, receipt)
 }
 
 // show answers from the aggregate itself, so that the version is the one to send as If-Match.
@@ -97,8 +95,8 @@ func (a *api) show(w http.ResponseWriter, r *http.Request) error {
 	if loaded.State.Status == "" {
 		return account.ErrUnknown
 	}
-	w.Header().Set("ETag", etag(loaded.Version))
-	return writeJSON(w, http.StatusOK, struct {
+	w.Header().Set("ETag", httpapi.ETag(loaded.Version))
+	return httpapi.WriteJSON(w, http.StatusOK, struct {
 		Account   string             `json:"account"`
 		Owner     string             `json:"owner"`
 		Currency  string             `json:"currency"`
@@ -111,7 +109,7 @@ func (a *api) show(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (a *api) list(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limitOf(r)
+	limit, err := httpapi.Limit(r, usualPage, maxPage)
 	if err != nil {
 		return err
 	}
@@ -119,7 +117,7 @@ func (a *api) list(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writePage(w, "accounts", rows, limit, func(row AccountRow) string { return row.Account })
+	return httpapi.WritePage(w, "accounts", rows, limit, func(row AccountRow) string { return row.Account })
 }
 
 func (a *api) statement(w http.ResponseWriter, r *http.Request) error {
@@ -130,23 +128,23 @@ func (a *api) statement(w http.ResponseWriter, r *http.Request) error {
 		Types:   r.Form["type"],
 	}
 	var err error
-	if q.Limit, err = limitOf(r); err != nil {
+	if q.Limit, err = httpapi.Limit(r, usualPage, maxPage); err != nil {
 		return err
 	}
 	for _, kind := range q.Types {
 		if !slices.Contains(entryTypes, kind) {
-			return badRequest("type=%s: want one of %s", kind, strings.Join(entryTypes, ", "))
+			return httpapi.BadRequest("type=%s: want one of %s", kind, strings.Join(entryTypes, ", "))
 		}
 	}
 	for _, date := range []account.Date{q.From, q.To} {
 		if date != "" && date.Validate() != nil {
-			return badRequest("%v", date.Validate())
+			return httpapi.BadRequest("%v", date.Validate())
 		}
 	}
 	if after := r.FormValue("after"); after != "" {
 		n, err := strconv.ParseInt(after, 10, 64)
 		if err != nil || n < 0 {
-			return badRequest("after=%s: want the next of an earlier page", after)
+			return httpapi.BadRequest("after=%s: want the next of an earlier page", after)
 		}
 		q.After = eventstore.Version(n)
 	}
@@ -154,39 +152,21 @@ func (a *api) statement(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writePage(w, "entries", entries, q.Limit, func(e Entry) string { return e.Version.String() })
+	return httpapi.WritePage(w, "entries", entries, q.Limit, func(e Entry) string { return e.Version.String() })
 }
 
 func (a *api) search(w http.ResponseWriter, r *http.Request) error {
-	limit, err := limitOf(r)
+	limit, err := httpapi.Limit(r, usualPage, maxPage)
 	if err != nil {
 		return err
 	}
 	text := strings.TrimSpace(r.FormValue("q"))
 	if text == "" || len(text) > 500 {
-		return badRequest("q: want 1 to 500 bytes of text to search for")
+		return httpapi.BadRequest("q: want 1 to 500 bytes of text to search for")
 	}
 	hits, err := a.queries.search(r.Context(), Search{Text: text, Limit: limit})
 	if err != nil {
 		return err
 	}
-	return writePage(w, "hits", hits, limit, nil)
-}
-
-// health is for readiness probes: 503 while a read model is failing.
-func (a *api) health(w http.ResponseWriter, _ *http.Request) error {
-	type model struct {
-		Name       string              `json:"name"`
-		Checkpoint eventstore.Position `json:"checkpoint"`
-		Error      string              `json:"error,omitempty"`
-	}
-	status, models := http.StatusOK, []model{}
-	for _, s := range a.runner.Status() {
-		m := model{Name: s.Name, Checkpoint: s.Checkpoint}
-		if s.Err != nil {
-			status, m.Error = http.StatusServiceUnavailable, s.Err.Error()
-		}
-		models = append(models, m)
-	}
-	return writeJSON(w, status, map[string]any{"projections": models})
+	return httpapi.WritePage(w, "hits", hits, limit, nil)
 }

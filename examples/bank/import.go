@@ -16,6 +16,7 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/bank/account"
 	"github.com/tidemark-es/tidemark/examples/bank/berka"
+	"github.com/tidemark-es/tidemark/examples/internal/host"
 )
 
 const (
@@ -34,7 +35,7 @@ func runImport(ctx context.Context, data, path string) error {
 		return err
 	}
 	return withBank(ctx, data, func(ctx context.Context, b *bank) error {
-		im := &importer{bank: b, out: os.Stdout, progress: newProgress(os.Stdout, len(transactions)), byAccount: make(map[string][]berka.Transaction)}
+		im := &importer{bank: b, out: os.Stdout, progress: host.NewProgress(os.Stdout, "transactions", len(transactions)), byAccount: make(map[string][]berka.Transaction)}
 		for _, t := range transactions {
 			im.byAccount[t.Account] = append(im.byAccount[t.Account], t)
 		}
@@ -75,7 +76,7 @@ func readFile(path string) ([]berka.Transaction, error) {
 type importer struct {
 	*bank
 	out       io.Writer
-	progress  *progress
+	progress  *host.Progress
 	byAccount map[string][]berka.Transaction
 	start     eventstore.Position // what is at or below it was there before
 	stored    atomic.Int64        // events that were stored now
@@ -93,7 +94,7 @@ func (im *importer) run(ctx context.Context) (err error) {
 		group.Go(func() error { return im.account(groupCtx, id, lines) })
 	}
 	err = group.Wait()
-	im.progress.finish()
+	im.progress.Finish()
 	if err != nil {
 		return err
 	}
@@ -129,7 +130,7 @@ func (im *importer) account(ctx context.Context, id string, lines []berka.Transa
 		if err := im.dispatch(keyed, commandFor(t)); err != nil {
 			return &berka.Error{Line: t.Line, Err: fmt.Errorf("account %s: %w", id, err)}
 		}
-		im.progress.add(1)
+		im.progress.Add(1)
 	}
 	return nil
 }

@@ -14,20 +14,18 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-es/tidemark/aggregate"
 	"github.com/tidemark-es/tidemark/command"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/bank/account"
-	"github.com/tidemark-es/tidemark/internal/localpg"
+	"github.com/tidemark-es/tidemark/examples/internal/host"
+	"github.com/tidemark-es/tidemark/httpapi"
 	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -70,7 +68,8 @@ func serve(ctx context.Context, addr, data string) error {
 	defer listener.Close()
 	err = withBank(ctx, data, func(ctx context.Context, b *bank) error {
 		slog.Info("the bank is open", "url", "http://"+listener.Addr().String())
-		return serveOn(ctx, listener, b.handler(ctx))
+		mux := b.mux()
+		return host.Serve(ctx, listener, mux, mux.Close)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil // interrupted while it started
@@ -78,64 +77,17 @@ func serve(ctx context.Context, addr, data string) error {
 	return err
 }
 
-// serveOn serves until ctx is done, and then finishes the requests under way.
-func serveOn(ctx context.Context, listener net.Listener, handler http.Handler) error {
-	server := &http.Server{Handler: handler, ReadTimeout: maxTime, IdleTimeout: time.Minute}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
-	}
-	slog.Info("the bank is closing")
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), maxTime)
-	defer cancel()
-	if err := server.Shutdown(drain); err != nil {
-		slog.Warn("some clients were cut off", "error", err)
-		return server.Close()
-	}
-	return nil
-}
-
 // withBank calls do with a bank whose projections run.
 func withBank(ctx context.Context, data string, do func(context.Context, *bank) error) error {
-	if data != "" && os.Getenv("DATABASE_URL") != "" {
-		return errors.New("-data keeps a Postgres of the bank's own, but DATABASE_URL names another one: choose one of them")
-	}
-	postgres, err := localpg.Start(ctx, &localpg.Config{Durable: true, Dir: data})
-	if err != nil {
-		return err
-	}
-	kept := data != "" || postgres.Source() == localpg.URL
-	slog.Info("Postgres is ready", "source", postgres.Source(), "kept", kept)
-	err = func() error {
-		b, err := open(ctx, postgres.URL())
+	return host.WithPostgres(ctx, data, func(ctx context.Context, url string, kept bool) error {
+		b, err := open(ctx, url)
 		if err != nil {
 			return err
 		}
 		defer b.pool.Close()
 		b.kept = kept
-
-		// The projections outlive the requests that wait for them.
-		runnerCtx, stopRunner := context.WithCancel(context.WithoutCancel(ctx))
-		group, ctx := errgroup.WithContext(ctx)
-		group.Go(func() error { return b.runner.Run(runnerCtx) })
-		group.Go(func() error {
-			defer stopRunner()
-			return do(ctx, b)
-		})
-		group.Go(func() error {
-			select {
-			case <-postgres.Done():
-				return errors.New("the bank's Postgres has ended")
-			case <-runnerCtx.Done():
-				return nil
-			}
-		})
-		return group.Wait()
-	}()
-	return errors.Join(err, postgres.Stop())
+		return host.Alongside(ctx, b.runner.Run, func(ctx context.Context) error { return do(ctx, b) })
+	})
 }
 
 // bank is the service, wired.
@@ -181,14 +133,13 @@ func (b *bank) wire(ctx context.Context) (err error) {
 	return err
 }
 
-// handler serves the bank over HTTP; when closing is done, nobody waits for a read model.
-func (b *bank) handler(closing context.Context) http.Handler {
+// mux serves the bank over HTTP.
+func (b *bank) mux() *httpapi.Mux {
 	a := &api{
 		bus:      b.bus,
 		queries:  newQueries(b.pool, b.runner),
 		accounts: aggregate.NewRepository(b.store, account.Definition, nil),
 		runner:   b.runner,
-		closing:  closing,
 	}
-	return a.handler()
+	return a.mux()
 }

@@ -145,6 +145,8 @@ func TestRules(t *testing.T) {
 		{ours + "saga", ours + "aggregate", false},
 		{ours + "publish", ours + "projection", true},
 		{ours + "publish", ours + "saga", false},
+		{ours + "httpapi", ours + "query", true},
+		{ours + "httpapi", ours + "aggregate", false},
 		{module, ours + "saga", true},
 		{ours + "saga", ours + "examples/bank", false},
 		{ours + "internal/pgerr", ours + "examples/bank", false},

@@ -20,8 +20,9 @@ var mayImport = map[string][]string{
 	"aggregate":  {"eventstore", "snapshot"},
 	"saga":       {"eventstore", "projection", "command"},
 	"publish":    {"eventstore", "projection"},
+	"httpapi":    {"eventstore", "projection", "query"},
 	// The root package wires the others together.
-	"": {"eventstore", "migrations", "snapshot", "projection", "query", "command", "aggregate", "saga", "publish"},
+	"": {"eventstore", "migrations", "snapshot", "projection", "query", "command", "aggregate", "saga", "publish", "httpapi"},
 }
 
 // mayNeed lists the modules that applications get with the library. Think twice before adding one.

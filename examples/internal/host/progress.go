@@ -1,4 +1,4 @@
-package main
+package host
 
 import (
 	"fmt"
@@ -9,9 +9,10 @@ import (
 	"time"
 )
 
-// progress shows how far something is: a bar on a terminal, a line now and then elsewhere.
-type progress struct {
+// Progress shows how far something is: a bar on a terminal, a line now and then elsewhere.
+type Progress struct {
 	out      io.Writer
+	what     string
 	terminal bool
 	total    int
 	begun    time.Time
@@ -21,8 +22,9 @@ type progress struct {
 	shown time.Time
 }
 
-func newProgress(out io.Writer, total int) *progress {
-	p := &progress{out: out, total: total, begun: time.Now(), shown: time.Now()}
+// NewProgress starts to show how many of total things are done, which are called what.
+func NewProgress(out io.Writer, what string, total int) *Progress {
+	p := &Progress{out: out, what: what, total: total, begun: time.Now(), shown: time.Now()}
 	if file, ok := out.(*os.File); ok {
 		info, err := file.Stat()
 		p.terminal = err == nil && info.Mode()&os.ModeCharDevice != 0
@@ -30,8 +32,8 @@ func newProgress(out io.Writer, total int) *progress {
 	return p
 }
 
-// add notes that n more are done and shows it if it is time to.
-func (p *progress) add(n int) {
+// Add notes that n more are done and shows it if it is time to.
+func (p *Progress) Add(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.done += n
@@ -44,8 +46,8 @@ func (p *progress) add(n int) {
 	}
 }
 
-// finish shows the end.
-func (p *progress) finish() {
+// Finish shows the end.
+func (p *Progress) Finish() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.show()
@@ -54,11 +56,11 @@ func (p *progress) finish() {
 	}
 }
 
-func (p *progress) show() {
+func (p *Progress) show() {
 	p.shown = time.Now()
 	rate := float64(p.done) / time.Since(p.begun).Seconds()
 	if !p.terminal {
-		fmt.Fprintf(p.out, "%d of %d transactions, %.0f/s\n", p.done, p.total, rate)
+		fmt.Fprintf(p.out, "%d of %d %s, %.0f/s\n", p.done, p.total, p.what, rate)
 		return
 	}
 	const width = 40
