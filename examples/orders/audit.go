@@ -1,0 +1,309 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/examples/orders/order"
+	"github.com/tidemark-es/tidemark/examples/orders/stock"
+)
+
+// audit checks what must always be true, and prints it. It makes the read models once more, in
+// memory and by other code, from the first event on, and compares. Nobody may be writing.
+func (s *service) audit(ctx context.Context, out io.Writer) error {
+	b := newBooks()
+	if err := b.read(ctx, s.store); err != nil {
+		return err
+	}
+	if err := s.runner.Wait(ctx, b.end); err != nil {
+		return err
+	}
+	a := &auditor{out: out}
+	a.check("stock is never negative", fmt.Sprintf("%d items", len(b.items)), b.negative)
+	a.check("available + reserved + shipped = received", fmt.Sprintf("%d items", len(b.items)), b.unbalanced())
+	a.check("the stock agrees with the orders", fmt.Sprintf("%d orders", len(b.orders)), b.disagreement())
+	if err := a.checkMoney(ctx, s, b); err != nil {
+		return err
+	}
+	for _, err := range []error{
+		compare(ctx, a, s, ordersModel, b.orders, func(r OrderRow) string { return r.ID }, `select `+orderColumns+` from shop.orders`),
+		compare(ctx, a, s, customersModel, b.customers, customerKey, `select customer, `+customerColumns+` from shop.customers`),
+		compare(ctx, a, s, itemsModel, b.items, func(r ItemRow) string { return r.Item }, `select `+itemColumns+` from shop.items`),
+		compare(ctx, a, s, revenueModel, b.revenue, revenueKey, `select day::text, item, currency, units, paid, refunded from shop.revenue`),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	if a.broken > 0 {
+		return fmt.Errorf("%d of %d checks failed", a.broken, a.checks)
+	}
+	return nil
+}
+
+// auditor prints and counts checks.
+type auditor struct {
+	out            io.Writer
+	checks, broken int
+}
+
+// check prints one check: what it has looked at if all is well, what is wrong if it is not.
+func (a *auditor) check(what, about, wrong string) {
+	a.checks++
+	if wrong != "" {
+		a.broken++
+		fmt.Fprintf(a.out, "FAIL  %s: %s\n", what, wrong)
+		return
+	}
+	fmt.Fprintf(a.out, "ok    %s: %s\n", what, about)
+}
+
+// checkMoney compares what the orders say was paid and refunded with what two read models do.
+func (a *auditor) checkMoney(ctx context.Context, s *service, b *books) error {
+	type sums struct {
+		Currency       string
+		Paid, Refunded int64
+	}
+	for _, table := range []string{"shop.revenue", "shop.customers"} {
+		rows, _ := s.pool.Query(ctx, `
+			select currency, sum(paid)::bigint, sum(refunded)::bigint
+			  from `+table+`
+			 group by currency
+			having sum(paid) <> 0`)
+		found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[sums])
+		if err != nil {
+			return err
+		}
+		about, wrong := "", ""
+		if len(found) != len(b.money) {
+			wrong = fmt.Sprintf("%d currencies, %d by the events", len(found), len(b.money))
+		}
+		for _, is := range found {
+			of := b.money[is.Currency]
+			about += fmt.Sprintf(" %d = %d - %d %s", is.Paid-is.Refunded, of.Paid, of.Refunded, is.Currency)
+			if is.Paid-is.Refunded != of.Paid-of.Refunded {
+				wrong = fmt.Sprintf("%d, but paid %d - refunded %d %s by the events", is.Paid-is.Refunded, of.Paid, of.Refunded, is.Currency)
+			}
+		}
+		a.check("revenue = paid - refunded, in "+table, cmp.Or(about, " nothing was paid")[1:], wrong)
+	}
+	return nil
+}
+
+// compare checks that a read model has the rows it should have.
+func compare[R any](ctx context.Context, a *auditor, s *service, name string, want map[string]R, key func(R) string, sql string) error {
+	rows, _ := s.pool.Query(ctx, sql)
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[R])
+	if err != nil {
+		return err
+	}
+	got, wrong := make(map[string]R), ""
+	for _, row := range found {
+		got[key(row)] = row
+	}
+	for _, k := range slices.Sorted(maps.Keys(union(got, want))) {
+		g, isThere := got[k]
+		w, belongs := want[k]
+		if isThere != belongs || !reflect.DeepEqual(g, w) {
+			wrong = fmt.Sprintf("%s is %+v, by the events it is %+v", k, g, w)
+			break
+		}
+	}
+	a.check("read model "+name+" equals the log", fmt.Sprintf("%d rows", len(got)), wrong)
+	return nil
+}
+
+func union[R any](a, b map[string]R) map[string]R {
+	all := maps.Clone(a)
+	maps.Copy(all, b)
+	return all
+}
+
+type (
+	customerTotals struct {
+		Customer string
+		CustomerRow
+	}
+	revenueRow struct {
+		Day                   order.Date
+		Item, Currency        string
+		Units, Paid, Refunded int64
+	}
+	money struct{ Paid, Refunded int64 }
+)
+
+func customerKey(r customerTotals) string { return r.Customer + " " + r.Currency }
+
+func revenueKey(r revenueRow) string { return string(r.Day) + " " + r.Item + " " + r.Currency }
+
+// books are all read models, made from the log in memory.
+type books struct {
+	end       eventstore.Position
+	orders    map[string]OrderRow
+	customers map[string]customerTotals
+	items     map[string]ItemRow
+	revenue   map[string]revenueRow
+	money     map[string]money // by currency
+	negative  string           // the first item that was
+}
+
+func newBooks() *books {
+	return &books{
+		orders: make(map[string]OrderRow), customers: make(map[string]customerTotals), items: make(map[string]ItemRow),
+		revenue: make(map[string]revenueRow), money: make(map[string]money),
+	}
+}
+
+// read reads the whole log.
+func (b *books) read(ctx context.Context, store *eventstore.Store) error {
+	for raw, err := range store.ReadAll(ctx, 0, eventstore.Filter{Categories: []string{"order", "stock"}}) {
+		if err != nil {
+			return err
+		}
+		if b.end = raw.Position; raw.Stream.Category == "order" {
+			event, err := order.Codec.Decode(raw)
+			if err != nil {
+				return err
+			}
+			b.order(event)
+			continue
+		}
+		event, err := stock.Codec.Decode(raw)
+		if err != nil {
+			return err
+		}
+		b.stock(event)
+	}
+	return nil
+}
+
+func (b *books) order(e orderEvent) {
+	o := b.orders[e.Stream.Key]
+	o.Version = e.Version
+	switch data := e.Data.(type) {
+	case order.Placed:
+		o = OrderRow{ID: e.Stream.Key, Customer: data.Customer, Status: order.IsPlaced, Currency: data.Currency,
+			Total: order.Total(data.Lines), PlacedOn: data.Date, Lines: data.Lines, Version: e.Version}
+		for _, line := range data.Lines {
+			item := b.items[line.Item]
+			item.Orders++
+			item.LastOrderedOn = max(item.LastOrderedOn, data.Date)
+			b.items[line.Item] = item
+		}
+		b.customer(o, func(c *CustomerRow) { c.Orders++; c.LastOrderOn = max(c.LastOrderOn, data.Date) })
+	case order.Paid:
+		o.Status = order.IsPaid
+		b.pay(o, data.Date, data.Amount, 1)
+	case order.Shipped:
+		o.Status, o.Carrier, o.Tracking = order.IsShipped, data.Carrier, data.Tracking
+	case order.Delivered:
+		o.Status = order.IsDelivered
+	case order.Cancelled:
+		o.Status, o.Reason = order.IsCancelled, data.Reason
+		b.customer(o, func(c *CustomerRow) { c.Cancelled++ })
+		b.pay(o, data.Date, data.Refunded, -1)
+	case order.Returned:
+		o.Status, o.Reason = order.IsReturned, data.Reason
+		b.customer(o, func(c *CustomerRow) { c.Returned++ })
+		b.pay(o, data.Date, data.Refunded, -1)
+	}
+	b.orders[o.ID] = o
+}
+
+func (b *books) customer(o OrderRow, change func(*CustomerRow)) {
+	c := b.customers[o.Customer+" "+o.Currency]
+	c.Customer, c.Currency = o.Customer, o.Currency
+	change(&c.CustomerRow)
+	b.customers[customerKey(c)] = c
+}
+
+// pay books a payment (sign 1) or a refund (sign -1) of all of an order.
+func (b *books) pay(o OrderRow, day order.Date, amount, sign int64) {
+	if amount == 0 {
+		return
+	}
+	paid, refunded := amount, int64(0)
+	if sign < 0 {
+		paid, refunded = 0, amount
+	}
+	total := b.money[o.Currency]
+	b.money[o.Currency] = money{total.Paid + paid, total.Refunded + refunded}
+	b.customer(o, func(c *CustomerRow) { c.Paid += paid; c.Refunded += refunded })
+	for _, line := range o.Lines {
+		r := revenueRow{Day: day, Item: line.Item, Currency: o.Currency}
+		if known, ok := b.revenue[revenueKey(r)]; ok {
+			r = known
+		}
+		r.Units += sign * line.Quantity
+		if sign > 0 {
+			r.Paid += line.Quantity * line.Price
+		} else {
+			r.Refunded += line.Quantity * line.Price
+		}
+		b.revenue[revenueKey(r)] = r
+	}
+}
+
+func (b *books) stock(e stockEvent) {
+	i := b.items[e.Stream.Key]
+	i.Item, i.Version = e.Stream.Key, e.Version
+	switch data := e.Data.(type) {
+	case stock.Received:
+		i.Name = data.Name
+		i.Received += data.Quantity
+		i.Available += data.Quantity
+	case stock.Reserved:
+		i.Available -= data.Quantity
+		i.Reserved += data.Quantity
+	case stock.Released:
+		i.Available += data.Quantity
+		i.Reserved -= data.Quantity
+	case stock.ShippedOut:
+		i.Reserved -= data.Quantity
+		i.Shipped += data.Quantity
+	}
+	if b.negative == "" && min(i.Available, i.Reserved) < 0 {
+		b.negative = fmt.Sprintf("%s at version %d: %d available, %d reserved", i.Item, e.Version, i.Available, i.Reserved)
+	}
+	b.items[i.Item] = i
+}
+
+// unbalanced names an item that was lost or found.
+func (b *books) unbalanced() string {
+	for _, i := range b.items {
+		if i.Available+i.Reserved+i.Shipped != i.Received {
+			return fmt.Sprintf("%s: %d + %d + %d, but %d", i.Item, i.Available, i.Reserved, i.Shipped, i.Received)
+		}
+	}
+	return ""
+}
+
+// disagreement names an item of which not as many are reserved and shipped as orders say.
+func (b *books) disagreement() string {
+	reserved, shipped := make(map[string]int64), make(map[string]int64)
+	for _, o := range b.orders {
+		for _, line := range o.Lines {
+			switch o.Status {
+			case order.IsPlaced, order.IsPaid:
+				reserved[line.Item] += line.Quantity
+			case order.IsShipped, order.IsDelivered, order.IsReturned:
+				shipped[line.Item] += line.Quantity
+			}
+		}
+	}
+	for _, i := range b.items {
+		if i.Reserved != reserved[i.Item] || i.Shipped != shipped[i.Item] {
+			return fmt.Sprintf("of %s %d are reserved and %d shipped, by the orders %d and %d",
+				i.Item, i.Reserved, i.Shipped, reserved[i.Item], shipped[i.Item])
+		}
+	}
+	return ""
+}

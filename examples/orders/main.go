@@ -1,0 +1,143 @@
+// Command orders is an order service on an event store: orders, stock, customers and revenue.
+//
+//	go run ./examples/orders                                          # serve on http://localhost:8080
+//	go run ./examples/orders simulate -orders N -workers W -seed S    # customers, and a check of it all
+//
+// It uses the Postgres that DATABASE_URL names, or starts one of its own, which is gone when the
+// program ends unless -data names a folder to keep it in.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/aggregate"
+	"github.com/tidemark-es/tidemark/command"
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/examples/internal/host"
+	"github.com/tidemark-es/tidemark/httpapi"
+	"github.com/tidemark-es/tidemark/migrations"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+const usage = `usage: orders [flags]                     serve
+       orders [flags] simulate [flags]    let customers order, then check everything
+`
+
+func main() {
+	addr := flag.String("addr", "localhost:8080", "the `address` to serve on")
+	data := flag.String("data", "", "a `folder` to keep the service's own Postgres in")
+	flag.Usage = func() {
+		fmt.Fprint(flag.CommandLine.Output(), usage)
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+
+	var err error
+	switch flag.Arg(0) {
+	case "":
+		err = serve(ctx, *addr, *data)
+	case "simulate":
+		err = runSimulation(ctx, *data, parseSimulation(flag.Args()[1:]))
+	default:
+		fmt.Fprintf(os.Stderr, "orders: what is %q? Flags come first.\n", flag.Args())
+		flag.Usage()
+		os.Exit(2)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "orders:", err)
+		os.Exit(1)
+	}
+}
+
+// serve answers requests until ctx is done.
+func serve(ctx context.Context, addr, data string) error {
+	listener, err := net.Listen("tcp", addr) // before anything that takes time
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	err = withService(ctx, data, func(ctx context.Context, s *service) error {
+		slog.Info("orders are taken", "url", "http://"+listener.Addr().String())
+		mux := s.mux()
+		return host.Serve(ctx, listener, mux, mux.Close)
+	})
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // interrupted while it started
+	}
+	return err
+}
+
+// withService calls do with a service whose projections run.
+func withService(ctx context.Context, data string, do func(context.Context, *service) error) error {
+	return host.WithPostgres(ctx, data, func(ctx context.Context, url string, kept bool) error {
+		s, err := open(ctx, url)
+		if err != nil {
+			return err
+		}
+		defer s.pool.Close()
+		s.kept = kept
+		return host.Alongside(ctx, s.runner.Run, func(ctx context.Context) error { return do(ctx, s) })
+	})
+}
+
+// service is the order service, wired.
+type service struct {
+	pool   *pgxpool.Pool
+	store  *eventstore.Store
+	bus    *command.Bus
+	runner *projection.Runner
+	kept   bool // the database outlives the program
+}
+
+// open connects, migrates and wires the service. Nothing runs yet.
+func open(ctx context.Context, url string) (*service, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = max(config.MaxConns, 24)
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	s := &service{pool: pool}
+	if err := s.wire(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *service) wire(ctx context.Context) (err error) {
+	if err := migrations.Up(ctx, s.pool, nil); err != nil {
+		return err
+	}
+	if err := createReadModels(ctx, s.pool); err != nil {
+		return err
+	}
+	if s.store, err = eventstore.New(s.pool, nil); err != nil {
+		return err
+	}
+	// Many customers want the same items: more attempts than usual until somebody gives up.
+	s.bus = newBus(s.store, &aggregate.Config{MaxAttempts: 50})
+	s.runner, err = projection.NewRunner(s.pool, s.store, nil, readModels()...)
+	return err
+}
+
+// mux serves the orders over HTTP.
+func (s *service) mux() *httpapi.Mux {
+	a := &api{bus: s.bus, queries: newQueries(s.pool, s.runner), runner: s.runner}
+	return a.mux()
+}

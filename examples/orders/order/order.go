@@ -1,0 +1,90 @@
+// Package order is an aggregate of the order service: what an order is and what can be done with
+// it.
+package order
+
+import "github.com/tidemark-es/tidemark/aggregate"
+
+// Order is the state of one order: what its decisions need to know, and nothing else.
+type Order struct {
+	Status   Status // empty if it was never placed
+	Currency string
+	Lines    []Line
+	Paid     int64 // in minor units
+}
+
+// Definition says how an order is made of its events.
+var Definition = aggregate.Define[Order]("order", Codec)
+
+// Apply changes the state by one event. What has happened cannot be refused here.
+func (o *Order) Apply(event Event) {
+	switch e := event.(type) {
+	case Placed:
+		*o = Order{Status: IsPlaced, Currency: e.Currency, Lines: e.Lines}
+	case Paid:
+		o.Status, o.Paid = IsPaid, e.Amount
+	case Shipped:
+		o.Status = IsShipped
+	case Delivered:
+		o.Status = IsDelivered
+	case Cancelled:
+		o.Status = IsCancelled
+	case Returned:
+		o.Status = IsReturned
+	}
+}
+
+// Place places the order.
+func (o *Order) Place(e Placed) ([]Event, error) {
+	if o.Status != "" {
+		return nil, ErrExists
+	}
+	if err := e.Validate(); err != nil {
+		return nil, err
+	}
+	return []Event{e}, nil
+}
+
+// Pay pays the order, all of it at once and in its currency.
+func (o *Order) Pay(currency string, e Paid) ([]Event, error) {
+	if err := o.must("paid", IsPlaced); err != nil {
+		return nil, err
+	}
+	if due := Total(o.Lines); e.Amount != due || currency != o.Currency {
+		return nil, &WrongPaymentError{Due: due, Currency: o.Currency}
+	}
+	return []Event{e}, nil
+}
+
+// Ship hands the order to a carrier.
+func (o *Order) Ship(e Shipped) ([]Event, error) {
+	if err := o.must("shipped", IsPaid); err != nil {
+		return nil, err
+	}
+	return []Event{e}, nil
+}
+
+// Deliver notes that the order has reached the customer.
+func (o *Order) Deliver(e Delivered) ([]Event, error) {
+	if err := o.must("delivered", IsShipped); err != nil {
+		return nil, err
+	}
+	return []Event{e}, nil
+}
+
+// Cancel cancels the order before it is shipped. What was paid is refunded.
+func (o *Order) Cancel(e Cancelled) ([]Event, error) {
+	if err := o.must("cancelled", IsPlaced, IsPaid); err != nil {
+		return nil, err
+	}
+	e.Refunded = o.Paid
+	return []Event{e}, nil
+}
+
+// Return takes back what was delivered, all of it at once, and refunds it.
+func (o *Order) Return(e Returned) ([]Event, error) {
+	if err := o.must("returned", IsDelivered); err != nil {
+		return nil, err
+	}
+	e.Refunded = o.Paid
+	return []Event{e}, nil
+}

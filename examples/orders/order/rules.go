@@ -1,0 +1,138 @@
+package order
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// The rules an order keeps, as errors.
+var (
+	ErrUnknown      = errors.New("there is no such order")
+	ErrExists       = errors.New("the order has been placed before")
+	ErrState        = errors.New("the order is in the wrong state")
+	ErrWrongPayment = errors.New("the payment is not what is due")
+	ErrLines        = errors.New("invalid lines")
+	ErrCurrency     = errors.New("invalid currency")
+	ErrDate         = errors.New("invalid date")
+)
+
+// StateError says what an order is, and what it therefore cannot be.
+type StateError struct {
+	Status Status
+	Wanted string
+}
+
+func (e *StateError) Error() string {
+	return fmt.Sprintf("an order that is %s cannot be %s", e.Status, e.Wanted)
+}
+
+// Unwrap returns [ErrState].
+func (e *StateError) Unwrap() error { return ErrState }
+
+// WrongPaymentError says what is due, in minor units.
+type WrongPaymentError struct {
+	Due      int64
+	Currency string
+}
+
+func (e *WrongPaymentError) Error() string {
+	return fmt.Sprintf("%v: %d %s are due", ErrWrongPayment, e.Due, e.Currency)
+}
+
+// Unwrap returns [ErrWrongPayment].
+func (e *WrongPaymentError) Unwrap() error { return ErrWrongPayment }
+
+// Status is how far an order is.
+type Status string
+
+// What an order can be, once it has been placed.
+const (
+	IsPlaced    Status = "placed"
+	IsPaid      Status = "paid"
+	IsShipped   Status = "shipped"
+	IsDelivered Status = "delivered"
+	IsCancelled Status = "cancelled"
+	IsReturned  Status = "returned"
+)
+
+// Statuses are all of them.
+var Statuses = []Status{IsPlaced, IsPaid, IsShipped, IsDelivered, IsCancelled, IsReturned}
+
+// must returns an error unless the order is in one of the states.
+func (o *Order) must(be string, in ...Status) error {
+	switch {
+	case o.Status == "":
+		return ErrUnknown
+	case !slices.Contains(in, o.Status):
+		return &StateError{Status: o.Status, Wanted: be}
+	}
+	return nil
+}
+
+// The bounds of an order. With them a total has at most 16 digits: far from where an int64 or a
+// number in JSON loses some.
+const (
+	MaxLines    = 50
+	MaxQuantity = 10_000
+	MaxPrice    = 10_000_000_000 // in minor units
+)
+
+// Validate returns [ErrLines], [ErrCurrency] or [ErrDate] unless there is at least one line, each
+// of another item, and all is within bounds.
+func (e Placed) Validate() error {
+	if len(e.Lines) == 0 || len(e.Lines) > MaxLines {
+		return fmt.Errorf("%w: %d lines, want 1 to %d", ErrLines, len(e.Lines), MaxLines)
+	}
+	items := make(map[string]bool)
+	for _, line := range e.Lines {
+		switch {
+		case items[line.Item]:
+			return fmt.Errorf("%w: item %s is in two of them", ErrLines, line.Item)
+		case line.Quantity < 1 || line.Quantity > MaxQuantity:
+			return fmt.Errorf("%w: item %s: quantity %d is not between 1 and %d", ErrLines, line.Item, line.Quantity, MaxQuantity)
+		case line.Price < 1 || line.Price > MaxPrice:
+			return fmt.Errorf("%w: item %s: price %d is not between 1 and %d", ErrLines, line.Item, line.Price, int64(MaxPrice))
+		}
+		items[line.Item] = true
+	}
+	if err := ValidCurrency(e.Currency); err != nil {
+		return err
+	}
+	return e.Date.Validate()
+}
+
+// Total is what the lines cost, in minor units.
+func Total(lines []Line) (total int64) {
+	for _, line := range lines {
+		total += line.Quantity * line.Price
+	}
+	return total
+}
+
+var currencyCode = regexp.MustCompile(`^[A-Z]{3}$`)
+
+// ValidCurrency returns [ErrCurrency] unless the code has three capital letters.
+func ValidCurrency(code string) error {
+	if !currencyCode.MatchString(code) {
+		return fmt.Errorf("%w: %q is not a code of three capital letters", ErrCurrency, code)
+	}
+	return nil
+}
+
+// Date is a day, written 2006-01-02.
+type Date string
+
+// Today returns the present day in UTC.
+func Today() Date { return Date(time.Now().UTC().Format(time.DateOnly)) }
+
+// Validate returns [ErrDate] unless the date is one of the years 1 to 9999.
+func (d Date) Validate() error {
+	t, err := time.Parse(time.DateOnly, string(d))
+	if err != nil || t.Year() < 1 {
+		return fmt.Errorf("%w: %q is not of the form 2006-01-02", ErrDate, string(d))
+	}
+	return nil
+}

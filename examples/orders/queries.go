@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/examples/orders/order"
+	"github.com/tidemark-es/tidemark/examples/orders/stock"
+	"github.com/tidemark-es/tidemark/query"
+)
+
+// The queries. Lists ask for one page: at most Limit rows After the last one of the page before.
+// Texts to search for are as one would type them into a search engine.
+type (
+	OneOrder    struct{ Order string }
+	OneItem     struct{ Item string }
+	OneCustomer struct{ Customer string }
+
+	OrderList struct {
+		Customer string
+		Statuses []string   // empty means any
+		From, To order.Date // both included; empty means no bound
+		Min, Max int64      // of the total, both included; 0 means no bound
+		Text     string     // in the names of the items; empty means any
+		Sort     string     // one of the keys of orderSorts
+		After    []string   // the cursor of an order
+		Limit    int
+	}
+	ItemList struct {
+		Text  string // in the name; empty means any
+		After string // an item
+		Limit int
+	}
+	RevenueList struct {
+		From, To order.Date // both included; empty means no bound
+		After    []string   // the cursor of a row
+		Limit    int
+	}
+)
+
+// OrderRow is an order.
+type OrderRow struct {
+	ID       string             `json:"id"`
+	Customer string             `json:"customer"`
+	Status   order.Status       `json:"status"`
+	Currency string             `json:"currency"`
+	Total    int64              `json:"total"` // in minor units, as all amounts
+	PlacedOn order.Date         `json:"placed_on"`
+	Lines    []order.Line       `json:"lines"`
+	Carrier  string             `json:"carrier,omitempty"`
+	Tracking string             `json:"tracking,omitempty"`
+	Reason   string             `json:"reason,omitempty"`
+	Version  eventstore.Version `json:"version"`
+}
+
+// CustomerRow is what a customer has ordered in one currency.
+type CustomerRow struct {
+	Currency    string     `json:"currency"`
+	Orders      int64      `json:"orders"`
+	Cancelled   int64      `json:"cancelled"`
+	Returned    int64      `json:"returned"`
+	Paid        int64      `json:"paid"`
+	Refunded    int64      `json:"refunded"`
+	LastOrderOn order.Date `json:"last_order_on"`
+}
+
+// ItemRow is an item of the stock.
+type ItemRow struct {
+	Item          string             `json:"item"`
+	Name          string             `json:"name"`
+	Received      int64              `json:"received"`
+	Available     int64              `json:"available"`
+	Reserved      int64              `json:"reserved"`
+	Shipped       int64              `json:"shipped"`
+	Orders        int64              `json:"orders"`
+	LastOrderedOn order.Date         `json:"last_ordered_on,omitempty"`
+	Version       eventstore.Version `json:"version"`
+}
+
+// DayRow is the revenue of one day in one currency.
+type DayRow struct {
+	Day      order.Date `json:"day"`
+	Currency string     `json:"currency"`
+	Units    int64      `json:"units"` // sold less those refunded
+	Paid     int64      `json:"paid"`
+	Refunded int64      `json:"refunded"`
+	Revenue  int64      `json:"revenue"` // paid less refunded
+}
+
+// ProductRow is the revenue of one product in one currency.
+type ProductRow struct {
+	Item     string `json:"item"`
+	Name     string `json:"name"`
+	Currency string `json:"currency"`
+	Units    int64  `json:"units"`
+	Paid     int64  `json:"paid"`
+	Refunded int64  `json:"refunded"`
+	Revenue  int64  `json:"revenue"`
+}
+
+// ErrUnknownCustomer means that nothing was ever ordered under this id.
+var ErrUnknownCustomer = errors.New("there is no such customer")
+
+// queries answer from the read models; each waits for the position in its context.
+type queries struct {
+	order    query.Handler[OneOrder, OrderRow]
+	orders   query.Handler[OrderList, []OrderRow]
+	customer query.Handler[OneCustomer, []CustomerRow]
+	item     query.Handler[OneItem, ItemRow]
+	items    query.Handler[ItemList, []ItemRow]
+	days     query.Handler[RevenueList, []DayRow]
+	products query.Handler[RevenueList, []ProductRow]
+}
+
+func newQueries(pool *pgxpool.Pool, waiter query.Waiter) *queries {
+	m := &models{pool}
+	return &queries{
+		order:    query.After(m.order, waiter, ordersModel),
+		orders:   query.After(m.orders, waiter, ordersModel),
+		customer: query.After(m.customer, waiter, customersModel),
+		item:     query.After(m.item, waiter, itemsModel),
+		items:    query.After(m.items, waiter, itemsModel),
+		days:     query.After(m.days, waiter, revenueModel),
+		products: query.After(m.products, waiter, revenueModel, itemsModel),
+	}
+}
+
+type models struct{ pool *pgxpool.Pool }
+
+const orderColumns = `id, customer, status, currency, total, placed_on::text, lines, carrier, tracking, reason, version`
+
+func (m *models) order(ctx context.Context, q OneOrder) (OrderRow, error) {
+	rows, _ := m.pool.Query(ctx, `
+		select `+orderColumns+`
+		  from shop.orders
+		 where id = $1`, q.Order)
+	return exactlyOne[OrderRow](rows, order.ErrUnknown)
+}
+
+// orderSort is an order of orders, made unique by the id.
+type orderSort struct {
+	column, kind string
+	descending   bool
+	value        func(OrderRow) string // of the column
+}
+
+var orderSorts = map[string]orderSort{
+	"date":   {"placed_on", "date", false, dateOf},
+	"-date":  {"placed_on", "date", true, dateOf},
+	"total":  {"total", "bigint", false, totalOf},
+	"-total": {"total", "bigint", true, totalOf},
+}
+
+func dateOf(r OrderRow) string  { return string(r.PlacedOn) }
+func totalOf(r OrderRow) string { return fmt.Sprint(r.Total) }
+
+func (m *models) orders(ctx context.Context, q OrderList) ([]OrderRow, error) {
+	sort := orderSorts[q.Sort]
+	compare, direction := ">", "asc"
+	if sort.descending {
+		compare, direction = "<", "desc"
+	}
+	after := ""
+	args := []any{q.Customer, nonNil(q.Statuses), q.From, q.To, q.Min, q.Max, q.Text, q.Limit}
+	if len(q.After) == 2 {
+		after = fmt.Sprintf(`and (%s, id) %s ($9::text::%s, $10)`, sort.column, compare, sort.kind)
+		args = append(args, q.After[0], q.After[1])
+	}
+	rows, _ := m.pool.Query(ctx, `
+		select `+orderColumns+`
+		  from shop.orders
+		 where customer = $1
+		   and (cardinality($2::text[]) = 0 or status = any ($2))
+		   and placed_on between coalesce(nullif($3, '')::date, '-infinity')
+		                     and coalesce(nullif($4, '')::date, 'infinity')
+		   and total >= $5
+		   and ($6 = 0 or total <= $6)
+		   and ($7 = '' or document @@ websearch_to_tsquery('simple', $7))
+		   `+after+`
+		 order by `+sort.column+` `+direction+`, id `+direction+`
+		 limit $8`, args...)
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[OrderRow])
+}
+
+const customerColumns = `currency, orders, cancelled, returned, paid, refunded, last_order_on::text`
+
+func (m *models) customer(ctx context.Context, q OneCustomer) ([]CustomerRow, error) {
+	rows, _ := m.pool.Query(ctx, `
+		select `+customerColumns+`
+		  from shop.customers
+		 where customer = $1
+		 order by currency`, q.Customer)
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[CustomerRow])
+	if err == nil && len(found) == 0 {
+		err = ErrUnknownCustomer
+	}
+	return found, err
+}
+
+const itemColumns = `item, name, received, available, reserved, shipped, orders, coalesce(last_ordered_on::text, ''), version`
+
+func (m *models) item(ctx context.Context, q OneItem) (ItemRow, error) {
+	rows, _ := m.pool.Query(ctx, `
+		select `+itemColumns+`
+		  from shop.items
+		 where item = $1`, q.Item)
+	return exactlyOne[ItemRow](rows, stock.ErrUnknown)
+}
+
+func (m *models) items(ctx context.Context, q ItemList) ([]ItemRow, error) {
+	rows, _ := m.pool.Query(ctx, `
+		select `+itemColumns+`
+		  from shop.items
+		 where item > $1
+		   and ($2 = '' or document @@ websearch_to_tsquery('simple', $2))
+		 order by item
+		 limit $3`, q.After, q.Text, q.Limit)
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[ItemRow])
+}
+
+func (m *models) days(ctx context.Context, q RevenueList) ([]DayRow, error) {
+	after := append(q.After, "", "")
+	rows, _ := m.pool.Query(ctx, `
+		select day::text, currency, sum(units)::bigint, sum(paid)::bigint, sum(refunded)::bigint, sum(paid - refunded)::bigint
+		  from shop.revenue
+		 where day between coalesce(nullif($1, '')::date, '-infinity')
+		               and coalesce(nullif($2, '')::date, 'infinity')
+		   and (day, currency) > (coalesce(nullif($3, '')::date, '-infinity'), $4)
+		 group by day, currency
+		 order by day, currency
+		 limit $5`, q.From, q.To, after[0], after[1], q.Limit)
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[DayRow])
+}
+
+func (m *models) products(ctx context.Context, q RevenueList) ([]ProductRow, error) {
+	after := append(q.After, "", "")
+	rows, _ := m.pool.Query(ctx, `
+		select item, i.name, r.currency, sum(r.units)::bigint, sum(r.paid)::bigint, sum(r.refunded)::bigint, sum(r.paid - r.refunded)::bigint
+		  from shop.revenue r
+		  join shop.items i using (item)
+		 where r.day between coalesce(nullif($1, '')::date, '-infinity')
+		                 and coalesce(nullif($2, '')::date, 'infinity')
+		   and (item, r.currency) > ($3, $4)
+		 group by item, i.name, r.currency
+		 order by item, r.currency
+		 limit $5`, q.From, q.To, after[0], after[1], q.Limit)
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[ProductRow])
+}
+
+// exactlyOne returns the row that was asked for, or that there is none.
+func exactlyOne[R any](rows pgx.Rows, none error) (R, error) {
+	row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[R])
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = none
+	}
+	return row, err
+}
+
+// nonNil keeps a nil slice from being sent as NULL, of which cardinality is NULL too.
+func nonNil(texts []string) []string { return append([]string{}, texts...) }

@@ -1,0 +1,80 @@
+-- The read models of the order service. Each block is kept by one projection in readmodels.go.
+create schema if not exists shop;
+
+-- shop.orders: the present state of each order, and what is searched for in them.
+create table if not exists shop.orders (
+    id        text     not null primary key,
+    customer  text     not null,
+    status    text     not null,
+    currency  text     not null,
+    total     bigint   not null,
+    placed_on date     not null,
+    lines     json     not null,
+    carrier   text     not null default '',
+    tracking  text     not null default '',
+    reason    text     not null default '', -- of being cancelled or returned
+    version   bigint   not null,
+    document  tsvector not null -- the names of its items
+);
+
+-- For paging through a customer's orders by date and by total.
+create index if not exists orders_date on shop.orders (customer, placed_on, id);
+create index if not exists orders_total on shop.orders (customer, total, id);
+create index if not exists orders_document on shop.orders using gin (document);
+
+-- shop.customers: what each customer has ordered, from the streams of all their orders.
+create table if not exists shop.customers (
+    customer      text   not null,
+    currency      text   not null,
+    orders        bigint not null,
+    cancelled     bigint not null default 0,
+    returned      bigint not null default 0,
+    paid          bigint not null default 0,
+    refunded      bigint not null default 0,
+    last_order_on date   not null,
+    primary key (customer, currency)
+);
+
+-- Whose an order is: only its first event says so.
+create table if not exists shop.customer_orders (
+    id       text not null primary key,
+    customer text not null,
+    currency text not null
+);
+
+-- shop.items: stock levels, from the streams of the items, and the demand, from those of orders.
+create table if not exists shop.items (
+    item            text     not null primary key,
+    name            text     not null,
+    received        bigint   not null,
+    available       bigint   not null,
+    reserved        bigint   not null,
+    shipped         bigint   not null,
+    orders          bigint   not null default 0, -- that were placed with it
+    last_ordered_on date,
+    version         bigint   not null,
+    document        tsvector not null generated always as (to_tsvector('simple', name)) stored
+);
+
+create index if not exists items_document on shop.items using gin (document);
+
+-- shop.revenue: what was paid and refunded, by day and product.
+create table if not exists shop.revenue (
+    day      date   not null,
+    item     text   not null,
+    currency text   not null,
+    units    bigint not null, -- sold less those refunded
+    paid     bigint not null,
+    refunded bigint not null,
+    primary key (day, item, currency)
+);
+
+-- What is in an order: only its first event says so. Gone when the order has ended.
+create table if not exists shop.revenue_lines (
+    id       text   not null,
+    item     text   not null,
+    currency text   not null,
+    units    bigint not null,
+    amount   bigint not null,
+    primary key (id, item)
+);

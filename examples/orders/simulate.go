@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/examples/internal/host"
+	"github.com/tidemark-es/tidemark/examples/orders/order"
+	"github.com/tidemark-es/tidemark/examples/orders/stock"
+)
+
+// simulation is what to simulate. The same seed gives the same orders under the same ids and
+// idempotency keys, so that one that was killed can be started again.
+type simulation struct {
+	orders, workers int
+	seed            uint64
+}
+
+func parseSimulation(args []string) simulation {
+	var s simulation
+	flags := flag.NewFlagSet("simulate", flag.ExitOnError)
+	flags.IntVar(&s.orders, "orders", 1000, "how many orders are tried to place, `N`")
+	flags.IntVar(&s.workers, "workers", 8, "how many customers are served at a time, `W`")
+	flags.Uint64Var(&s.seed, "seed", 1, "what chance starts from, `S`")
+	_ = flags.Parse(args) // exits
+	if s.orders < 0 || s.workers < 1 || s.workers > 1000 || flags.NArg() > 0 {
+		fmt.Fprintln(flags.Output(), "orders: simulate wants -orders of 0 or more, -workers from 1 to 1000, and nothing else")
+		flags.Usage()
+		os.Exit(2)
+	}
+	return s
+}
+
+// runSimulation lets customers order, and then checks everything.
+func runSimulation(ctx context.Context, data string, what simulation) error {
+	return withService(ctx, data, func(ctx context.Context, s *service) error {
+		sim := &simulator{simulation: what, service: s, out: os.Stdout, progress: host.NewProgress(os.Stdout, "orders", what.orders)}
+		err := sim.run(ctx)
+		switch {
+		case ctx.Err() != nil && s.kept:
+			return errors.New("interrupted: run the same again to go on")
+		case ctx.Err() != nil:
+			return errors.New("interrupted: the orders are gone with their database; use -data or DATABASE_URL to keep one")
+		}
+		return err
+	})
+}
+
+const (
+	products = 100
+	// supply is how many units of each product there are per order: enough on the average, but
+	// customers want the first products most.
+	supply = 0.05
+)
+
+// simulator runs one simulation.
+type simulator struct {
+	simulation
+	*service
+	out      io.Writer
+	progress *host.Progress
+	counts   struct{ placed, soldOut, paid, shipped, cancelled, returned, early, repeated, overtaken atomic.Int64 }
+}
+
+func (s *simulator) run(ctx context.Context) error {
+	ctx = eventstore.WithMetadata(ctx, eventstore.Metadata{Actor: "simulate"})
+	begun := time.Now()
+	for p := range products {
+		if err := s.deliver(ctx, p, 0); err != nil {
+			return err
+		}
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(s.workers)
+	for n := range s.orders {
+		if groupCtx.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			defer s.progress.Add(1)
+			if err := s.customer(groupCtx, n); err != nil {
+				return fmt.Errorf("order %s: %w", s.orderID(n), err)
+			}
+			return nil
+		})
+	}
+	err := group.Wait()
+	s.progress.Finish()
+	if err != nil {
+		return err
+	}
+	took, c := time.Since(begun).Seconds(), &s.counts
+	fmt.Fprintf(s.out, "%d orders in %.1f s: %.0f orders/s\n", s.orders, took, float64(s.orders)/took)
+	fmt.Fprintf(s.out, "placed %d, sold out %d, paid %d, shipped %d, cancelled %d, returned %d\n",
+		c.placed.Load(), c.soldOut.Load(), c.paid.Load(), c.shipped.Load(), c.cancelled.Load(), c.returned.Load())
+	fmt.Fprintf(s.out, "sent twice and done once %d, too early and refused %d, overtaken too often %d\n",
+		c.repeated.Load(), c.early.Load(), c.overtaken.Load())
+	return s.audit(ctx, s.out)
+}
+
+func (s *simulator) orderID(n int) string { return fmt.Sprintf("sim%d-%d", s.seed, n) }
+
+func itemID(p int) string { return fmt.Sprintf("product%02d", p) }
+
+// deliver brings a lot of a product from the supplier: half of all there will be.
+func (s *simulator) deliver(ctx context.Context, p, lot int) error {
+	names := [...]string{"Espresso cup", "Tea pot", "Milk jug", "Sugar bowl", "Cake plate", "Egg cup", "Salt mill", "Fruit bowl"}
+	_, err := s.send(ctx, false, fmt.Sprintf("delivery/%d/%d", p, lot), ReceiveStock{itemID(p), eventstore.Any, stock.Received{
+		Name:     fmt.Sprintf("%s No. %d", names[p%len(names)], p/len(names)+1),
+		Quantity: 1 + int64(supply/2*float64(s.orders)),
+	}})
+	return err
+}
+
+// customer is one customer with one order, from placing it to whatever becomes of it.
+func (s *simulator) customer(ctx context.Context, n int) error {
+	random := rand.New(rand.NewPCG(s.seed, uint64(n)))
+	id, chance := s.orderID(n), random.Float64
+	day := func(later int) order.Date {
+		return order.Date(time.Date(2026, 1, 1+90*n/s.orders+later, 0, 0, 0, 0, time.UTC).Format(time.DateOnly))
+	}
+	if every := max(s.orders/products, 1); n%every == every-1 && n/every < products {
+		if err := s.deliver(ctx, n/every, 1); err != nil {
+			return err
+		}
+	}
+	placed := s.order(random, day(0))
+	do := func(step string, c any) (eventstore.Receipt, error) {
+		return s.send(ctx, chance() < 0.15, id+"/"+step, c)
+	}
+
+	receipt, err := do("place", PlaceOrder{id, placed})
+	switch {
+	case errors.Is(err, stock.ErrOutOfStock):
+		s.counts.soldOut.Add(1)
+		return nil
+	case errors.Is(err, eventstore.ErrConflict):
+		s.counts.overtaken.Add(1)
+		return nil
+	case err != nil:
+		return err
+	}
+	s.counts.placed.Add(1)
+	if chance() < 0.05 { // somebody in the warehouse is too eager
+		_, err := do("early", ShipOrder{id, receipt.Version, order.Shipped{Carrier: "DHL", Tracking: "none", Date: day(0)}})
+		if !errors.Is(err, order.ErrState) && !errors.Is(err, eventstore.ErrConflict) {
+			return fmt.Errorf("shipped before it was paid: %w", err)
+		}
+		s.counts.early.Add(1)
+	}
+	cancel := step{"cancel", &s.counts.cancelled, CancelOrder{id, eventstore.Any, order.Cancelled{Reason: "changed my mind", Date: day(1)}}}
+	pay := step{"pay", &s.counts.paid, PayOrder{id, eventstore.Any, placed.Currency, order.Paid{Amount: order.Total(placed.Lines), Date: day(1)}}}
+	ship := step{"ship", &s.counts.shipped, ShipOrder{id, eventstore.Any, order.Shipped{Carrier: "DHL", Tracking: fmt.Sprintf("JJD%08d", n), Date: day(2)}}}
+	arrive := step{"deliver", nil, DeliverOrder{id, eventstore.Any, order.Delivered{Date: day(4)}}}
+	sendBack := step{"return", &s.counts.returned, ReturnOrder{id, eventstore.Any, order.Returned{Reason: "does not fit", Date: day(9)}}}
+	var steps []step
+	switch fate := chance(); {
+	case fate < 0.05: // forgotten
+	case fate < 0.15:
+		steps = []step{cancel}
+	case fate < 0.25:
+		steps = []step{pay, cancel}
+	case fate < 0.35:
+		steps = []step{pay}
+	case fate < 0.45:
+		steps = []step{pay, ship}
+	case fate < 0.85:
+		steps = []step{pay, ship, arrive}
+	default:
+		steps = []step{pay, ship, arrive, sendBack}
+	}
+	for _, step := range steps {
+		if _, err := do(step.name, step.command); errors.Is(err, eventstore.ErrConflict) {
+			s.counts.overtaken.Add(1)
+			return nil // the customer gives up
+		} else if err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+		if step.count != nil {
+			step.count.Add(1)
+		}
+	}
+	return nil
+}
+
+// step is what a customer does with an order that was placed.
+type step struct {
+	name    string
+	count   *atomic.Int64
+	command any
+}
+
+// order chooses what somebody orders: some products far more often than others.
+func (s *simulator) order(random *rand.Rand, day order.Date) order.Placed {
+	placed := order.Placed{Customer: fmt.Sprintf("customer%d", random.IntN(s.orders/5+1)), Currency: "EUR", Date: day}
+	if random.Float64() < 0.2 {
+		placed.Currency = "USD"
+	}
+	favourites := rand.NewZipf(random, 1.2, 4, products-1)
+	for range 1 + random.IntN(4) {
+		p := int(favourites.Uint64())
+		if slices.ContainsFunc(placed.Lines, func(l order.Line) bool { return l.Item == itemID(p) }) {
+			continue
+		}
+		placed.Lines = append(placed.Lines, order.Line{Item: itemID(p), Quantity: 1 + random.Int64N(3), Price: int64(500 + 137*p)})
+	}
+	return placed
+}
+
+// send sends a command under an idempotency key; twice is as often as an impatient client does,
+// at the same time.
+func (s *simulator) send(ctx context.Context, twice bool, key string, c any) (eventstore.Receipt, error) {
+	ctx = eventstore.WithKey(ctx, fmt.Sprintf("simulate/%d/%s", s.seed, key), fmt.Append(nil, s.orders))
+	if !twice {
+		return s.bus.Dispatch(ctx, c)
+	}
+	var receipts [2]eventstore.Receipt
+	var errs [2]error
+	var both errgroup.Group
+	for i := range receipts {
+		both.Go(func() error {
+			receipts[i], errs[i] = s.bus.Dispatch(ctx, c)
+			return nil
+		})
+	}
+	_ = both.Wait()
+	if errs[0] == nil && errs[1] == nil {
+		if receipts[0] != receipts[1] {
+			return receipts[0], fmt.Errorf("sent twice and answered differently: %+v and %+v", receipts[0], receipts[1])
+		}
+		s.counts.repeated.Add(1)
+	}
+	if errs[0] != nil && errs[1] == nil {
+		return receipts[1], nil
+	}
+	return receipts[0], errs[0]
+}

@@ -1,0 +1,254 @@
+package httpapi_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+	"go.uber.org/goleak"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/httpapi"
+	"github.com/tidemark-es/tidemark/query"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestRefused: a request that is wrong in itself does not reach a handler.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("x", 64<<10+1)
+	for _, test := range []struct {
+		method, target string
+		body           io.Reader
+		maxBody        int64
+		header, value  string
+		status         int
+	}{
+		{"POST", "/", strings.NewReader(text[1:]), 0, "", "", 200},
+		{"POST", "/", strings.NewReader(text), 0, "", "", 413},
+		{"POST", "/", strings.NewReader(text[:10]), 10, "", "", 200},
+		{"POST", "/", strings.NewReader(text[:11]), 10, "", "", 413},
+		{"POST", "/", iotest.ErrReader(io.ErrUnexpectedEOF), 0, "", "", 400},
+		{"GET", "/?a=%zz", nil, 0, "", "", 400},
+		{"GET", "/?a;b", nil, 0, "", "", 400},
+		{"GET", "/?a=%00", nil, 0, "", "", 400},
+		{"GET", "/?b=%C3%A4&a=1&a=%ff", nil, 0, "", "", 400},
+		{"POST", "/a%00b", nil, 0, "", "", 400},
+		{"POST", "/a%ffb", nil, 0, "", "", 400},
+		{"GET", "/%C3%A4%0A?a=%C3%A4%0A", nil, 0, "", "", 200},
+		{"GET", "/", nil, 0, httpapi.PositionHeader, "yesterday", 400},
+		{"GET", "/", nil, 0, httpapi.PositionHeader, "-1", 400},
+		{"POST", "/", nil, 0, "Idempotency-Key", text[:200], 200},
+		{"POST", "/", nil, 0, "Idempotency-Key", text[:201], 400},
+		{"GET", "/", nil, 0, "Idempotency-Key", text[:201], 200},
+		{"HEAD", "/", nil, 0, "Idempotency-Key", text[:201], 200},
+	} {
+		what, called := fmt.Sprintf("%s %s %s", test.method, test.target, test.header), false
+		mux := handle(&httpapi.Config{MaxBody: test.maxBody}, func(_ http.ResponseWriter, r *http.Request) error {
+			called = true
+			if body, err := io.ReadAll(r.Body); err != nil || !strings.HasPrefix(text, string(body)) || (len(body) == 0) != (test.body == nil) {
+				t.Errorf("%s: the handler got %d bytes, %v", what, len(body), err)
+			}
+			return nil
+		})
+		request, answer := httptest.NewRequest(test.method, test.target, test.body), httptest.NewRecorder()
+		request.Header.Set(test.header, test.value)
+		mux.ServeHTTP(answer, request)
+		if answer.Code != test.status || called != (test.status == 200) {
+			t.Errorf("%s: %d, handler called: %v; want %d", what, answer.Code, called, test.status)
+		}
+		if test.status != 200 {
+			wantProblem(t, what, answer, test.status, map[int]string{400: "urn:problem:invalid-request", 413: "urn:problem:too-large"}[test.status])
+		}
+	}
+}
+
+// TestMetadata looks at what is stored with the event of a request.
+func TestMetadata(t *testing.T) {
+	t.Parallel()
+	text := strings.Repeat("x", 201)
+	outer := eventstore.Metadata{Actor: "ada", CausationID: "cause", Headers: map[string]string{"a": "b"}}
+	ctx := eventstore.WithMetadata(t.Context(), outer)
+	random := map[string]bool{}
+	for header, stored := range map[string]bool{"id": true, text[:200]: true, "": false, text: false, "\xff": false} {
+		store := eventstoretest.NewMemory()
+		request := httptest.NewRequestWithContext(ctx, "POST", "/tallies/a", strings.NewReader(`{}`))
+		request.Header.Set("X-Request-Id", header)
+		request.Header.Set("traceparent", header)
+		newTallies(store).ServeHTTP(httptest.NewRecorder(), request)
+		page, err := store.Next(ctx, 0, eventstore.Filter{}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := page.Events[0].Metadata, outer
+		if want.CorrelationID, want.TraceParent = header, header; !stored {
+			want.CorrelationID, want.TraceParent = got.CorrelationID, ""
+			random[uuid.MustParse(got.CorrelationID).String()] = true
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("X-Request-Id and traceparent %q (-want +got):\n%s", header, diff)
+		}
+	}
+	if len(random) != 3 {
+		t.Errorf("correlation ids %v, want three", random)
+	}
+}
+
+// TestVersions goes from an ETag to If-Match.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	mux := newTallies(eventstoretest.NewMemory())
+	first := ask(mux, "POST", "/tallies/a", `{}`).Header().Get("ETag")
+	second, shown := ask(mux, "POST", "/tallies/a", `{}`, "If-Match", first), ask(mux, "GET", "/tallies/a", "")
+	if second.Code != 200 || second.Header().Get("ETag") != shown.Header().Get("ETag") {
+		t.Errorf("the version that is there: %d %v, then %v", second.Code, second.Header(), shown.Header())
+	}
+	for _, tag := range []string{first, `"x"`} {
+		wantProblem(t, tag, ask(mux, "POST", "/tallies/a", `{}`, "If-Match", tag), 412, "urn:problem:version-conflict")
+	}
+}
+
+// TestIdempotencyKey sends a request many times at once: it is done once and answered alike.
+func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	mux := newTallies(eventstoretest.NewMemory())
+	var answers [8]*httptest.ResponseRecorder
+	var clients sync.WaitGroup
+	for i := range answers {
+		clients.Go(func() { answers[i] = ask(mux, "POST", "/tallies/a", `{"n":1}`, "Idempotency-Key", "key") })
+	}
+	clients.Wait()
+	for _, a := range answers {
+		if a.Code != 200 || a.Body.String() != answers[0].Body.String() || !cmp.Equal(a.Header(), answers[0].Header()) {
+			t.Errorf("%d %v %s, another: %v %s", a.Code, a.Header(), a.Body, answers[0].Header(), answers[0].Body)
+		}
+	}
+	for _, other := range [][2]string{{"/tallies/a", `{"n":2}`}, {"/tallies/b", `{"n":1}`}} {
+		wantProblem(t, other, ask(mux, "POST", other[0], other[1], "Idempotency-Key", "key"), 422, "urn:problem:idempotency-key-reused")
+	}
+	ask(mux, "POST", "/tallies/a", `{"n":1}`, "Idempotency-Key", "other key")
+	ask(mux, "POST", "/tallies/a", `{"n":1}`)
+	ask(mux, "POST", "/tallies/a", `{"n":1}`)
+	if got := ask(mux, "GET", "/tallies/a", "", "Idempotency-Key", "key").Body.String(); got != "{\"total\":4}\n" {
+		t.Errorf("after four requests: %s", got)
+	}
+}
+
+func TestNewID(t *testing.T) {
+	t.Parallel()
+	mux := handle(nil, func(w http.ResponseWriter, r *http.Request) error {
+		return httpapi.WriteJSON(w, 200, uuid.MustParse(httpapi.NewID(r)))
+	})
+	id := func(method, key string) string {
+		return ask(mux, method, "/", "", "Idempotency-Key", key).Body.String()
+	}
+	seen := map[string]bool{id("POST", "key"): true, id("POST", "other key"): true, id("POST", ""): true, id("POST", ""): true, id("GET", "key"): true}
+	if len(seen) != 5 || !seen[id("POST", "key")] {
+		t.Errorf("%v, want five ids, and that of a repeat among them", seen)
+	}
+}
+
+// waiter stands for a runner whose projections stay at position 10.
+type waiter struct{}
+
+func (waiter) Wait(ctx context.Context, position eventstore.Position, _ ...string) error {
+	if position <= 10 {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+var answer = query.After(func(context.Context, string) (string, error) { return "answer", nil }, waiter{})
+
+// newWaiting returns a mux with a query that waits for a position, and a command that works until
+// done is closed.
+func newWaiting(config *httpapi.Config, done <-chan struct{}) *httpapi.Mux {
+	mux := httpapi.NewMux(config)
+	mux.Handle("GET /", func(_ http.ResponseWriter, r *http.Request) error {
+		_, err := answer(r.Context(), "")
+		return err
+	})
+	mux.Handle("POST /", func(_ http.ResponseWriter, r *http.Request) error {
+		select {
+		case <-done:
+			return nil
+		case <-r.Context().Done():
+			return fmt.Errorf("work: %w", r.Context().Err())
+		}
+	})
+	return mux
+}
+
+// TestTimeout: a query waits and a command works, but not for longer than that.
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		config           *httpapi.Config
+		method, position string
+		took             time.Duration
+		problem          string
+	}{
+		{nil, "GET", "", 0, ""},
+		{nil, "GET", "10", 0, ""},
+		{nil, "GET", "11", 10 * time.Second, "read-model-behind"},
+		{nil, "POST", "", 10 * time.Second, "timeout"},
+		{&httpapi.Config{Timeout: time.Minute}, "GET", "11", time.Minute, "read-model-behind"},
+		{&httpapi.Config{Timeout: time.Minute}, "POST", "", time.Minute, "timeout"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			before := time.Now()
+			answer := ask(newWaiting(test.config, nil), test.method, "/", "", httpapi.PositionHeader, test.position)
+			if took := time.Since(before); took != test.took {
+				t.Errorf("%s at %q took %v, want %v", test.method, test.position, took, test.took)
+			}
+			if test.problem != "" {
+				wantProblem(t, test.method, answer, 503, "urn:problem:"+test.problem)
+			} else if answer.Code != 200 {
+				t.Errorf("at %q: %d %s", test.position, answer.Code, answer.Body)
+			}
+		})
+	}
+}
+
+// TestClose: queries that wait end at once, and so do later ones; commands are completed.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		done, before := make(chan struct{}), time.Now()
+		mux := newWaiting(nil, done)
+		send := func(method string) <-chan *httptest.ResponseRecorder {
+			answered := make(chan *httptest.ResponseRecorder, 1)
+			go func() { answered <- ask(mux, method, "/", "", httpapi.PositionHeader, "11") }()
+			synctest.Wait() // until it is answered or waits
+			return answered
+		}
+		early, head, command := send("GET"), send("HEAD"), send("POST")
+		mux.Close()
+		late, lateCommand := send("GET"), send("POST")
+		for _, answered := range []<-chan *httptest.ResponseRecorder{early, head, late} {
+			wantProblem(t, "a query", <-answered, 503, "urn:problem:read-model-behind")
+		}
+		close(done)
+		for _, answered := range []<-chan *httptest.ResponseRecorder{command, lateCommand} {
+			if got := <-answered; got.Code != 200 {
+				t.Errorf("a command got %d %s", got.Code, got.Body)
+			}
+		}
+		if took := time.Since(before); took != 0 {
+			t.Errorf("it took %v", took)
+		}
+	})
+}

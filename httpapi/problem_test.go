@@ -1,0 +1,171 @@
+package httpapi_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/httpapi"
+	"github.com/tidemark-es/tidemark/query"
+)
+
+// ask sends a request; headers are pairs of name and value.
+func ask(h http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {
+	request := httptest.NewRequest(method, target, strings.NewReader(body))
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Add(headers[i], headers[i+1])
+	}
+	answer := httptest.NewRecorder()
+	h.ServeHTTP(answer, request)
+	return answer
+}
+
+// handle returns a mux with one handler.
+func handle(config *httpapi.Config, handler httpapi.Handler) *httpapi.Mux {
+	mux := httpapi.NewMux(config)
+	mux.Handle("/", handler)
+	return mux
+}
+
+// returning is a handler that returns err.
+func returning(err error) httpapi.Handler {
+	return func(http.ResponseWriter, *http.Request) error { return err }
+}
+
+// wantProblem checks that an answer is a problem document.
+func wantProblem(t *testing.T, what any, a *httptest.ResponseRecorder, status int, kind string) {
+	t.Helper()
+	want := fmt.Sprintf(`{"type":%q,"title":%q,"status":%d`, kind, http.StatusText(status), status)
+	if a.Code != status || a.Header().Get("Content-Type") != "application/problem+json" || !strings.HasPrefix(a.Body.String(), want) || !json.Valid(a.Body.Bytes()) {
+		t.Errorf("%v: %d %v %s, want the problem %s", what, a.Code, a.Header(), a.Body, want)
+	}
+}
+
+// TestProblems: what an error means without configuration, and that only the text of an unknown
+// one is logged instead of sent.
+func TestProblems(t *testing.T) {
+	t.Parallel()
+	conflict := fmt.Errorf("around: %w", eventstore.ErrConflict)
+	for _, test := range []struct {
+		method, header, value string
+		err                   error
+		status                int
+		kind, detail, retry   string
+	}{
+		{"POST", "", "", httpapi.BadRequest("no %s", "way"), 400, "urn:problem:invalid-request", `,"detail":"no way"`, ""},
+		{"POST", "", "", fmt.Errorf("around: %w", &httpapi.Error{Status: 418, Name: "teapot", Detail: "short"}), 418, "urn:problem:teapot", `,"detail":"short"`, ""},
+		{"POST", "", "", &eventstore.KeyReusedError{Key: "k"}, 422, "urn:problem:idempotency-key-reused", `,"detail":"idempotency key \"k\" was used before for something else"`, ""},
+		{"POST", "", "", &eventstore.InvalidError{Reason: "why"}, 400, "urn:problem:invalid-request", `,"detail":"why"`, ""},
+		{"POST", "", "", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
+		{"POST", "If-Match", "*", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
+		{"POST", "If-Match", `"3"`, conflict, 412, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
+		{"POST", "", "", context.Canceled, 503, "urn:problem:canceled", `,"detail":"context canceled"`, ""},
+		{"POST", "", "", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"context deadline exceeded"`, ""},
+		{"POST", "Idempotency-Key", "k", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"context deadline exceeded"`, "1"},
+		{"POST", "Idempotency-Key", "k", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
+		{"GET", "", "", query.ErrBehind, 503, "urn:problem:read-model-behind", `,"detail":"read model has not reached the position yet"`, "1"},
+		{"HEAD", "", "", query.ErrBehind, 503, "urn:problem:read-model-behind", `,"detail":"read model has not reached the position yet"`, "1"},
+		{"GET", "", "", errors.New("secret"), 500, "about:blank", ``, ""},
+	} {
+		var log bytes.Buffer
+		mux := handle(&httpapi.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, returning(test.err))
+		answer := ask(mux, test.method, "/", "", test.header, test.value)
+		wantProblem(t, test.err, answer, test.status, test.kind)
+		if got := answer.Body.String(); !strings.HasSuffix(got, fmt.Sprintf("\"status\":%d%s}\n", test.status, test.detail)) {
+			t.Errorf("%v: %s, want at the end %s", test.err, got, test.detail)
+		}
+		if got := answer.Header().Get("Retry-After"); got != test.retry {
+			t.Errorf("%s %s, %v: Retry-After %q, want %q", test.method, test.header, test.err, got, test.retry)
+		}
+		if logged := strings.Contains(log.String(), test.err.Error()); logged != (test.status == 500) {
+			t.Errorf("%v: the log says %q", test.err, &log)
+		}
+	}
+}
+
+// TestConfiguredProblems: the first rule that fits counts, before what the framework's errors mean.
+// Only what a rule fits gets members; they replace none of the document's own.
+func TestConfiguredProblems(t *testing.T) {
+	t.Parallel()
+	errGone, errShort, errOdd := errors.New("gone"), errors.New("too short"), errors.New("odd")
+	config := &httpapi.Config{
+		TypePrefix: "urn:shop:",
+		Problems:   []httpapi.Problem{{errGone, 410, "gone"}, {errShort, 422, "short"}, {errOdd, 409, "odd"}, {errGone, 404, "late"}},
+		Members: func(err error) map[string]any {
+			members := map[string]any{"type": "no", "title": "no", "status": 0, "detail": "no"}
+			switch {
+			case errors.Is(err, errOdd):
+				members["left"] = make(chan int) // cannot be written
+			case !errors.Is(err, errGone):
+				members["left"], members["instance"] = 3, "/here"
+			}
+			return members
+		},
+		Logger: slog.New(slog.DiscardHandler),
+	}
+	for err, want := range map[error]string{
+		errGone:                           `{"type":"urn:shop:gone","title":"Gone","status":410,"detail":"gone"}`,
+		errors.Join(errShort, errGone):    `{"type":"urn:shop:gone","title":"Gone","status":410,"detail":"too short\ngone"}`,
+		fmt.Errorf("order: %w", errShort): `{"type":"urn:shop:short","title":"Unprocessable Entity","status":422,"detail":"order: too short","instance":"/here","left":3}`,
+		errOdd:                            `{"type":"urn:shop:odd","title":"Conflict","status":409,"detail":"odd"}`,
+		eventstore.ErrConflict:            `{"type":"urn:shop:version-conflict","title":"Conflict","status":409,"detail":"version conflict"}`,
+		eventstore.ErrInvalid:             `{"type":"urn:shop:invalid-request","title":"Bad Request","status":400,"detail":"invalid argument"}`,
+	} {
+		if got := ask(handle(config, returning(err)), "POST", "/", "").Body.String(); got != want+"\n" {
+			t.Errorf("%v: %s, want %s", err, got, want)
+		}
+	}
+	for _, err := range []error{eventstore.ErrKeyReused, eventstore.ErrInvalid, eventstore.ErrConflict, query.ErrBehind, context.DeadlineExceeded} {
+		own := &httpapi.Config{Problems: []httpapi.Problem{{err, 418, "mine"}}}
+		wantProblem(t, err, ask(handle(own, returning(err)), "POST", "/", "", "If-Match", `"1"`), 418, "urn:problem:mine")
+	}
+}
+
+// TestDefaultLogger is not parallel: it changes the default of the process for a while.
+func TestDefaultLogger(t *testing.T) {
+	var log bytes.Buffer
+	defer slog.SetDefault(slog.Default())
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	if ask(handle(nil, returning(errors.New("secret"))), "GET", "/", ""); !strings.Contains(log.String(), "secret") {
+		t.Errorf("the log says %q", &log)
+	}
+}
+
+// TestNotServed: what the mux answers itself.
+func TestNotServed(t *testing.T) {
+	t.Parallel()
+	mux := httpapi.NewMux(nil)
+	for _, pattern := range []string{"GET /a/{id}", "POST /a/{id}", "/dir/"} {
+		mux.Handle(pattern, returning(nil))
+	}
+	wantProblem(t, "no path", ask(mux, "GET", "/nowhere", ""), 404, "urn:problem:no-such-endpoint")
+	other := ask(mux, "DELETE", "/a/1", "")
+	wantProblem(t, "no method", other, 405, "urn:problem:no-such-endpoint")
+	if got := other.Header().Get("Allow"); got != "GET, HEAD, POST" {
+		t.Errorf("Allow: %q", got)
+	}
+	for from, to := range map[string]string{"/a//1?x=y": "/a/1?x=y", "/dir": "/dir/", "//nowhere": "/nowhere"} {
+		got := ask(mux, "GET", from, "")
+		if got.Code != 307 || got.Header().Get("Location") != to || got.Header().Get("Content-Type") == "application/problem+json" {
+			t.Errorf("%s: %d %v, want a redirect to %s", from, got.Code, got.Header(), to)
+		}
+	}
+	for _, pattern := range []string{"GET /a/{other}", "GET /{"} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("pattern %q: no panic", pattern)
+				}
+			}()
+			mux.Handle(pattern, returning(nil))
+		}()
+	}
+}
