@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -15,16 +12,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
 	"github.com/tidemark-es/tidemark/httpapi"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// service is a running bank, seen from outside.
+// service is a running bank, seen from outside and from within.
 type service struct {
-	*testing.T
+	*servicetest.Client
 	*bank
-	url    string
-	client *http.Client
 }
 
 func start(t *testing.T) *service {
@@ -34,70 +30,16 @@ func start(t *testing.T) *service {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.pool.Close)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- b.runner.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	server := httptest.NewServer(b.mux())
-	t.Cleanup(server.Close)
-	return &service{T: t, bank: b, url: server.URL, client: server.Client()}
-}
-
-// answer is what came back.
-type answer struct {
-	status int
-	header http.Header
-	body   map[string]any
-	text   string
-}
-
-// do sends a request; headers are pairs of name and value.
-func (s *service) do(method, path, body string, headers ...string) answer {
-	s.Helper()
-	request, err := http.NewRequestWithContext(s.Context(), method, s.url+path, strings.NewReader(body))
-	if err != nil {
-		s.Fatal(err)
-	}
-	for i := 0; i < len(headers); i += 2 {
-		request.Header.Set(headers[i], headers[i+1])
-	}
-	response, err := s.client.Do(request)
-	if err != nil {
-		s.Fatal(err)
-	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(response.Body)
-	if err != nil {
-		s.Fatal(err)
-	}
-	a := answer{status: response.StatusCode, header: response.Header, text: string(text)}
-	if err := json.Unmarshal(text, &a.body); err != nil {
-		s.Fatalf("%s %s: %d: not JSON: %s", method, path, a.status, text)
-	}
-	return a
-}
-
-// must is do for a request that must be answered with a status.
-func (s *service) must(status int, method, path, body string, headers ...string) answer {
-	s.Helper()
-	a := s.do(method, path, body, headers...)
-	if a.status != status {
-		s.Fatalf("%s %s %s: %d %s, want %d", method, path, body, a.status, a.text, status)
-	}
-	return a
+	servicetest.Background(t, b.runner.Run)
+	return &service{servicetest.Serve(t, b.mux()), b}
 }
 
 // openAccounts opens accounts in EUR with 1000 cents each.
 func (s *service) openAccounts(ids ...string) (position string) {
 	s.Helper()
 	for _, id := range ids {
-		s.must(201, "POST", "/accounts", `{"account":"`+id+`","owner":"Owner of `+id+`","currency":"EUR","overdraft":500,"date":"2026-01-01"}`)
-		position = s.must(200, "POST", "/accounts/"+id+"/deposits", `{"amount":1000,"currency":"EUR","date":"2026-01-02","description":"Opening balance"}`).header.Get(httpapi.PositionHeader)
+		s.Must(201, "POST", "/accounts", `{"account":"`+id+`","owner":"Owner of `+id+`","currency":"EUR","overdraft":500,"date":"2026-01-01"}`)
+		position = s.Must(200, "POST", "/accounts/"+id+"/deposits", `{"amount":1000,"currency":"EUR","date":"2026-01-02","description":"Opening balance"}`).Header.Get(httpapi.PositionHeader)
 	}
 	return position
 }
@@ -115,11 +57,11 @@ func TestWholePath(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.openAccounts("ada", "bob")
-	s.must(200, "POST", "/accounts/ada/transfers", `{"to":"bob","amount":300,"currency":"EUR","date":"2026-01-05","description":"Rent for January"}`)
-	position := s.must(200, "POST", "/accounts/bob/withdrawals", `{"amount":1300,"currency":"EUR","date":"2026-02-01"}`).header.Get(httpapi.PositionHeader)
-	position = s.must(200, "POST", "/accounts/bob/close", `{"date":"2026-02-02"}`, "If-Match", `"4"`).header.Get(httpapi.PositionHeader)
+	s.Must(200, "POST", "/accounts/ada/transfers", `{"to":"bob","amount":300,"currency":"EUR","date":"2026-01-05","description":"Rent for January"}`)
+	position := s.Must(200, "POST", "/accounts/bob/withdrawals", `{"amount":1300,"currency":"EUR","date":"2026-02-01"}`).Header.Get(httpapi.PositionHeader)
+	position = s.Must(200, "POST", "/accounts/bob/close", `{"date":"2026-02-02"}`, "If-Match", `"4"`).Header.Get(httpapi.PositionHeader)
 
-	read := func(path string) any { return any(s.must(200, "GET", path, "", httpapi.PositionHeader, position).body) }
+	read := func(path string) any { return any(s.Must(200, "GET", path, "", httpapi.PositionHeader, position).Body) }
 	row := func(id string, balance, version float64, status string) any {
 		return map[string]any{"account": id, "owner": "Owner of " + id, "currency": "EUR", "overdraft": 500.0,
 			"balance": balance, "status": status, "opened_on": "2026-01-01", "version": version}
@@ -158,8 +100,8 @@ func TestWholePath(t *testing.T) {
 			t.Errorf("GET %s (-want +got):\n%s", path, diff)
 		}
 	}
-	health := s.must(200, "GET", "/health", "")
-	if n := len(health.body["projections"].([]any)); n != 3 {
+	health := s.Must(200, "GET", "/health", "")
+	if n := len(health.Body["projections"].([]any)); n != 3 {
 		t.Errorf("health knows %d projections, want 3", n)
 	}
 }
@@ -167,27 +109,27 @@ func TestWholePath(t *testing.T) {
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	opened := s.must(201, "POST", "/accounts", `{"owner":"Ada","currency":"EUR"}`)
-	path := opened.header.Get("Location")
-	if opened.header.Get("ETag") != `"1"` || path != "/accounts/"+opened.body["id"].(string) {
-		t.Errorf("opened: %v", opened.header)
+	opened := s.Must(201, "POST", "/accounts", `{"owner":"Ada","currency":"EUR"}`)
+	path := opened.Header.Get("Location")
+	if opened.Header.Get("ETag") != `"1"` || path != "/accounts/"+opened.Body["id"].(string) {
+		t.Errorf("opened: %v", opened.Header)
 	}
 	deposit := `{"amount":10,"currency":"EUR"}`
-	second := s.must(200, "POST", path+"/deposits", deposit, "If-Match", `"1"`)
-	if second.header.Get("ETag") != `"2"` || s.must(200, "GET", path, "").header.Get("ETag") != `"2"` {
-		t.Errorf("after a deposit: %v", second.header)
+	second := s.Must(200, "POST", path+"/deposits", deposit, "If-Match", `"1"`)
+	if second.Header.Get("ETag") != `"2"` || s.Must(200, "GET", path, "").Header.Get("ETag") != `"2"` {
+		t.Errorf("after a deposit: %v", second.Header)
 	}
-	stale := s.must(412, "POST", path+"/deposits", deposit, "If-Match", `"1"`)
-	if stale.body["type"] != "urn:bank:version-conflict" {
-		t.Errorf("stale: %s", stale.text)
+	stale := s.Must(412, "POST", path+"/deposits", deposit, "If-Match", `"1"`)
+	if stale.Body["type"] != "urn:bank:version-conflict" {
+		t.Errorf("stale: %s", stale.Text)
 	}
-	s.must(412, "POST", path+"/transfers", `{"to":"x","amount":10,"currency":"EUR"}`, "If-Match", `"7"`)
-	s.must(200, "POST", path+"/deposits", deposit, "If-Match", "*")
+	s.Must(412, "POST", path+"/transfers", `{"to":"x","amount":10,"currency":"EUR"}`, "If-Match", `"7"`)
+	s.Must(200, "POST", path+"/deposits", deposit, "If-Match", "*")
 	for _, match := range []string{`"0"`, `"-1"`, `"x"`, `W/"3"`, `"03"`, `""`} { // tags, but none of ours
-		s.must(412, "POST", path+"/deposits", deposit, "If-Match", match)
+		s.Must(412, "POST", path+"/deposits", deposit, "If-Match", match)
 	}
 	for _, match := range []string{"3", `"3`, `"1", "3"`, `'3'`} {
-		s.must(400, "POST", path+"/deposits", deposit, "If-Match", match)
+		s.Must(400, "POST", path+"/deposits", deposit, "If-Match", match)
 	}
 	if n := s.events(); n != 3 {
 		t.Errorf("%d events, want 3", n)
@@ -208,21 +150,21 @@ func TestIdempotencyKey(t *testing.T) {
 	} {
 		path, body := request[0], request[1]
 		key := "key of " + path
-		first := s.do("POST", path, body, "Idempotency-Key", key)
-		again := s.do("POST", path, body, "Idempotency-Key", key)
-		if first.status/100 != 2 || first.status != again.status || first.text != again.text ||
-			first.header.Get("ETag") != again.header.Get("ETag") || first.header.Get("Location") != again.header.Get("Location") {
-			t.Errorf("%s: %d %s, repeated: %d %s", path, first.status, first.text, again.status, again.text)
+		first := s.Do("POST", path, body, "Idempotency-Key", key)
+		again := s.Do("POST", path, body, "Idempotency-Key", key)
+		if first.Status/100 != 2 || first.Status != again.Status || first.Text != again.Text ||
+			first.Header.Get("ETag") != again.Header.Get("ETag") || first.Header.Get("Location") != again.Header.Get("Location") {
+			t.Errorf("%s: %d %s, repeated: %d %s", path, first.Status, first.Text, again.Status, again.Text)
 		}
-		reused := s.must(422, "POST", path, strings.NewReplacer("EUR", "CZK", "2026", "2025").Replace(body), "Idempotency-Key", key)
-		if reused.body["type"] != "urn:bank:idempotency-key-reused" {
-			t.Errorf("%s: %s", path, reused.text)
+		reused := s.Must(422, "POST", path, strings.NewReplacer("EUR", "CZK", "2026", "2025").Replace(body), "Idempotency-Key", key)
+		if reused.Body["type"] != "urn:bank:idempotency-key-reused" {
+			t.Errorf("%s: %s", path, reused.Text)
 		}
 	}
 	if n := s.events() - before; n != 6 {
 		t.Errorf("%d events were stored, want 6: one for each request, two for the transfer", n)
 	}
-	s.must(400, "POST", "/accounts/ada/deposits", `{"amount":100,"currency":"EUR"}`, "Idempotency-Key", strings.Repeat("x", 201))
+	s.Must(400, "POST", "/accounts/ada/deposits", `{"amount":100,"currency":"EUR"}`, "Idempotency-Key", strings.Repeat("x", 201))
 }
 
 // TestIdempotencyKeyConcurrent sends each request several times at once: all get the same answer.
@@ -241,15 +183,15 @@ func TestIdempotencyKeyConcurrent(t *testing.T) {
 			if request[2] != "" {
 				headers = append(headers, "If-Match", request[2])
 			}
-			var answers [4]answer
+			var answers [4]servicetest.Answer
 			var clients sync.WaitGroup
 			for i := range answers {
-				clients.Go(func() { answers[i] = s.do("POST", request[0], request[1], headers...) })
+				clients.Go(func() { answers[i] = s.Do("POST", request[0], request[1], headers...) })
 			}
 			clients.Wait()
 			for _, a := range answers {
-				if a.status/100 != 2 || a.text != answers[0].text {
-					t.Errorf("%s: %d %s, another: %d %s", request[0], a.status, a.text, answers[0].status, answers[0].text)
+				if a.Status/100 != 2 || a.Text != answers[0].Text {
+					t.Errorf("%s: %d %s, another: %d %s", request[0], a.Status, a.Text, answers[0].Status, answers[0].Text)
 				}
 			}
 		}
@@ -265,16 +207,12 @@ func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.openAccounts("ada", "bob", "gone")
-	s.must(200, "POST", "/accounts/gone/withdrawals", `{"amount":1000,"currency":"EUR"}`)
-	s.must(200, "POST", "/accounts/gone/close", `{}`)
+	s.Must(200, "POST", "/accounts/gone/withdrawals", `{"amount":1000,"currency":"EUR"}`)
+	s.Must(200, "POST", "/accounts/gone/close", `{}`)
 	before := s.events()
 	money := func(amount, currency string) string { return `{"amount":` + amount + `,"currency":"` + currency + `"}` }
 	long := strings.Repeat("x", 501)
-	for _, test := range []struct {
-		method, path, body string
-		status             int
-		kind               string
-	}{
+	s.Refused("urn:bank:", servicetest.Refusals{
 		{"POST", "/accounts", `{"account":"ada","owner":"Ada","currency":"EUR"}`, 409, "account-exists"},
 		{"POST", "/accounts", `{"owner":"","currency":"EUR"}`, 422, "invalid-text"},
 		{"POST", "/accounts", `{"owner":"` + long + `","currency":"EUR"}`, 422, "invalid-text"},
@@ -327,22 +265,13 @@ func TestBadRequests(t *testing.T) {
 		{"GET", "/search?q=%00", ``, 400, "invalid-request"},
 		{"GET", "/nowhere", ``, 404, "no-such-endpoint"},
 		{"DELETE", "/accounts/ada", ``, 405, "no-such-endpoint"},
-	} {
-		name := fmt.Sprintf("%s %s %.60s", test.method, test.path, test.body)
-		a := s.do(test.method, test.path, test.body)
-		if a.status != test.status || a.body["type"] != "urn:bank:"+test.kind || a.body["status"] != float64(test.status) {
-			t.Errorf("%s: %d %s, want %d %s", name, a.status, a.text, test.status, test.kind)
-		}
-		if kind := a.header.Get("Content-Type"); kind != "application/problem+json" {
-			t.Errorf("%s: Content-Type %s", name, kind)
-		}
+	})
+	s.Must(415, "POST", "/accounts", `owner=Ada`, "Content-Type", "application/x-www-form-urlencoded")
+	s.Must(400, "GET", "/accounts", ``, httpapi.PositionHeader, "yesterday")
+	if funds := s.Must(422, "POST", "/accounts/ada/withdrawals", money("1501", "EUR")); funds.Body["available"] != 1500.0 {
+		t.Errorf("insufficient funds: %s, want what is available", funds.Text)
 	}
-	s.must(415, "POST", "/accounts", `owner=Ada`, "Content-Type", "application/x-www-form-urlencoded")
-	s.must(400, "GET", "/accounts", ``, httpapi.PositionHeader, "yesterday")
-	if funds := s.must(422, "POST", "/accounts/ada/withdrawals", money("1501", "EUR")); funds.body["available"] != 1500.0 {
-		t.Errorf("insufficient funds: %s, want what is available", funds.text)
-	}
-	if allow := s.do("DELETE", "/accounts/ada", "").header.Get("Allow"); allow == "" {
+	if allow := s.Do("DELETE", "/accounts/ada", "").Header.Get("Allow"); allow == "" {
 		t.Error("405 without Allow")
 	}
 	if n := s.events(); n != before {
@@ -362,9 +291,9 @@ func TestMoneyIsNeitherLostNorMade(t *testing.T) {
 			random := rand.New(rand.NewPCG(uint64(c), 1))
 			for range 25 {
 				from, to := ids[random.IntN(4)], ids[random.IntN(4)]
-				a := s.do("POST", "/accounts/"+from+"/transfers", fmt.Sprintf(`{"to":%q,"amount":%d,"currency":"EUR"}`, to, 1+random.IntN(400)))
-				if a.status != 200 && a.status != 422 && a.status != 409 {
-					t.Errorf("transfer: %d %s", a.status, a.text)
+				a := s.Do("POST", "/accounts/"+from+"/transfers", fmt.Sprintf(`{"to":%q,"amount":%d,"currency":"EUR"}`, to, 1+random.IntN(400)))
+				if a.Status != 200 && a.Status != 422 && a.Status != 409 {
+					t.Errorf("transfer: %d %s", a.Status, a.Text)
 				}
 			}
 		})
@@ -374,13 +303,13 @@ func TestMoneyIsNeitherLostNorMade(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	total, accounts := 0.0, s.must(200, "GET", "/accounts", "", httpapi.PositionHeader, end.String()).body["accounts"].([]any)
+	total, accounts := 0.0, s.Must(200, "GET", "/accounts", "", httpapi.PositionHeader, end.String()).Body["accounts"].([]any)
 	for _, row := range accounts {
 		id, balance := row.(map[string]any)["account"].(string), row.(map[string]any)["balance"].(float64)
 		if total += balance; balance < -500 {
 			t.Errorf("account %s is at %v, below its overdraft", id, balance)
 		}
-		if loaded := s.must(200, "GET", "/accounts/"+id, "").body["balance"]; loaded != balance {
+		if loaded := s.Must(200, "GET", "/accounts/"+id, "").Body["balance"]; loaded != balance {
 			t.Errorf("account %s: %v in the read model, %v by its events", id, balance, loaded)
 		}
 	}

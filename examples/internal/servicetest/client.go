@@ -1,0 +1,103 @@
+// Package servicetest tests an example from outside: as a client over HTTP, and as a program.
+package servicetest
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// Client talks to a service. It fails its test when an answer is not JSON.
+type Client struct {
+	*testing.T
+	URL  string
+	HTTP *http.Client
+}
+
+// Serve returns a client of a handler, which is served until the test ends.
+func Serve(t *testing.T, handler http.Handler) *Client {
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return &Client{T: t, URL: server.URL, HTTP: server.Client()}
+}
+
+// Background runs something, such as projections, until the test ends.
+func Background(t *testing.T, run func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Answer is what came back.
+type Answer struct {
+	Status int
+	Header http.Header
+	Body   map[string]any
+	Text   string
+}
+
+// Do sends a request; headers are pairs of name and value.
+func (c *Client) Do(method, path, body string, headers ...string) Answer {
+	c.Helper()
+	request, err := http.NewRequestWithContext(c.Context(), method, c.URL+path, strings.NewReader(body))
+	if err != nil {
+		c.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	response, err := c.HTTP.Do(request)
+	if err != nil {
+		c.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		c.Fatal(err)
+	}
+	a := Answer{Status: response.StatusCode, Header: response.Header, Text: string(text)}
+	if err := json.Unmarshal(text, &a.Body); err != nil {
+		c.Fatalf("%s %s: %d: not JSON: %s", method, path, a.Status, text)
+	}
+	return a
+}
+
+// Must is Do for a request that must be answered with a status.
+func (c *Client) Must(status int, method, path, body string, headers ...string) Answer {
+	c.Helper()
+	a := c.Do(method, path, body, headers...)
+	if a.Status != status {
+		c.Fatalf("%s %s %s: %d %s, want %d", method, path, body, a.Status, a.Text, status)
+	}
+	return a
+}
+
+// Refusals are requests that must be refused.
+type Refusals = []struct {
+	Method, Path, Body string
+	Status             int
+	Name               string // of the problem
+}
+
+// Refused sends what must be refused, each with a problem document of the type prefix + Name.
+func (c *Client) Refused(prefix string, refusals Refusals) {
+	c.Helper()
+	for _, r := range refusals {
+		a := c.Do(r.Method, r.Path, r.Body)
+		body := r.Body[:min(len(r.Body), 80)]
+		if a.Status != r.Status || a.Body["type"] != prefix+r.Name || a.Body["status"] != float64(r.Status) || a.Body["title"] == "" ||
+			a.Header.Get("Content-Type") != "application/problem+json" {
+			c.Errorf("%s %s %s: %d %s, want %d %s", r.Method, r.Path, body, a.Status, a.Text, r.Status, r.Name)
+		}
+	}
+}

@@ -1,0 +1,160 @@
+package servicetest
+
+import (
+	"bufio"
+	"net/http"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+)
+
+// asProgram in the environment makes the test binary be the program.
+const asProgram = "TIDEMARK_TEST_AS_PROGRAM"
+
+// Main is what TestMain calls, with the program's own main.
+func Main(m *testing.M, main func()) {
+	if os.Getenv(asProgram) != "" {
+		main()
+		return
+	}
+	pgtest.Main(m)
+}
+
+// Program returns the program as a process of its own. Without databaseURL it starts a Postgres.
+func Program(t *testing.T, databaseURL string, args ...string) *exec.Cmd {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := exec.CommandContext(t.Context(), self, args...)
+	command.Env = append(os.Environ(), asProgram+"=1", "DATABASE_URL="+databaseURL)
+	if databaseURL != "" {
+		command.Env = append(command.Env, "TIDEMARK_POSTGRES=url")
+	}
+	return command
+}
+
+// Output runs a program to its end.
+func Output(t *testing.T, command *exec.Cmd, wantExit int) string {
+	t.Helper()
+	text, err := command.CombinedOutput()
+	if command.ProcessState == nil || command.ProcessState.ExitCode() != wantExit {
+		t.Fatalf("%v: %v, want exit status %d\n%s", command.Args, err, wantExit, text)
+	}
+	return string(text)
+}
+
+// What the programs say on their way.
+var (
+	opened  = regexp.MustCompile(`url=(http://\S+)`)
+	closing = regexp.MustCompile(`closing`)
+)
+
+// ServeAndStop runs the program with a Postgres of its own, lets use talk to it, sends it a signal
+// and waits for a clean end.
+func ServeAndStop(t *testing.T, signal os.Signal, use func(*Client)) {
+	t.Helper()
+	command := Program(t, "", "-addr", "localhost:0")
+	log, err := command.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(log)
+	url := await(t, lines, opened)[1]
+	transport := &http.Transport{}
+	use(&Client{T: t, URL: url, HTTP: &http.Client{Transport: transport}})
+	transport.CloseIdleConnections()
+	if err := command.Process.Signal(signal); err != nil {
+		t.Fatal(err)
+	}
+	await(t, lines, closing)
+	for lines.Scan() {
+	}
+	if err := command.Wait(); err != nil {
+		t.Errorf("stopped by %v: %v, want exit status 0", signal, err)
+	}
+}
+
+// await reads lines until one matches.
+func await(t *testing.T, lines *bufio.Scanner, pattern *regexp.Regexp) []string {
+	t.Helper()
+	for lines.Scan() {
+		if match := pattern.FindStringSubmatch(lines.Text()); match != nil {
+			return match
+		}
+	}
+	t.Fatalf("the program ended without saying %s", pattern)
+	return nil
+}
+
+// KillWhen starts a program and kills it as soon as far enough says so, which is asked again and
+// again. The program must not end before.
+func KillWhen(t *testing.T, command *exec.Cmd, farEnough func() bool) {
+	t.Helper()
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		_ = command.Wait()
+		close(ended)
+	}()
+	for !farEnough() {
+		select {
+		case <-ended:
+			t.Fatal("the program ended by itself")
+		default:
+		}
+	}
+	if err := command.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+}
+
+// README runs the curl commands in the sh blocks of a file as they are written, but for the
+// address, and compares what they print with the comments behind them.
+func (c *Client) README(path string) {
+	c.Helper()
+	steps := readSteps(c.T, path)
+	if len(steps) < 3 {
+		c.Fatalf("%d curl commands in %s, want some", len(steps), path)
+	}
+	for _, step := range steps {
+		shell := exec.CommandContext(c.Context(), "bash", "-c", strings.ReplaceAll(step.command, "localhost:8080", c.URL))
+		got, err := shell.CombinedOutput()
+		if err != nil || strings.TrimSpace(string(got)) != step.want {
+			c.Errorf("%s\nprinted %s%v\nwant    %s", step.command, got, err, step.want)
+		}
+	}
+}
+
+type step struct{ command, want string }
+
+// readSteps finds the curl commands; comments behind a command are what it prints.
+func readSteps(t *testing.T, path string) (steps []step) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+		for line := range strings.Lines(block[1]) {
+			line = strings.TrimSpace(line)
+			if strings.HasPrefix(line, "curl ") {
+				steps = append(steps, step{command: line})
+			} else if want, ok := strings.CutPrefix(line, "# "); ok && len(steps) > 0 {
+				steps[len(steps)-1].want += want
+			}
+		}
+	}
+	return steps
+}
