@@ -6,6 +6,7 @@
 //   - aggregate loads state from events, decides, and appends what follows.
 //   - command and query carry requests to their handlers.
 //   - projection builds read models from the log.
+//   - httpapi serves commands and queries over HTTP.
 //
 // Packages aggregatetest and eventstoretest help to test code that uses them. The directory
 // examples holds complete services.

@@ -30,7 +30,7 @@ type simulation struct {
 func parseSimulation(args []string) simulation {
 	var s simulation
 	flags := flag.NewFlagSet("simulate", flag.ExitOnError)
-	flags.IntVar(&s.orders, "orders", 1000, "how many orders are tried to place, `N`")
+	flags.IntVar(&s.orders, "orders", 1000, "how many orders customers try to place, `N`; with 0 everything is only checked")
 	flags.IntVar(&s.workers, "workers", 8, "how many customers are served at a time, `W`")
 	flags.Uint64Var(&s.seed, "seed", 1, "what chance starts from, `S`")
 	_ = flags.Parse(args) // exits
@@ -70,13 +70,13 @@ type simulator struct {
 	*service
 	out      io.Writer
 	progress *host.Progress
-	counts   struct{ placed, soldOut, paid, shipped, cancelled, returned, early, repeated, overtaken atomic.Int64 }
+	counts   struct{ placed, soldOut, paid, shipped, cancelled, returned, early, repeated, givenUp atomic.Int64 }
 }
 
 func (s *simulator) run(ctx context.Context) error {
 	ctx = eventstore.WithMetadata(ctx, eventstore.Metadata{Actor: "simulate"})
 	begun := time.Now()
-	for p := range products {
+	for p := 0; p < products && s.orders > 0; p++ {
 		if err := s.deliver(ctx, p, 0); err != nil {
 			return err
 		}
@@ -104,12 +104,15 @@ func (s *simulator) run(ctx context.Context) error {
 	fmt.Fprintf(s.out, "%d orders in %.1f s: %.0f orders/s\n", s.orders, took, float64(s.orders)/took)
 	fmt.Fprintf(s.out, "placed %d, sold out %d, paid %d, shipped %d, cancelled %d, returned %d\n",
 		c.placed.Load(), c.soldOut.Load(), c.paid.Load(), c.shipped.Load(), c.cancelled.Load(), c.returned.Load())
-	fmt.Fprintf(s.out, "sent twice and done once %d, too early and refused %d, overtaken too often %d\n",
-		c.repeated.Load(), c.early.Load(), c.overtaken.Load())
+	fmt.Fprintf(s.out, "sent twice and done once %d, too early and refused %d, given up after conflicts %d\n",
+		c.repeated.Load(), c.early.Load(), c.givenUp.Load())
 	return s.audit(ctx, s.out)
 }
 
-func (s *simulator) orderID(n int) string { return fmt.Sprintf("sim%d-%d", s.seed, n) }
+// name tells simulations apart that are different.
+func (s *simulator) name() string { return fmt.Sprintf("sim%d-%d", s.seed, s.orders) }
+
+func (s *simulator) orderID(n int) string { return fmt.Sprintf("%s-%d", s.name(), n) }
 
 func itemID(p int) string { return fmt.Sprintf("product%02d", p) }
 
@@ -137,7 +140,7 @@ func (s *simulator) customer(ctx context.Context, n int) error {
 	}
 	placed := s.order(random, day(0))
 	do := func(step string, c any) (eventstore.Receipt, error) {
-		return s.send(ctx, chance() < 0.15, id+"/"+step, c)
+		return s.send(ctx, chance() < 0.15, fmt.Sprintf("%d/%s", n, step), c)
 	}
 
 	receipt, err := do("place", PlaceOrder{id, placed})
@@ -146,7 +149,7 @@ func (s *simulator) customer(ctx context.Context, n int) error {
 		s.counts.soldOut.Add(1)
 		return nil
 	case errors.Is(err, eventstore.ErrConflict):
-		s.counts.overtaken.Add(1)
+		s.counts.givenUp.Add(1)
 		return nil
 	case err != nil:
 		return err
@@ -182,7 +185,7 @@ func (s *simulator) customer(ctx context.Context, n int) error {
 	}
 	for _, step := range steps {
 		if _, err := do(step.name, step.command); errors.Is(err, eventstore.ErrConflict) {
-			s.counts.overtaken.Add(1)
+			s.counts.givenUp.Add(1)
 			return nil // the customer gives up
 		} else if err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
@@ -207,7 +210,7 @@ func (s *simulator) order(random *rand.Rand, day order.Date) order.Placed {
 	if random.Float64() < 0.2 {
 		placed.Currency = "USD"
 	}
-	favourites := rand.NewZipf(random, 1.2, 4, products-1)
+	favourites := rand.NewZipf(random, 1.2, 20, products-1)
 	for range 1 + random.IntN(4) {
 		p := int(favourites.Uint64())
 		if slices.ContainsFunc(placed.Lines, func(l order.Line) bool { return l.Item == itemID(p) }) {
@@ -221,7 +224,7 @@ func (s *simulator) order(random *rand.Rand, day order.Date) order.Placed {
 // send sends a command under an idempotency key; twice is as often as an impatient client does,
 // at the same time.
 func (s *simulator) send(ctx context.Context, twice bool, key string, c any) (eventstore.Receipt, error) {
-	ctx = eventstore.WithKey(ctx, fmt.Sprintf("simulate/%d/%s", s.seed, key), fmt.Append(nil, s.orders))
+	ctx = eventstore.WithKey(ctx, s.name()+"/"+key, nil)
 	if !twice {
 		return s.bus.Dispatch(ctx, c)
 	}

@@ -1,0 +1,515 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
+	"github.com/tidemark-es/tidemark/httpapi"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+)
+
+// shop is a running service, seen from outside and from within.
+type shop struct {
+	*servicetest.Client
+	*service
+}
+
+func start(t *testing.T) *shop {
+	t.Helper()
+	s, err := open(t.Context(), pgtest.EmptyURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.pool.Close)
+	servicetest.Background(t, s.runner.Run)
+	return &shop{servicetest.Serve(t, s.mux()), s}
+}
+
+// stock puts quantities of items into the stock: cup 5 means five cups.
+func (s *shop) stock(items map[string]int) {
+	s.Helper()
+	for item, quantity := range items {
+		s.Must(200, "POST", "/items/"+item+"/receipts", fmt.Sprintf(`{"name":"Nice %s","quantity":%d}`, item, quantity))
+	}
+}
+
+// placing is the body that places an order of some items, at 100 cents each.
+func placing(id, customer, date string, items map[string]int) string {
+	lines := []string{}
+	for item, quantity := range items {
+		lines = append(lines, fmt.Sprintf(`{"item":%q,"quantity":%d,"price":100}`, item, quantity))
+	}
+	return fmt.Sprintf(`{"id":%q,"customer":%q,"currency":"EUR","date":%q,"lines":[%s]}`, id, customer, date, strings.Join(lines, ","))
+}
+
+func (s *shop) place(id, customer, date string, items map[string]int) {
+	s.Helper()
+	s.Must(201, "POST", "/orders", placing(id, customer, date, items))
+}
+
+// now is the end of the log: what a query is sent with to see everything.
+func (s *shop) now() string {
+	s.Helper()
+	end, err := s.store.Tidemark(s.Context())
+	if err != nil {
+		s.Fatal(err)
+	}
+	return end.String()
+}
+
+// get queries with everything in the read models.
+func (s *shop) get(path string) servicetest.Answer {
+	s.Helper()
+	return s.Must(200, "GET", path, "", httpapi.PositionHeader, s.now())
+}
+
+func (s *shop) events() (n int) {
+	s.Helper()
+	if err := s.pool.QueryRow(s.Context(), `select count(*) from tidemark.events`).Scan(&n); err != nil {
+		s.Fatal(err)
+	}
+	return n
+}
+
+// audited fails the test when an invariant is broken.
+func (s *shop) audited() {
+	s.Helper()
+	var report strings.Builder
+	if err := s.audit(s.Context(), &report); err != nil {
+		s.Errorf("%v\n%s", err, &report)
+	}
+}
+
+// TestWholePath goes from requests to the read models and back.
+func TestWholePath(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.stock(map[string]int{"cup": 10, "pot": 2, "jug": 1})
+	s.place("o1", "ada", "2026-01-01", map[string]int{"cup": 4})
+	s.place("o2", "ada", "2026-01-02", map[string]int{"pot": 1})
+	s.place("o3", "ada", "2026-01-03", map[string]int{"jug": 1})
+	s.place("o4", "bob", "2026-01-03", map[string]int{"cup": 1})
+	s.Must(200, "POST", "/orders/o1/payment", `{"amount":400,"currency":"EUR","date":"2026-01-05"}`)
+	s.Must(200, "POST", "/orders/o1/shipment", `{"carrier":"DHL","tracking":"J1","date":"2026-01-06"}`)
+	s.Must(200, "POST", "/orders/o1/delivery", `{"date":"2026-01-07"}`, "If-Match", `"3"`)
+	s.Must(200, "POST", "/orders/o1/return", `{"reason":"chipped","date":"2026-01-08"}`)
+	s.Must(200, "POST", "/orders/o2/payment", `{"amount":100,"currency":"EUR","date":"2026-01-05"}`)
+	s.Must(200, "POST", "/orders/o3/cancellation", `{"reason":"too small","date":"2026-01-04"}`)
+	s.Must(200, "POST", "/orders/o4/payment", `{"amount":100,"currency":"EUR","date":"2026-01-08"}`)
+	s.Must(200, "POST", "/orders/o4/shipment", `{"carrier":"DHL","tracking":"J2","date":"2026-01-08"}`)
+
+	for path, want := range map[string]string{
+		"/orders/o1": `{"id":"o1","customer":"ada","status":"returned","currency":"EUR","total":400,"placed_on":"2026-01-01",
+			"lines":[{"item":"cup","name":"Nice cup","quantity":4,"price":100}],"carrier":"DHL","tracking":"J1","reason":"chipped","version":5}`,
+		"/items": `{"items":[
+			{"item":"cup","name":"Nice cup","received":14,"available":9,"reserved":0,"shipped":5,"orders":2,"last_ordered_on":"2026-01-03","version":6},
+			{"item":"jug","name":"Nice jug","received":1,"available":1,"reserved":0,"shipped":0,"orders":1,"last_ordered_on":"2026-01-03","version":3},
+			{"item":"pot","name":"Nice pot","received":2,"available":1,"reserved":1,"shipped":0,"orders":1,"last_ordered_on":"2026-01-02","version":2}]}`,
+		"/items/jug": `{"item":"jug","name":"Nice jug","received":1,"available":1,"reserved":0,"shipped":0,"orders":1,"last_ordered_on":"2026-01-03","version":3}`,
+		"/customers/ada": `{"customer":"ada","totals":[
+			{"currency":"EUR","orders":3,"cancelled":1,"returned":1,"paid":500,"refunded":400,"last_order_on":"2026-01-03"}]}`,
+		"/revenue/days": `{"days":[
+			{"day":"2026-01-05","currency":"EUR","units":5,"paid":500,"refunded":0,"revenue":500},
+			{"day":"2026-01-08","currency":"EUR","units":-3,"paid":100,"refunded":400,"revenue":-300}]}`,
+		"/revenue/products": `{"products":[
+			{"item":"cup","name":"Nice cup","currency":"EUR","units":1,"paid":500,"refunded":400,"revenue":100},
+			{"item":"pot","name":"Nice pot","currency":"EUR","units":1,"paid":100,"refunded":0,"revenue":100}]}`,
+		"/revenue/products?from=2026-01-06": `{"products":[
+			{"item":"cup","name":"Nice cup","currency":"EUR","units":-3,"paid":100,"refunded":400,"revenue":-300}]}`,
+		"/revenue/days?to=2026-01-05": `{"days":[{"day":"2026-01-05","currency":"EUR","units":5,"paid":500,"refunded":0,"revenue":500}]}`,
+	} {
+		var wanted map[string]any
+		if err := json.Unmarshal([]byte(want), &wanted); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(wanted, s.get(path).Body); diff != "" {
+			t.Errorf("GET %s (-want +got):\n%s", path, diff)
+		}
+	}
+	if n := len(s.Must(200, "GET", "/health", "").Body["projections"].([]any)); n != 4 {
+		t.Errorf("health knows %d projections, want 4", n)
+	}
+	s.audited()
+}
+
+// ids returns the ids in a page, and what to send for the next one.
+func ids(a servicetest.Answer, list, key string) (found []string, next string) {
+	for _, row := range a.Body[list].([]any) {
+		found = append(found, fmt.Sprint(row.(map[string]any)[key]))
+	}
+	next, _ = a.Body["next"].(string)
+	return found, next
+}
+
+// TestOrderList filters, sorts and pages through a customer's orders.
+func TestOrderList(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.stock(map[string]int{"cup": 100, "pot": 100, "jug": 100})
+	s.place("a", "ada", "2026-01-03", map[string]int{"cup": 1})
+	s.place("b", "ada", "2026-01-01", map[string]int{"pot": 5})
+	s.place("c", "ada", "2026-01-02", map[string]int{"cup": 3, "jug": 2})
+	s.place("d", "ada", "2026-01-02", map[string]int{"pot": 1})
+	s.place("e", "ada", "2026-01-04", map[string]int{"cup": 2})
+	s.place("x", "bob", "2026-01-02", map[string]int{"cup": 2})
+	s.Must(200, "POST", "/orders/b/payment", `{"amount":500,"currency":"EUR"}`)
+	s.Must(200, "POST", "/orders/d/cancellation", `{"reason":"why not"}`)
+
+	for query, want := range map[string]string{
+		"":                                   "e a d c b",
+		"sort=date":                          "b c d a e",
+		"sort=total":                         "a d e b c",
+		"sort=-total":                        "c b e d a",
+		"status=paid":                        "b",
+		"status=paid&status=cancelled":       "d b",
+		"from=2026-01-02&to=2026-01-03":      "a d c",
+		"min=200&max=500":                    "e c b",
+		"min=101&sort=total":                 "e b c",
+		"q=cup":                              "e a c",
+		"q=nice+-cup":                        "d b",
+		"q=jug+or+pot&sort=date&status=paid": "b",
+		"q=nothing":                          "",
+	} {
+		for _, limit := range []int{0, 1, 2, 3} { // page by page it is the same list
+			var got []string
+			path := "/customers/ada/orders?" + query
+			if limit > 0 {
+				path += fmt.Sprintf("&limit=%d", limit)
+			}
+			for next := "start"; next != ""; {
+				page := path
+				if next != "start" {
+					page += "&after=" + next
+				}
+				var found []string
+				found, next = ids(s.get(page), "orders", "id")
+				got = append(got, found...)
+			}
+			if strings.Join(got, " ") != want {
+				t.Errorf("%s, %d at a time: %q, want %q", query, limit, got, want)
+			}
+		}
+	}
+	if got, _ := ids(s.get("/customers/nobody/orders"), "orders", "id"); len(got) != 0 {
+		t.Errorf("nobody's orders: %q", got)
+	}
+	if got, _ := ids(s.get("/items?q=nice+-pot"), "items", "item"); strings.Join(got, " ") != "cup jug" {
+		t.Errorf("items found: %q", got)
+	}
+	first, next := ids(s.get("/items?limit=2"), "items", "item")
+	second, _ := ids(s.get("/items?limit=2&after="+next), "items", "item")
+	if got := strings.Join(append(first, second...), " "); got != "cup jug pot" {
+		t.Errorf("items, page by page: %s", got)
+	}
+}
+
+// TestRevenuePages pages through the revenue.
+func TestRevenuePages(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.stock(map[string]int{"cup": 100, "pot": 100})
+	for i, day := range []string{"2026-01-01", "2026-01-02", "2026-01-03"} {
+		id := fmt.Sprintf("o%d", i)
+		s.place(id, "ada", day, map[string]int{"cup": 1, "pot": 1})
+		s.Must(200, "POST", "/orders/"+id+"/payment", fmt.Sprintf(`{"amount":200,"currency":"EUR","date":%q}`, day))
+	}
+	for list, test := range map[string]struct{ key, want string }{
+		"days":     {"day", "2026-01-01 2026-01-02 2026-01-03"},
+		"products": {"item", "cup pot"},
+	} {
+		var got []string
+		for next := "start"; next != ""; {
+			path := "/revenue/" + list + "?limit=1"
+			if next != "start" {
+				path += "&after=" + next
+			}
+			var found []string
+			found, next = ids(s.get(path), list, test.key)
+			got = append(got, found...)
+		}
+		if strings.Join(got, " ") != test.want {
+			t.Errorf("%s: %q, want %s", list, got, test.want)
+		}
+	}
+}
+
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.stock(map[string]int{"cup": 10})
+	placed := s.Must(201, "POST", "/orders", `{"customer":"ada","currency":"EUR","lines":[{"item":"cup","quantity":1,"price":100}]}`)
+	path := placed.Header.Get("Location")
+	if placed.Header.Get("ETag") != `"1"` || path != "/orders/"+placed.Body["id"].(string) {
+		t.Errorf("placed: %v", placed.Header)
+	}
+	if seen := s.get(path).Header.Get("ETag"); seen != `"1"` {
+		t.Errorf("ETag %s", seen)
+	}
+	payment := `{"amount":100,"currency":"EUR"}`
+	for _, match := range []string{`"2"`, `"0"`, `W/"1"`, `"x"`} {
+		s.Must(412, "POST", path+"/payment", payment, "If-Match", match)
+		s.Must(412, "POST", path+"/cancellation", `{"reason":"x"}`, "If-Match", match)
+	}
+	s.Must(400, "POST", path+"/payment", payment, "If-Match", "1")
+	s.Must(200, "POST", path+"/payment", payment, "If-Match", `"1"`)
+	s.Must(200, "POST", path+"/cancellation", `{"reason":"x"}`, "If-Match", `"2"`)
+	s.Must(412, "POST", "/items/cup/receipts", `{"name":"Cup","quantity":1}`, "If-Match", `"1"`)
+	s.Must(200, "POST", "/items/cup/receipts", `{"name":"Cup","quantity":1}`, "If-Match", s.get("/items/cup").Header.Get("ETag"))
+	if n := s.events(); n != 7 {
+		t.Errorf("%d events, want 7", n)
+	}
+}
+
+// TestIdempotencyKey repeats each command, one after the other and several times at once.
+func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	requests := [][2]string{
+		{"/items/cup/receipts", `{"name":"Cup","quantity":2}`},
+		{"/orders", `{"customer":"ada","currency":"EUR","lines":[{"item":"cup","quantity":2,"price":100}]}`}, // cannot be done twice
+		{"/orders/ID/payment", `{"amount":200,"currency":"EUR","date":"2026-01-01"}`},
+		{"/orders/ID/shipment", `{"carrier":"DHL","tracking":"1"}`},
+		{"/orders/ID/delivery", `{}`},
+		{"/orders/ID/return", `{"reason":"x"}`},
+	}
+	id := ""
+	for _, request := range requests {
+		path, body := strings.ReplaceAll(request[0], "ID", id), request[1]
+		var answers [4]servicetest.Answer
+		var clients sync.WaitGroup
+		for i := range answers {
+			clients.Go(func() { answers[i] = s.Do("POST", path, body, "Idempotency-Key", path) })
+		}
+		clients.Wait()
+		for _, a := range append(answers[:], s.Do("POST", path, body, "Idempotency-Key", path)) {
+			if a.Status/100 != 2 || a.Text != answers[0].Text || a.Header.Get("Location") != answers[0].Header.Get("Location") {
+				t.Errorf("%s: %d %s, another: %d %s", path, a.Status, a.Text, answers[0].Status, answers[0].Text)
+			}
+		}
+		reused := s.Must(422, "POST", path, strings.Replace(body, "{", "{ ", 1), "Idempotency-Key", path)
+		if reused.Body["type"] != "urn:orders:idempotency-key-reused" {
+			t.Errorf("%s: %s", path, reused.Text)
+		}
+		if path == "/orders" {
+			id = answers[0].Body["id"].(string)
+		}
+	}
+	if n := s.events(); n != 1+2+1+2+1+2 {
+		t.Errorf("%d events, want 9", n)
+	}
+	s.audited()
+}
+
+// TestBadRequests sends each endpoint what it must refuse. Nothing is stored.
+func TestBadRequests(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.stock(map[string]int{"cup": 10, "pot": 1})
+	for id, steps := range map[string][]string{
+		"placed": nil, "paid": {"payment"}, "shipped": {"payment", "shipment"}, "delivered": {"payment", "shipment", "delivery"},
+		"cancelled": {"cancellation"}, "returned": {"payment", "shipment", "delivery", "return"},
+	} {
+		s.place(id, "ada", "2026-01-01", map[string]int{"cup": 1})
+		for _, step := range steps {
+			s.Must(200, "POST", "/orders/"+id+"/"+step, goodBody(step))
+		}
+	}
+	before := s.events()
+
+	refusals := servicetest.Refusals{
+		{"POST", "/orders", placing("o", "ada", "2026-01-01", map[string]int{"pot": 2}), 409, "out-of-stock"},
+		{"POST", "/orders", placing("o", "ada", "2026-01-01", map[string]int{"none": 1}), 404, "unknown-item"},
+		{"POST", "/orders", placing("placed", "ada", "2026-01-01", map[string]int{"cup": 1}), 409, "order-exists"},
+		{"POST", "/orders", placing("placed", "ada", "2026-01-01", map[string]int{"pot": 9}), 409, "order-exists"},
+		{"POST", "/orders", placing("o", "", "2026-01-01", map[string]int{"cup": 1}), 422, "invalid-id"},
+		{"POST", "/orders", placing("a b", "ada", "2026-01-01", map[string]int{"cup": 1}), 422, "invalid-id"},
+		{"POST", "/orders", placing("o", "ada", "2026-01-01", map[string]int{"../cup": 1}), 422, "invalid-id"},
+		{"POST", "/orders", placing("o", "ada", "2026-02-30", map[string]int{"cup": 1}), 422, "invalid-date"},
+		{"POST", "/orders", placing("o", "ada", "2026-01-01", nil), 422, "invalid-lines"},
+		{"POST", "/orders", placing("o", "ada", "2026-01-01", map[string]int{"cup": 0}), 422, "invalid-lines"},
+		{"POST", "/orders", placing("o", "ada", "2026-01-01", map[string]int{"cup": -1}), 422, "invalid-lines"},
+		{"POST", "/orders", placing("o", "ada", "2026-01-01", map[string]int{"cup": 10001}), 422, "invalid-lines"},
+		{"POST", "/orders", `{"customer":"ada","currency":"EUR","lines":[{"item":"cup","quantity":1,"price":1},{"item":"cup","quantity":1,"price":1}]}`, 422, "invalid-lines"},
+		{"POST", "/orders", `{"customer":"ada","currency":"EUR","lines":[{"item":"cup","quantity":1,"price":0}]}`, 422, "invalid-lines"},
+		{"POST", "/orders", `{"customer":"ada","currency":"euro","lines":[{"item":"cup","quantity":1,"price":1}]}`, 422, "invalid-currency"},
+		{"POST", "/orders", `{"customer":"ada","lines":[{"item":"cup","quantity":1,"price":1}]}`, 422, "invalid-currency"},
+		{"POST", "/orders", `{"customer":"ada","currency":"EUR","lines":[{"item":"cup","name":"x","quantity":1,"price":1}]}`, 400, "invalid-request"},
+		{"POST", "/orders", `{"customer":"ada","currency":"EUR","lines":[{"item":"cup","quantity":1.5,"price":1}]}`, 400, "invalid-request"},
+		{"POST", "/orders", `{"customer":"ada","currency":"EUR","lines":"cup"}`, 400, "invalid-request"},
+		{"POST", "/orders", `{"customer":"` + strings.Repeat("x", 64<<10) + `"}`, 413, "too-large"},
+		{"POST", "/orders/paid/payment", `{"amount":100,"currency":"EUR"}`, 409, "wrong-state"},
+		{"POST", "/orders/placed/payment", `{"amount":99,"currency":"EUR"}`, 422, "wrong-payment"},
+		{"POST", "/orders/placed/payment", `{"amount":100,"currency":"USD"}`, 422, "wrong-payment"},
+		{"POST", "/orders/placed/payment", `{"amount":100}`, 422, "invalid-currency"},
+		{"POST", "/orders/paid/shipment", `{"carrier":"","tracking":"1"}`, 422, "invalid-text"},
+		{"POST", "/orders/paid/shipment", `{"carrier":"DHL","tracking":"` + strings.Repeat("x", 201) + `"}`, 422, "invalid-text"},
+		{"POST", "/orders/placed/cancellation", `{"reason":"a\u0000b"}`, 422, "invalid-text"},
+		{"POST", "/orders/placed/cancellation", `{}`, 422, "invalid-text"},
+		{"POST", "/orders/placed/cancellation", `{"reason":"x","refunded":5}`, 400, "invalid-request"},
+		{"POST", "/orders/placed/cancellation", `{"reason":"x","date":"soon"}`, 422, "invalid-date"},
+		{"POST", "/orders/shipped/delivery", `{"date":""}`, 422, "invalid-date"},
+		{"POST", "/orders/a%00b/delivery", `{}`, 400, "invalid-request"},
+		{"POST", "/orders/a%20%FF/delivery", `{}`, 400, "invalid-request"},
+		{"POST", "/items/cup/receipts", `{"name":"Cup","quantity":0}`, 422, "invalid-quantity"},
+		{"POST", "/items/cup/receipts", `{"name":"Cup","quantity":-3}`, 422, "invalid-quantity"},
+		{"POST", "/items/cup/receipts", `{"name":"Cup","quantity":1000001}`, 422, "invalid-quantity"},
+		{"POST", "/items/cup/receipts", `{"name":"","quantity":1}`, 422, "invalid-text"},
+		{"POST", "/items/a b/receipts", `{"name":"Cup","quantity":1}`, 422, "invalid-id"},
+		{"POST", "/items/cup/receipts", `{"name":"Cup","quantity":1,"order":"placed"}`, 400, "invalid-request"},
+		{"GET", "/orders/none", ``, 404, "unknown-order"},
+		{"GET", "/items/none", ``, 404, "unknown-item"},
+		{"GET", "/customers/none", ``, 404, "unknown-customer"},
+		{"GET", "/customers/ada/orders?status=lost", ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?sort=colour", ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?from=x", ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?min=-1", ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?max=x", ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?limit=0", ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?q=%00", ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?after=x", ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?after=" + newCursor("12", "placed"), ``, 400, "invalid-request"}, // of another sort
+		{"GET", "/customers/ada/orders?sort=total&after=" + newCursor("2026-01-01", "placed"), ``, 400, "invalid-request"},
+		{"GET", "/customers/ada/orders?after=" + newCursor("2026-01-01", "a\x00"), ``, 400, "invalid-request"},
+		{"GET", "/items?limit=1001", ``, 400, "invalid-request"},
+		{"GET", "/items?q=" + strings.Repeat("x", 201), ``, 400, "invalid-request"},
+		{"GET", "/revenue/days?to=never", ``, 400, "invalid-request"},
+		{"GET", "/revenue/days?after=" + newCursor("soon", "EUR"), ``, 400, "invalid-request"},
+		{"GET", "/revenue/products?limit=x", ``, 400, "invalid-request"},
+		{"GET", "/revenue", ``, 404, "no-such-endpoint"},
+		{"DELETE", "/orders/placed", ``, 405, "no-such-endpoint"},
+	}
+	// Every step in every state it does not belong to, on no order at all, and with bodies that
+	// no step takes.
+	allowed := map[string]string{"payment": "placed", "shipment": "paid", "delivery": "shipped", "cancellation": "placed paid", "return": "delivered"}
+	for step, states := range allowed {
+		for _, state := range []string{"placed", "paid", "shipped", "delivered", "cancelled", "returned"} {
+			if !strings.Contains(states, state) {
+				refusals = append(refusals, servicetest.Refusals{{"POST", "/orders/" + state + "/" + step, goodBody(step), 409, "wrong-state"}}...)
+			}
+		}
+		refusals = append(refusals, servicetest.Refusals{{"POST", "/orders/none/" + step, goodBody(step), 404, "unknown-order"}}...)
+	}
+	for _, path := range []string{"/orders", "/orders/placed/payment", "/orders/paid/shipment", "/orders/shipped/delivery",
+		"/orders/placed/cancellation", "/orders/delivered/return", "/items/cup/receipts"} {
+		for _, body := range []string{``, `null`, `[]`, `"x"`, `{`, `{} {}`, `{"nonsense":1}`, `{"date":1}`} {
+			refusals = append(refusals, servicetest.Refusals{{"POST", path, body, 400, "invalid-request"}}...)
+		}
+	}
+	s.Refused("urn:orders:", refusals)
+	s.Must(415, "POST", "/orders", `customer=ada`, "Content-Type", "application/x-www-form-urlencoded")
+	s.Must(400, "GET", "/items", ``, httpapi.PositionHeader, "yesterday")
+
+	out := s.Must(409, "POST", "/orders", placing("o", "ada", "2026-01-01", map[string]int{"pot": 2}))
+	if out.Body["item"] != "pot" || out.Body["available"] != 1.0 {
+		t.Errorf("out of stock: %s, want the item and what is left", out.Text)
+	}
+	if wrong := s.Must(422, "POST", "/orders/placed/payment", `{"amount":1,"currency":"EUR"}`); wrong.Body["due"] != 100.0 || wrong.Body["currency"] != "EUR" {
+		t.Errorf("wrong payment: %s, want what is due", wrong.Text)
+	}
+	if state := s.Must(409, "POST", "/orders/paid/payment", goodBody("payment")); state.Body["state"] != "paid" {
+		t.Errorf("wrong state: %s, want the state", state.Text)
+	}
+	if n := s.events(); n != before {
+		t.Errorf("%d events were stored by requests that were refused", n-before)
+	}
+	s.audited()
+}
+
+func goodBody(step string) string {
+	return map[string]string{
+		"payment": `{"amount":100,"currency":"EUR"}`, "shipment": `{"carrier":"DHL","tracking":"1"}`, "delivery": `{}`,
+		"cancellation": `{"reason":"changed my mind"}`, "return": `{"reason":"does not fit"}`,
+	}[step]
+}
+
+// TestLastOnes lets many customers want the last few of two items at the same time: as many as
+// there are get them, each gets both or none, and the others hear what is left.
+func TestLastOnes(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.stock(map[string]int{"cup": 7, "pot": 50})
+	var clients sync.WaitGroup
+	var mu sync.Mutex
+	statuses := make(map[int]int)
+	for i := range 20 {
+		clients.Go(func() {
+			a := s.Do("POST", "/orders", placing(fmt.Sprintf("o%d", i), "ada", "2026-01-01", map[string]int{"cup": 1, "pot": 2}))
+			mu.Lock()
+			defer mu.Unlock()
+			statuses[a.Status]++
+			if a.Status == 409 && (a.Body["type"] != "urn:orders:out-of-stock" || a.Body["item"] != "cup" || a.Body["available"] != 0.0) {
+				t.Errorf("refused: %s", a.Text)
+			}
+		})
+	}
+	clients.Wait()
+	if statuses[201] != 7 || statuses[409] != 13 {
+		t.Errorf("answers by status: %v, want 7 placed and 13 refused", statuses)
+	}
+	cup, pot := s.get("/items/cup").Body, s.get("/items/pot").Body
+	if cup["available"] != 0.0 || cup["reserved"] != 7.0 || pot["available"] != 36.0 || pot["reserved"] != 14.0 {
+		t.Errorf("cup %v, pot %v", cup, pot)
+	}
+	s.audited()
+}
+
+// TestFirstRelease runs today's service on a log that the first release has written.
+func TestFirstRelease(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	text, err := os.ReadFile("order/testdata/release1.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log []struct {
+		Stream, Type string
+		Schema       int
+		Data         json.RawMessage
+	}
+	if err := json.Unmarshal(text, &log); err != nil {
+		t.Fatal(err)
+	}
+	placed := ""
+	for _, event := range log {
+		id, err := eventstore.ParseStreamID(event.Stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.store.Append(t.Context(), id, eventstore.Any, eventstore.Draft{Type: event.Type, Schema: event.Schema, Data: event.Data}); err != nil {
+			t.Fatal(err)
+		}
+		if event.Type == "order.placed" {
+			if order := s.get("/orders/" + id.Key); order.Body["currency"] != "EUR" {
+				t.Errorf("an old order: %s, want it in EUR", order.Text)
+			}
+			placed += " " + id.Key
+		}
+	}
+	s.audited()
+	open := 0
+	for _, id := range strings.Fields(placed) {
+		order := s.get("/orders/" + id)
+		if order.Body["status"] != "placed" {
+			continue
+		}
+		open++
+		payment := func(currency string) string {
+			return fmt.Sprintf(`{"amount":%v,"currency":%q}`, order.Body["total"], currency)
+		}
+		s.Must(422, "POST", "/orders/"+id+"/payment", payment("USD"))
+		s.Must(200, "POST", "/orders/"+id+"/payment", payment("EUR"))
+		s.Must(200, "POST", "/orders/"+id+"/shipment", goodBody("shipment"))
+	}
+	if open == 0 {
+		t.Error("the fixture has no order that can still be paid")
+	}
+	s.audited()
+}
