@@ -129,64 +129,39 @@ func (s *simulator) deliver(ctx context.Context, p, lot int) error {
 // customer is one customer with one order, from placing it to whatever becomes of it.
 func (s *simulator) customer(ctx context.Context, n int) error {
 	random := rand.New(rand.NewPCG(s.seed, uint64(n)))
-	id, chance := s.orderID(n), random.Float64
-	day := func(later int) order.Date {
-		return order.Date(time.Date(2026, 1, 1+90*n/s.orders+later, 0, 0, 0, 0, time.UTC).Format(time.DateOnly))
-	}
 	if every := max(s.orders/products, 1); n%every == every-1 && n/every < products {
 		if err := s.deliver(ctx, n/every, 1); err != nil {
 			return err
 		}
 	}
-	placed := s.order(random, day(0))
-	do := func(step string, c any) (eventstore.Receipt, error) {
-		return s.send(ctx, chance() < 0.15, fmt.Sprintf("%d/%s", n, step), c)
+	do := func(name string, c any) (eventstore.Receipt, error) {
+		receipt, err := s.send(ctx, random.Float64() < 0.15, fmt.Sprintf("%d/%s", n, name), c)
+		if errors.Is(err, eventstore.ErrConflict) {
+			s.counts.givenUp.Add(1)
+		}
+		return receipt, err
 	}
 
-	receipt, err := do("place", PlaceOrder{id, placed})
+	placed := s.order(random, s.day(n, 0))
+	receipt, err := do("place", PlaceOrder{s.orderID(n), placed})
 	switch {
 	case errors.Is(err, stock.ErrOutOfStock):
 		s.counts.soldOut.Add(1)
 		return nil
 	case errors.Is(err, eventstore.ErrConflict):
-		s.counts.givenUp.Add(1)
 		return nil
 	case err != nil:
 		return err
 	}
 	s.counts.placed.Add(1)
-	if chance() < 0.05 { // somebody in the warehouse is too eager
-		_, err := do("early", ShipOrder{id, receipt.Version, order.Shipped{Carrier: "DHL", Tracking: "none", Date: day(0)}})
-		if !errors.Is(err, order.ErrState) && !errors.Is(err, eventstore.ErrConflict) {
-			return fmt.Errorf("shipped before it was paid: %w", err)
+	if random.Float64() < 0.05 { // somebody in the warehouse is too eager
+		if err := s.shipEarly(ctx, n, receipt.Version); err != nil {
+			return err
 		}
-		s.counts.early.Add(1)
 	}
-	cancel := step{"cancel", &s.counts.cancelled, CancelOrder{id, eventstore.Any, order.Cancelled{Reason: "changed my mind", Date: day(1)}}}
-	pay := step{"pay", &s.counts.paid, PayOrder{id, eventstore.Any, placed.Currency, order.Paid{Amount: order.Total(placed.Lines), Date: day(1)}}}
-	ship := step{"ship", &s.counts.shipped, ShipOrder{id, eventstore.Any, order.Shipped{Carrier: "DHL", Tracking: fmt.Sprintf("JJD%08d", n), Date: day(2)}}}
-	arrive := step{"deliver", nil, DeliverOrder{id, eventstore.Any, order.Delivered{Date: day(4)}}}
-	sendBack := step{"return", &s.counts.returned, ReturnOrder{id, eventstore.Any, order.Returned{Reason: "does not fit", Date: day(9)}}}
-	var steps []step
-	switch fate := chance(); {
-	case fate < 0.05: // forgotten
-	case fate < 0.15:
-		steps = []step{cancel}
-	case fate < 0.25:
-		steps = []step{pay, cancel}
-	case fate < 0.35:
-		steps = []step{pay}
-	case fate < 0.45:
-		steps = []step{pay, ship}
-	case fate < 0.85:
-		steps = []step{pay, ship, arrive}
-	default:
-		steps = []step{pay, ship, arrive, sendBack}
-	}
-	for _, step := range steps {
+	for _, step := range s.fate(random.Float64(), n, placed) {
 		if _, err := do(step.name, step.command); errors.Is(err, eventstore.ErrConflict) {
-			s.counts.givenUp.Add(1)
-			return nil // the customer gives up
+			return nil
 		} else if err != nil {
 			return fmt.Errorf("%s: %w", step.name, err)
 		}
@@ -197,11 +172,51 @@ func (s *simulator) customer(ctx context.Context, n int) error {
 	return nil
 }
 
+// day is so many days after an order is placed; all orders are placed within three months.
+func (s *simulator) day(n, later int) order.Date {
+	return order.Date(time.Date(2026, 1, 1+90*n/s.orders+later, 0, 0, 0, 0, time.UTC).Format(time.DateOnly))
+}
+
+// shipEarly must be refused: the order has not been paid, or has changed since.
+func (s *simulator) shipEarly(ctx context.Context, n int, seen eventstore.Version) error {
+	_, err := s.bus.Dispatch(ctx, ShipOrder{s.orderID(n), seen, order.Shipped{Carrier: "DHL", Tracking: "none", Date: s.day(n, 0)}})
+	if !errors.Is(err, order.ErrState) && !errors.Is(err, eventstore.ErrConflict) {
+		return fmt.Errorf("shipped before it was paid: %w", err)
+	}
+	s.counts.early.Add(1)
+	return nil
+}
+
 // step is what a customer does with an order that was placed.
 type step struct {
 	name    string
 	count   *atomic.Int64
 	command any
+}
+
+// fate returns what becomes of an order, by chance from 0 to 1.
+func (s *simulator) fate(chance float64, n int, placed order.Placed) []step {
+	id, seen, c := s.orderID(n), eventstore.Any, &s.counts
+	cancel := step{"cancel", &c.cancelled, CancelOrder{id, seen, order.Cancelled{Reason: "changed my mind", Date: s.day(n, 1)}}}
+	pay := step{"pay", &c.paid, PayOrder{id, seen, placed.Currency, order.Paid{Amount: order.Total(placed.Lines), Date: s.day(n, 1)}}}
+	ship := step{"ship", &c.shipped, ShipOrder{id, seen, order.Shipped{Carrier: "DHL", Tracking: fmt.Sprintf("JJD%08d", n), Date: s.day(n, 2)}}}
+	arrive := step{"deliver", nil, DeliverOrder{id, seen, order.Delivered{Date: s.day(n, 4)}}}
+	sendBack := step{"return", &c.returned, ReturnOrder{id, seen, order.Returned{Reason: "does not fit", Date: s.day(n, 9)}}}
+	switch {
+	case chance < 0.05: // forgotten
+		return nil
+	case chance < 0.15:
+		return []step{cancel}
+	case chance < 0.25:
+		return []step{pay, cancel}
+	case chance < 0.35:
+		return []step{pay}
+	case chance < 0.45:
+		return []step{pay, ship}
+	case chance < 0.85:
+		return []step{pay, ship, arrive}
+	}
+	return []step{pay, ship, arrive, sendBack}
 }
 
 // order chooses what somebody orders: some products far more often than others.
