@@ -23,21 +23,26 @@
 //
 // The headers a client may send:
 //
-//   - Idempotency-Key, with a command: the same key with the same request is done once and
-//     answered alike, see eventstore.WithKey. With another request it is refused (422).
-//   - If-Match, with a command: the ETag of what the client has seen. Anything else is refused
-//     (412).
+//   - Idempotency-Key, with a command: a key of at most 200 bytes that the client has chosen at
+//     random. The same request with the same key is done once, and once it was done is answered
+//     alike, see eventstore.WithKey. With anything else in the request, If-Match included, the key
+//     is refused (422).
+//   - If-Match, with a command: the ETag of what the client has seen. At another version the command
+//     is refused (412).
 //   - Tidemark-Position, with a query: the position that a command was answered with. The query
 //     waits for the read model to reach it, or is answered with 503 and Retry-After.
-//   - X-Request-Id and traceparent: stored as metadata of the events. Without the first a random
-//     one is made.
+//   - X-Request-Id and traceparent: stored as metadata of the events. Without the first, the
+//     correlation id in the request's context is taken, or a random one. It is in every answer to
+//     a request that was routed, and in the log of one that failed.
 //
 // # Guarantees
 //
-//   - Every answer to a request that failed is a problem document, also for paths and methods that
-//     are not served. The text of an error that is not known never leaves the server.
-//   - A body longer than Config.MaxBody, an address that Postgres cannot store as text, and a
-//     header with a meaning that is malformed, are refused before a handler runs.
+//   - Every answer of a Mux to a request that failed is a problem document, also for paths and
+//     methods that are not served; but not what [http.Server] refuses before it asks the Mux.
+//   - The text of an error that is not known never leaves the server, nor does why a read model is
+//     behind or what took too long.
+//   - A body longer than Config.MaxBody, an address that Postgres cannot store as text, and one of
+//     the headers above that is malformed, are refused before a handler runs.
 //   - A handler's context ends after Config.Timeout. After [Mux.Close] queries end at once;
 //     commands are completed.
 //   - Retry-After is only sent where repeating is safe: for queries, and for commands with an

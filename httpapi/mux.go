@@ -25,24 +25,28 @@ import (
 // sent with it waits until its read models have reached that position.
 const PositionHeader = "Tidemark-Position"
 
+// requestID is the header that holds the correlation id.
+const requestID = "X-Request-Id"
+
 // maxHeader bounds the headers that are stored, in bytes.
 const maxHeader = 200
 
 // Config adjusts a [Mux]. Nil and the zero value are the defaults.
 type Config struct {
 	// Problems says what the application's errors mean to a client. The first one that fits an
-	// error counts, and comes before what the framework's errors mean.
+	// error counts. What the framework's errors mean is known; of those only query.ErrBehind comes
+	// before Problems, since it carries why a projection is failing.
 	Problems []Problem
 	// TypePrefix is put before the name of a problem to make its type; empty means "urn:problem:".
 	TypePrefix string
-	// Members returns further members of the problem document for an error that is in Problems,
-	// such as what is left of what there was not enough of. Nil means none.
+	// Members returns further members of the problem document for an error that fits one of
+	// Problems, such as what is left of what there was not enough of. Nil means none.
 	Members func(error) map[string]any
 	// MaxBody bounds the body of a request in bytes; 0 means 64 KiB.
 	MaxBody int64
-	// Timeout bounds the work on one request; 0 means 10 s.
+	// Timeout bounds the work on one request, once it was received; 0 means 10 s.
 	Timeout time.Duration
-	// Logger is told about errors that are not in Problems; nil means slog.Default().
+	// Logger is told about errors that are answered with 500 and about timeouts; nil means slog.Default().
 	Logger *slog.Logger
 }
 
@@ -57,11 +61,17 @@ type Mux struct {
 	close  context.CancelFunc
 }
 
-// NewMux returns a mux without handlers. A nil config is the default.
+// NewMux returns a mux without handlers. A nil config is the default. It panics when one of the
+// problems lacks an error or a name, or its status is not one of an error.
 func NewMux(config *Config) *Mux {
 	m := &Mux{mux: http.NewServeMux()}
 	if config != nil {
 		m.config = *config
+	}
+	for _, p := range m.config.Problems {
+		if p.Err == nil || p.Name == "" || p.Status < 400 || p.Status > 599 {
+			panic(fmt.Sprintf("httpapi: problem %+v: want an error, a status from 400 to 599 and a name", p))
+		}
 	}
 	m.config.TypePrefix = cmp.Or(m.config.TypePrefix, "urn:problem:")
 	m.config.MaxBody = cmp.Or(m.config.MaxBody, 64<<10)
@@ -72,7 +82,7 @@ func NewMux(config *Config) *Mux {
 }
 
 // Handle sets the handler for a pattern of [http.ServeMux], such as "POST /accounts/{id}/deposits".
-// It panics when the pattern is malformed or taken. Those with the method GET are queries, all
+// It panics when the pattern is malformed or taken. Requests with GET and HEAD are queries, all
 // others commands.
 func (m *Mux) Handle(pattern string, handler Handler) {
 	m.mux.Handle(pattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -80,8 +90,11 @@ func (m *Mux) Handle(pattern string, handler Handler) {
 		defer cancel()
 		if isQuery(r) {
 			defer context.AfterFunc(m.open, cancel)() // stops listening
+			if m.open.Err() != nil {
+				cancel() // AfterFunc does it some time later
+			}
 		}
-		r = r.WithContext(ctx)
+		r = m.identify(w, r.WithContext(ctx))
 		prepared, err := m.prepare(w, r)
 		if err == nil {
 			err = handler(w, prepared)
@@ -123,7 +136,16 @@ func (f *refusal) Write(p []byte) (int, error) { return len(p), nil }
 
 func (f *refusal) WriteHeader(status int) { f.status = status }
 
-// prepare reads the body, and puts metadata, idempotency key and position into the context.
+// identify gives the request an id, and puts it and what else it says of itself into the context.
+func (m *Mux) identify(w http.ResponseWriter, r *http.Request) *http.Request {
+	ctx := r.Context()
+	id := cmp.Or(storable(r, requestID), eventstore.MetadataFrom(ctx).CorrelationID, uuid.NewString())
+	w.Header().Set(requestID, id)
+	return r.WithContext(eventstore.WithMetadata(ctx, eventstore.Metadata{CorrelationID: id, TraceParent: storable(r, "traceparent")}))
+}
+
+// prepare checks what can be checked before a handler runs, reads the body, and puts idempotency
+// key and position into the context.
 func (m *Mux) prepare(w http.ResponseWriter, r *http.Request) (*http.Request, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, m.config.MaxBody))
 	if err != nil {
@@ -133,21 +155,21 @@ func (m *Mux) prepare(w http.ResponseWriter, r *http.Request) (*http.Request, er
 		}
 		return nil, BadRequest("the body cannot be read: %v", err)
 	}
-	if err := r.ParseForm(); err != nil {
+	form, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
 		return nil, BadRequest("the address: %v", err)
 	}
-	if !isText(r.URL.Path, r.Form) {
+	if !isText(r.URL.Path, form) {
 		return nil, BadRequest("the address is not text in UTF-8")
 	}
-	ctx := eventstore.WithMetadata(r.Context(), eventstore.Metadata{
-		CorrelationID: cmp.Or(storable(r, "X-Request-Id"), uuid.NewString()),
-		TraceParent:   storable(r, "traceparent"),
-	})
-	if key := r.Header.Get("Idempotency-Key"); key != "" && !isQuery(r) {
-		if len(key) > maxHeader {
-			return nil, BadRequest("Idempotency-Key has more than %d bytes", maxHeader)
+	ctx := r.Context()
+	if !isQuery(r) {
+		if ctx, err = withKey(r, body); err != nil {
+			return nil, err
 		}
-		ctx = eventstore.WithKey(ctx, "http/"+key, append([]byte(r.Method+" "+r.URL.Path+"\n"), body...))
+		if _, err := IfMatch(r); err != nil {
+			return nil, err
+		}
 	}
 	if text := r.Header.Get(PositionHeader); text != "" {
 		position, err := eventstore.ParsePosition(text)
@@ -157,8 +179,24 @@ func (m *Mux) prepare(w http.ResponseWriter, r *http.Request) (*http.Request, er
 		ctx = query.AtLeast(ctx, position)
 	}
 	r = r.WithContext(ctx)
-	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.Form, r.Body = form, io.NopCloser(bytes.NewReader(body))
 	return r, nil
+}
+
+// withKey puts the idempotency key into the context, if there is one. It stands for all of the
+// request that says what is wanted.
+func withKey(r *http.Request, body []byte) (context.Context, error) {
+	name := r.Header.Get("Idempotency-Key")
+	if name == "" {
+		return r.Context(), nil
+	}
+	if len(name) > maxHeader {
+		return nil, BadRequest("Idempotency-Key has more than %d bytes", maxHeader)
+	}
+	content := fmt.Appendf(nil, "%s %s\n%q\n%s", r.Method, r.URL.RequestURI(), r.Header.Values("If-Match"), body)
+	ctx := eventstore.WithKey(r.Context(), "http/"+name, content)
+	key, _ := eventstore.KeyFrom(ctx)
+	return ctx, key.Validate()
 }
 
 func isQuery(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
@@ -166,8 +204,8 @@ func isQuery(r *http.Request) bool { return r.Method == http.MethodGet || r.Meth
 // isText reports whether Postgres can store what the address says.
 func isText(path string, form url.Values) bool {
 	texts := []string{path}
-	for _, values := range form {
-		texts = append(texts, values...)
+	for name, values := range form {
+		texts = append(append(texts, name), values...)
 	}
 	return !slices.ContainsFunc(texts, func(text string) bool {
 		return !utf8.ValidString(text) || strings.ContainsRune(text, 0)

@@ -52,6 +52,13 @@ func TestRefused(t *testing.T) {
 		{"GET", "/", nil, 0, httpapi.PositionHeader, "-1", 400},
 		{"POST", "/", nil, 0, "Idempotency-Key", text[:200], 200},
 		{"POST", "/", nil, 0, "Idempotency-Key", text[:201], 400},
+		{"POST", "/", nil, 0, "Idempotency-Key", "a\tb", 400},
+		{"POST", "/", nil, 0, "Idempotency-Key", "\xff", 400},
+		{"POST", "/", nil, 0, "If-Match", "3", 400},
+		{"GET", "/", nil, 0, "If-Match", "3", 200},
+		{"GET", "/?%00=x", nil, 0, "", "", 400},
+		{"GET", "/?%ff=x", nil, 0, "", "", 400},
+		{"POST", "/", nil, 0, "Content-Type", ";", 200}, // for the handler to refuse
 		{"GET", "/", nil, 0, "Idempotency-Key", text[:201], 200},
 		{"HEAD", "/", nil, 0, "Idempotency-Key", text[:201], 200},
 	} {
@@ -101,6 +108,17 @@ func TestMetadata(t *testing.T) {
 			t.Errorf("X-Request-Id and traceparent %q (-want +got):\n%s", header, diff)
 		}
 	}
+	for header, want := range map[string]string{"": "outer", "inner": "inner"} {
+		got := handle(nil, func(_ http.ResponseWriter, r *http.Request) error {
+			return httpapi.BadRequest("%s", eventstore.MetadataFrom(r.Context()).CorrelationID)
+		})
+		request, answer := httptest.NewRequestWithContext(eventstore.WithMetadata(t.Context(), eventstore.Metadata{CorrelationID: "outer"}), "GET", "/", nil), httptest.NewRecorder()
+		request.Header.Set("X-Request-Id", header)
+		got.ServeHTTP(answer, request)
+		if !strings.Contains(answer.Body.String(), `"detail":"`+want) || answer.Result().Header.Get("X-Request-Id") != want {
+			t.Errorf("X-Request-Id %q: %v %s, want %s", header, answer.Header(), answer.Body, want)
+		}
+	}
 	if len(random) != 3 {
 		t.Errorf("correlation ids %v, want three", random)
 	}
@@ -118,16 +136,24 @@ func TestVersions(t *testing.T) {
 	for _, tag := range []string{first, `"x"`} {
 		wantProblem(t, tag, ask(mux, "POST", "/tallies/a", `{}`, "If-Match", tag), 412, "urn:problem:version-conflict")
 	}
+	wantProblem(t, "two tags", ask(mux, "POST", "/tallies/a", `{}`, "If-Match", first, "If-Match", `"2"`), 400, "urn:problem:invalid-request")
 }
 
 // TestIdempotencyKey sends a request many times at once: it is done once and answered alike.
 func TestIdempotencyKey(t *testing.T) {
 	t.Parallel()
-	mux := newTallies(eventstoretest.NewMemory())
+	store := eventstoretest.NewMemory()
+	mux := newTallies(store)
+	mux.Handle("PUT /tallies/{id}", func(_ http.ResponseWriter, r *http.Request) error {
+		_, _, err := store.Stored(r.Context())
+		return err
+	})
 	var answers [8]*httptest.ResponseRecorder
 	var clients sync.WaitGroup
 	for i := range answers {
-		clients.Go(func() { answers[i] = ask(mux, "POST", "/tallies/a", `{"n":1}`, "Idempotency-Key", "key") })
+		clients.Go(func() {
+			answers[i] = ask(mux, "POST", "/tallies/a", `{"n":1}`, "Idempotency-Key", "key", "If-Match", "", "X-Request-Id", "r")
+		})
 	}
 	clients.Wait()
 	for _, a := range answers {
@@ -135,8 +161,9 @@ func TestIdempotencyKey(t *testing.T) {
 			t.Errorf("%d %v %s, another: %v %s", a.Code, a.Header(), a.Body, answers[0].Header(), answers[0].Body)
 		}
 	}
-	for _, other := range [][2]string{{"/tallies/a", `{"n":2}`}, {"/tallies/b", `{"n":1}`}} {
-		wantProblem(t, other, ask(mux, "POST", other[0], other[1], "Idempotency-Key", "key"), 422, "urn:problem:idempotency-key-reused")
+	for _, other := range [][4]string{{"POST", "/tallies/a", `{"n":2}`}, {"POST", "/tallies/b", `{"n":1}`}, {"PUT", "/tallies/a", `{"n":1}`},
+		{"POST", "/tallies/a?x=y", `{"n":1}`}, {"POST", "/tallies/%61", `{"n":1}`}, {"POST", "/tallies/a", `{"n":1}`, `"1"`}} {
+		wantProblem(t, other, ask(mux, other[0], other[1], other[2], "Idempotency-Key", "key", "If-Match", other[3]), 422, "urn:problem:idempotency-key-reused")
 	}
 	ask(mux, "POST", "/tallies/a", `{"n":1}`, "Idempotency-Key", "other key")
 	ask(mux, "POST", "/tallies/a", `{"n":1}`)
@@ -220,6 +247,19 @@ func TestTimeout(t *testing.T) {
 				t.Errorf("at %q: %d %s", test.position, answer.Code, answer.Body)
 			}
 		})
+	}
+}
+
+// TestClosed: a query that comes after Close does not begin to work.
+func TestClosed(t *testing.T) {
+	t.Parallel()
+	mux := handle(nil, func(_ http.ResponseWriter, r *http.Request) error { return r.Context().Err() })
+	mux.Close()
+	for range 200 {
+		wantProblem(t, "late", ask(mux, "GET", "/", ""), 503, "urn:problem:closing")
+		if command := ask(mux, "POST", "/", ""); command.Code != 200 {
+			t.Errorf("a command: %d", command.Code)
+		}
 	}
 }
 

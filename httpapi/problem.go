@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 
@@ -24,12 +25,17 @@ type Problem struct {
 var known = []Problem{
 	{eventstore.ErrKeyReused, http.StatusUnprocessableEntity, "idempotency-key-reused"},
 	{eventstore.ErrInvalid, http.StatusBadRequest, "invalid-request"},
-	{query.ErrBehind, http.StatusServiceUnavailable, "read-model-behind"},
-	{context.DeadlineExceeded, http.StatusServiceUnavailable, "timeout"},
-	{context.Canceled, http.StatusServiceUnavailable, "canceled"},
 }
 
-// Error is a problem that a handler has found in the request itself. It is answered as it is.
+// Of these the client is told no more: their texts may name servers and statements.
+var (
+	behind  = &Error{http.StatusServiceUnavailable, "read-model-behind", "the read model has not reached the position yet: ask again"}
+	timeout = &Error{http.StatusServiceUnavailable, "timeout", "it was not done in time"}
+	closing = &Error{http.StatusServiceUnavailable, "closing", "the service is closing, or the request was given up"}
+)
+
+// Error is a problem that a handler has found in the request itself. It is answered as it is,
+// whatever is in Config.Problems. The status must be one of an error.
 type Error struct {
 	Status int
 	Name   string
@@ -43,11 +49,15 @@ func BadRequest(format string, args ...any) error {
 	return &Error{http.StatusBadRequest, "invalid-request", fmt.Sprintf(format, args...)}
 }
 
-// problemFor finds out what an error means for the client. false means that it is not known.
-func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any, bool) {
+// problemFor finds out what an error means for the client, and what else to tell. Without a name
+// it is not known.
+func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any) {
+	if errors.Is(err, query.ErrBehind) {
+		return behind, nil
+	}
 	var found *Error
 	if errors.As(err, &found) {
-		return found, nil, true
+		return found, nil
 	}
 	for _, p := range m.config.Problems {
 		if errors.Is(err, p.Err) {
@@ -55,7 +65,7 @@ func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any, bo
 			if m.config.Members != nil {
 				members = m.config.Members(err)
 			}
-			return &Error{p.Status, p.Name, err.Error()}, members, true
+			return &Error{p.Status, p.Name, err.Error()}, members
 		}
 	}
 	if errors.Is(err, eventstore.ErrConflict) {
@@ -64,14 +74,20 @@ func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any, bo
 		if match := r.Header.Get("If-Match"); match != "" && match != "*" {
 			status = http.StatusPreconditionFailed
 		}
-		return &Error{status, "version-conflict", err.Error()}, nil, true
+		return &Error{status, "version-conflict", err.Error()}, nil
 	}
 	for _, p := range known {
 		if errors.Is(err, p.Err) {
-			return &Error{p.Status, p.Name, err.Error()}, nil, true
+			return &Error{p.Status, p.Name, err.Error()}, nil
 		}
 	}
-	return &Error{Status: http.StatusInternalServerError}, nil, false
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return timeout, nil
+	case errors.Is(err, context.Canceled):
+		return closing, nil
+	}
+	return &Error{Status: http.StatusInternalServerError}, nil
 }
 
 // document is a problem document. Further members stand beside those of RFC 9457.
@@ -83,14 +99,20 @@ type document struct {
 }
 
 func (m *Mux) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
-	problem, members, known := m.problemFor(r, err)
+	problem, members := m.problemFor(r, err)
 	p := document{Type: m.config.TypePrefix + problem.Name, Title: http.StatusText(problem.Status), Status: problem.Status, Detail: problem.Detail}
-	switch {
-	case !known:
+	for _, done := range []string{"ETag", "Location", PositionHeader} {
+		w.Header().Del(done) // it was not
+	}
+	if problem.Name == "" {
 		p.Type = "about:blank"
-		m.config.Logger.ErrorContext(r.Context(), "request failed", "method", r.Method, "path", r.URL.Path, "error", err)
-	case p.Status == http.StatusServiceUnavailable && (isQuery(r) || r.Header.Get("Idempotency-Key") != ""):
-		// A command without a key may have been done: to repeat it would be a second one.
+		m.log(w, r, slog.LevelError, "request failed", err)
+	}
+	if problem == timeout { // nobody else hears what it was waiting for
+		m.log(w, r, slog.LevelWarn, "request took too long", err)
+	}
+	// A command without a key may have been done: to repeat it would be a second one.
+	if p.Status == http.StatusServiceUnavailable && (isQuery(r) || r.Header.Get("Idempotency-Key") != "") {
 		w.Header().Set("Retry-After", "1")
 	}
 	body, err := json.Marshal(p)
@@ -98,11 +120,16 @@ func (m *Mux) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 		body, err = withMembers(body, members)
 	}
 	if err != nil {
-		m.config.Logger.ErrorContext(r.Context(), "a problem document cannot be written", "path", r.URL.Path, "error", err)
+		m.log(w, r, slog.LevelError, "members of a problem document cannot be written", err)
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(append(body, '\n')) // the client has gone
+}
+
+func (m *Mux) log(w http.ResponseWriter, r *http.Request, level slog.Level, what string, err error) {
+	m.config.Logger.Log(r.Context(), level, what,
+		"method", r.Method, "path", r.URL.Path, "request_id", w.Header().Get(requestID), "error", err)
 }
 
 // withMembers adds members behind those that a JSON object has.

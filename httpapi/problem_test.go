@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -44,7 +45,7 @@ func returning(err error) httpapi.Handler {
 func wantProblem(t *testing.T, what any, a *httptest.ResponseRecorder, status int, kind string) {
 	t.Helper()
 	want := fmt.Sprintf(`{"type":%q,"title":%q,"status":%d`, kind, http.StatusText(status), status)
-	if a.Code != status || a.Header().Get("Content-Type") != "application/problem+json" || !strings.HasPrefix(a.Body.String(), want) || !json.Valid(a.Body.Bytes()) {
+	if a.Code != status || a.Result().Header.Get("Content-Type") != "application/problem+json" || !strings.HasPrefix(a.Body.String(), want) || !json.Valid(a.Body.Bytes()) {
 		t.Errorf("%v: %d %v %s, want the problem %s", what, a.Code, a.Header(), a.Body, want)
 	}
 }
@@ -67,26 +68,27 @@ func TestProblems(t *testing.T) {
 		{"POST", "", "", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
 		{"POST", "If-Match", "*", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
 		{"POST", "If-Match", `"3"`, conflict, 412, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
-		{"POST", "", "", context.Canceled, 503, "urn:problem:canceled", `,"detail":"context canceled"`, ""},
-		{"POST", "", "", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"context deadline exceeded"`, ""},
-		{"POST", "Idempotency-Key", "k", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"context deadline exceeded"`, "1"},
+		{"POST", "", "", context.Canceled, 503, "urn:problem:closing", `,"detail":"the service is closing, or the request was given up"`, ""},
+		{"POST", "", "", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"it was not done in time"`, ""},
+		{"POST", "Idempotency-Key", "k", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"it was not done in time"`, "1"},
 		{"POST", "Idempotency-Key", "k", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
-		{"GET", "", "", query.ErrBehind, 503, "urn:problem:read-model-behind", `,"detail":"read model has not reached the position yet"`, "1"},
-		{"HEAD", "", "", query.ErrBehind, 503, "urn:problem:read-model-behind", `,"detail":"read model has not reached the position yet"`, "1"},
+		{"GET", "", "", query.ErrBehind, 503, "urn:problem:read-model-behind", `,"detail":"the read model has not reached the position yet: ask again"`, "1"},
+		{"HEAD", "", "", query.ErrBehind, 503, "urn:problem:read-model-behind", `,"detail":"the read model has not reached the position yet: ask again"`, "1"},
+		{"GET", "", "", fmt.Errorf("%w: secret: %w", query.ErrBehind, &httpapi.Error{Status: 404, Name: "why"}), 503, "urn:problem:read-model-behind", `,"detail":"the read model has not reached the position yet: ask again"`, "1"},
 		{"GET", "", "", errors.New("secret"), 500, "about:blank", ``, ""},
 	} {
-		var log bytes.Buffer
-		mux := handle(&httpapi.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}, returning(test.err))
+		var output bytes.Buffer
+		mux := handle(&httpapi.Config{Logger: slog.New(slog.NewTextHandler(&output, nil))}, returning(test.err))
 		answer := ask(mux, test.method, "/", "", test.header, test.value)
 		wantProblem(t, test.err, answer, test.status, test.kind)
 		if got := answer.Body.String(); !strings.HasSuffix(got, fmt.Sprintf("\"status\":%d%s}\n", test.status, test.detail)) {
 			t.Errorf("%v: %s, want at the end %s", test.err, got, test.detail)
 		}
-		if got := answer.Header().Get("Retry-After"); got != test.retry {
+		if got := answer.Result().Header.Get("Retry-After"); got != test.retry {
 			t.Errorf("%s %s, %v: Retry-After %q, want %q", test.method, test.header, test.err, got, test.retry)
 		}
-		if logged := strings.Contains(log.String(), test.err.Error()); logged != (test.status == 500) {
-			t.Errorf("%v: the log says %q", test.err, &log)
+		if logged := strings.Contains(output.String(), test.err.Error()); logged != (test.status == 500 || strings.HasSuffix(test.kind, "timeout")) {
+			t.Errorf("%v: the log says %q", test.err, &output)
 		}
 	}
 }
@@ -105,7 +107,7 @@ func TestConfiguredProblems(t *testing.T) {
 			case errors.Is(err, errOdd):
 				members["left"] = make(chan int) // cannot be written
 			case !errors.Is(err, errGone):
-				members["left"], members["instance"] = 3, "/here"
+				members["left"], members["about"] = 3, err.Error()
 			}
 			return members
 		},
@@ -114,7 +116,7 @@ func TestConfiguredProblems(t *testing.T) {
 	for err, want := range map[error]string{
 		errGone:                           `{"type":"urn:shop:gone","title":"Gone","status":410,"detail":"gone"}`,
 		errors.Join(errShort, errGone):    `{"type":"urn:shop:gone","title":"Gone","status":410,"detail":"too short\ngone"}`,
-		fmt.Errorf("order: %w", errShort): `{"type":"urn:shop:short","title":"Unprocessable Entity","status":422,"detail":"order: too short","instance":"/here","left":3}`,
+		fmt.Errorf("order: %w", errShort): `{"type":"urn:shop:short","title":"Unprocessable Entity","status":422,"detail":"order: too short","about":"order: too short","left":3}`,
 		errOdd:                            `{"type":"urn:shop:odd","title":"Conflict","status":409,"detail":"odd"}`,
 		eventstore.ErrConflict:            `{"type":"urn:shop:version-conflict","title":"Conflict","status":409,"detail":"version conflict"}`,
 		eventstore.ErrInvalid:             `{"type":"urn:shop:invalid-request","title":"Bad Request","status":400,"detail":"invalid argument"}`,
@@ -123,19 +125,59 @@ func TestConfiguredProblems(t *testing.T) {
 			t.Errorf("%v: %s, want %s", err, got, want)
 		}
 	}
-	for _, err := range []error{eventstore.ErrKeyReused, eventstore.ErrInvalid, eventstore.ErrConflict, query.ErrBehind, context.DeadlineExceeded} {
+	for _, err := range []error{eventstore.ErrKeyReused, eventstore.ErrInvalid, eventstore.ErrConflict, context.DeadlineExceeded} {
 		own := &httpapi.Config{Problems: []httpapi.Problem{{err, 418, "mine"}}}
 		wantProblem(t, err, ask(handle(own, returning(err)), "POST", "/", "", "If-Match", `"1"`), 418, "urn:problem:mine")
 	}
 }
 
-// TestDefaultLogger is not parallel: it changes the default of the process for a while.
+// TestBehindComesFirst: a read model that fails for a reason that is in Problems is behind.
+func TestBehindComesFirst(t *testing.T) {
+	t.Parallel()
+	errGone := errors.New("gone")
+	mux := handle(&httpapi.Config{Problems: []httpapi.Problem{{errGone, 410, "gone"}}}, returning(fmt.Errorf("%w: %w", query.ErrBehind, errGone)))
+	wantProblem(t, "behind", ask(mux, "GET", "/", ""), 503, "urn:problem:read-model-behind")
+}
+
+// TestFailedHeaders: what a handler has promised before it failed is not in the answer, and the
+// request can be found in the log.
+func TestFailedHeaders(t *testing.T) {
+	t.Parallel()
+	var output bytes.Buffer
+	mux := handle(&httpapi.Config{Logger: slog.New(slog.NewTextHandler(&output, nil))}, func(w http.ResponseWriter, _ *http.Request) error {
+		for _, name := range []string{"ETag", "Location", httpapi.PositionHeader} {
+			w.Header().Set(name, "x")
+		}
+		return errors.New("secret")
+	})
+	got := ask(mux, "POST", "/", "").Result().Header
+	id := got.Get("X-Request-Id")
+	if got.Get("ETag")+got.Get("Location")+got.Get(httpapi.PositionHeader) != "" || id == "" || !strings.Contains(output.String(), "request_id="+id) {
+		t.Errorf("headers %v, log %s", got, &output)
+	}
+}
+
+func TestNewMuxPanics(t *testing.T) {
+	t.Parallel()
+	for _, p := range []httpapi.Problem{{nil, 404, "x"}, {errors.New("x"), 0, "x"}, {errors.New("x"), 200, "x"}, {errors.New("x"), 600, "x"}, {errors.New("x"), 404, ""}} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%+v: no panic", p)
+				}
+			}()
+			httpapi.NewMux(&httpapi.Config{Problems: []httpapi.Problem{p}})
+		}()
+	}
+}
+
+// TestDefaultLogger is not parallel: it takes the output of slog.Default() for a while.
 func TestDefaultLogger(t *testing.T) {
-	var log bytes.Buffer
-	defer slog.SetDefault(slog.Default())
-	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
-	if ask(handle(nil, returning(errors.New("secret"))), "GET", "/", ""); !strings.Contains(log.String(), "secret") {
-		t.Errorf("the log says %q", &log)
+	var output bytes.Buffer
+	defer log.SetOutput(log.Writer())
+	log.SetOutput(&output)
+	if ask(handle(nil, returning(errors.New("secret"))), "GET", "/", ""); !strings.Contains(output.String(), "secret") {
+		t.Errorf("the log says %q", &output)
 	}
 }
 
@@ -149,13 +191,13 @@ func TestNotServed(t *testing.T) {
 	wantProblem(t, "no path", ask(mux, "GET", "/nowhere", ""), 404, "urn:problem:no-such-endpoint")
 	other := ask(mux, "DELETE", "/a/1", "")
 	wantProblem(t, "no method", other, 405, "urn:problem:no-such-endpoint")
-	if got := other.Header().Get("Allow"); got != "GET, HEAD, POST" {
+	if got := other.Result().Header.Get("Allow"); got != "GET, HEAD, POST" {
 		t.Errorf("Allow: %q", got)
 	}
 	for from, to := range map[string]string{"/a//1?x=y": "/a/1?x=y", "/dir": "/dir/", "//nowhere": "/nowhere"} {
-		got := ask(mux, "GET", from, "")
-		if got.Code != 307 || got.Header().Get("Location") != to || got.Header().Get("Content-Type") == "application/problem+json" {
-			t.Errorf("%s: %d %v, want a redirect to %s", from, got.Code, got.Header(), to)
+		got := ask(mux, "GET", from, "").Result()
+		if got.StatusCode != 307 || got.Header.Get("Location") != to || got.Header.Get("Content-Type") == "application/problem+json" {
+			t.Errorf("%s: %d %v, want a redirect to %s", from, got.StatusCode, got.Header, to)
 		}
 	}
 	for _, pattern := range []string{"GET /a/{other}", "GET /{"} {

@@ -1,7 +1,8 @@
 package httpapi
 
 import (
-	"bufio"
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"io"
@@ -24,16 +25,19 @@ func Decode(r *http.Request, into any) error {
 			return &Error{http.StatusUnsupportedMediaType, "not-json", "Content-Type: want application/json"}
 		}
 	}
-	body := bufio.NewReader(r.Body)
-	if first, _ := body.Peek(1); string(first) != "{" {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return BadRequest("the body cannot be read: %v", err)
+	}
+	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
 		return BadRequest("the body is not a JSON object")
 	}
-	decoder := json.NewDecoder(body)
+	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			return BadRequest("%s: %s is not what is wanted here", wrong.Field, wrong.Value)
+			return BadRequest("%s: %s is not what is wanted here", cmp.Or(wrong.Field, "the body"), wrong.Value)
 		}
 		return BadRequest("the body is not what is wanted here: %v", err)
 	}
@@ -47,9 +51,9 @@ func Decode(r *http.Request, into any) error {
 var oneTag = regexp.MustCompile(`^(W/)?"([\x21\x23-\x7e]*)"$`)
 
 // IfMatch returns the version that the header If-Match asks for, as the expected version of a
-// command: [eventstore.Any] without the header or with "*". A well-formed tag that is none of ours
-// matches no version of what exists; of several tags it takes none, since a client has seen one,
-// and returns an [Error] as for a malformed one.
+// command: [eventstore.Any] without the header or with "*". Everything else than one ETag of ours is
+// an [Error]: 412 for a well-formed tag that is none, since nothing can match it, and 400 for what is
+// malformed and for several tags, since a client has seen one.
 func IfMatch(r *http.Request) (eventstore.Version, error) {
 	tags := strings.TrimSpace(strings.Join(r.Header.Values("If-Match"), ","))
 	if tags == "" || tags == "*" {
@@ -59,9 +63,9 @@ func IfMatch(r *http.Request) (eventstore.Version, error) {
 	if parts == nil {
 		return 0, BadRequest(`If-Match: %s: want one ETag, such as "3"`, tags)
 	}
-	n, err := strconv.ParseInt(parts[2], 10, 64)
-	if err != nil || ETag(eventstore.Version(n)) != tags || n < 1 {
-		return eventstore.NoStream, nil
+	n, _ := strconv.ParseInt(parts[2], 10, 64)
+	if ETag(eventstore.Version(n)) != tags || n < 1 {
+		return 0, &Error{http.StatusPreconditionFailed, "version-conflict", "If-Match: " + tags + " is no version of anything here"}
 	}
 	return eventstore.Version(n), nil
 }

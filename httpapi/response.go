@@ -40,14 +40,14 @@ func WriteReceipt(w http.ResponseWriter, status int, id string, receipt eventsto
 // no further pages.
 func WritePage[R any](w http.ResponseWriter, name string, rows []R, limit int, next func(R) string) error {
 	page := map[string]any{name: append([]R{}, rows...)}
-	if next != nil && len(rows) == limit {
-		page["next"] = next(rows[limit-1])
+	if next != nil && len(rows) > 0 && len(rows) == limit {
+		page["next"] = next(rows[len(rows)-1])
 	}
 	return WriteJSON(w, http.StatusOK, page)
 }
 
 // Health returns a handler for readiness probes: how far each projection is, with status 503 while
-// one of them is failing, and why.
+// one of them is failing, and why. The reasons are for operators: do not serve it to the public.
 func Health(status func() []projection.Status) Handler {
 	type model struct {
 		Name       string              `json:"name"`

@@ -123,7 +123,6 @@ func target(r *http.Request, body any) (id string, seen eventstore.Version, err 
 func (a *api) dispatch(w http.ResponseWriter, r *http.Request, status int, id string, c any) error {
 	receipt, err := a.bus.Dispatch(r.Context(), c)
 	if err != nil {
-		w.Header().Del("Location")
 		return err
 	}
 	return httpapi.WriteReceipt(w, status, id, receipt)

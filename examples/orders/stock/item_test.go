@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-es/tidemark/aggregate/aggregatetest"
@@ -64,30 +65,30 @@ func TestDecisions(t *testing.T) {
 		"receive none":                {nil, receive(received(0)), nil, stock.ErrQuantity},
 		"receive a negative quantity": {nil, receive(received(-1)), nil, stock.ErrQuantity},
 
-		"reserve":                                {history{received(5)}, reserve("a", 1), reserved("a", 1), nil},
-		"reserve all":                            {history{received(5)}, reserve("a", 5), reserved("a", 5), nil},
-		"reserve what is left":                   {history{received(5), reserved("a", 2)}, reserve("b", 3), reserved("b", 3), nil},
-		"reserve more than is left":              {history{received(5), reserved("a", 2)}, reserve("b", 4), nil, stock.ErrOutOfStock},
-		"reserve, none left":                     {history{received(5), reserved("a", 5)}, reserve("b", 1), nil, stock.ErrOutOfStock},
-		"reserve what was shipped out":           {history{received(5), reserved("a", 5), shippedOut("a", 5)}, reserve("b", 1), nil, stock.ErrOutOfStock},
-		"reserve what was released":              {history{received(5), reserved("a", 5), released("a", 5)}, reserve("b", 5), reserved("b", 5), nil},
-		"reserve what came in later":             {history{received(5), reserved("a", 5), received(2)}, reserve("b", 2), reserved("b", 2), nil},
-		"reserve twice":                          {history{received(5), reserved("a", 2)}, reserve("a", 1), nil, stock.ErrReserved},
-		"reserve again after release":            {history{received(5), reserved("a", 2), released("a", 2)}, reserve("a", 4), reserved("a", 4), nil},
-		"reserve none":                           {history{received(5)}, reserve("a", 0), nil, stock.ErrQuantity},
-		"reserve a negative quantity":            {history{received(5)}, reserve("a", -1), nil, stock.ErrQuantity},
-		"reserve, never received":                {nil, reserve("a", 1), nil, stock.ErrUnknown},
-		"release":                                {history{received(5), reserved("a", 2), reserved("b", 3)}, release("a"), released("a", 2), nil},
-		"release what was not reserved":          {history{received(5), reserved("a", 2)}, release("b"), nil, stock.ErrNotReserved},
-		"release twice":                          {history{received(5), reserved("a", 2), released("a", 2)}, release("a"), nil, stock.ErrNotReserved},
-		"release what was shipped out":           {history{received(5), reserved("a", 2), shippedOut("a", 2)}, release("a"), nil, stock.ErrNotReserved},
-		"release, never received":                {nil, release("a"), nil, stock.ErrNotReserved},
-		"ship out":                               {history{received(5), reserved("a", 2), reserved("b", 3)}, shipOut("b"), shippedOut("b", 3), nil},
-		"ship out what was not reserved":         {history{received(5), reserved("a", 2)}, shipOut("b"), nil, stock.ErrNotReserved},
-		"ship out twice":                         {history{received(5), reserved("a", 2), shippedOut("a", 2)}, shipOut("a"), nil, stock.ErrNotReserved},
-		"ship out what was released":             {history{received(5), reserved("a", 2), released("a", 2)}, shipOut("a"), nil, stock.ErrNotReserved},
-		"ship out, never received":               {nil, shipOut("a"), nil, stock.ErrNotReserved},
-		"ship out what was reserved once, later": {history{received(5), reserved("a", 2), released("a", 2), reserved("a", 1)}, shipOut("a"), shippedOut("a", 1), nil},
+		"reserve":                          {history{received(5)}, reserve("a", 1), reserved("a", 1), nil},
+		"reserve all":                      {history{received(5)}, reserve("a", 5), reserved("a", 5), nil},
+		"reserve what is left":             {history{received(5), reserved("a", 2)}, reserve("b", 3), reserved("b", 3), nil},
+		"reserve more than is left":        {history{received(5), reserved("a", 2)}, reserve("b", 4), nil, stock.ErrOutOfStock},
+		"reserve, none left":               {history{received(5), reserved("a", 5)}, reserve("b", 1), nil, stock.ErrOutOfStock},
+		"reserve what was shipped out":     {history{received(5), reserved("a", 5), shippedOut("a", 5)}, reserve("b", 1), nil, stock.ErrOutOfStock},
+		"reserve what was released":        {history{received(5), reserved("a", 5), released("a", 5)}, reserve("b", 5), reserved("b", 5), nil},
+		"reserve what came in later":       {history{received(5), reserved("a", 5), received(2)}, reserve("b", 2), reserved("b", 2), nil},
+		"reserve twice":                    {history{received(5), reserved("a", 2)}, reserve("a", 1), nil, stock.ErrReserved},
+		"reserve again after release":      {history{received(5), reserved("a", 2), released("a", 2)}, reserve("a", 4), reserved("a", 4), nil},
+		"reserve none":                     {history{received(5)}, reserve("a", 0), nil, stock.ErrQuantity},
+		"reserve a negative quantity":      {history{received(5)}, reserve("a", -1), nil, stock.ErrQuantity},
+		"reserve, never received":          {nil, reserve("a", 1), nil, stock.ErrUnknown},
+		"release":                          {history{received(5), reserved("a", 2), reserved("b", 3)}, release("a"), released("a", 2), nil},
+		"release what was not reserved":    {history{received(5), reserved("a", 2)}, release("b"), nil, stock.ErrNotReserved},
+		"release twice":                    {history{received(5), reserved("a", 2), released("a", 2)}, release("a"), nil, stock.ErrNotReserved},
+		"release what was shipped out":     {history{received(5), reserved("a", 2), shippedOut("a", 2)}, release("a"), nil, stock.ErrNotReserved},
+		"release, never received":          {nil, release("a"), nil, stock.ErrNotReserved},
+		"ship out":                         {history{received(5), reserved("a", 2), reserved("b", 3)}, shipOut("b"), shippedOut("b", 3), nil},
+		"ship out what was not reserved":   {history{received(5), reserved("a", 2)}, shipOut("b"), nil, stock.ErrNotReserved},
+		"ship out twice":                   {history{received(5), reserved("a", 2), shippedOut("a", 2)}, shipOut("a"), nil, stock.ErrNotReserved},
+		"ship out what was released":       {history{received(5), reserved("a", 2), released("a", 2)}, shipOut("a"), nil, stock.ErrNotReserved},
+		"ship out, never received":         {nil, shipOut("a"), nil, stock.ErrNotReserved},
+		"ship out what was reserved again": {history{received(5), reserved("a", 2), released("a", 2), reserved("a", 1)}, shipOut("a"), shippedOut("a", 1), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -118,8 +119,8 @@ func TestNothingIsLost(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		var item stock.Item
-		var in, out int64                // what the model has received and shipped
-		promised := map[string]int64{}   // what the model has reserved
+		var in, out int64              // what the model has received and shipped
+		promised := map[string]int64{} // what the model has reserved
 		left := func() int64 {
 			n := in - out
 			for _, quantity := range promised {
@@ -176,7 +177,7 @@ func TestNothingIsLost(t *testing.T) {
 				if item.Available < 0 || item.Available+sum+out != in {
 					t.Fatalf("%d available + %d reserved + %d shipped, but %d received", item.Available, sum, out, in)
 				}
-				if diff := cmp.Diff(promised, got); diff != "" {
+				if diff := cmp.Diff(promised, item.Reserved, cmpopts.EquateEmpty()); diff != "" {
 					t.Fatalf("reserved (-model +item):\n%s", diff)
 				}
 			},
