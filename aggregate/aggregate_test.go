@@ -401,7 +401,9 @@ func TestScenario(t *testing.T) {
 	t.Parallel()
 	aggregatetest.New(t, counters).Given(limited{10}, added{3}).When(add(7)).Then(added{7})
 	aggregatetest.New(t, counters).Given(limited{10}, added{3}).When(add(0)).Then()
-	aggregatetest.New(t, counters).Given(limited{10}, added{3}).When(add(8)).ThenError(errLimit)
+	if err := aggregatetest.New(t, counters).Given(limited{10}, added{3}).When(add(8)).ThenError(errLimit); err != errLimit {
+		t.Errorf("ThenError returned %v, want the decision's error", err)
+	}
 	aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).ThenState(func(c *counter) {
 		if c.Value != 7 {
 			t.Errorf("value %d, want 7", c.Value)
@@ -415,8 +417,8 @@ func TestScenarioFails(t *testing.T) {
 	for name, run := range map[string]func(t testing.TB){
 		"other event":  func(t testing.TB) { aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).Then(added{8}) },
 		"no event":     func(t testing.TB) { aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).Then() },
-		"no error":     func(t testing.TB) { aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).ThenError(errLimit) },
-		"other error":  func(t testing.TB) { aggregatetest.New(t, counters).Given().When(add(7)).ThenError(context.Canceled) },
+		"no error":     func(t testing.TB) { _ = aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).ThenError(errLimit) },
+		"other error":  func(t testing.TB) { _ = aggregatetest.New(t, counters).Given().When(add(7)).ThenError(context.Canceled) },
 		"unwanted err": func(t testing.TB) { aggregatetest.New(t, counters).Given().When(add(7)).Then(added{7}) },
 		"not in codec": func(t testing.TB) { aggregatetest.New(t, counters).Given(unknown{}).When(add(0)).Then() },
 		"changes state": func(t testing.TB) {

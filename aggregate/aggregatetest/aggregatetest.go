@@ -64,12 +64,14 @@ func (o *Outcome[S, E]) Then(want ...E) {
 	}
 }
 
-// ThenError checks that the decision failed with an error that is target, by errors.Is.
-func (o *Outcome[S, E]) ThenError(target error) {
+// ThenError checks that the decision failed with an error that is target, by errors.Is. It returns
+// that error, for a look at its fields.
+func (o *Outcome[S, E]) ThenError(target error) error {
 	o.scenario.t.Helper()
 	if !errors.Is(o.err, target) {
 		o.scenario.t.Errorf("the decision returned the error %v, want %v", o.err, target)
 	}
+	return o.err
 }
 
 // ThenState lets check look at the state after the decided events.

@@ -40,6 +40,9 @@ func (i *Item) Apply(event Event) {
 
 // Receive puts goods into the stock.
 func (i *Item) Receive(e Received) ([]Event, error) {
+	if e.Name == "" {
+		return nil, ErrName
+	}
 	if e.Quantity < 1 || e.Quantity > MaxQuantity {
 		return nil, fmt.Errorf("%w: %d is not between 1 and %d", ErrQuantity, e.Quantity, MaxQuantity)
 	}
@@ -53,10 +56,10 @@ func (i *Item) Reserve(order string, quantity int64) ([]Event, error) {
 		return nil, ErrUnknown
 	case quantity < 1:
 		return nil, fmt.Errorf("%w: %d", ErrQuantity, quantity)
-	case quantity > i.Available:
-		return nil, &OutOfStockError{Name: i.Name, Available: i.Available}
 	case i.Reserved[order] != 0:
 		return nil, ErrReserved
+	case quantity > i.Available:
+		return nil, &OutOfStockError{Name: i.Name, Available: i.Available}
 	}
 	return []Event{Reserved{Order: order, Quantity: quantity}}, nil
 }
@@ -86,6 +89,7 @@ const MaxQuantity = 1_000_000
 var (
 	ErrUnknown     = errors.New("there is no such item")
 	ErrOutOfStock  = errors.New("out of stock")
+	ErrName        = errors.New("an item needs a name")
 	ErrQuantity    = errors.New("invalid quantity")
 	ErrReserved    = errors.New("the order has a reservation already")
 	ErrNotReserved = errors.New("nothing is reserved for the order")

@@ -63,6 +63,7 @@ func TestDecisions(t *testing.T) {
 		"receive the most":            {nil, receive(received(1_000_000)), received(1_000_000), nil},
 		"receive too many":            {nil, receive(received(1_000_001)), nil, stock.ErrQuantity},
 		"receive none":                {nil, receive(received(0)), nil, stock.ErrQuantity},
+		"receive without a name":      {nil, receive(stock.Received{Quantity: 1}), nil, stock.ErrName},
 		"receive a negative quantity": {nil, receive(received(-1)), nil, stock.ErrQuantity},
 
 		"reserve":                          {history{received(5)}, reserve("a", 1), reserved("a", 1), nil},
@@ -74,6 +75,7 @@ func TestDecisions(t *testing.T) {
 		"reserve what was released":        {history{received(5), reserved("a", 5), released("a", 5)}, reserve("b", 5), reserved("b", 5), nil},
 		"reserve what came in later":       {history{received(5), reserved("a", 5), received(2)}, reserve("b", 2), reserved("b", 2), nil},
 		"reserve twice":                    {history{received(5), reserved("a", 2)}, reserve("a", 1), nil, stock.ErrReserved},
+		"reserve twice, more than is left": {history{received(5), reserved("a", 2)}, reserve("a", 4), nil, stock.ErrReserved},
 		"reserve again after release":      {history{received(5), reserved("a", 2), released("a", 2)}, reserve("a", 4), reserved("a", 4), nil},
 		"reserve none":                     {history{received(5)}, reserve("a", 0), nil, stock.ErrQuantity},
 		"reserve a negative quantity":      {history{received(5)}, reserve("a", -1), nil, stock.ErrQuantity},
@@ -105,8 +107,10 @@ func TestDecisions(t *testing.T) {
 // TestOutOfStock: the error says how many are left of what, by its latest name.
 func TestOutOfStock(t *testing.T) {
 	t.Parallel()
-	item := stock.Definition.Fold(received(5), reserved("a", 3), stock.Received{Name: "Blue tea pot", Quantity: 1})
-	_, err := item.Reserve("b", 4)
+	err := aggregatetest.New(t, stock.Definition).
+		Given(received(5), reserved("a", 3), stock.Received{Name: "Blue tea pot", Quantity: 1}).
+		When(reserve("b", 4)).
+		ThenError(stock.ErrOutOfStock)
 	var is *stock.OutOfStockError
 	if want := (stock.OutOfStockError{Name: "Blue tea pot", Available: 3}); !errors.As(err, &is) || *is != want {
 		t.Errorf("error %#v, want %#v", err, want)
