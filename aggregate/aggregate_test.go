@@ -270,6 +270,24 @@ func TestCommitReceipt(t *testing.T) {
 		if err != nil || none != (eventstore.Receipt{}) {
 			t.Errorf("without changes: %+v, %v", none, err)
 		}
+		// A decision without events is no change.
+		one, err := aggregate.Commit(t.Context(), store, nil, func(ctx context.Context) (changes []eventstore.Change, err error) {
+			for key, n := range map[string]int{"a": 0, "b": 1} {
+				loaded, err := repo.Load(ctx, key)
+				if err != nil {
+					return nil, err
+				}
+				change, err := loaded.Change(loaded.State.add(n))
+				if err != nil {
+					return nil, err
+				}
+				changes = append(changes, change)
+			}
+			return changes, nil
+		})
+		if a, _ := repo.Load(t.Context(), "a"); err != nil || one.Version != 2 || a.Version != 3 {
+			t.Errorf("one of two decisions without events: %+v, %v; a is at version %d", one, err, a.Version)
+		}
 	})
 }
 
@@ -415,10 +433,14 @@ func TestScenario(t *testing.T) {
 func TestScenarioFails(t *testing.T) {
 	t.Parallel()
 	for name, run := range map[string]func(t testing.TB){
-		"other event":  func(t testing.TB) { aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).Then(added{8}) },
-		"no event":     func(t testing.TB) { aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).Then() },
-		"no error":     func(t testing.TB) { _ = aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).ThenError(errLimit) },
-		"other error":  func(t testing.TB) { _ = aggregatetest.New(t, counters).Given().When(add(7)).ThenError(context.Canceled) },
+		"other event": func(t testing.TB) { aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).Then(added{8}) },
+		"no event":    func(t testing.TB) { aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).Then() },
+		"no error": func(t testing.TB) {
+			_ = aggregatetest.New(t, counters).Given(limited{10}).When(add(7)).ThenError(errLimit)
+		},
+		"other error": func(t testing.TB) {
+			_ = aggregatetest.New(t, counters).Given().When(add(7)).ThenError(context.Canceled)
+		},
 		"unwanted err": func(t testing.TB) { aggregatetest.New(t, counters).Given().When(add(7)).Then(added{7}) },
 		"not in codec": func(t testing.TB) { aggregatetest.New(t, counters).Given(unknown{}).When(add(0)).Then() },
 		"changes state": func(t testing.TB) {

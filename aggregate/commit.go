@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -29,7 +30,8 @@ type Config struct {
 //
 // The receipt is the version of the first change's aggregate, which is the one the caller is
 // asked about, at the position of the whole commit: a read model that has reached it shows all
-// of the changes. Without changes nothing is appended and the receipt is zero.
+// of the changes. A change without events is left out; when none is left nothing is appended and
+// the receipt is zero.
 //
 // With an idempotency key in ctx under which something was committed before, decide is not
 // called and the receipt is that of that commit.
@@ -69,6 +71,7 @@ func commitOnce(ctx context.Context, store Store, decide func(context.Context) (
 		return receipts, permanent(err)
 	}
 	changes, err := decide(ctx)
+	changes = slices.DeleteFunc(changes, func(c eventstore.Change) bool { return len(c.Events) == 0 })
 	if err != nil || len(changes) == 0 {
 		// And asked again: a repeat may have been stored since, and be what was decided on.
 		if receipts, ok, storedErr := store.Stored(ctx); ok || storedErr != nil {

@@ -112,12 +112,8 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 		if err := loaded.CheckAt(seen); err != nil {
 			return nil, err
 		}
-		events, err := decide(loaded.State)
-		if err != nil || len(events) == 0 {
-			unchanged = loaded.receipt()
-			return nil, err
-		}
-		change, err := loaded.Change(events, nil)
+		unchanged = loaded.receipt()
+		change, err := loaded.Change(decide(loaded.State))
 		return []eventstore.Change{change}, err
 	})
 	if err == nil && receipt.Version == eventstore.NoStream { // nothing was appended

@@ -27,8 +27,8 @@
 //     random. The same request with the same key is done once, and once it was done is answered
 //     alike, see eventstore.WithKey. With anything else in the request, If-Match included, the key
 //     is refused (422).
-//   - If-Match, with a command: the ETag of what the client has seen. At another version the command
-//     is refused (412).
+//   - If-Match, with a command whose handler calls [IfMatch]: the ETag of what the client has seen.
+//     At another version the command is refused (412).
 //   - Tidemark-Position, with a query: the position that a command was answered with. The query
 //     waits for the read model to reach it, or is answered with 503 and Retry-After.
 //   - X-Request-Id and traceparent: stored as metadata of the events. Without the first, the

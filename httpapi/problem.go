@@ -69,9 +69,11 @@ func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any) {
 		}
 	}
 	if errors.Is(err, eventstore.ErrConflict) {
-		// Asked for a version: the precondition failed. Otherwise others were faster, too often.
+		// At another version than was asked for the precondition failed. Otherwise others were
+		// faster, too often, here or in another stream.
 		status := http.StatusConflict
-		if match := r.Header.Get("If-Match"); match != "" && match != "*" {
+		var conflict *eventstore.ConflictError
+		if seen, _ := IfMatch(r); errors.As(err, &conflict) && seen != eventstore.Any && conflict.Expected == seen {
 			status = http.StatusPreconditionFailed
 		}
 		return &Error{status, "version-conflict", err.Error()}, nil

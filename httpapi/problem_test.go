@@ -54,7 +54,8 @@ func wantProblem(t *testing.T, what any, a *httptest.ResponseRecorder, status in
 // one is logged instead of sent.
 func TestProblems(t *testing.T) {
 	t.Parallel()
-	conflict := fmt.Errorf("around: %w", eventstore.ErrConflict)
+	conflict := fmt.Errorf("around: %w", &eventstore.ConflictError{Stream: eventstore.StreamID{Category: "a", Key: "b"}, Expected: 3, Actual: 4})
+	const detail = `,"detail":"around: stream a-b is at version 4, expected 3"`
 	for _, test := range []struct {
 		method, header, value string
 		err                   error
@@ -65,13 +66,15 @@ func TestProblems(t *testing.T) {
 		{"POST", "", "", fmt.Errorf("around: %w", &httpapi.Error{Status: 418, Name: "teapot", Detail: "short"}), 418, "urn:problem:teapot", `,"detail":"short"`, ""},
 		{"POST", "", "", &eventstore.KeyReusedError{Key: "k"}, 422, "urn:problem:idempotency-key-reused", `,"detail":"idempotency key \"k\" was used before for something else"`, ""},
 		{"POST", "", "", &eventstore.InvalidError{Reason: "why"}, 400, "urn:problem:invalid-request", `,"detail":"why"`, ""},
-		{"POST", "", "", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
-		{"POST", "If-Match", "*", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
-		{"POST", "If-Match", `"3"`, conflict, 412, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
+		{"POST", "", "", conflict, 409, "urn:problem:version-conflict", detail, ""},
+		{"POST", "If-Match", "*", conflict, 409, "urn:problem:version-conflict", detail, ""},
+		{"POST", "If-Match", `"2"`, conflict, 409, "urn:problem:version-conflict", detail, ""}, // of another stream
+		{"POST", "If-Match", "*", &eventstore.ConflictError{Expected: eventstore.Exists}, 412, "urn:problem:version-conflict", `,"detail":"stream - is at version 0, expected exists"`, ""},
+		{"POST", "If-Match", `"3"`, conflict, 412, "urn:problem:version-conflict", detail, ""},
 		{"POST", "", "", context.Canceled, 503, "urn:problem:closing", `,"detail":"the service is closing, or the request was given up"`, ""},
 		{"POST", "", "", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"it was not done in time"`, ""},
 		{"POST", "Idempotency-Key", "k", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"it was not done in time"`, "1"},
-		{"POST", "Idempotency-Key", "k", conflict, 409, "urn:problem:version-conflict", `,"detail":"around: version conflict"`, ""},
+		{"POST", "Idempotency-Key", "k", conflict, 409, "urn:problem:version-conflict", detail, ""},
 		{"GET", "", "", query.ErrBehind, 503, "urn:problem:read-model-behind", `,"detail":"the read model has not reached the position yet: ask again"`, "1"},
 		{"HEAD", "", "", query.ErrBehind, 503, "urn:problem:read-model-behind", `,"detail":"the read model has not reached the position yet: ask again"`, "1"},
 		{"GET", "", "", fmt.Errorf("%w: secret: %w", query.ErrBehind, &httpapi.Error{Status: 404, Name: "why"}), 503, "urn:problem:read-model-behind", `,"detail":"the read model has not reached the position yet: ask again"`, "1"},

@@ -51,13 +51,16 @@ func Decode(r *http.Request, into any) error {
 var oneTag = regexp.MustCompile(`^(W/)?"([\x21\x23-\x7e]*)"$`)
 
 // IfMatch returns the version that the header If-Match asks for, as the expected version of a
-// command: [eventstore.Any] without the header or with "*". Everything else than one ETag of ours is
-// an [Error]: 412 for a well-formed tag that is none, since nothing can match it, and 400 for what is
+// command: [eventstore.Any] without the header, [eventstore.Exists] for "*". Anything other than one
+// ETag of ours is an [Error]: 412 for a well-formed tag that is none, since nothing can match it, and 400 for what is
 // malformed and for several tags, since a client has seen one.
 func IfMatch(r *http.Request) (eventstore.Version, error) {
 	tags := strings.TrimSpace(strings.Join(r.Header.Values("If-Match"), ","))
-	if tags == "" || tags == "*" {
+	switch tags {
+	case "":
 		return eventstore.Any, nil
+	case "*":
+		return eventstore.Exists, nil
 	}
 	parts := oneTag.FindStringSubmatch(tags)
 	if parts == nil {

@@ -62,10 +62,11 @@ func TestIfMatch(t *testing.T) {
 	t.Parallel()
 	const malformed, unknown eventstore.Version = -100, -101
 	for want, requests := range map[eventstore.Version][][]string{
-		eventstore.Any: {nil, {`*`}},
-		3:              {{`"3"`}, {` "3" `}, {httpapi.ETag(3)}},
-		unknown:        {{`W/"3"`}, {`"03"`}, {`"+3"`}, {`"0"`}, {`"-1"`}, {`"-5"`}, {`""`}, {`"x"`}, {`"9223372036854775808"`}},
-		malformed:      {{`"1", "3"`}, {`"1"`, `"3"`}, {`*`, `"3"`}, {`3`}, {`"3`}, {`'3'`}, {`w/"3"`}, {`"a b"`}},
+		eventstore.Any:    {nil},
+		eventstore.Exists: {{`*`}},
+		3:                 {{`"3"`}, {` "3" `}, {httpapi.ETag(3)}},
+		unknown:           {{`W/"3"`}, {`"03"`}, {`"+3"`}, {`"0"`}, {`"-1"`}, {`"-5"`}, {`""`}, {`"x"`}, {`"9223372036854775808"`}},
+		malformed:         {{`"1", "3"`}, {`"1"`, `"3"`}, {`*`, `"3"`}, {`3`}, {`"3`}, {`'3'`}, {`w/"3"`}, {`"a b"`}},
 	} {
 		for _, headers := range requests {
 			request := httptest.NewRequest("POST", "/", nil)

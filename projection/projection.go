@@ -59,6 +59,9 @@ func On[E any](codec *eventstore.Codec[E], handler Handler[E]) Source {
 // read what the same projection has written, but not the tables of others, which are ahead or
 // behind. The tables are the application's to create, before the runner starts.
 //
+// A source or an event type that is added to a projection later gets events from its checkpoint
+// on, not those before: to have all of them, start from the beginning.
+//
 // The name is what its checkpoint is stored under. Another name, and other tables, start from the
 // beginning of the log; so does an empty table after its row in the table projections was deleted
 // while no runner was running. New panics when the name is empty, there is no source, or an event

@@ -356,3 +356,21 @@ func TestClosing(t *testing.T) {
 		t.Errorf("a command got %d %s, want 201", late.Code, late.Body)
 	}
 }
+
+// TestOpenTogether lets several processes start on an empty database at the same time.
+func TestOpenTogether(t *testing.T) {
+	t.Parallel()
+	url := pgtest.EmptyURL(t)
+	var banks sync.WaitGroup
+	for range 6 {
+		banks.Go(func() {
+			b, err := open(t.Context(), url)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			b.pool.Close()
+		})
+	}
+	banks.Wait()
+}

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { servicetest.Main(m, main) }
 func TestServeAndStop(t *testing.T) {
 	t.Parallel()
 	for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
-		servicetest.ServeAndStop(t, signal, func(c *servicetest.Client) {
+		servicetest.ServeAndStop(t, signal, "/accounts", func(c *servicetest.Client) {
 			c.Must(200, "GET", "/health", "")
 			c.Must(201, "POST", "/accounts", `{"owner":"Ada","currency":"EUR"}`)
 		})

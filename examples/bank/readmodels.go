@@ -17,15 +17,10 @@ import (
 //go:embed readmodels.sql
 var readModelsSQL string
 
-// createReadModels makes the tables, in one process at a time.
+// createReadModels makes the tables. All of the file is one transaction.
 func createReadModels(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtext('bank read models'))`); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, readModelsSQL)
-		return err
-	})
+	_, err := pool.Exec(ctx, readModelsSQL)
+	return err
 }
 
 // The names the checkpoints are stored under.

@@ -1,4 +1,7 @@
 -- The bank's read models. Each is kept by one projection in readmodels.go.
+-- In one process at a time: "if not exists" does not see what another one is just creating.
+select pg_advisory_xact_lock(hashtext('bank read models'));
+
 create schema if not exists bank;
 
 create table if not exists bank.accounts (

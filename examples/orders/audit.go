@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -35,15 +36,13 @@ func (s *service) audit(ctx context.Context, out io.Writer) error {
 	if err := a.checkMoney(ctx, s, b); err != nil {
 		return err
 	}
-	for _, err := range []error{
+	err := errors.Join(
 		compare(ctx, a, s, ordersModel, b.orders, func(r OrderRow) string { return r.ID }, `select `+orderColumns+` from shop.orders`),
 		compare(ctx, a, s, customersModel, b.customers, customerKey, `select customer, `+customerColumns+` from shop.customers`),
 		compare(ctx, a, s, itemsModel, b.items, func(r ItemRow) string { return r.Item }, `select `+itemColumns+` from shop.items`),
-		compare(ctx, a, s, revenueModel, b.revenue, revenueKey, `select day::text, item, currency, units, paid, refunded from shop.revenue`),
-	} {
-		if err != nil {
-			return err
-		}
+		compare(ctx, a, s, revenueModel, b.revenue, revenueKey, `select day::text, item, currency, units, paid, refunded from shop.revenue`))
+	if err != nil {
+		return err
 	}
 	if a.broken > 0 {
 		return fmt.Errorf("%d of %d checks failed", a.broken, a.checks)
@@ -70,20 +69,15 @@ func (a *auditor) check(what, about, wrong string) {
 
 // checkBalance looks for an item that was lost or found.
 func (a *auditor) checkBalance(ctx context.Context, s *service) error {
-	rows, _ := s.pool.Query(ctx, `
-		select item, available, reserved, shipped, received
-		  from shop.items
-		 order by item`)
-	var item, wrong string
-	var available, reserved, shipped, received int64
-	done, err := pgx.ForEachRow(rows, []any{&item, &available, &reserved, &shipped, &received}, func() error {
-		if wrong == "" && available+reserved+shipped != received {
-			wrong = fmt.Sprintf("%s: %d + %d + %d, but %d", item, available, reserved, shipped, received)
-		}
-		return nil
-	})
+	var items int64
+	var wrong string
+	err := s.pool.QueryRow(ctx, `
+		select count(*),
+		       coalesce(min(format('%s: %s + %s + %s, but %s', item, available, reserved, shipped, received))
+		                filter (where available + reserved + shipped <> received), '')
+		  from shop.items`).Scan(&items, &wrong)
 	if err == nil {
-		a.check("available + reserved + shipped = received", fmt.Sprintf("%d items", done.RowsAffected()), wrong)
+		a.check("available + reserved + shipped = received", fmt.Sprintf("%d items", items), wrong)
 	}
 	return err
 }
@@ -174,13 +168,14 @@ type books struct {
 	items     map[string]ItemRow
 	revenue   map[string]revenueRow
 	money     map[string]money // by currency
+	returned  map[string]int64 // by item
 	negative  string           // the first item that was
 }
 
 func newBooks() *books {
 	return &books{
 		orders: make(map[string]OrderRow), customers: make(map[string]customerTotals), items: make(map[string]ItemRow),
-		revenue: make(map[string]revenueRow), money: make(map[string]money),
+		revenue: make(map[string]revenueRow), money: make(map[string]money), returned: make(map[string]int64),
 	}
 }
 
@@ -212,7 +207,7 @@ func (b *books) order(e orderEvent) {
 	o.Version = e.Version
 	switch data := e.Data.(type) {
 	case order.Placed:
-		o = OrderRow{ID: e.Stream.Key, Customer: data.Customer, Status: order.IsPlaced, Currency: data.Currency,
+		o = OrderRow{ID: e.Stream.Key, Customer: data.Customer, Status: order.StatusPlaced, Currency: data.Currency,
 			Total: order.Total(data.Lines), PlacedOn: data.Date, Lines: data.Lines, Version: e.Version}
 		for _, line := range data.Lines {
 			item := b.items[line.Item]
@@ -222,18 +217,18 @@ func (b *books) order(e orderEvent) {
 		}
 		b.customer(o, func(c *CustomerRow) { c.Orders++; c.LastOrderOn = max(c.LastOrderOn, data.Date) })
 	case order.Paid:
-		o.Status = order.IsPaid
+		o.Status = order.StatusPaid
 		b.pay(o, data.Date, data.Amount, 1)
 	case order.Shipped:
-		o.Status, o.Carrier, o.Tracking = order.IsShipped, data.Carrier, data.Tracking
+		o.Status, o.Carrier, o.Tracking = order.StatusShipped, data.Carrier, data.Tracking
 	case order.Delivered:
-		o.Status = order.IsDelivered
+		o.Status = order.StatusDelivered
 	case order.Cancelled:
-		o.Status, o.Reason = order.IsCancelled, data.Reason
+		o.Status, o.Reason = order.StatusCancelled, data.Reason
 		b.customer(o, func(c *CustomerRow) { c.Cancelled++ })
 		b.pay(o, data.Date, data.Refunded, -1)
 	case order.Returned:
-		o.Status, o.Reason = order.IsReturned, data.Reason
+		o.Status, o.Reason = order.StatusReturned, data.Reason
 		b.customer(o, func(c *CustomerRow) { c.Returned++ })
 		b.pay(o, data.Date, data.Refunded, -1)
 	}
@@ -280,6 +275,9 @@ func (b *books) stock(e stockEvent) {
 	switch data := e.Data.(type) {
 	case stock.Received:
 		i.Name = data.Name
+		if data.Order != "" {
+			b.returned[i.Item] += data.Quantity
+		}
 		i.Received += data.Quantity
 		i.Available += data.Quantity
 	case stock.Reserved:
@@ -298,23 +296,29 @@ func (b *books) stock(e stockEvent) {
 	b.items[i.Item] = i
 }
 
-// disagreement names an item of which not as many are reserved and shipped as orders say.
+// disagreement names an item of which not as many are reserved, shipped and returned as the orders
+// say.
 func (b *books) disagreement() string {
-	reserved, shipped := make(map[string]int64), make(map[string]int64)
+	type units struct{ reserved, shipped, returned int64 }
+	wanted := make(map[string]units)
 	for _, o := range b.orders {
 		for _, line := range o.Lines {
+			u := wanted[line.Item]
 			switch o.Status {
-			case order.IsPlaced, order.IsPaid:
-				reserved[line.Item] += line.Quantity
-			case order.IsShipped, order.IsDelivered, order.IsReturned:
-				shipped[line.Item] += line.Quantity
+			case order.StatusPlaced, order.StatusPaid:
+				u.reserved += line.Quantity
+			case order.StatusShipped, order.StatusDelivered:
+				u.shipped += line.Quantity
+			case order.StatusReturned:
+				u.shipped += line.Quantity
+				u.returned += line.Quantity
 			}
+			wanted[line.Item] = u
 		}
 	}
 	for _, i := range b.items {
-		if i.Reserved != reserved[i.Item] || i.Shipped != shipped[i.Item] {
-			return fmt.Sprintf("of %s %d are reserved and %d shipped, by the orders %d and %d",
-				i.Item, i.Reserved, i.Shipped, reserved[i.Item], shipped[i.Item])
+		if got := (units{i.Reserved, i.Shipped, b.returned[i.Item]}); got != wanted[i.Item] {
+			return fmt.Sprintf("of %s are %+v, by the orders %+v", i.Item, got, wanted[i.Item])
 		}
 	}
 	return ""

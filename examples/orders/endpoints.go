@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -156,20 +157,19 @@ func (a *api) orders(w http.ResponseWriter, r *http.Request) (err error) {
 	if q.From, q.To, err = period(r); err != nil {
 		return err
 	}
-	if q.Min, err = amount(r, "min"); err != nil {
+	if q.Min, err = amount(r, "min", 0); err != nil {
 		return err
 	}
-	if q.Max, err = amount(r, "max"); err != nil {
+	if q.Max, err = amount(r, "max", math.MaxInt64); err != nil {
 		return err
+	}
+	if q.Currency = r.FormValue("currency"); q.Currency != "" && order.ValidCurrency(q.Currency) != nil {
+		return httpapi.BadRequest("%v", order.ValidCurrency(q.Currency))
 	}
 	if q.Text, err = searchText(r); err != nil {
 		return err
 	}
-	isSorted := isDate
-	if sort.kind == "bigint" {
-		isSorted = isAmount
-	}
-	if q.After, err = cursor(r, isSorted); err != nil {
+	if q.After, err = cursor(r, q.Sort, sort.isValue); err != nil {
 		return err
 	}
 	if q.Limit, err = httpapi.Limit(r, usualPage, maxPage); err != nil {
@@ -179,7 +179,7 @@ func (a *api) orders(w http.ResponseWriter, r *http.Request) (err error) {
 	if err != nil {
 		return err
 	}
-	return httpapi.WritePage(w, "orders", rows, q.Limit, func(o OrderRow) string { return newCursor(sort.value(o), o.ID) })
+	return httpapi.WritePage(w, "orders", rows, q.Limit, func(o OrderRow) string { return newCursor(q.Sort, sort.value(o), o.ID) })
 }
 
 func (a *api) customer(w http.ResponseWriter, r *http.Request) error {
@@ -215,7 +215,7 @@ func (a *api) items(w http.ResponseWriter, r *http.Request) (err error) {
 }
 
 func (a *api) days(w http.ResponseWriter, r *http.Request) error {
-	q, err := revenueList(r, isDate)
+	q, err := revenueList(r, "days", isDate)
 	if err != nil {
 		return err
 	}
@@ -223,11 +223,11 @@ func (a *api) days(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return httpapi.WritePage(w, "days", rows, q.Limit, func(d DayRow) string { return newCursor(string(d.Day), d.Currency) })
+	return httpapi.WritePage(w, "days", rows, q.Limit, func(d DayRow) string { return newCursor("days", string(d.Day), d.Currency) })
 }
 
 func (a *api) products(w http.ResponseWriter, r *http.Request) error {
-	q, err := revenueList(r, func(string) bool { return true })
+	q, err := revenueList(r, "products", func(string) bool { return true })
 	if err != nil {
 		return err
 	}
@@ -235,14 +235,14 @@ func (a *api) products(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return httpapi.WritePage(w, "products", rows, q.Limit, func(p ProductRow) string { return newCursor(p.Item, p.Currency) })
+	return httpapi.WritePage(w, "products", rows, q.Limit, func(p ProductRow) string { return newCursor("products", p.Item, p.Currency) })
 }
 
-func revenueList(r *http.Request, isFirst func(string) bool) (q RevenueList, err error) {
+func revenueList(r *http.Request, list string, isFirst func(string) bool) (q RevenueList, err error) {
 	if q.From, q.To, err = period(r); err != nil {
 		return q, err
 	}
-	if q.After, err = cursor(r, isFirst); err != nil {
+	if q.After, err = cursor(r, list, isFirst); err != nil {
 		return q, err
 	}
 	q.Limit, err = httpapi.Limit(r, usualPage, maxPage)
@@ -260,11 +260,11 @@ func period(r *http.Request) (from, to order.Date, err error) {
 	return from, to, nil
 }
 
-// amount reads a parameter that is an amount in minor units; without it it is 0.
-func amount(r *http.Request, name string) (int64, error) {
+// amount reads a parameter that is an amount in minor units, or else is without.
+func amount(r *http.Request, name string, without int64) (int64, error) {
 	text := r.FormValue(name)
 	if text == "" {
-		return 0, nil
+		return without, nil
 	}
 	if !isAmount(text) {
 		return 0, httpapi.BadRequest("%s=%s: want a whole number, 0 or more", name, text)
@@ -288,25 +288,27 @@ func isAmount(text string) bool {
 	return err == nil && n >= 0
 }
 
-// newCursor returns what names a row of a list: the value it is sorted by, and what makes that
-// unique.
-func newCursor(value, id string) string {
-	text, _ := json.Marshal([]string{value, id}) // strings cannot fail
+// newCursor returns what names a row of a list: the value the list is sorted by, and what makes
+// that unique.
+func newCursor(list, value, id string) string {
+	text, _ := json.Marshal([]string{list, value, id}) // strings cannot fail
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// cursor reads the parameter after, which must come from newCursor.
-func cursor(r *http.Request, isValue func(string) bool) (after []string, err error) {
+// cursor reads the parameter after, which must come from newCursor for the same list: a value and
+// what makes it unique, or nothing.
+func cursor(r *http.Request, list string, isValue func(string) bool) ([]string, error) {
 	text := r.FormValue("after")
 	if text == "" {
 		return nil, nil
 	}
+	var parts []string
 	data, err := base64.RawURLEncoding.DecodeString(text)
 	if err == nil {
-		err = json.Unmarshal(data, &after)
+		err = json.Unmarshal(data, &parts)
 	}
-	if err != nil || len(after) != 2 || !isValue(after[0]) || strings.ContainsRune(after[0]+after[1], 0) {
+	if err != nil || len(parts) != 3 || parts[0] != list || !isValue(parts[1]) || strings.ContainsRune(parts[1]+parts[2], 0) {
 		return nil, httpapi.BadRequest("after=%s: want the next of an earlier page of the same list", text)
 	}
-	return after, nil
+	return parts[1:], nil
 }

@@ -25,7 +25,8 @@ type (
 		Customer string
 		Statuses []string   // empty means any
 		From, To order.Date // both included; empty means no bound
-		Min, Max int64      // of the total, both included; 0 means no bound
+		Currency string     // empty means any
+		Min, Max int64      // of the total, both included
 		Text     string     // in the names of the items; empty means any
 		Sort     string     // one of the keys of orderSorts
 		After    []string   // the cursor of an order
@@ -147,13 +148,14 @@ type orderSort struct {
 	column, kind string
 	descending   bool
 	value        func(OrderRow) string // of the column
+	isValue      func(string) bool
 }
 
 var orderSorts = map[string]orderSort{
-	"date":   {"placed_on", "date", false, dateOf},
-	"-date":  {"placed_on", "date", true, dateOf},
-	"total":  {"total", "bigint", false, totalOf},
-	"-total": {"total", "bigint", true, totalOf},
+	"date":   {"placed_on", "date", false, dateOf, isDate},
+	"-date":  {"placed_on", "date", true, dateOf, isDate},
+	"total":  {"total", "bigint", false, totalOf, isAmount},
+	"-total": {"total", "bigint", true, totalOf, isAmount},
 }
 
 func dateOf(r OrderRow) string  { return string(r.PlacedOn) }
@@ -166,9 +168,9 @@ func (m *models) orders(ctx context.Context, q OrderList) ([]OrderRow, error) {
 		compare, direction = "<", "desc"
 	}
 	after := ""
-	args := []any{q.Customer, nonNil(q.Statuses), q.From, q.To, q.Min, q.Max, q.Text, q.Limit}
+	args := []any{q.Customer, nonNil(q.Statuses), q.From, q.To, q.Min, q.Max, q.Text, q.Currency, q.Limit}
 	if len(q.After) == 2 {
-		after = fmt.Sprintf(`and (%s, id) %s ($9::text::%s, $10)`, sort.column, compare, sort.kind)
+		after = fmt.Sprintf(`and (%s, id) %s ($10::text::%s, $11)`, sort.column, compare, sort.kind)
 		args = append(args, q.After[0], q.After[1])
 	}
 	rows, _ := m.pool.Query(ctx, `
@@ -178,12 +180,12 @@ func (m *models) orders(ctx context.Context, q OrderList) ([]OrderRow, error) {
 		   and (cardinality($2::text[]) = 0 or status = any ($2))
 		   and placed_on between coalesce(nullif($3, '')::date, '-infinity')
 		                     and coalesce(nullif($4, '')::date, 'infinity')
-		   and total >= $5
-		   and ($6 = 0 or total <= $6)
+		   and total between $5 and $6
 		   and ($7 = '' or document @@ websearch_to_tsquery('simple', $7))
+		   and ($8 = '' or currency = $8)
 		   `+after+`
 		 order by `+sort.column+` `+direction+`, id `+direction+`
-		 limit $8`, args...)
+		 limit $9`, args...)
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[OrderRow])
 }
 
@@ -240,13 +242,13 @@ func (m *models) days(ctx context.Context, q RevenueList) ([]DayRow, error) {
 func (m *models) products(ctx context.Context, q RevenueList) ([]ProductRow, error) {
 	after := append(q.After, "", "")
 	rows, _ := m.pool.Query(ctx, `
-		select item, i.name, r.currency, sum(r.units)::bigint, sum(r.paid)::bigint, sum(r.refunded)::bigint, sum(r.paid - r.refunded)::bigint
+		select item, coalesce(i.name, item), r.currency, sum(r.units)::bigint, sum(r.paid)::bigint, sum(r.refunded)::bigint, sum(r.paid - r.refunded)::bigint
 		  from shop.revenue r
-		  join shop.items i using (item)
+		  left join shop.items i using (item) -- another projection: a row may come later
 		 where r.day between coalesce(nullif($1, '')::date, '-infinity')
 		                 and coalesce(nullif($2, '')::date, 'infinity')
 		   and (item, r.currency) > ($3, $4)
-		 group by item, i.name, r.currency
+		 group by item, 2, r.currency
 		 order by item, r.currency
 		 limit $5`, q.From, q.To, after[0], after[1], q.Limit)
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[ProductRow])

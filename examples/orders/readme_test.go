@@ -6,12 +6,33 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
 // TestREADME runs the commands of the README.
 func TestREADME(t *testing.T) {
 	t.Parallel()
 	start(t).README("README.md")
+}
+
+// TestREADMESimulation: a simulation prints what the README says it prints.
+func TestREADMESimulation(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := regexp.MustCompile("(?s)```\n(5000 orders.*?)```").FindSubmatch(readme)
+	if report == nil {
+		t.Fatal("the README does not show what a simulation prints")
+	}
+	want := strings.NewReplacer("…", ".+", "5000", "200").Replace(regexp.QuoteMeta(string(report[1])))
+	got := servicetest.Output(t, servicetest.Program(t, pgtest.EmptyURL(t), "simulate", "-orders", "200", "-workers", "16", "-seed", "1"), 0)
+	if !regexp.MustCompile("(?m)^" + want).MatchString(got) {
+		t.Errorf("%s\nwant\n%s", got, report[1])
+	}
 }
 
 // TestREADMECode: the code that the README shows is the code that runs.

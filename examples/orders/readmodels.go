@@ -19,15 +19,10 @@ import (
 //go:embed readmodels.sql
 var readModelsSQL string
 
-// createReadModels makes the tables, in one process at a time.
+// createReadModels makes the tables. All of the file is one transaction.
 func createReadModels(ctx context.Context, pool *pgxpool.Pool) error {
-	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtext('shop read models'))`); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, readModelsSQL)
-		return err
-	})
+	_, err := pool.Exec(ctx, readModelsSQL)
+	return err
 }
 
 // The names the checkpoints are stored under.
@@ -70,18 +65,18 @@ func projectOrder(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 		return one(tx.Exec(ctx, `
 			insert into shop.orders (id, customer, status, currency, total, placed_on, lines, version, document)
 			values ($1, $2, $3, $4, $5, $6::text::date, $7, $8, to_tsvector('simple', $9))`,
-			id, data.Customer, order.IsPlaced, data.Currency, order.Total(data.Lines), data.Date,
+			id, data.Customer, order.StatusPlaced, data.Currency, order.Total(data.Lines), data.Date,
 			data.Lines, e.Version, strings.Join(names, "\n")))
 	case order.Paid:
-		return to(order.IsPaid, ``)
+		return to(order.StatusPaid, ``)
 	case order.Shipped:
-		return to(order.IsShipped, `, carrier = $4, tracking = $5`, data.Carrier, data.Tracking)
+		return to(order.StatusShipped, `, carrier = $4, tracking = $5`, data.Carrier, data.Tracking)
 	case order.Delivered:
-		return to(order.IsDelivered, ``)
+		return to(order.StatusDelivered, ``)
 	case order.Cancelled:
-		return to(order.IsCancelled, `, reason = $4`, data.Reason)
+		return to(order.StatusCancelled, `, reason = $4`, data.Reason)
 	case order.Returned:
-		return to(order.IsReturned, `, reason = $4`, data.Reason)
+		return to(order.StatusReturned, `, reason = $4`, data.Reason)
 	}
 	return nil
 }
@@ -158,18 +153,18 @@ func projectDemand(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 	for _, line := range placed.Lines {
 		items = append(items, line.Item)
 	}
-	_, err := tx.Exec(ctx, `
+	done, err := tx.Exec(ctx, `
 		update shop.items
 		   set orders = orders + 1, last_ordered_on = greatest(last_ordered_on, $2::text::date)
 		 where item = any ($1)`, items, placed.Date)
-	return err
+	return changed(len(items), done, err)
 }
 
 // projectRevenue keeps one row per day and product: nothing that any event looks like.
 func projectRevenue(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 	id := e.Stream.Key
 	add := func(day order.Date, sign int) error { // 1 for paid, -1 for refunded
-		_, err := tx.Exec(ctx, `
+		done, err := tx.Exec(ctx, `
 			insert into shop.revenue as r (day, item, currency, units, paid, refunded)
 			select $2::text::date, item, currency, $3 * units,
 			       case when $3 > 0 then amount else 0 end, case when $3 < 0 then amount else 0 end
@@ -179,7 +174,7 @@ func projectRevenue(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 			   set units = r.units + excluded.units,
 			       paid = r.paid + excluded.paid, refunded = r.refunded + excluded.refunded`,
 			id, day, sign)
-		return err
+		return changed(max(1, int(done.RowsAffected())), done, err) // as many as the order has lines
 	}
 	end := func(day order.Date, refunded int64) error {
 		if refunded > 0 {
@@ -208,11 +203,14 @@ func projectRevenue(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 	return nil
 }
 
-// one makes sure that a statement has changed one row. If it has not, the table is not what the
-// events before have made of it.
-func one(done pgconn.CommandTag, err error) error {
-	if err == nil && done.RowsAffected() != 1 {
-		err = fmt.Errorf("%d rows were changed, not 1: was a read model changed by hand?", done.RowsAffected())
+// one makes sure that a statement has changed one row.
+func one(done pgconn.CommandTag, err error) error { return changed(1, done, err) }
+
+// changed makes sure that a statement has changed so many rows. If it has not, the table is not
+// what the events before have made of it.
+func changed(rows int, done pgconn.CommandTag, err error) error {
+	if err == nil && done.RowsAffected() != int64(rows) {
+		err = fmt.Errorf("%d rows were changed, not %d: was a read model changed by hand?", done.RowsAffected(), rows)
 	}
 	return err
 }

@@ -1,4 +1,7 @@
 -- The read models of the order service. Each block is kept by one projection in readmodels.go.
+-- In one process at a time: "if not exists" does not see what another one is just creating.
+select pg_advisory_xact_lock(hashtext('shop read models'));
+
 create schema if not exists shop;
 
 -- shop.orders: the present state of each order, and what is searched for in them.

@@ -3,7 +3,7 @@
 //
 // # Guarantees
 //
-//   - What was started is stopped, in the opposite order, before a function returns.
+//   - What was started is stopped, in reverse order, before a function returns.
 package host
 
 import (
@@ -60,13 +60,15 @@ func Alongside(ctx context.Context, background, do func(context.Context) error) 
 	return group.Wait()
 }
 
-// drainTime is how long requests under way may still take.
-const drainTime = 10 * time.Second
+const (
+	readTime  = 10 * time.Second // for a client to send a request
+	drainTime = 10 * time.Second // for requests under way, when the service closes
+)
 
 // Serve serves until ctx is done, and then finishes the requests under way. onShutdown is called
 // when that begins.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, onShutdown func()) error {
-	server := &http.Server{Handler: handler, ReadTimeout: drainTime, IdleTimeout: time.Minute}
+	server := &http.Server{Handler: handler, ReadTimeout: readTime, IdleTimeout: time.Minute}
 	server.RegisterOnShutdown(onShutdown)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()

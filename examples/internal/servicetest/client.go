@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 )
@@ -16,6 +17,8 @@ type Client struct {
 	*testing.T
 	URL  string
 	HTTP *http.Client
+
+	trace *httptrace.ClientTrace // nil for none
 }
 
 // Serve returns a client of a handler, which is served until the test ends.
@@ -46,28 +49,36 @@ type Answer struct {
 	Text   string
 }
 
-// Do sends a request; headers are pairs of name and value.
+// Do sends a request; headers are pairs of name and value. It may be called from any goroutine, and
+// fails the test without ending it.
 func (c *Client) Do(method, path, body string, headers ...string) Answer {
 	c.Helper()
-	request, err := http.NewRequestWithContext(c.Context(), method, c.URL+path, strings.NewReader(body))
+	ctx := c.Context()
+	if c.trace != nil {
+		ctx = httptrace.WithClientTrace(ctx, c.trace)
+	}
+	request, err := http.NewRequestWithContext(ctx, method, c.URL+path, strings.NewReader(body))
 	if err != nil {
-		c.Fatal(err)
+		c.Error(err)
+		return Answer{}
 	}
 	for i := 0; i < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
 	response, err := c.HTTP.Do(request)
 	if err != nil {
-		c.Fatal(err)
+		c.Error(err)
+		return Answer{}
 	}
 	defer response.Body.Close()
 	text, err := io.ReadAll(response.Body)
 	if err != nil {
-		c.Fatal(err)
+		c.Error(err)
+		return Answer{}
 	}
 	a := Answer{Status: response.StatusCode, Header: response.Header, Text: string(text)}
 	if err := json.Unmarshal(text, &a.Body); err != nil {
-		c.Fatalf("%s %s: %d: not JSON: %s", method, path, a.Status, text)
+		c.Errorf("%s %s: %d: not JSON: %s", method, path, a.Status, text)
 	}
 	return a
 }

@@ -2,13 +2,17 @@ package servicetest
 
 import (
 	"bufio"
+	"bytes"
 	"net/http"
+	"net/http/httptrace"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/tidemark-es/tidemark/httpapi"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
@@ -56,8 +60,8 @@ var (
 )
 
 // ServeAndStop runs the program with a Postgres of its own, lets use talk to it, sends it a signal
-// and waits for a clean end.
-func ServeAndStop(t *testing.T, signal os.Signal, use func(*Client)) {
+// while a query waits, and waits for a clean end.
+func ServeAndStop(t *testing.T, signal os.Signal, query string, use func(*Client)) {
 	t.Helper()
 	command := Program(t, "", "-addr", "localhost:0")
 	log, err := command.StderrPipe()
@@ -69,9 +73,18 @@ func ServeAndStop(t *testing.T, signal os.Signal, use func(*Client)) {
 	}
 	lines := bufio.NewScanner(log)
 	url := await(t, lines, opened)[1]
-	transport := &http.Transport{}
-	use(&Client{T: t, URL: url, HTTP: &http.Client{Transport: transport}})
-	transport.CloseIdleConnections()
+	transport := &http.Transport{ExpectContinueTimeout: time.Minute}
+	client := &Client{T: t, URL: url, HTTP: &http.Client{Transport: transport}}
+	use(client)
+	// Nobody waits for a read model when the program closes.
+	arrived, waiting := make(chan struct{}), make(chan Answer, 1)
+	trace := &httptrace.ClientTrace{Got100Continue: func() { close(arrived) }} // the server reads the body
+	go func() {
+		late := &Client{T: t, URL: url, HTTP: client.HTTP, trace: trace}
+		waiting <- late.Do("GET", query, "{}", "Expect", "100-continue", httpapi.PositionHeader, "999999999")
+	}()
+	<-arrived
+	begun := time.Now()
 	if err := command.Process.Signal(signal); err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +94,10 @@ func ServeAndStop(t *testing.T, signal os.Signal, use func(*Client)) {
 	if err := command.Wait(); err != nil {
 		t.Errorf("stopped by %v: %v, want exit status 0", signal, err)
 	}
+	if a, took := <-waiting, time.Since(begun); a.Status != 503 || took > 8*time.Second {
+		t.Errorf("a waiting query got %d %s after %v, want 503 at once", a.Status, a.Text, took)
+	}
+	transport.CloseIdleConnections()
 }
 
 // await reads lines until one matches.
@@ -99,6 +116,8 @@ func await(t *testing.T, lines *bufio.Scanner, pattern *regexp.Regexp) []string 
 // again. The program must not end before.
 func KillWhen(t *testing.T, command *exec.Cmd, farEnough func() bool) {
 	t.Helper()
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, &output
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -107,11 +126,13 @@ func KillWhen(t *testing.T, command *exec.Cmd, farEnough func() bool) {
 		_ = command.Wait()
 		close(ended)
 	}()
+	look := time.NewTicker(2 * time.Millisecond)
+	defer look.Stop()
 	for !farEnough() {
 		select {
 		case <-ended:
-			t.Fatal("the program ended by itself")
-		default:
+			t.Fatalf("the program ended by itself:\n%s", &output)
+		case <-look.C:
 		}
 	}
 	if err := command.Process.Kill(); err != nil {

@@ -85,7 +85,7 @@ func TestRelease1(t *testing.T) {
 		}
 	}
 
-	want := map[string]order.Status{"1001": order.IsDelivered, "1002": order.IsPlaced, "1003": order.IsCancelled}
+	want := map[string]order.Status{"1001": order.StatusDelivered, "1002": order.StatusPlaced, "1003": order.StatusCancelled}
 	got := make(map[string]order.Status)
 	for key, history := range histories {
 		got[key] = order.Definition.Fold(history...).Status

@@ -19,17 +19,17 @@ var Definition = aggregate.Define[Order]("order", Codec)
 func (o *Order) Apply(event Event) {
 	switch e := event.(type) {
 	case Placed:
-		*o = Order{Status: IsPlaced, Currency: e.Currency, Lines: e.Lines}
+		*o = Order{Status: StatusPlaced, Currency: e.Currency, Lines: e.Lines}
 	case Paid:
-		o.Status, o.Paid = IsPaid, e.Amount
+		o.Status, o.Paid = StatusPaid, e.Amount
 	case Shipped:
-		o.Status = IsShipped
+		o.Status = StatusShipped
 	case Delivered:
-		o.Status = IsDelivered
+		o.Status = StatusDelivered
 	case Cancelled:
-		o.Status = IsCancelled
+		o.Status = StatusCancelled
 	case Returned:
-		o.Status = IsReturned
+		o.Status = StatusReturned
 	}
 }
 
@@ -46,7 +46,7 @@ func (o *Order) Place(e Placed) ([]Event, error) {
 
 // Pay pays the order, all of it at once and in its currency.
 func (o *Order) Pay(currency string, e Paid) ([]Event, error) {
-	if err := o.must("paid", IsPlaced); err != nil {
+	if err := o.require("paid", StatusPlaced); err != nil {
 		return nil, err
 	}
 	if due := Total(o.Lines); e.Amount != due || currency != o.Currency {
@@ -57,7 +57,7 @@ func (o *Order) Pay(currency string, e Paid) ([]Event, error) {
 
 // Ship hands the order to a carrier.
 func (o *Order) Ship(e Shipped) ([]Event, error) {
-	if err := o.must("shipped", IsPaid); err != nil {
+	if err := o.require("shipped", StatusPaid); err != nil {
 		return nil, err
 	}
 	return []Event{e}, nil
@@ -65,7 +65,7 @@ func (o *Order) Ship(e Shipped) ([]Event, error) {
 
 // Deliver notes that the order has reached the customer.
 func (o *Order) Deliver(e Delivered) ([]Event, error) {
-	if err := o.must("delivered", IsShipped); err != nil {
+	if err := o.require("delivered", StatusShipped); err != nil {
 		return nil, err
 	}
 	return []Event{e}, nil
@@ -73,7 +73,7 @@ func (o *Order) Deliver(e Delivered) ([]Event, error) {
 
 // Cancel cancels the order before it is shipped. What was paid is refunded.
 func (o *Order) Cancel(e Cancelled) ([]Event, error) {
-	if err := o.must("cancelled", IsPlaced, IsPaid); err != nil {
+	if err := o.require("cancelled", StatusPlaced, StatusPaid); err != nil {
 		return nil, err
 	}
 	e.Refunded = o.Paid
@@ -82,7 +82,7 @@ func (o *Order) Cancel(e Cancelled) ([]Event, error) {
 
 // Return takes back what was delivered, all of it at once, and refunds it.
 func (o *Order) Return(e Returned) ([]Event, error) {
-	if err := o.must("returned", IsDelivered); err != nil {
+	if err := o.require("returned", StatusDelivered); err != nil {
 		return nil, err
 	}
 	e.Refunded = o.Paid

@@ -45,13 +45,13 @@ func pay(currency string, amount int64) decision {
 
 // histories lead to each status; to "" leads nothing.
 var histories = map[order.Status][]order.Event{
-	"":                nil,
-	order.IsPlaced:    {placed},
-	order.IsPaid:      {placed, paid},
-	order.IsShipped:   {placed, paid, shipped},
-	order.IsDelivered: {placed, paid, shipped, delivered},
-	order.IsCancelled: {placed, paid, cancelled(due)},
-	order.IsReturned:  {placed, paid, shipped, delivered, returned(due)},
+	"":                    nil,
+	order.StatusPlaced:    {placed},
+	order.StatusPaid:      {placed, paid},
+	order.StatusShipped:   {placed, paid, shipped},
+	order.StatusDelivered: {placed, paid, shipped, delivered},
+	order.StatusCancelled: {placed, paid, cancelled(due)},
+	order.StatusReturned:  {placed, paid, shipped, delivered, returned(due)},
 }
 
 // decisions lead to each status, from some with the event that then follows.
@@ -59,24 +59,24 @@ var decisions = map[order.Status]struct {
 	decide decision
 	from   map[order.Status]order.Event
 }{
-	order.IsPlaced: {place(placed), map[order.Status]order.Event{"": placed}},
-	order.IsPaid:   {pay("USD", due), map[order.Status]order.Event{order.IsPlaced: paid}},
-	order.IsShipped: {
+	order.StatusPlaced: {place(placed), map[order.Status]order.Event{"": placed}},
+	order.StatusPaid:   {pay("USD", due), map[order.Status]order.Event{order.StatusPlaced: paid}},
+	order.StatusShipped: {
 		func(o *order.Order) ([]order.Event, error) { return o.Ship(shipped) },
-		map[order.Status]order.Event{order.IsPaid: shipped},
+		map[order.Status]order.Event{order.StatusPaid: shipped},
 	},
-	order.IsDelivered: {
+	order.StatusDelivered: {
 		func(o *order.Order) ([]order.Event, error) { return o.Deliver(delivered) },
-		map[order.Status]order.Event{order.IsShipped: delivered},
+		map[order.Status]order.Event{order.StatusShipped: delivered},
 	},
 	// What is refunded is not for the caller to say.
-	order.IsCancelled: {
+	order.StatusCancelled: {
 		func(o *order.Order) ([]order.Event, error) { return o.Cancel(cancelled(99)) },
-		map[order.Status]order.Event{order.IsPlaced: cancelled(0), order.IsPaid: cancelled(due)},
+		map[order.Status]order.Event{order.StatusPlaced: cancelled(0), order.StatusPaid: cancelled(due)},
 	},
-	order.IsReturned: {
+	order.StatusReturned: {
 		func(o *order.Order) ([]order.Event, error) { return o.Return(returned(0)) },
-		map[order.Status]order.Event{order.IsDelivered: returned(due)},
+		map[order.Status]order.Event{order.StatusDelivered: returned(due)},
 	},
 }
 
@@ -103,7 +103,7 @@ func TestDecisions(t *testing.T) {
 					return
 				}
 				switch {
-				case to == order.IsPlaced:
+				case to == order.StatusPlaced:
 					outcome.ThenError(order.ErrExists)
 				case from == "":
 					outcome.ThenError(order.ErrUnknown)
@@ -147,9 +147,9 @@ func largest(lines int) order.Placed {
 
 func TestLargestTotal(t *testing.T) {
 	t.Parallel()
-	const total, exactInJSON = 5_000_000_000_000_000, 1 << 53
+	const total, exactInJSON = 5_000_000_000_000, 1 << 53
 	e := largest(order.MaxLines)
-	if got := order.Total(e.Lines); got != total || got > exactInJSON {
+	if got := order.Total(e.Lines); got != total || 1000*got > exactInJSON {
 		t.Errorf("the largest total is %d, want %d", got, int64(total))
 	}
 	aggregatetest.New(t, order.Definition).Given(e).When(pay("USD", total)).Then(order.Paid{Amount: total, Date: paid.Date})
@@ -174,9 +174,9 @@ func TestPlaceValidates(t *testing.T) {
 		"no lines": {largest(0), order.ErrLines}, "1 line": {largest(1), nil}, "50 lines": {largest(50), nil}, "51 lines": {largest(51), order.ErrLines},
 		"item twice":  {line(func(l *order.Line) { l.Item = cups.Item }), order.ErrLines},
 		"quantity -1": {quantity(-1), order.ErrLines}, "quantity 0": {quantity(0), order.ErrLines}, "quantity 1": {quantity(1), nil},
-		"quantity 10000": {quantity(10_000), nil}, "quantity 10001": {quantity(10_001), order.ErrLines},
+		"quantity 1000": {quantity(1000), nil}, "quantity 1001": {quantity(1001), order.ErrLines},
 		"price -1": {price(-1), order.ErrLines}, "price 0": {price(0), order.ErrLines}, "price 1": {price(1), nil},
-		"price 10^10": {price(1e10), nil}, "price 10^10+1": {price(1e10 + 1), order.ErrLines},
+		"price 10^8": {price(1e8), nil}, "price 10^8+1": {price(1e8 + 1), order.ErrLines},
 		"no currency": {currency(""), order.ErrCurrency}, "currency EU": {currency("EU"), order.ErrCurrency}, "currency EURO": {currency("EURO"), order.ErrCurrency},
 		"currency eur": {currency("eur"), order.ErrCurrency}, "currency EÜ": {currency("EÜ"), order.ErrCurrency}, "currency CZK": {currency("CZK"), nil},
 		"currency and newline": {currency("EUR\n"), order.ErrCurrency},
@@ -197,7 +197,7 @@ func TestPlaceValidates(t *testing.T) {
 			}
 			outcome.Then(test.place)
 			outcome.ThenState(func(o *order.Order) {
-				want := order.Order{Status: order.IsPlaced, Currency: test.place.Currency, Lines: test.place.Lines}
+				want := order.Order{Status: order.StatusPlaced, Currency: test.place.Currency, Lines: test.place.Lines}
 				if diff := cmp.Diff(want, *o); diff != "" {
 					t.Errorf("then the order is (-want +got):\n%s", diff)
 				}

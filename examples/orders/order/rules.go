@@ -50,19 +50,19 @@ type Status string
 
 // What an order can be, once it has been placed.
 const (
-	IsPlaced    Status = "placed"
-	IsPaid      Status = "paid"
-	IsShipped   Status = "shipped"
-	IsDelivered Status = "delivered"
-	IsCancelled Status = "cancelled"
-	IsReturned  Status = "returned"
+	StatusPlaced    Status = "placed"
+	StatusPaid      Status = "paid"
+	StatusShipped   Status = "shipped"
+	StatusDelivered Status = "delivered"
+	StatusCancelled Status = "cancelled"
+	StatusReturned  Status = "returned"
 )
 
 // Statuses are all of them.
-var Statuses = []Status{IsPlaced, IsPaid, IsShipped, IsDelivered, IsCancelled, IsReturned}
+var Statuses = []Status{StatusPlaced, StatusPaid, StatusShipped, StatusDelivered, StatusCancelled, StatusReturned}
 
-// must returns an error unless the order is in one of the states.
-func (o *Order) must(be string, in ...Status) error {
+// require returns an error unless the order is in one of the states.
+func (o *Order) require(be string, in ...Status) error {
 	switch {
 	case o.Status == "":
 		return ErrUnknown
@@ -72,16 +72,16 @@ func (o *Order) must(be string, in ...Status) error {
 	return nil
 }
 
-// The bounds of an order. With them a total has at most 16 digits: far from where an int64 or a
-// number in JSON loses some.
+// The bounds of an order. With them its total has at most 13 digits, and more than a thousand of
+// the largest orders can be summed before a number in JSON, which has 53 bits, loses any.
 const (
 	MaxLines    = 50
-	MaxQuantity = 10_000
-	MaxPrice    = 10_000_000_000 // in minor units
+	MaxQuantity = 1_000
+	MaxPrice    = 100_000_000 // in minor units
 )
 
 // Validate returns [ErrLines], [ErrCurrency] or [ErrDate] unless there is at least one line, each
-// of another item, and all is within bounds.
+// for a different item, and all is within bounds.
 func (e Placed) Validate() error {
 	if len(e.Lines) == 0 || len(e.Lines) > MaxLines {
 		return fmt.Errorf("%w: %d lines, want 1 to %d", ErrLines, len(e.Lines), MaxLines)
@@ -94,7 +94,7 @@ func (e Placed) Validate() error {
 		case line.Quantity < 1 || line.Quantity > MaxQuantity:
 			return fmt.Errorf("%w: item %s: quantity %d is not between 1 and %d", ErrLines, line.Item, line.Quantity, MaxQuantity)
 		case line.Price < 1 || line.Price > MaxPrice:
-			return fmt.Errorf("%w: item %s: price %d is not between 1 and %d", ErrLines, line.Item, line.Price, int64(MaxPrice))
+			return fmt.Errorf("%w: item %s: price %d is not between 1 and %d", ErrLines, line.Item, line.Price, MaxPrice)
 		}
 		items[line.Item] = true
 	}

@@ -102,7 +102,7 @@ type OutOfStockError struct {
 }
 
 func (e *OutOfStockError) Error() string {
-	return fmt.Sprintf("%v: %d of %q are left", ErrOutOfStock, e.Available, e.Name)
+	return fmt.Sprintf("%v: only %d of %q left", ErrOutOfStock, e.Available, e.Name)
 }
 
 // Unwrap returns [ErrOutOfStock].
