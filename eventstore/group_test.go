@@ -1,0 +1,346 @@
+package eventstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+)
+
+// block opens a transaction that has appended to a stream, and returns what ends it.
+func block(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool, key string) (commit func()) {
+	t.Helper()
+	tx := begin(t, pool)
+	if _, err := store.WithTx(tx).Append(t.Context(), stream(key), eventstore.Any, draft(0)); err != nil {
+		t.Fatal(err)
+	}
+	return func() { mustCommit(t, tx) }
+}
+
+// awaitBlocked returns when so many backends wait for a lock.
+func awaitBlocked(t *testing.T, pool *pgxpool.Pool, n int) {
+	t.Helper()
+	for waiting := 0; waiting < n; {
+		const sql = `
+			select count(*)
+			  from pg_stat_activity
+			 where datname = current_database()
+			   and wait_event_type = 'Lock'`
+		if err := pool.QueryRow(t.Context(), sql).Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestGroupOutcomes lets many commits share transactions, some of which must fail: each gets the
+// outcome it would have had alone.
+func TestGroupOutcomes(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	mustExec(t, pool, `alter table tidemark.events add constraint refuse check (type <> 'refused')`)
+	errRefused := errors.New("any error")
+	mustAppend(t, store, "old", eventstore.NoStream)
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	change := func(key string, expected eventstore.Version, n int) eventstore.Change {
+		c := eventstore.Change{Stream: stream(key), Expected: expected}
+		for i := range n {
+			c.Events = append(c.Events, draft(i))
+		}
+		return c
+	}
+	var callers sync.WaitGroup
+	for i := range 300 {
+		callers.Go(func() {
+			key := fmt.Sprint("new", i)
+			ctx, changes, want := t.Context(), []eventstore.Change{change(key, eventstore.NoStream, 1)}, error(nil)
+			switch i % 10 {
+			case 1:
+				changes[0].Stream.Key, want = "old", eventstore.ErrConflict
+			case 2: // one of two
+				changes, want = append(changes, change("old", 7, 1)), eventstore.ErrConflict
+			case 3:
+				changes[0].Expected, want = eventstore.Exists, eventstore.ErrConflict
+			case 4: // what only Postgres refuses
+				changes[0].Events[0].Type, want = "refused", errRefused
+			case 5:
+				ctx, want = cancelled, context.Canceled
+			case 6:
+				changes[0] = change("shared", eventstore.Any, 2)
+			case 7:
+				changes = append(changes, change("shared", eventstore.Any, 1), change(key+"b", eventstore.Any, 3))
+			case 8:
+				ctx = eventstore.WithKey(ctx, fmt.Sprint("key", i/20), []byte("same")) // every second one repeats
+				changes[0].Stream.Key = fmt.Sprint("keyed", i/20)
+			}
+			receipts, err := store.Commit(ctx, changes...)
+			if (err == nil) != (want == nil) || want != errRefused && !errors.Is(err, want) {
+				t.Errorf("commit %d: %v, want %v", i, err, want)
+			}
+			for n, receipt := range receipts {
+				if n == 0 && i%10 == 8 && receipt.Version != 1 {
+					t.Errorf("commit %d under a key: %+v", i, receipt)
+				}
+				var last eventstore.Raw
+				for event, err := range store.Read(t.Context(), changes[n].Stream, eventstore.ReadOptions{To: receipt.Version}) {
+					if err != nil {
+						t.Error(err)
+					}
+					last = event
+				}
+				if last.Version != receipt.Version || last.Position != receipt.Position {
+					t.Errorf("commit %d, stream %s: receipt %+v, but version %d is at %d", i, changes[n].Stream, receipt, last.Version, last.Position)
+				}
+			}
+		})
+	}
+	callers.Wait()
+	events, last, version := 0, eventstore.Position(0), make(map[eventstore.StreamID]eventstore.Version)
+	for event, err := range store.ReadAll(t.Context(), 0, eventstore.Filter{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if version[event.Stream]++; event.Version != version[event.Stream] || event.Position <= last {
+			t.Errorf("event %d of stream %s is at position %d, after %d", event.Version, event.Stream, event.Position, last)
+		}
+		events, last = events+1, event.Position
+	}
+	// 30 of each kind: 0 and 9 store one event, 6 two, 7 five, 8 one of two; and "old" had one.
+	if want := 30*(1+1+2+5) + 15 + 1; events != want {
+		t.Errorf("%d events, want %d", events, want)
+	}
+	if n := version[stream("shared")]; n != 30*3 {
+		t.Errorf("the shared stream has %d events, want 90", n)
+	}
+}
+
+// TestBlockerHoldsUpItsStreamOnly: while somebody's transaction is open, appends to its stream
+// wait and all others do not.
+func TestBlockerHoldsUpItsStreamOnly(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	commit := block(t, store, pool, "blocked")
+	results := make(chan error, 3)
+	for _, expected := range []eventstore.Version{eventstore.NoStream, eventstore.Any, eventstore.Any} {
+		go func() {
+			_, err := store.Append(t.Context(), stream("blocked"), expected, draft(1))
+			results <- err
+		}()
+	}
+	var bystanders sync.WaitGroup
+	for i := range 8 {
+		bystanders.Go(func() {
+			for n := range 25 {
+				if _, err := store.Append(t.Context(), stream(fmt.Sprint("free", i)), eventstore.Version(n), draft(n)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	bystanders.Wait() // though the transaction is still open
+	awaitBlocked(t, pool, 1)
+	select {
+	case err := <-results:
+		t.Fatalf("an append to the blocked stream did not wait: %v", err)
+	default:
+	}
+	commit()
+	conflicts := 0
+	for range 3 {
+		if err := <-results; errors.Is(err, eventstore.ErrConflict) {
+			conflicts++
+		} else if err != nil {
+			t.Error(err)
+		}
+	}
+	if conflicts != 1 {
+		t.Errorf("%d conflicts, want that of the exact version", conflicts)
+	}
+}
+
+// TestTwoStores lets two processes write to the same streams: exact versions collide, any version
+// queues, commits cross, and nothing is lost or stored twice.
+func TestTwoStores(t *testing.T) {
+	t.Parallel()
+	one, pool := open(t)
+	other, err := eventstore.New(pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored [3]atomic.Int64
+	var writers sync.WaitGroup
+	for w := range 12 {
+		store := []*eventstore.Store{one, other}[w%2]
+		writers.Go(func() {
+			for n := range 20 {
+				a, b := (w+n)%3, (w+n+1+w%2)%3
+				change := func(i int) eventstore.Change {
+					return eventstore.Change{Stream: stream(fmt.Sprint("s", i)), Expected: eventstore.Any, Events: []eventstore.Draft{draft(n)}}
+				}
+				changes := []eventstore.Change{change(a), change(b)}
+				if w%3 == 0 {
+					changes[0].Expected = eventstore.Version(stored[a].Load()) // often wrong
+				}
+				_, err := store.Commit(t.Context(), changes...)
+				if err == nil {
+					stored[a].Add(1)
+					stored[b].Add(1)
+				} else if w%3 != 0 || !errors.Is(err, eventstore.ErrConflict) {
+					t.Errorf("writer %d: %v", w, err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	for i := range stored {
+		var last eventstore.Version
+		for event, err := range one.Read(t.Context(), stream(fmt.Sprint("s", i)), eventstore.ReadOptions{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = event.Version
+		}
+		if int64(last) != stored[i].Load() {
+			t.Errorf("stream %d is at version %d, %d appends were acknowledged", i, last, stored[i].Load())
+		}
+	}
+}
+
+// TestCancelBlocked: a caller who is cancelled while it waits for somebody's transaction has not
+// stored anything, also not later.
+func TestCancelBlocked(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	commit := block(t, store, pool, "blocked")
+	ctx, cancel := context.WithCancel(t.Context())
+	results := make(chan error, 2)
+	for range 2 { // one waits in Postgres, the other one behind it
+		go func() {
+			_, err := store.Append(ctx, stream("blocked"), eventstore.Any, draft(1))
+			results <- err
+		}()
+	}
+	awaitBlocked(t, pool, 1)
+	cancel()
+	for range 2 {
+		if err := <-results; !errors.Is(err, context.Canceled) || errors.Is(err, eventstore.ErrUnknownOutcome) {
+			t.Errorf("%v, want it cancelled and not stored", err)
+		}
+	}
+	commit()
+	if last := mustAppend(t, store, "blocked", 1); last.Version != 2 {
+		t.Errorf("the stream is at version %d, want 2: a cancelled append was stored", last.Version)
+	}
+}
+
+// TestClose: what is under way is stored, what comes later is refused.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	commit := block(t, store, pool, "blocked")
+	result := make(chan error)
+	go func() {
+		_, err := store.Append(t.Context(), stream("blocked"), eventstore.Any, draft(1))
+		result <- err
+	}()
+	awaitBlocked(t, pool, 1)
+	closed := make(chan struct{})
+	go func() {
+		store.Close()
+		close(closed)
+	}()
+	for {
+		if _, err := store.Append(t.Context(), stream("late"), eventstore.Any, draft(1)); errors.Is(err, eventstore.ErrClosed) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	select {
+	case <-closed:
+		t.Error("Close did not wait for the append under way")
+	default:
+	}
+	commit()
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	<-closed
+}
+
+// TestUnknownOutcome: when the server ends the connection in the middle, the caller is told that
+// it cannot know, and finds out by repeating.
+func TestUnknownOutcome(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	mustExec(t, pool, `create sequence public.first`)
+	mustExec(t, pool, `create function die() returns trigger language plpgsql as $$
+		begin
+			if nextval('public.first') = 1 then
+				perform pg_terminate_backend(pg_backend_pid());
+				perform pg_sleep(60);
+			end if;
+			return null;
+		end $$`)
+	mustExec(t, pool, `create trigger die after insert on tidemark.events execute function die()`)
+	event := draft(1)
+	event.ID = uuid.New()
+	if _, err := store.Append(t.Context(), stream("a"), 0, event); !errors.Is(err, eventstore.ErrUnknownOutcome) {
+		t.Fatalf("%v, want ErrUnknownOutcome", err)
+	}
+	first, err := store.Append(t.Context(), stream("a"), 0, event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := store.Append(t.Context(), stream("a"), 0, event)
+	if err != nil || again != first || first.Version != 1 {
+		t.Errorf("repeated: %+v, %v, then %+v", first, err, again)
+	}
+}
+
+// TestWithoutConnections: callers who wait for a connection can still give up, and the others are
+// served when there is one.
+func TestWithoutConnections(t *testing.T) {
+	t.Parallel()
+	config, err := pgxpool.ParseConfig(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store, err := eventstore.New(pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := store.Append(ctx, stream("a"), eventstore.Any, draft(1)); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, eventstore.ErrUnknownOutcome) {
+		t.Errorf("%v, want the deadline", err)
+	}
+	result := make(chan error)
+	go func() {
+		_, err := store.Append(t.Context(), stream("a"), eventstore.NoStream, draft(1))
+		result <- err
+	}()
+	taken.Release()
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+}
