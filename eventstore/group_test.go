@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -304,6 +306,82 @@ func TestUnknownOutcome(t *testing.T) {
 	again, err := store.Append(t.Context(), stream("a"), 0, event)
 	if err != nil || again != first || first.Version != 1 {
 		t.Errorf("repeated: %+v, %v, then %+v", first, err, again)
+	}
+}
+
+// cutConn loses what the server answers, and the connection, when it is told to.
+type cutConn struct {
+	net.Conn
+	cut *atomic.Bool
+}
+
+func (c cutConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.cut.CompareAndSwap(true, false) {
+		_ = c.Conn.Close()
+		return 0, io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// TestLostAnswer: the events are stored, but the connection is lost before the caller hears of it.
+// Repeated, the append is answered with where they are.
+func TestLostAnswer(t *testing.T) {
+	t.Parallel()
+	config, err := pgxpool.ParseConfig(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cut atomic.Bool
+	dial := config.ConnConfig.DialFunc
+	config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		return cutConn{conn, &cut}, err
+	}
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store, err := eventstore.New(pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	event := func() eventstore.Draft { d := draft(1); d.ID = uuid.New(); return d }
+	mustAppend(t, store, "a", 0) // its statement is prepared
+	one, two := event(), []eventstore.Draft{event(), event()}
+	for name, attempt := range map[string]func() error{
+		"event ids": func() error { _, err := store.Append(t.Context(), stream("a"), 1, one); return err },
+		"key": func() error {
+			_, err := store.Append(eventstore.WithKey(t.Context(), "key", nil), stream("b"), eventstore.Any, two...)
+			return err
+		},
+	} {
+		if name == "key" { // the statement for groups
+			if _, err := store.Append(t.Context(), stream("c"), 0, draft(1), draft(2)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cut.Store(true)
+		if err := attempt(); !errors.Is(err, eventstore.ErrUnknownOutcome) {
+			t.Errorf("%s: %v, want ErrUnknownOutcome", name, err)
+		}
+		if err := attempt(); err != nil {
+			t.Errorf("%s, repeated: %v", name, err)
+		}
+	}
+	for key, want := range map[string]int{"a": 2, "b": 2} {
+		n := 0
+		for _, err := range store.Read(t.Context(), stream(key), eventstore.ReadOptions{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if n != want {
+			t.Errorf("stream %s has %d events, want %d", key, n, want)
+		}
 	}
 }
 
