@@ -14,15 +14,6 @@ import (
 
 // Texts are cast here, so that they can be sent in every mode of pgx, also in those without
 // prepared statements that poolers need.
-const groupSQL = `
-select outcome, version, position
-  from SCHEMA.append_group($1::int[], $2::text[], $3::bigint[], $4::int[], $5::text[]::uuid[], $6::text[], $7::smallint[],
-                           $8::text[]::json[], $9::text[]::json[], $10::int[], $11::text[], $12::bytea[], $13::int)`
-
-const oneSQL = `
-select version, position
-  from SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8)`
-
 const appendSQL = `
 select version, position
   from SCHEMA.append($1::text[], $2::bigint[], $3::int[], $4::text[]::uuid[], $5::text[], $6::smallint[],
@@ -49,13 +40,11 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 // Commit stores the events of several streams, all of them or none, and returns a receipt per
 // change in the same order. Positions follow the order of the changes and of their events.
 //
-// Concurrent calls share a transaction, yet each has an outcome of its own. It returns a
-// [ConflictError] when a stream is not at its expected version, an [InvalidError] for arguments
-// that are not acceptable, a [KeyReusedError] (see [WithKey]), [ErrNotMigrated], [ErrClosed] and,
-// when ctx is done before the events are sent, its error; in all these cases nothing was stored.
-// [ErrUnknownOutcome] means that the connection was lost while they were being stored. Repeat the
-// call to find out, under the same key or with events that have the same ids and the same exact
-// expected version: what is there already is not stored again, and the receipts are the first ones.
+// It returns a [ConflictError] when a stream is not at its expected version, an [InvalidError]
+// for arguments that are not acceptable, a [KeyReusedError] (see [WithKey]) and
+// [ErrNotMigrated]; in all these cases nothing was stored. After any other error, such as a lost
+// connection, the events may have been stored or not: repeat the call under the same key to find
+// out, or read the stream.
 //
 // Appends with an exact expected version that meet in one stream are decided by the database:
 // one succeeds, the others get a ConflictError. With Any and Exists they queue and all succeed,
@@ -65,30 +54,23 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error
 	if err != nil {
 		return nil, fmt.Errorf("eventstore: %w", err)
 	}
-	r := newRequest(ctx, changes)
-	if !s.inTx {
-		return s.group.commit(r)
-	}
-	receipts, err := appendAlone(ctx, s.db, s.sql.append, newAppendArgs(r), 0)
-	if err != nil {
-		return nil, translateAppend(err, changes)
-	}
-	return receipts, nil
-}
-
-// appendAlone stores one commit. It is sent again, up to races times, when a concurrent one was
-// faster: then it either succeeds or learns the actual version.
-func appendAlone(ctx context.Context, db querier, sql string, args *appendArgs, races int) ([]Receipt, error) {
-	for {
-		rows, err := db.Query(ctx, sql, args.alone()...)
-		var receipts []Receipt
+	args := newAppendArgs(ctx, changes)
+	for races := 0; ; races++ {
+		receipts, err := s.append(ctx, args)
 		if err == nil {
-			receipts, err = pgx.CollectRows(rows, pgx.RowToStructByPos[Receipt])
+			if !s.inTx {
+				s.appended.notify()
+			}
+			return receipts, nil
 		}
-		if err == nil || races == 0 || !lostRace(err) {
-			return receipts, err
+		// Nothing was stored. Sent again it either succeeds or learns the actual version.
+		if !s.inTx && races < maxRaces && lostRace(err) {
+			continue
 		}
-		races--
+		if pgerr.Is(err, pgerr.KeyReused) {
+			err = &KeyReusedError{Key: *args.key}
+		}
+		return nil, translateAppend(err, changes)
 	}
 }
 
@@ -128,9 +110,8 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 	return receipts, true, nil
 }
 
-// appendArgs are the parameters of the SQL functions append_group and append, as parallel arrays.
+// appendArgs are the parameters of the SQL function append, as parallel arrays.
 type appendArgs struct {
-	requests []int32 // per stream, the request it belongs to, from 1
 	streams  []string
 	expected []int64
 
@@ -141,75 +122,37 @@ type appendArgs struct {
 	data    []string
 	metas   []*string // nil where there are none
 
-	slots []int32 // per stream, the index that it has first, from 1; empty if all differ
-
-	keys     []*string // per request, nil where there is none; empty if there is none at all
-	contents [][]byte
+	key     *string
+	content []byte
 }
 
-func newAppendArgs(requests ...*request) *appendArgs {
+func newAppendArgs(ctx context.Context, changes []Change) *appendArgs {
 	a := new(appendArgs)
-	first := make(map[string]int32)
-	for n, r := range requests {
-		for i, change := range r.changes {
-			stream := r.names[i]
-			a.requests = append(a.requests, int32(n+1))
-			a.streams = append(a.streams, stream)
-			if _, twice := first[stream]; !twice {
-				first[stream] = int32(len(a.streams))
-			}
-			a.slots = append(a.slots, first[stream])
-			a.expected = append(a.expected, int64(change.Expected))
-			for _, draft := range change.Events {
-				a.changes = append(a.changes, int32(len(a.streams)))
-				a.ids = append(a.ids, draft.ID.String())
-				a.types = append(a.types, draft.Type)
-				a.schemas = append(a.schemas, int16(draft.Schema))
-				a.data = append(a.data, string(draft.Data))
-				a.metas = append(a.metas, draft.Metadata.text())
-			}
-		}
-		if r.key != nil && a.keys == nil {
-			a.keys, a.contents = make([]*string, len(requests)), make([][]byte, len(requests))
-		}
-		if r.key != nil {
-			a.keys[n], a.contents[n] = &r.key.Name, r.key.Content[:]
+	for i, change := range changes {
+		a.streams = append(a.streams, change.Stream.String())
+		a.expected = append(a.expected, int64(change.Expected))
+		for _, draft := range change.Events {
+			a.changes = append(a.changes, int32(i+1))
+			a.ids = append(a.ids, draft.ID.String())
+			a.types = append(a.types, draft.Type)
+			a.schemas = append(a.schemas, int16(draft.Schema))
+			a.data = append(a.data, string(draft.Data))
+			a.metas = append(a.metas, draft.Metadata.text())
 		}
 	}
-	if len(first) == len(a.streams) {
-		a.slots = nil
+	if key, ok := KeyFrom(ctx); ok {
+		a.key, a.content = &key.Name, key.Content[:]
 	}
 	return a
 }
 
-// group returns the parameters of append_group.
-func (a *appendArgs) group(patience int) []any {
-	slots, keys, contents := a.slots, a.keys, a.contents
-	if slots == nil { // which would be sent as null
-		slots = []int32{}
+func (s *Store) append(ctx context.Context, a *appendArgs) ([]Receipt, error) {
+	rows, err := s.db.Query(ctx, s.sql.append, a.streams, a.expected,
+		a.changes, a.ids, a.types, a.schemas, a.data, a.metas, a.key, a.content)
+	if err != nil {
+		return nil, err
 	}
-	if keys == nil {
-		keys, contents = []*string{}, [][]byte{}
-	}
-	return []any{a.requests, a.streams, a.expected, a.changes, a.ids, a.types, a.schemas, a.data, a.metas, slots, keys, contents, patience}
-}
-
-// one returns the parameters of append_one, if it is for that.
-func (a *appendArgs) one(patience int) ([]any, bool) {
-	if len(a.ids) != 1 || a.keys != nil {
-		return nil, false
-	}
-	return []any{a.streams[0], a.expected[0], a.ids[0], a.types[0], a.schemas[0], a.data[0], a.metas[0], patience}, true
-}
-
-// alone returns the parameters of append.
-func (a *appendArgs) alone() []any {
-	var key *string
-	var content []byte
-	if a.keys != nil {
-		key, content = a.keys[0], a.contents[0]
-	}
-	return []any{a.streams, a.expected, a.changes, a.ids, a.types, a.schemas, a.data, a.metas, key, content}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[Receipt])
 }
 
 // lostRace reports whether a concurrent transaction made the append fail, so that it may
@@ -219,11 +162,9 @@ func lostRace(err error) bool {
 		pgerr.Is(err, pgerr.Deadlock, pgerr.SerializationFailure)
 }
 
-// translateAppend turns an error of the SQL function append into one of this package.
+// translateAppend turns an error of the SQL function into one of this package.
 func translateAppend(err error, changes []Change) error {
 	switch {
-	case pgerr.Is(err, pgerr.KeyReused):
-		return fmt.Errorf("eventstore: append to stream %s: %w", changes[0].Stream, &KeyReusedError{Key: pgerr.Detail(err)})
 	case pgerr.Is(err, pgerr.Conflict):
 		var detail struct {
 			Stream           string

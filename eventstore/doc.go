@@ -18,11 +18,6 @@
 //   - Within a stream, a higher version has a higher position.
 //   - An append stores all its events or none. When it has returned without an error they are as
 //     durable as Postgres makes a commit.
-//   - Concurrent appends share transactions, but not outcomes: what is wrong with one, or in its
-//     way, does not fail another, and holds it up for some 20 ms at most.
-//   - An append that is cancelled, or refused, is not stored, also not later. Only when the
-//     connection is lost in between is that not known; then the error is [ErrUnknownOutcome], and a
-//     repeat with the same event ids or the same idempotency key finds out.
 //   - Events are never changed: the table refuses UPDATE, DELETE and TRUNCATE.
 //   - Iterators give an error as their last pair, with no event; break is always safe, and no
 //     connection is held while the loop body runs.

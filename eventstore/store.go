@@ -37,7 +37,6 @@ type Store struct {
 	inTx   bool // db is the caller's transaction: it must not be retried, and does not commit here
 
 	appended *signal
-	group    *group
 }
 
 // querier is a pool or a transaction.
@@ -71,19 +70,13 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if c.MaxEventBytes < 0 || c.PageSize < 0 || c.PollInterval < 0 {
 		return nil, invalid("eventstore.New: MaxEventBytes, PageSize and PollInterval must not be negative")
 	}
-	s := &Store{
+	return &Store{
 		config:   c,
 		sql:      newStatements(schema),
 		db:       pool,
 		appended: newSignal(),
-	}
-	s.group = newGroup(pool, &s.sql, s.appended)
-	return s, nil
+	}, nil
 }
-
-// Close waits for the appends under way and refuses later ones with [ErrClosed]. The store can
-// still be read. Call it before closing the pool.
-func (s *Store) Close() { s.group.close() }
 
 // WithTx returns a copy of the store that works within the caller's transaction: what it appends
 // is stored when the caller commits, together with whatever else the transaction does. It reads
@@ -122,14 +115,12 @@ func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 
 // statements are the store's SQL with its schema put in.
 type statements struct {
-	append, group, one, tidemark, key, stream, page string
+	append, tidemark, key, stream, page string
 }
 
 func newStatements(schema string) statements {
 	return statements{
 		append:   pgschema.In(schema, appendSQL),
-		group:    pgschema.In(schema, groupSQL),
-		one:      pgschema.In(schema, oneSQL),
 		tidemark: pgschema.In(schema, tidemarkSQL),
 		key:      pgschema.In(schema, keySQL),
 		stream:   pgschema.In(schema, streamSQL),

@@ -19,8 +19,6 @@ const (
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"
 	Deadlock             = "40P01"
-	LockNotAvailable     = "55P03"
-	QueryCanceled        = "57014"
 	undefinedTable       = "42P01"
 	undefinedFunction    = "42883"
 	invalidSchemaName    = "3F000"
