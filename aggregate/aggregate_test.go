@@ -291,6 +291,51 @@ func TestCommitReceipt(t *testing.T) {
 	})
 }
 
+// TestRefusalOnTornStates: between two loads somebody changes both aggregates. What is refused
+// because they do not fit together is decided again.
+func TestRefusalOnTornStates(t *testing.T) {
+	each(t, func(t *testing.T, store aggregate.Store, repo *aggregate.Repository[counter, event]) {
+		errTorn := errors.New("the two limits differ")
+		for _, test := range []struct {
+			others int // how many commits come in between
+			config *aggregate.Config
+			want   error
+			tries  int
+		}{
+			{1, nil, errLimit, 2},
+			{0, nil, errLimit, 1},
+			{9, &aggregate.Config{MaxAttempts: 3}, eventstore.ErrConflict, 3},
+		} {
+			tries := 0
+			_, err := aggregate.Commit(t.Context(), store, test.config, func(ctx context.Context) ([]eventstore.Change, error) {
+				tries++
+				a, err := repo.Load(ctx, "a")
+				if err != nil {
+					return nil, err
+				}
+				if tries <= test.others {
+					for _, key := range []string{"a", "b"} {
+						if _, err := repo.Update(t.Context(), key, limit(a.State.Limit+1)); err != nil {
+							return nil, err
+						}
+					}
+				}
+				b, err := repo.Load(ctx, "b")
+				if err != nil {
+					return nil, err
+				}
+				if a.State.Limit != b.State.Limit {
+					return nil, errTorn
+				}
+				return nil, errLimit
+			})
+			if !errors.Is(err, test.want) || tries != test.tries {
+				t.Errorf("%d others: %v after %d tries, want %v after %d", test.others, err, tries, test.want, test.tries)
+			}
+		}
+	})
+}
+
 // TestChangeRefuses: the decision's error comes out as it is.
 func TestChangeRefuses(t *testing.T) {
 	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {

@@ -26,7 +26,8 @@ type Config struct {
 // decide loads what it needs, with [Repository.Load], and returns a change for each aggregate it
 // changes, made by [Loaded.Change]. When somebody else was faster it is called again, so it must
 // do nothing but load and decide. In a caller's transaction (eventstore.Store.WithTx), which a
-// conflict aborts, it is not. Its error is returned as it is.
+// conflict aborts, it is not. Its error is returned as it is, unless it has loaded several
+// aggregates and one of them has changed meanwhile: then it is called again too.
 //
 // The receipt is the version of the first change's aggregate, which is the one the caller is
 // asked about, at the position of the whole commit: a read model that has reached it shows all
@@ -70,12 +71,16 @@ func commitOnce(ctx context.Context, store Store, decide func(context.Context) (
 	if receipts, ok, err := store.Stored(ctx); ok || err != nil {
 		return receipts, permanent(err)
 	}
-	changes, err := decide(ctx)
+	var seen loads
+	changes, err := decide(context.WithValue(ctx, loadsKey{}, &seen))
 	changes = slices.DeleteFunc(changes, func(c eventstore.Change) bool { return len(c.Events) == 0 })
 	if err != nil || len(changes) == 0 {
 		// And asked again: a repeat may have been stored since, and be what was decided on.
 		if receipts, ok, storedErr := store.Stored(ctx); ok || storedErr != nil {
 			return receipts, permanent(storedErr)
+		}
+		if moved := seen.moved(ctx, store); err != nil && moved != nil {
+			return nil, moved
 		}
 		return nil, permanent(err)
 	}
@@ -84,6 +89,30 @@ func commitOnce(ctx context.Context, store Store, decide func(context.Context) (
 		err = permanent(err) // a caller's transaction has failed for good
 	}
 	return receipts, err
+}
+
+// loads are the aggregates that a decision has loaded, and at which versions.
+type loads []*eventstore.ConflictError
+
+type loadsKey struct{}
+
+// moved returns a conflict if a refusal may rest on states of different moments, which no log ever
+// held: an order that is not placed yet, and an item that is reserved for it already. With one
+// aggregate that cannot be.
+func (l loads) moved(ctx context.Context, store Store) error {
+	if len(l) < 2 {
+		return nil
+	}
+	for _, loaded := range l {
+		for event, err := range store.Read(ctx, loaded.Stream, eventstore.ReadOptions{After: loaded.Expected, Limit: 1}) {
+			if err != nil {
+				return nil // the refusal itself says more
+			}
+			loaded.Actual = event.Version
+			return fmt.Errorf("aggregate: %w", loaded)
+		}
+	}
+	return nil
 }
 
 func permanent(err error) error {

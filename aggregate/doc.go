@@ -19,6 +19,7 @@
 //   - Update and Commit store all events of a decision or none.
 //   - With an idempotency key in the context (eventstore.WithKey) a repeated Update or Commit
 //     decides nothing and answers as the first one did.
+//   - A refusal of [Commit] rests on states that were there at the same moment, as a success does.
 //   - Retries happen on conflicts only, are bounded, and wait with jitter.
 //
 // A Definition is immutable and a Repository holds no state but its configuration: both are safe

@@ -82,6 +82,9 @@ func (r *Repository[S, E]) Load(ctx context.Context, key string) (*Loaded[S, E],
 		r.definition.apply(loaded.State, event.Data)
 		loaded.Version, loaded.Position = raw.Version, raw.Position
 	}
+	if seen, ok := ctx.Value(loadsKey{}).(*loads); ok {
+		*seen = append(*seen, &eventstore.ConflictError{Stream: loaded.Stream, Expected: loaded.Version})
+	}
 	return loaded, nil
 }
 

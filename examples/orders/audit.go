@@ -44,6 +44,9 @@ func (s *service) audit(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := a.checkSearch(ctx, s); err != nil {
+		return err
+	}
 	if a.broken > 0 {
 		return fmt.Errorf("%d of %d checks failed", a.broken, a.checks)
 	}
@@ -78,6 +81,23 @@ func (a *auditor) checkBalance(ctx context.Context, s *service) error {
 		  from shop.items`).Scan(&items, &wrong)
 	if err == nil {
 		a.check("available + reserved + shipped = received", fmt.Sprintf("%d items", items), wrong)
+	}
+	return err
+}
+
+// checkSearch looks for orders that are not found by the names of their items, or by others.
+func (a *auditor) checkSearch(ctx context.Context, s *service) error {
+	var orders, wrong int
+	err := s.pool.QueryRow(ctx, `
+		select count(*),
+		       count(*) filter (where document <> to_tsvector('simple', (
+		           select string_agg(line ->> 'name', E'\n' order by n)
+		             from json_array_elements(lines) with ordinality as l (line, n))))
+		  from shop.orders`).Scan(&orders, &wrong)
+	if err == nil && wrong > 0 {
+		a.check("orders are found by their items", "", fmt.Sprintf("%d are not", wrong))
+	} else if err == nil {
+		a.check("orders are found by their items", fmt.Sprintf("%d orders", orders), "")
 	}
 	return err
 }

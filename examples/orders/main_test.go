@@ -45,6 +45,7 @@ var checks = []string{
 	"revenue = paid - refunded, in shop.revenue", "revenue = paid - refunded, in shop.customers",
 	"read model shop.orders equals the log", "read model shop.customers equals the log",
 	"read model shop.items equals the log", "read model shop.revenue equals the log",
+	"orders are found by their items",
 }
 
 // TestSimulationKilled kills a simulation twice and starts it again, until it has reached its end.
@@ -137,6 +138,7 @@ func TestSimulationFinds(t *testing.T) {
 		{`update shop.orders set customer = 'x' || customer`, `update shop.orders set customer = substr(customer, 2)`, checks[5]},
 		{`update shop.customers set orders = orders + 1`, `update shop.customers set orders = orders - 1`, checks[6]},
 		{`insert into shop.items (item, name, received, available, reserved, shipped, version) values ('x', 'x', 0, 0, 0, 0, 0)`, `delete from shop.items where item = 'x'`, checks[7]},
+		{`update shop.orders set document = document || 'x:99'`, `update shop.orders set document = ts_delete(document, 'x')`, checks[9]},
 		{`update shop.revenue set day = day + 1000`, `update shop.revenue set day = day - 1000`, checks[8]},
 	} {
 		for i, sql := range []string{test.spoil, test.repair} {

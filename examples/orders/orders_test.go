@@ -379,6 +379,44 @@ func TestLastOnes(t *testing.T) {
 	s.audited()
 }
 
+// TestTogether sends requests that exclude each other at the same time, without keys: one of them
+// is done, and the others hear why they are not.
+func TestTogether(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	s.stock(map[string]int{"cup": 100, "pot": 100, "last": 8})
+	together := func(requests ...[2]string) (done int) {
+		answers := make([]servicetest.Answer, len(requests))
+		var clients sync.WaitGroup
+		for i, request := range requests {
+			clients.Go(func() { answers[i] = s.Do("POST", request[0], request[1]) })
+		}
+		clients.Wait()
+		for i, a := range answers {
+			switch {
+			case a.Status/100 == 2:
+				done++
+			case a.Status != 409 || a.Body["type"] != "urn:orders:order-exists" && a.Body["type"] != "urn:orders:wrong-state":
+				t.Errorf("%s: %d %s", requests[i][0], a.Status, a.Text)
+			}
+		}
+		return done
+	}
+	for n := range 8 {
+		id := fmt.Sprint("o", n)
+		place := [2]string{"/orders", placing(id, "ada", "2026-01-01", map[string]int{"cup": 1, "pot": 1, "last": 1})}
+		if done := together(place, place, place, place, place, place); done != 1 {
+			t.Errorf("order %s was placed %d times", id, done)
+		}
+		s.Must(200, "POST", "/orders/"+id+"/payment", `{"amount":300,"currency":"EUR"}`)
+		ship, cancel := [2]string{"/orders/" + id + "/shipment", goodBody("shipment")}, [2]string{"/orders/" + id + "/cancellation", goodBody("cancellation")}
+		if done := together(ship, cancel, ship, cancel, ship, cancel); done != 1 {
+			t.Errorf("order %s was shipped and cancelled %d times", id, done)
+		}
+	}
+	s.audited()
+}
+
 // TestFirstRelease runs today's service on a log that the first release has written.
 func TestFirstRelease(t *testing.T) {
 	t.Parallel()
