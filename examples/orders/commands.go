@@ -17,8 +17,8 @@ import (
 	"github.com/tidemark-es/tidemark/examples/orders/stock"
 )
 
-// The commands. Seen is the version of the order or item that the caller has in mind; eventstore.Any if
-// the caller does not care.
+// The commands. Seen is the version of the order or item that the caller has in mind;
+// eventstore.Any if the caller does not care.
 type (
 	ReceiveStock struct {
 		Item string
