@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -14,10 +15,14 @@ import (
 
 // Texts are cast here, so that they can be sent in every mode of pgx, also in those without
 // prepared statements that poolers need.
-const appendSQL = `
+const groupSQL = `
+select outcome, version, position
+  from SCHEMA.append_group($1::int[], $2::text[], $3::bigint[], $4::int[], $5::int[], $6::text[]::uuid[], $7::text[],
+                           $8::smallint[], $9::text[]::json[], $10::text[]::json[], $11::text[], $12::bytea[], $13::int)`
+
+const oneSQL = `
 select version, position
-  from SCHEMA.append($1::text[], $2::bigint[], $3::int[], $4::text[]::uuid[], $5::text[], $6::smallint[],
-                     $7::text[]::json[], $8::text[]::json[], $9::text, $10::bytea)`
+  from SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8)`
 
 const keySQL = `
 select content, versions, positions
@@ -40,38 +45,42 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 // Commit stores the events of several streams, all of them or none, and returns a receipt per
 // change in the same order. Positions follow the order of the changes and of their events.
 //
-// It returns a [ConflictError] when a stream is not at its expected version, an [InvalidError]
-// for arguments that are not acceptable, a [KeyReusedError] (see [WithKey]) and
-// [ErrNotMigrated]; in all these cases nothing was stored. After any other error, such as a lost
-// connection, the events may have been stored or not: repeat the call under the same key to find
-// out, or read the stream.
+// Concurrent calls share a transaction, yet each has an outcome of its own. It returns a
+// [ConflictError] when a stream is not at its expected version, an [InvalidError] for arguments
+// that are not acceptable, a [KeyReusedError] (see [WithKey]), [ErrNotMigrated], [ErrClosed] and,
+// when ctx is done, its error; in all these cases nothing was stored. [ErrUnknownOutcome] means that
+// the connection was lost, or did not answer within five seconds after ctx was done, while the events
+// were being stored. Repeat the call to find out, under the same key or with events that have the
+// same ids and the same exact expected version: what is there already is not stored again, and the
+// receipts are the first ones. After a lost connection such calls are repeated for you.
 //
 // Appends with an exact expected version that meet in one stream are decided by the database:
 // one succeeds, the others get a ConflictError. With Any and Exists they queue and all succeed,
-// provided that they run at isolation level read committed.
+// provided that they run at isolation level read committed. An append to a stream that an open
+// transaction (see [Store.WithTx]) has appended to waits for its end, until ctx is done.
 func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error) {
 	changes, err := Prepare(ctx, changes, s.config.MaxEventBytes)
 	if err != nil {
 		return nil, fmt.Errorf("eventstore: %w", err)
 	}
-	args := newAppendArgs(ctx, changes)
-	for races := 0; ; races++ {
-		receipts, err := s.append(ctx, args)
-		if err == nil {
-			if !s.inTx {
-				s.appended.notify()
-			}
-			return receipts, nil
-		}
-		// Nothing was stored. Sent again it either succeeds or learns the actual version.
-		if !s.inTx && races < maxRaces && lostRace(err) {
-			continue
-		}
-		if pgerr.Is(err, pgerr.KeyReused) {
-			err = &KeyReusedError{Key: *args.key}
-		}
+	r := newRequest(ctx, changes)
+	if !s.inTx {
+		return s.group.commit(r)
+	}
+	rows, err := s.db.Query(ctx, s.sql.group, newAppendArgs([]*request{r}).group(nil)...)
+	if err != nil {
 		return nil, translateAppend(err, changes)
 	}
+	outcome, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	if err != nil {
+		return nil, translateAppend(err, changes)
+	}
+	if outcome[0].Outcome == "known" {
+		receipts, _, err := stored(ctx, s.db, s.sql.key, *r.key)
+		return receipts, err
+	}
+	r.settle(outcome)
+	return r.receipts, r.err
 }
 
 // Stored returns the receipts of what was committed under the idempotency key in ctx, if
@@ -85,15 +94,19 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 	if err := key.Validate(); err != nil {
 		return nil, false, wrap(err, "look up")
 	}
-	rows, err := s.db.Query(ctx, s.sql.key, key.Name)
+	return stored(ctx, s.db, s.sql.key, key)
+}
+
+func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bool, error) {
+	rows, err := db.Query(ctx, sql, key.Name)
 	if err != nil {
 		return nil, false, translate(err, "look up idempotency key %q", key.Name)
 	}
-	type stored struct {
+	type row struct {
 		Content             []byte
 		Versions, Positions []int64
 	}
-	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[stored])
+	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[row])
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, false, nil
 	}
@@ -101,7 +114,7 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 		return nil, false, translate(err, "look up idempotency key %q", key.Name)
 	}
 	if string(found.Content) != string(key.Content[:]) {
-		return nil, false, &KeyReusedError{Key: key.Name}
+		return nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
 	}
 	receipts := make([]Receipt, len(found.Versions))
 	for i := range receipts {
@@ -110,49 +123,72 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 	return receipts, true, nil
 }
 
-// appendArgs are the parameters of the SQL function append, as parallel arrays.
+// appendArgs are the parameters of the SQL function append_group, as parallel arrays.
 type appendArgs struct {
+	requests []int32 // per change
 	streams  []string
 	expected []int64
 
-	changes []int32 // per event, the index into streams, from 1
+	changes []int32 // per event
+	offsets []int32
 	ids     []string
 	types   []string
 	schemas []int16
 	data    []string
 	metas   []*string // nil where there are none
 
-	key     *string
-	content []byte
+	keys     []*string // per request, or empty
+	contents [][]byte
 }
 
-func newAppendArgs(ctx context.Context, changes []Change) *appendArgs {
-	a := new(appendArgs)
-	for i, change := range changes {
-		a.streams = append(a.streams, change.Stream.String())
-		a.expected = append(a.expected, int64(change.Expected))
-		for _, draft := range change.Events {
-			a.changes = append(a.changes, int32(i+1))
-			a.ids = append(a.ids, draft.ID.String())
-			a.types = append(a.types, draft.Type)
-			a.schemas = append(a.schemas, int16(draft.Schema))
-			a.data = append(a.data, string(draft.Data))
-			a.metas = append(a.metas, draft.Metadata.text())
+func newAppendArgs(batch []*request) *appendArgs {
+	a := &appendArgs{keys: []*string{}, contents: [][]byte{}}
+	shared := make(map[string]int32) // how many events a stream gets in this group
+	keyed := slices.ContainsFunc(batch, func(r *request) bool { return r.key != nil })
+	for n, r := range batch {
+		for i, change := range r.changes {
+			stream := r.names[i]
+			a.requests = append(a.requests, int32(n+1))
+			a.streams = append(a.streams, stream)
+			a.expected = append(a.expected, int64(change.Expected))
+			offset := int32(0)
+			if r.shares {
+				offset = shared[stream]
+				shared[stream] += int32(len(change.Events))
+			}
+			for _, draft := range change.Events {
+				offset++
+				a.changes = append(a.changes, int32(len(a.streams)))
+				a.offsets = append(a.offsets, offset)
+				a.ids = append(a.ids, draft.ID.String())
+				a.types = append(a.types, draft.Type)
+				a.schemas = append(a.schemas, int16(draft.Schema))
+				a.data = append(a.data, string(draft.Data))
+				a.metas = append(a.metas, draft.Metadata.text())
+			}
 		}
-	}
-	if key, ok := KeyFrom(ctx); ok {
-		a.key, a.content = &key.Name, key.Content[:]
+		switch {
+		case r.key != nil:
+			a.keys, a.contents = append(a.keys, &r.key.Name), append(a.contents, r.key.Content[:])
+		case keyed:
+			a.keys, a.contents = append(a.keys, nil), append(a.contents, nil)
+		}
 	}
 	return a
 }
 
-func (s *Store) append(ctx context.Context, a *appendArgs) ([]Receipt, error) {
-	rows, err := s.db.Query(ctx, s.sql.append, a.streams, a.expected,
-		a.changes, a.ids, a.types, a.schemas, a.data, a.metas, a.key, a.content)
-	if err != nil {
-		return nil, err
+// group returns the parameters of append_group. patience is nil to wait as long as it takes.
+func (a *appendArgs) group(patience any) []any {
+	return []any{a.requests, a.streams, a.expected, a.changes, a.offsets, a.ids, a.types,
+		a.schemas, a.data, a.metas, a.keys, a.contents, patience}
+}
+
+// one returns the parameters of append_one, if it can do this.
+func (a *appendArgs) one() ([]any, bool) {
+	if len(a.ids) != 1 || len(a.streams) != 1 || len(a.keys) > 0 {
+		return nil, false
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[Receipt])
+	return []any{a.streams[0], a.expected[0], a.ids[0], a.types[0], a.schemas[0], a.data[0], a.metas[0], patience}, true
 }
 
 // lostRace reports whether a concurrent transaction made the append fail, so that it may

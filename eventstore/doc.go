@@ -16,6 +16,9 @@
 //   - Writers do not wait for each other unless they append to the same stream, and a
 //     transaction that has nothing to do with the store never holds a reader back.
 //   - Within a stream, a higher version has a higher position.
+//   - Concurrent appends share round trips and transactions, yet none touches the outcome of another:
+//     not by a conflict, an event that is refused, a context that is done or a stream that somebody's
+//     open transaction holds.
 //   - An append stores all its events or none. When it has returned without an error they are as
 //     durable as Postgres makes a commit.
 //   - Events are never changed: the table refuses UPDATE, DELETE and TRUNCATE.

@@ -13,6 +13,11 @@ var (
 	ErrDecode      = errors.New("event does not decode")
 	ErrKeyReused   = errors.New("idempotency key reused")
 
+	// ErrUnknownOutcome means that the connection was lost during a commit: its events are stored,
+	// or not. [Store.Commit] says how to find out.
+	ErrUnknownOutcome = errors.New("it is not known whether the events were stored")
+	// ErrClosed means that the store was closed, see [Store.Close].
+	ErrClosed = errors.New("store is closed")
 	// ErrNotMigrated means that the tables or functions of the store are not in the database.
 	ErrNotMigrated = errors.New("database is not migrated")
 	// ErrNoTidemark means that the log cannot be read here, see [Store.Tidemark].

@@ -53,6 +53,15 @@ func (m Metadata) isZero() bool {
 	return m.CorrelationID == "" && m.CausationID == "" && m.Actor == "" && m.TraceParent == "" && len(m.Headers) == 0
 }
 
+// size returns about how many bytes there are to store.
+func (m Metadata) size() int {
+	n := len(m.CorrelationID) + len(m.CausationID) + len(m.Actor) + len(m.TraceParent)
+	for name, value := range m.Headers {
+		n += len(name) + len(value)
+	}
+	return n
+}
+
 // or returns m with its empty fields taken from other.
 func (m Metadata) or(other Metadata) Metadata {
 	first := func(a, b string) string {

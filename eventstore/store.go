@@ -37,6 +37,7 @@ type Store struct {
 	inTx   bool // db is the caller's transaction: it must not be retried, and does not commit here
 
 	appended *signal
+	group    *group
 }
 
 // querier is a pool or a transaction.
@@ -70,20 +71,27 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if c.MaxEventBytes < 0 || c.PageSize < 0 || c.PollInterval < 0 {
 		return nil, invalid("eventstore.New: MaxEventBytes, PageSize and PollInterval must not be negative")
 	}
-	return &Store{
+	s := &Store{
 		config:   c,
 		sql:      newStatements(schema),
 		db:       pool,
 		appended: newSignal(),
-	}, nil
+	}
+	s.group = newGroup(pool, &s.sql, s.appended)
+	return s, nil
 }
+
+// Close waits for the appends under way and refuses later ones with [ErrClosed]. The store can
+// still be read. Call it before closing the pool.
+func (s *Store) Close() { s.group.close() }
 
 // WithTx returns a copy of the store that works within the caller's transaction: what it appends
 // is stored when the caller commits, together with whatever else the transaction does. It reads
 // its own streams, but [Store.ReadAll] does not see its own events before they are committed.
 //
-// An append that fails leaves the transaction aborted, as any failed statement does; nothing is
-// retried. An open transaction that has appended holds the tidemark back, and with it every
+// A [ConflictError] or [KeyReusedError] leaves the transaction as it was; after any other error it is
+// aborted, as after any failed statement. Nothing is retried. Until the transaction ends, appends to
+// its streams wait, in other processes too. An open transaction that has appended holds the tidemark back, and with it every
 // reader: keep it short. Each append takes an entry of the server's lock table, which has room
 // for some thousands: append many events at once rather than many times. The copy must not be
 // used after the transaction has ended.
@@ -115,12 +123,13 @@ func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 
 // statements are the store's SQL with its schema put in.
 type statements struct {
-	append, tidemark, key, stream, page string
+	group, one, tidemark, key, stream, page string
 }
 
 func newStatements(schema string) statements {
 	return statements{
-		append:   pgschema.In(schema, appendSQL),
+		group:    pgschema.In(schema, groupSQL),
+		one:      pgschema.In(schema, oneSQL),
 		tidemark: pgschema.In(schema, tidemarkSQL),
 		key:      pgschema.In(schema, keySQL),
 		stream:   pgschema.In(schema, streamSQL),

@@ -28,7 +28,8 @@ create sequence tidemark.events_position_seq as bigint cache 1;
 
 create table tidemark.events (
     position    bigint      not null primary key,
-    stream      text        not null collate "C",
+    stream      text        not null collate "C"
+                check (strpos(stream, '-') between 2 and length(stream) - 1 and octet_length(stream) <= 250),
     version     bigint      not null,
     id          uuid        not null,
     type        text        not null collate "C" check (type <> ''),
@@ -62,8 +63,8 @@ create trigger events_immutable
 create table tidemark.append_keys (
     key         text        not null collate "C" primary key,
     content     bytea       not null,
-    versions    bigint[],
-    positions   bigint[],
+    versions    bigint[]    not null,
+    positions   bigint[]    not null,
     recorded_at timestamptz not null default clock_timestamp()
 );
 
@@ -125,19 +126,297 @@ create table tidemark.timers (
 
 create index timers_due on tidemark.timers (due_at) where fired_at is null;
 
--- append() stores events at the end of streams: all of them or none.
+-- append_group() stores events at the end of streams for several callers in one transaction. Each
+-- of them, a request, is stored as a whole or not at all, whatever becomes of the others.
 --
--- streams and expected are parallel: a stream, and the version it must be at for the append to
--- happen: 0 or more exactly, -1 any, -2 at least one event. The other arrays are parallel too,
--- one element per event: changes[i] is the index into streams that event i belongs to, and a
--- stream's events are numbered in the order given. It returns, per stream and in the order of
+-- Three kinds of parallel arrays. One element per change, which is what a request does to one
+-- stream: requests, the number of the request, from 1, ascending; streams; expected, the version the
+-- stream must be at: 0 or more exactly, -1 any, -2 at least one event. One element per event: changes
+-- is the index of its change, offsets says that it is the first, second, … event the stream gets, and
+-- then what is stored. One element per request: keys, null where it has no idempotency key, and
+-- contents; both are empty when no request has a key.
+--
+-- A stream may stand there more than once if each time any version is expected by a request without
+-- a key that changes nothing else; offsets go on counting. A key stands there once.
+--
+-- It returns, per change and in their order, what has become of its request:
+--   stored    version and position of the last event written to the stream
+--   repeated  the same of the first time: events with these ids were stored at the expected versions
+--   conflict  nothing is stored; version is the one the stream is at
+--   known     nothing is stored; the key was used before, see append_keys
+--   busy      nothing is stored: another transaction that is still open is appending to one of the
+--             streams, or under the key
+--
+-- With patience, in milliseconds, it waits for nobody: a request that would have to is busy. Only
+-- for a table that somebody has locked it waits, for so long. With null it waits as long as it takes.
+--
+-- SQLSTATEs: TM002 invalid argument, 55P03 when patience has ended, and 23505 on
+-- events_stream_version_key when another append was faster, which the locks below prevent at
+-- isolation level read committed. Then nothing is stored of any request.
+-- +goose StatementBegin
+create function tidemark.append_group(
+    requests int[],
+    streams  text[],
+    expected bigint[],
+    changes  int[],
+    offsets  int[],
+    ids      uuid[],
+    types    text[],
+    schemas  smallint[],
+    payloads json[],
+    metas    json[],
+    keys     text[] default '{}',
+    contents bytea[] default '{}',
+    patience int default null
+) returns table (outcome text, version bigint, "position" bigint)
+language plpgsql
+-- A role that may execute the function needs no right on the tables. Whatever search_path the
+-- caller has, names mean what they mean here.
+security definer
+set search_path = pg_catalog, pg_temp
+-- Planning, not work, is the cost of a small append: always reuse the cached plans, and let none
+-- of them remember that the table was small once.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    busy      int[];  -- requests that would have to wait
+    known     int[];  -- requests whose key was used before
+    conflicts int[];  -- requests with a stream at another version than expected
+    repeated  int[];  -- those of them that were stored before
+    refused   int[];  -- all of these
+    actual    bigint[];
+    versions  bigint[];
+    positions bigint[];
+    fence     bigint;
+begin
+    if (cardinality(streams) > 0 and cardinality(ids) > 0
+        and cardinality(requests) = cardinality(streams) and cardinality(expected) = cardinality(streams)
+        and cardinality(changes) = cardinality(ids) and cardinality(offsets) = cardinality(ids)
+        and cardinality(types) = cardinality(ids) and cardinality(schemas) = cardinality(ids)
+        and cardinality(payloads) = cardinality(ids) and cardinality(metas) = cardinality(ids)
+        and cardinality(keys) = cardinality(contents)) is not true then
+        raise exception using errcode = 'TM002',
+            message = 'append: there must be a stream and an event, and parallel arrays must have one length';
+    end if;
+
+    -- A commit that is not flushed could be lost in a crash after somebody has read its events,
+    -- and their positions be given out again: what readers have passed must be durable.
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
+
+    -- One open append per stream: the next one finds the version that this one leaves. Nobody waits
+    -- on the unique index, where a group would be held up by a transaction that concerns one of its
+    -- requests. Who waits does so in the order of the hash, so that two cannot deadlock. The lock
+    -- table has room for some thousands; an append to very many streams leaves it to the index.
+    if patience is not null then
+        perform set_config('lock_timeout', patience || 'ms', true);
+        select array_agg(u.request)
+          into busy
+          from unnest(requests, streams) as u (request, stream)
+         where not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(u.stream));
+    else
+        perform pg_advisory_xact_lock(hashtext('tidemark.streams'), s.hash)
+           from (select distinct hashtext(u.stream) as hash
+                   from unnest(streams, expected) as u (stream, expected)
+                  where u.expected < 0 or cardinality(streams) <= 1000
+                  order by 1) s;
+    end if;
+    if cardinality(keys) > 0 then
+        if patience is not null then
+            select busy || array_agg(u.request::int)
+              into busy
+              from unnest(keys) with ordinality as u (key, request)
+             where u.key is not null
+               and not pg_try_advisory_xact_lock(hashtext('tidemark.keys'), hashtext(u.key));
+        else
+            perform pg_advisory_xact_lock(hashtext('tidemark.keys'), s.hash)
+               from (select distinct hashtext(u.key) as hash
+                       from unnest(keys) as u (key)
+                      where u.key is not null
+                      order by 1) s;
+        end if;
+        select array_agg(u.request::int)
+          into known
+          from unnest(keys) with ordinality as u (key, request)
+          join tidemark.append_keys k on k.key = u.key;
+    end if;
+
+    -- The version check comes before the first position is taken: whoever sees version n
+    -- committed gets a higher position for n+1. The unique index has the last word.
+    actual := array(select coalesce((select max(e.version) from tidemark.events e where e.stream = u.stream), 0)
+                      from unnest(streams) as u (stream));
+    if expected <> actual then
+        select array_agg(u.request)
+          into conflicts
+          from unnest(requests, expected, actual) as u (request, expected, version)
+         where (u.expected = u.version or u.expected = -1 or u.expected = -2 and u.version > 0) is not true;
+    end if;
+    refused := busy || known || conflicts;
+
+    if refused is null or cardinality(refused) < cardinality(requests) then
+        -- The fence: while this transaction is open, no reader passes the position the sequence
+        -- has here. See tidemark(). Only the low 32 bits fit into the key of an advisory lock. The
+        -- sequence must be read by this function, which locks it: a plain SELECT can see the value
+        -- that nextval() writes ahead for crash recovery, up to 32 too high.
+        fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
+        perform pg_advisory_xact_lock_shared(
+            hashtext('tidemark.events'),
+            (((fence + 2147483648) & 4294967295) - 2147483648)::int);
+    end if;
+
+    if refused is null and cardinality(keys) = 0 and changes = requests
+       and cardinality(requests) = requests[cardinality(requests)] then
+        -- One event for each request, as it is most of the time: what follows, without joins.
+        return query
+        insert into tidemark.events
+               (position, stream, version, id, type, schema, data, metadata, recorded_at)
+        select nextval('tidemark.events_position_seq'), e.stream, e.version + e.nth,
+               e.id, e.type, e.schema, e.data, e.metadata, clock_timestamp()
+          from unnest(streams, actual, offsets, ids, types, schemas, payloads, metas)
+               as e (stream, version, nth, id, type, schema, data, metadata)
+        returning 'stored', version, position;
+        return;
+    end if;
+
+    if exists (select from unnest(changes) c where (c between 1 and cardinality(streams)) is not true) then
+        raise exception using errcode = 'TM002',
+            message = format('append: an event belongs to a change from 1 to %s, not to one of %s', cardinality(streams), changes);
+    end if;
+    with events as materialized (
+        -- Positions follow the order of the events.
+        select nextval('tidemark.events_position_seq') as position, e.*
+          from unnest(changes, offsets, ids, types, schemas, payloads, metas)
+               as e (change, nth, id, type, schema, data, metadata)
+         where refused is null or requests[e.change] <> all (refused)
+    ), inserted as (
+        insert into tidemark.events
+               (position, stream, version, id, type, schema, data, metadata, recorded_at)
+        select e.position, u.stream, u.version + e.nth,
+               e.id, e.type, e.schema, e.data, e.metadata, clock_timestamp()
+          from events e
+          join unnest(streams, actual) with ordinality as u (stream, version, n) on u.n = e.change
+    ), ends as (
+        select change, max(nth) as nth, max(position) as position
+          from events
+         group by change
+    )
+    select array_agg(u.version + ends.nth order by u.n), array_agg(ends.position order by u.n)
+      into versions, positions
+      from unnest(actual) with ordinality as u (version, n)
+      left join ends on ends.change = u.n;
+
+    if cardinality(keys) > 0 then
+        insert into tidemark.append_keys (key, content, versions, positions)
+        select k.key, coalesce(k.content, ''), array_agg(u.version order by u.n), array_agg(u.position order by u.n)
+          from unnest(keys, contents) with ordinality as k (key, content, request)
+          join unnest(requests, versions, positions) with ordinality as u (request, version, position, n)
+            on u.request = k.request
+         where k.key is not null
+           and u.position is not null
+         group by k.key, k.content;
+    end if;
+
+    if conflicts is not null then
+        -- A conflict is none if all of it is there already.
+        select array_agg(s.request)
+          into repeated
+          from (select requests[u.change] as request
+                  from unnest(changes, offsets, ids) as u (change, nth, id)
+                  left join tidemark.events e
+                         on e.stream = streams[u.change]
+                        and e.version = expected[u.change] + u.nth
+                        and e.id = u.id
+                        and expected[u.change] >= 0
+                 where requests[u.change] = any (conflicts)
+                 group by requests[u.change]
+                having count(*) = count(e.id)) s;
+    end if;
+
+    return query
+    select case when u.position is not null then 'stored'
+                when u.request = any (known) then 'known'
+                when u.request = any (busy) then 'busy'
+                when u.request = any (repeated) then 'repeated'
+                else 'conflict'
+           end,
+           coalesce(u.version, e.version, u.actual),
+           coalesce(u.position, e.position, 0)
+      from unnest(requests, streams, expected, actual, versions, positions) with ordinality
+           as u (request, stream, expected, actual, version, position, n)
+      left join tidemark.events e
+             on u.request = any (repeated)
+            and e.stream = u.stream
+            and e.version = u.expected + (select max(c.nth) from unnest(changes, offsets) as c (change, nth) where c.change = u.n)
+     order by u.n;
+end
+$$;
+-- +goose StatementEnd
+
+-- append_one() is append_group() for a request of one event without an idempotency key: the short
+-- path of somebody who is alone. It returns the version and the position, or no row if the event
+-- could not be stored just so: then append_group() says why.
+-- +goose StatementBegin
+create function tidemark.append_one(
+    stream   text,
+    expected bigint,
+    id       uuid,
+    type     text,
+    schema   smallint,
+    payload  json,
+    meta     json,
+    patience int
+) returns table (version bigint, "position" bigint)
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    actual bigint;
+    fence  bigint;
+begin
+    -- All of this as in append_group(), which says why.
+    if current_setting('synchronous_commit') = 'off' then
+        perform set_config('synchronous_commit', 'local', true);
+    end if;
+    perform set_config('lock_timeout', patience || 'ms', true);
+    if not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(append_one.stream)) then
+        return;
+    end if;
+    actual := coalesce((select max(e.version) from tidemark.events e where e.stream = append_one.stream), 0);
+    if not (expected = actual or expected = -1 or expected = -2 and actual > 0) then
+        return;
+    end if;
+    fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
+    perform pg_advisory_xact_lock_shared(
+        hashtext('tidemark.events'),
+        (((fence + 2147483648) & 4294967295) - 2147483648)::int);
+    return query
+    insert into tidemark.events
+           (position, stream, version, id, type, schema, data, metadata, recorded_at)
+    values (nextval('tidemark.events_position_seq'), append_one.stream, actual + 1, append_one.id,
+            append_one.type, append_one.schema, payload, meta, clock_timestamp())
+    returning version, position;
+end
+$$;
+-- +goose StatementEnd
+
+-- append() stores the events of one commit, all of them or none: append_group() for people and for
+-- other clients. streams and expected are parallel, and so are the arrays from changes on: changes[i]
+-- is the index into streams that event i belongs to, and a stream's events are numbered in the order
+-- given. It waits for transactions that are in the way. It returns, per stream and in the order of
 -- streams, the version and the position of the last event written.
 --
--- With a key, a repeat of the call stores nothing and answers as the first call did; the same
--- key with other content is refused.
+-- With a key, a repeat of the call stores nothing and answers as the first call did; the same key
+-- with other content is refused. So does a repeat with the same event ids at the same exact versions.
 --
--- SQLSTATEs: TM001 version conflict (the detail is JSON), TM002 invalid argument, TM004 key
--- reused, and 23505 on events_stream_version_key when a concurrent append was faster.
+-- SQLSTATEs: TM001 version conflict (the detail is JSON), TM002 invalid argument, TM004 key reused,
+-- and 23505 on events_stream_version_key when a concurrent append was faster.
 -- +goose StatementBegin
 create function tidemark.append(
     streams  text[],
@@ -152,71 +431,16 @@ create function tidemark.append(
     content  bytea default null
 ) returns table (version bigint, "position" bigint)
 language plpgsql
--- A role that may execute the function needs no right on the tables. Whatever search_path the
--- caller has, names mean what they mean here.
 security definer
 set search_path = pg_catalog, pg_temp
--- Planning, not work, is the cost of a small append: always reuse the cached plans, and let none
--- of them remember that the table was small once.
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    actual bigint[];
-    fence  bigint;
-    known  tidemark.append_keys;
+    outcomes  text[];
+    versions  bigint[];
+    positions bigint[];
+    known     tidemark.append_keys;
 begin
-    if cardinality(streams) = 0 or cardinality(streams) <> cardinality(expected)
-       or cardinality(ids) = 0
-       or array[cardinality(changes), cardinality(types), cardinality(schemas),
-                cardinality(payloads), cardinality(metas)] <> array_fill(cardinality(ids), array[5]) then
-        raise exception using errcode = 'TM002',
-            message = 'append: there must be a stream and an event, and parallel arrays must have one length';
-    end if;
-
-    if append.key is not null then
-        -- Waits for a call in flight under the same key, then finds what that call stored.
-        insert into tidemark.append_keys as k (key, content)
-        values (append.key, coalesce(append.content, ''))
-        on conflict (key) do nothing;
-        if not found then
-            select k.* into known from tidemark.append_keys k where k.key = append.key;
-            if known.content is distinct from coalesce(append.content, '') then
-                raise exception using errcode = 'TM004',
-                    message = format('append: key %L was used before with other content', append.key);
-            end if;
-            return query select * from unnest(known.versions, known.positions);
-            return;
-        end if;
-    end if;
-
-    -- A commit that is not flushed could be lost in a crash after somebody has read its events,
-    -- and their positions be given out again: what readers have passed must be durable.
-    if current_setting('synchronous_commit') = 'off' then
-        perform set_config('synchronous_commit', 'local', true);
-    end if;
-
-    -- Appends that accept any version queue per stream, so that they succeed one after the other
-    -- instead of colliding. In the order of the hash, so that two of them cannot deadlock.
-    if -1 = any (expected) or -2 = any (expected) then
-        perform pg_advisory_xact_lock(hashtext('tidemark.streams'), s.hash)
-           from (select distinct hashtext(u.stream) as hash
-                   from unnest(streams, expected) as u (stream, expected)
-                  where u.expected < 0
-                  order by 1) s;
-    end if;
-
-    -- The version check comes before the first position is taken: whoever sees version n
-    -- committed gets a higher position for n+1. The unique index has the last word.
-    select array_agg(coalesce(e.version, 0) order by s.n)
-      into actual
-      from unnest(streams) with ordinality as s (stream, n)
-     cross join lateral (
-           select max(version) as version
-             from tidemark.events
-            where stream = s.stream) e;
-
     for n in 1 .. cardinality(streams) loop
         if streams[n] is null or strpos(streams[n], '-') < 2 or strpos(streams[n], '-') = length(streams[n])
            or octet_length(streams[n]) > 250 then
@@ -227,58 +451,37 @@ begin
             raise exception using errcode = 'TM002',
                 message = format('append: expected version %L of stream %s is none', expected[n], streams[n]);
         end if;
-        if not (expected[n] = actual[n] or expected[n] = -1 or expected[n] = -2 and actual[n] > 0) then
+    end loop;
+    select array_agg(g.outcome order by g.n), array_agg(g.version order by g.n), array_agg(g.position order by g.n)
+      into outcomes, versions, positions
+      from tidemark.append_group(
+               array_fill(1, array[cardinality(streams)]), streams, expected,
+               changes,
+               array(select row_number() over (partition by c.change order by c.n)
+                       from unnest(changes) with ordinality as c (change, n)
+                      order by c.n)::int[],
+               ids, types, schemas, payloads, metas,
+               array_remove(array[append.key], null),
+               case when append.key is null then '{}' else array[append.content] end)
+           with ordinality as g (outcome, version, position, n);
+    if outcomes[1] = 'known' then
+        select k.* into strict known from tidemark.append_keys k where k.key = append.key;
+        if known.content <> coalesce(append.content, '') then
+            raise exception using errcode = 'TM004',
+                message = format('append: key %L was used before with other content', append.key);
+        end if;
+        return query select * from unnest(known.versions, known.positions);
+        return;
+    end if;
+    for n in 1 .. cardinality(streams) loop
+        if outcomes[n] = 'conflict'
+           and not (expected[n] = versions[n] or expected[n] = -1 or expected[n] = -2 and versions[n] > 0) then
             raise exception using errcode = 'TM001',
-                message = format('stream %s is at version %s, expected %s', streams[n], actual[n], expected[n]),
-                detail = json_build_object('stream', streams[n], 'expected', expected[n], 'actual', actual[n]);
+                message = format('stream %s is at version %s, expected %s', streams[n], versions[n], expected[n]),
+                detail = json_build_object('stream', streams[n], 'expected', expected[n], 'actual', versions[n]);
         end if;
     end loop;
-
-    -- The fence: while this transaction is open, no reader passes the position the sequence
-    -- has here. See tidemark(). Only the low 32 bits fit into the key of an advisory lock. The
-    -- sequence must be read by this function, which locks it: a plain SELECT can see the value
-    -- that nextval() writes ahead for crash recovery, up to 32 too high.
-    fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
-    perform pg_advisory_xact_lock_shared(
-        hashtext('tidemark.events'),
-        (((fence + 2147483648) & 4294967295) - 2147483648)::int);
-
-    return query
-    with numbered as materialized (
-        -- Positions follow the caller's order of events ...
-        select nextval('tidemark.events_position_seq') as position, e.*
-          from unnest(changes, ids, types, schemas, payloads, metas) with ordinality
-               as e (change, id, type, schema, data, metadata, n)
-    ), inserted as (
-        -- ... but rows are written in the order of streams: two appends to the same streams
-        -- wait for each other at the first one, and never deadlock.
-        insert into tidemark.events
-               (position, stream, version, id, type, schema, data, metadata, recorded_at)
-        select position, streams[change],
-               actual[change] + row_number() over (partition by change order by n),
-               id, type, schema, data, metadata, clock_timestamp()
-          from numbered
-         order by streams[change] collate "C", n
-    )
-    select actual[change] + count(*), max(position)
-      from numbered
-     group by change
-     order by change;
-
-    if append.key is not null then
-        update tidemark.append_keys k
-           set versions = s.versions, positions = s.positions
-          from (select array_agg(e.version order by c.n) as versions,
-                       array_agg(e.position order by c.n) as positions
-                  from unnest(streams) with ordinality as c (stream, n)
-                 cross join lateral (
-                       select version, position
-                         from tidemark.events
-                        where stream = c.stream
-                        order by version desc
-                        limit 1) e) s
-         where k.key = append.key;
-    end if;
+    return query select * from unnest(versions, positions);
 end
 $$;
 -- +goose StatementEnd
@@ -355,6 +558,8 @@ $$;
 -- +goose StatementEnd
 
 -- Nobody may append or read but the owner and those who are given the right.
+revoke all on function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int) from public;
+revoke all on function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int) from public;
 revoke all on function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea) from public;
 revoke all on function tidemark.tidemark() from public;
 
@@ -363,6 +568,8 @@ revoke all on function tidemark.tidemark() from public;
 -- +goose Down
 drop function tidemark.tidemark();
 drop function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea);
+drop function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int);
+drop function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int);
 drop table tidemark.timers;
 drop table tidemark.sagas;
 drop table tidemark.dead_letters;

@@ -280,3 +280,53 @@ func testKey(t *testing.T, s Store) {
 		t.Errorf("%d events, want 4", n)
 	}
 }
+
+// testRepeatByID: an append of the same event ids at the same expected version is answered as the
+// first time, and nothing else is.
+func testRepeatByID(t *testing.T, s Store) {
+	drafts := func() []eventstore.Draft {
+		return []eventstore.Draft{{ID: uuid.New(), Type: "a", Data: []byte(`1`)}, {ID: uuid.New(), Type: "a", Data: []byte(`2`)}}
+	}
+	mustAppend(t, s, stream("a"), eventstore.NoStream, draft(1))
+	events := drafts()
+	first, err := s.Append(t.Context(), stream("a"), 1, events...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, stream("a"), 3, draft(1))
+	for range 2 {
+		again, err := s.Append(t.Context(), stream("a"), 1, events...)
+		if err != nil || again != first {
+			t.Errorf("repeated: %+v, %v, want %+v", again, err, first)
+		}
+	}
+	for name, attempt := range map[string]func() error{
+		"other ids": func() error { _, err := s.Append(t.Context(), stream("a"), 1, drafts()...); return err },
+		"fewer":     func() error { _, err := s.Append(t.Context(), stream("a"), 2, events[0]); return err },
+		"more": func() error {
+			_, err := s.Append(t.Context(), stream("a"), 1, append(events, draft(1))...)
+			return err
+		},
+		"other version":  func() error { _, err := s.Append(t.Context(), stream("a"), 0, events...); return err },
+		"other order":    func() error { _, err := s.Append(t.Context(), stream("a"), 1, events[1], events[0]); return err },
+		"another stream": func() error { _, err := s.Append(t.Context(), stream("b"), 1, events...); return err },
+		"one of two": func() error {
+			_, err := s.Commit(t.Context(), eventstore.Change{Stream: stream("a"), Expected: 1, Events: events},
+				eventstore.Change{Stream: stream("c"), Expected: 0, Events: drafts()})
+			return err
+		},
+	} {
+		if err := attempt(); !errors.Is(err, eventstore.ErrConflict) {
+			t.Errorf("%s: %v, want a conflict", name, err)
+		}
+	}
+	two := []eventstore.Change{{Stream: stream("d"), Expected: 0, Events: drafts()}, {Stream: stream("e"), Expected: 0, Events: drafts()[:1]}}
+	both, err := s.Commit(t.Context(), two...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.Commit(eventstore.WithKey(t.Context(), "new key", nil), two...)
+	if err != nil || again[0] != both[0] || again[1] != both[1] {
+		t.Errorf("a commit of two repeated: %+v, %v, want %+v", again, err, both)
+	}
+}

@@ -62,6 +62,9 @@ func (m *Memory) Commit(ctx context.Context, changes ...eventstore.Change) ([]ev
 	if receipts, ok, err := m.storedLocked(ctx); ok || err != nil {
 		return receipts, err
 	}
+	if receipts, ok := m.repeatedLocked(changes); ok {
+		return receipts, nil
+	}
 	for _, change := range changes {
 		actual := eventstore.Version(len(m.streams[change.Stream]))
 		if e := change.Expected; e != actual && e != eventstore.Any && (e != eventstore.Exists || actual == 0) {
@@ -78,6 +81,23 @@ func (m *Memory) Commit(ctx context.Context, changes ...eventstore.Change) ([]ev
 	close(m.appended)
 	m.appended = make(chan struct{})
 	return slices.Clone(receipts), nil
+}
+
+// repeatedLocked finds what was stored with the same event ids at the same expected versions.
+func (m *Memory) repeatedLocked(changes []eventstore.Change) (receipts []eventstore.Receipt, ok bool) {
+	for _, change := range changes {
+		stream, end := m.streams[change.Stream], change.Expected+eventstore.Version(len(change.Events))
+		if change.Expected < 0 || int(end) > len(stream) {
+			return nil, false
+		}
+		for i, event := range stream[change.Expected:end] {
+			if event.ID != change.Events[i].ID {
+				return nil, false
+			}
+		}
+		receipts = append(receipts, eventstore.Receipt{Version: end, Position: stream[end-1].Position})
+	}
+	return receipts, true
 }
 
 func (m *Memory) appendLocked(change eventstore.Change) eventstore.Receipt {

@@ -40,6 +40,7 @@ func Run(t *testing.T, newStore func(t *testing.T) Store) {
 		{"Follow", testFollow},
 		{"Next", testNext},
 		{"Key", testKey},
+		{"RepeatByID", testRepeatByID},
 		{"KeyConcurrent", testKeyConcurrent},
 		{"OneWinner", testOneWinner},
 		{"AnyQueues", testAnyQueues},

@@ -86,6 +86,7 @@ func withBank(ctx context.Context, data string, do func(context.Context, *bank) 
 			return err
 		}
 		defer b.pool.Close()
+		defer b.store.Close()
 		b.kept = kept
 		return host.Alongside(ctx, b.runner.Run, func(ctx context.Context) error { return do(ctx, b) })
 	})

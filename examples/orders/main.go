@@ -88,6 +88,7 @@ func withService(ctx context.Context, data string, do func(context.Context, *ser
 			return err
 		}
 		defer s.pool.Close()
+		defer s.store.Close()
 		s.kept = kept
 		return host.Alongside(ctx, s.runner.Run, func(ctx context.Context) error { return do(ctx, s) })
 	})

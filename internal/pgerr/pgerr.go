@@ -19,6 +19,7 @@ const (
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"
 	Deadlock             = "40P01"
+	LockNotAvailable     = "55P03"
 	undefinedTable       = "42P01"
 	undefinedFunction    = "42883"
 	invalidSchemaName    = "3F000"

@@ -1,0 +1,437 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+)
+
+const (
+	// maxFlushers is how many groups are written at a time. With one, Postgres idles between two
+	// groups; more make the groups smaller.
+	maxFlushers = 2
+	// maxGroup, maxGroupEvents and maxGroupBytes bound a group; what is larger goes by itself. A
+	// group holds a lock per stream, and the lock table of Postgres has room for some thousands.
+	maxGroup       = 256
+	maxGroupEvents = 4000
+	maxGroupBytes  = 4 << 20
+	// patience is how many milliseconds a group waits where it cannot help waiting.
+	patience = 20
+	// maxBackoff bounds the pause before a request looks again whether its streams are free.
+	maxBackoff = 16 * time.Millisecond
+	// maxResends bounds how often a request is sent after its connection was lost.
+	maxResends = 3
+	// hardLimit is when the connection of a group that does not answer is given up, and grace how
+	// long a caller waits whose context is done while its events are being written.
+	hardLimit = 30 * time.Second
+	grace     = 5 * time.Second
+)
+
+// group lets concurrent commits share a round trip and a transaction. Nobody waits for more to
+// come: who finds a flusher free starts it, and a flusher takes what has come while it, or the
+// other one, was busy. When there is nothing to do no goroutine is left.
+//
+// One commit never touches the outcome of another. Postgres answers for each request of a group,
+// without waiting for anybody; one that would have to wait goes back into the queue for a moment.
+// A group that fails as a whole goes back too and comes again in groups of half the size, until the
+// one it fails for is alone. Whatever is in the queue can be withdrawn.
+type group struct {
+	pool     *pgxpool.Pool
+	sql      *statements
+	appended *signal
+
+	mu       sync.Mutex
+	queue    []*request          // not being written, in the order they came
+	flushers int                 // at work
+	writing  map[string]struct{} // streams and keys of the requests being written
+	closed   bool
+	running  sync.WaitGroup // requests that were accepted
+}
+
+// request is one commit on its way.
+type request struct {
+	ctx     context.Context
+	changes []Change
+	key     *Key
+	names   []string // of its streams and its key, as in group.writing
+	shares  bool     // its stream may be in a group several times
+	events  int
+	bytes   int
+
+	// Guarded by group.mu while the request is in the queue; its flusher's while it is written.
+	queued    bool
+	limit     int           // of the groups it may be in
+	backoff   time.Duration // the last pause
+	notBefore time.Time     // the end of it
+	races     int           // how often others were faster
+	resends   int
+	lost      error // why the outcome is not known, if it was sent and not answered
+
+	done     chan struct{} // closed when the outcome is there
+	receipts []Receipt
+	err      error
+}
+
+func newGroup(pool *pgxpool.Pool, sql *statements, appended *signal) *group {
+	return &group{pool: pool, sql: sql, appended: appended, writing: make(map[string]struct{})}
+}
+
+func newRequest(ctx context.Context, changes []Change) *request {
+	r := &request{ctx: ctx, changes: changes, limit: maxGroup, done: make(chan struct{})}
+	for _, change := range changes {
+		r.names = append(r.names, change.Stream.String())
+		r.events += len(change.Events)
+		for _, draft := range change.Events {
+			r.bytes += len(draft.Data) + draft.Metadata.size()
+		}
+	}
+	r.shares = len(changes) == 1 && changes[0].Expected == Any
+	if key, ok := KeyFrom(ctx); ok {
+		r.key, r.shares = &key, false
+		r.names = append(r.names, "key "+key.Name) // no stream: it has no dash
+	}
+	return r
+}
+
+// commit returns the outcome of a request.
+func (g *group) commit(r *request) ([]Receipt, error) {
+	if r.ctx.Err() != nil {
+		return nil, r.failed(context.Cause(r.ctx))
+	}
+	if err := g.enqueue(r); err != nil {
+		return nil, err
+	}
+	select {
+	case <-r.done:
+		return r.receipts, r.err
+	case <-r.ctx.Done():
+	}
+	if g.withdraw(r) {
+		return nil, r.failed(context.Cause(r.ctx))
+	}
+	late := time.NewTimer(grace)
+	defer late.Stop()
+	select {
+	case <-r.done:
+		return r.receipts, r.err
+	case <-late.C:
+		return nil, r.unknown(context.Cause(r.ctx))
+	}
+}
+
+func (g *group) enqueue(r *request) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return wrap(ErrClosed, "append to stream %s", r.changes[0].Stream)
+	}
+	g.running.Add(1)
+	r.queued = true
+	g.queue = append(g.queue, r)
+	g.wake()
+	return nil
+}
+
+// withdraw takes a request back unless it is being written.
+func (g *group) withdraw(r *request) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !r.queued {
+		return false
+	}
+	r.queued = false // take drops it
+	g.running.Done()
+	return true
+}
+
+// close refuses further requests and waits for those under way.
+func (g *group) close() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.running.Wait()
+}
+
+// wake starts a flusher if one is free. g.mu is held.
+func (g *group) wake() {
+	if g.flushers < maxFlushers && len(g.queue) > 0 {
+		g.flushers++
+		go g.flush()
+	}
+}
+
+// flush writes groups until there is nothing it could write.
+func (g *group) flush() {
+	for {
+		// Callers that are about to come, such as those just answered, may come first.
+		g.gather()
+		// A connection before the requests: while there is none, they can be withdrawn.
+		conn, err := g.pool.Acquire(context.Background())
+		batch := g.take()
+		switch {
+		case err != nil:
+			for _, r := range batch {
+				r.err = r.failed(err)
+			}
+			g.release(batch)
+		case len(batch) > 0:
+			g.write(conn, batch)
+		}
+		if conn != nil {
+			conn.Release()
+		}
+		if len(batch) == 0 {
+			return
+		}
+	}
+}
+
+// gather lets the callers come first that are about to, such as those just answered: it yields the
+// processor for as long as the queue grows.
+func (g *group) gather() {
+	for before, now := -1, 0; before < now; {
+		runtime.Gosched()
+		g.mu.Lock()
+		before, now = now, len(g.queue)
+		g.mu.Unlock()
+	}
+}
+
+// take returns the requests of the next group. It leaves those that would meet one that is being
+// written, or wait themselves, and what came after them for the same streams. Without any, the
+// flusher ends.
+func (g *group) take() (batch []*request) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var (
+		now           = time.Now()
+		pause         = time.Duration(-1)         // until the first request that waits
+		taken         = make(map[string]bool)     // by this group; true if it may be shared
+		passed        = make(map[string]struct{}) // names of those that were left
+		left          = g.queue[:0]
+		limit         = maxGroup
+		events, bytes = 0, 0
+	)
+	for _, r := range g.queue {
+		if !r.queued {
+			continue
+		}
+		fits := len(batch) == 0 || len(batch) < min(limit, r.limit) && events+r.events <= maxGroupEvents && bytes+r.bytes <= maxGroupBytes
+		for _, name := range r.names {
+			_, isWriting := g.writing[name]
+			_, isPassed := passed[name]
+			shared, isTaken := taken[name]
+			fits = fits && !isWriting && !isPassed && (!isTaken || shared && r.shares)
+		}
+		if wait := r.notBefore.Sub(now); fits && wait > 0 {
+			fits = false
+			if pause < 0 || wait < pause {
+				pause = wait
+			}
+		}
+		if !fits {
+			left = append(left, r)
+			for _, name := range r.names {
+				passed[name] = struct{}{}
+			}
+			continue
+		}
+		r.queued = false
+		batch = append(batch, r)
+		limit = min(limit, r.limit)
+		events, bytes = events+r.events, bytes+r.bytes
+		for _, name := range r.names {
+			taken[name] = r.shares
+		}
+	}
+	clear(g.queue[len(left):])
+	g.queue = left
+	for name := range taken {
+		g.writing[name] = struct{}{}
+	}
+	if len(batch) > 0 {
+		return batch
+	}
+	g.flushers--
+	if pause >= 0 {
+		time.AfterFunc(pause, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.wake()
+		})
+	}
+	return nil
+}
+
+// release lets go of what a group was writing: requests that are to come again go back to the head
+// of the queue, the others are answered.
+func (g *group) release(batch []*request) {
+	var again, answered []*request
+	g.mu.Lock()
+	for _, r := range batch {
+		for _, name := range r.names {
+			delete(g.writing, name)
+		}
+		if r.receipts == nil && r.err == nil && r.ctx.Err() != nil {
+			r.err = r.failed(context.Cause(r.ctx))
+		}
+		if r.receipts != nil || r.err != nil {
+			answered = append(answered, r)
+		} else {
+			r.queued = true
+			again = append(again, r)
+		}
+	}
+	if len(again) > 0 {
+		g.queue = append(again, g.queue...)
+		g.wake()
+	}
+	g.mu.Unlock()
+	for _, r := range answered {
+		close(r.done)
+		g.running.Done()
+	}
+}
+
+// write writes a group. Each of its requests is then answered, or comes again.
+func (g *group) write(conn *pgxpool.Conn, batch []*request) {
+	defer g.release(batch)
+	abandon := time.AfterFunc(hardLimit, func() { _ = conn.Conn().PgConn().Conn().Close() })
+	defer abandon.Stop()
+	rows, err := g.send(conn, batch)
+	if err != nil {
+		lost := wasLost(err, conn.Conn())
+		for _, r := range batch {
+			r.settleError(err, lost, len(batch))
+		}
+		return
+	}
+	anyStored := false
+	for _, r := range batch {
+		own := rows[:len(r.changes)]
+		rows = rows[len(r.changes):]
+		if own[0].Outcome == "known" {
+			r.receipts, _, r.err = stored(context.Background(), conn, g.sql.key, *r.key)
+			continue // purged meanwhile, it comes again
+		}
+		r.settle(own)
+		anyStored = anyStored || own[0].Outcome == "stored"
+	}
+	if anyStored {
+		g.appended.notify()
+	}
+}
+
+// row is what append_group says of one change.
+type row struct {
+	Outcome  string
+	Version  Version
+	Position Position
+}
+
+// send asks Postgres to store a group, on the short path if that will do. The statement has no
+// context: pgx would answer a cancelled one by cutting the connection, for everybody in the group.
+func (g *group) send(conn *pgxpool.Conn, batch []*request) ([]row, error) {
+	ctx := context.Background()
+	args := newAppendArgs(batch)
+	if one, ok := args.one(); ok {
+		r := row{Outcome: "stored"}
+		err := conn.QueryRow(ctx, g.sql.one, one...).Scan(&r.Version, &r.Position)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return []row{r}, err
+		}
+	}
+	rows, err := conn.Query(ctx, g.sql.group, args.group(patience)...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+}
+
+// settle sets the outcome of a request, none if it is to come again.
+func (r *request) settle(rows []row) {
+	switch rows[0].Outcome {
+	case "stored", "repeated":
+		r.receipts = make([]Receipt, len(rows))
+		for i, row := range rows {
+			r.receipts[i] = Receipt{Version: row.Version, Position: row.Position}
+		}
+	case "conflict":
+		for i, change := range r.changes {
+			at := rows[i].Version
+			if change.Expected != at && change.Expected != Any && (change.Expected != Exists || at == NoStream) {
+				r.err = fmt.Errorf("eventstore: %w", &ConflictError{Stream: change.Stream, Expected: change.Expected, Actual: at})
+				return
+			}
+		}
+	case "busy":
+		r.pause()
+	}
+}
+
+// settleError does the same when the whole group, of n requests, has failed.
+func (r *request) settleError(err error, lost bool, n int) {
+	if lost {
+		r.lost = err
+	}
+	switch {
+	case lost && !r.repeatable():
+		r.err = r.unknown(err)
+	case lost || pgconn.SafeToRetry(err):
+		if r.resends++; r.resends > maxResends {
+			r.err = r.failed(err)
+		}
+	case n > 1:
+		r.limit = min(r.limit, n/2)
+	case pgerr.Is(err, pgerr.LockNotAvailable):
+		r.pause()
+	case lostRace(err) && r.races < maxRaces:
+		r.races++
+	default:
+		r.err = translateAppend(err, r.changes)
+	}
+}
+
+// pause makes a request wait before it comes again, longer each time.
+func (r *request) pause() {
+	r.backoff = min(max(2*r.backoff, time.Millisecond), maxBackoff)
+	r.notBefore = time.Now().Add(r.backoff/2 + rand.N(r.backoff/2))
+}
+
+// repeatable reports whether the request stores nothing twice when it is sent twice.
+func (r *request) repeatable() bool {
+	return r.key != nil || !slices.ContainsFunc(r.changes, func(c Change) bool { return c.Expected < 0 })
+}
+
+// wasLost reports whether a statement may have been executed although err came of it: the
+// connection was lost, or the server ended it, after the statement was sent.
+func wasLost(err error, conn *pgx.Conn) bool {
+	var fromServer *pgconn.PgError
+	if errors.As(err, &fromServer) {
+		return fromServer.SeverityUnlocalized != "ERROR"
+	}
+	return conn.IsClosed() && !pgconn.SafeToRetry(err)
+}
+
+// failed is for a request that was not stored, as far as that is known.
+func (r *request) failed(err error) error {
+	if r.lost != nil {
+		return r.unknown(err)
+	}
+	return fmt.Errorf("eventstore: append to stream %s: not stored: %w", r.changes[0].Stream, err)
+}
+
+func (r *request) unknown(err error) error {
+	return fmt.Errorf("eventstore: append to stream %s: %w: %w", r.changes[0].Stream, ErrUnknownOutcome, err)
+}
