@@ -3,7 +3,6 @@ package eventstore
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,11 +22,6 @@ select outcome, version, position
 const oneSQL = `
 select version, position
   from SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8)`
-
-const keySQL = `
-select content, versions, positions
-  from SCHEMA.append_keys
- where key = $1`
 
 // maxRaces bounds how often a commit is sent again after a concurrent append was faster.
 const maxRaces = 20
@@ -81,46 +75,6 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error
 	}
 	r.settle(outcome)
 	return r.receipts, r.err
-}
-
-// Stored returns the receipts of what was committed under the idempotency key in ctx, if
-// anything was: a caller who has to decide before it appends looks here first. Without a key it
-// returns false. It returns a [KeyReusedError] when the key was used with other content.
-func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
-	key, ok := KeyFrom(ctx)
-	if !ok {
-		return nil, false, nil
-	}
-	if err := key.Validate(); err != nil {
-		return nil, false, wrap(err, "look up")
-	}
-	return stored(ctx, s.db, s.sql.key, key)
-}
-
-func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bool, error) {
-	rows, err := db.Query(ctx, sql, key.Name)
-	if err != nil {
-		return nil, false, translate(err, "look up idempotency key %q", key.Name)
-	}
-	type row struct {
-		Content             []byte
-		Versions, Positions []int64
-	}
-	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[row])
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, false, nil
-	}
-	if err != nil {
-		return nil, false, translate(err, "look up idempotency key %q", key.Name)
-	}
-	if string(found.Content) != string(key.Content[:]) {
-		return nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
-	}
-	receipts := make([]Receipt, len(found.Versions))
-	for i := range receipts {
-		receipts[i] = Receipt{Version(found.Versions[i]), Position(found.Positions[i])}
-	}
-	return receipts, true, nil
 }
 
 // appendArgs are the parameters of the SQL function append_group, as parallel arrays.

@@ -41,7 +41,7 @@ type Draft struct {
 
 // Metadata says where an event comes from. All of it is optional.
 type Metadata struct {
-	CorrelationID string            `json:"correlation_id,omitempty"` // the same for everything one request led to
+	CorrelationID string            `json:"correlation_id,omitempty"` // the same for everything one request led to; at most 250 bytes
 	CausationID   string            `json:"causation_id,omitempty"`   // the command or event that led to this one
 	Actor         string            `json:"actor,omitempty"`          // who did it
 	TraceParent   string            `json:"traceparent,omitempty"`    // W3C trace context

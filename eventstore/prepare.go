@@ -93,6 +93,11 @@ func (m Metadata) validate(maxBytes int) error {
 	if m.isZero() {
 		return nil
 	}
+	if m.CorrelationID != "" {
+		if err := validCorrelation(m.CorrelationID); err != nil {
+			return err
+		}
+	}
 	texts := []string{m.CorrelationID, m.CausationID, m.Actor, m.TraceParent}
 	for name, value := range m.Headers {
 		texts = append(texts, name, value)
@@ -104,6 +109,9 @@ func (m Metadata) validate(maxBytes int) error {
 	}
 	return validJSON(m.encode(), maxBytes)
 }
+
+// A correlation id is indexed.
+func validCorrelation(id string) error { return validName("correlation id", id) }
 
 // text returns the metadata as JSON, nil when there is none.
 func (m Metadata) text() *string {

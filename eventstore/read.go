@@ -3,9 +3,11 @@ package eventstore
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"iter"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -22,11 +24,23 @@ select ` + columns + `
  order by version
  limit $4`
 
-// ReadOptions selects events of one stream. The zero value selects all.
+var backwardsSQL = strings.Replace(streamSQL, "order by version", "order by version desc", 1)
+
+const asOfSQL = `
+select version
+  from SCHEMA.events
+ where stream = $1
+   and recorded_at <= $2
+ order by version desc
+ limit 1`
+
+// ReadOptions selects events of one stream. The zero value selects all, the first one first.
 type ReadOptions struct {
-	After Version // only events after this version
-	To    Version // only events up to this version; 0 means to the end
-	Limit int     // at most so many events; 0 means no limit
+	After     Version   // only events after this version
+	To        Version   // only events up to this version; 0 means to the end
+	AsOf      time.Time // only events up to the last one recorded at or before this time; zero means to the end
+	Limit     int       // at most so many events; 0 means no limit
+	Backwards bool      // the last of them first
 }
 
 // Normalize checks the options and replaces zero values by the bounds they stand for. It is for
@@ -58,10 +72,21 @@ func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) 
 			yield(Raw{}, wrap(err, "read stream %s", stream))
 			return
 		}
-		after, left := options.After, options.Limit
-		for left > 0 {
+		if !options.AsOf.IsZero() {
+			version, err := queryOne[Version](ctx, s.db, s.sql.asOf, stream.String(), options.AsOf)
+			if err != nil {
+				yield(Raw{}, translate(err, "read stream %s as of %s", stream, options.AsOf))
+				return
+			}
+			options.To = min(options.To, version)
+		}
+		sql := s.sql.stream
+		if options.Backwards {
+			sql = s.sql.backwards
+		}
+		for left := options.Limit; left > 0; {
 			limit := min(left, s.config.PageSize)
-			page, err := s.query(ctx, s.sql.stream, stream.String(), after, options.To, limit)
+			page, err := s.query(ctx, sql, stream.String(), options.After, options.To, limit)
 			if err != nil {
 				yield(Raw{}, translate(err, "read stream %s", stream))
 				return
@@ -70,14 +95,32 @@ func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) 
 				if !yield(event, nil) {
 					return
 				}
-				after = event.Version
 			}
 			if len(page) < limit {
 				return
 			}
-			left -= len(page)
+			left -= limit
+			if last := page[limit-1].Version; options.Backwards {
+				options.To = last - 1
+			} else {
+				options.After = last
+			}
 		}
 	}
+}
+
+// queryOne returns the only column of the only row, the zero value if there is none.
+func queryOne[T any](ctx context.Context, db querier, sql string, args ...any) (T, error) {
+	rows, err := db.Query(ctx, sql, args...)
+	if err != nil {
+		var zero T
+		return zero, err
+	}
+	value, err := pgx.CollectOneRow(rows, pgx.RowTo[T])
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = nil
+	}
+	return value, err
 }
 
 // query runs a statement that selects the columns and returns all its events, so that no
@@ -103,9 +146,15 @@ func scanEvent(row pgx.CollectableRow) (Raw, error) {
 	event.RecordedAt = event.RecordedAt.UTC()
 	// Nothing that is stored may stop a reader: whatever another client wrote as metadata is
 	// taken as far as it fits.
-	event.Stream.Category, event.Stream.Key, _ = strings.Cut(stream, "-")
+	event.Stream = parseStored(stream)
 	if meta != nil {
 		_ = json.Unmarshal(meta, &event.Metadata)
 	}
 	return event, nil
+}
+
+// parseStored reads the text form of a stream id that is in the log.
+func parseStored(text string) (id StreamID) {
+	id.Category, id.Key, _ = strings.Cut(text, "-")
+	return id
 }

@@ -123,17 +123,30 @@ func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 
 // statements are the store's SQL with its schema put in.
 type statements struct {
-	group, one, tidemark, key, stream, page string
+	group, one, tidemark, key, purge         string
+	stream, backwards, asOf                  string
+	page, pageBackwards, scan, scanBackwards string
+	correlated, stat, streams, recent        string
 }
 
 func newStatements(schema string) statements {
 	return statements{
-		group:    pgschema.In(schema, groupSQL),
-		one:      pgschema.In(schema, oneSQL),
-		tidemark: pgschema.In(schema, tidemarkSQL),
-		key:      pgschema.In(schema, keySQL),
-		stream:   pgschema.In(schema, streamSQL),
-		page:     pgschema.In(schema, pageSQL),
+		group:         pgschema.In(schema, groupSQL),
+		one:           pgschema.In(schema, oneSQL),
+		tidemark:      pgschema.In(schema, tidemarkSQL),
+		key:           pgschema.In(schema, keySQL),
+		stream:        pgschema.In(schema, streamSQL),
+		page:          pgschema.In(schema, pageSQL),
+		purge:         pgschema.In(schema, purgeSQL),
+		backwards:     pgschema.In(schema, backwardsSQL),
+		asOf:          pgschema.In(schema, asOfSQL),
+		pageBackwards: pgschema.In(schema, pageBackwardsSQL),
+		scan:          pgschema.In(schema, scanSQL),
+		scanBackwards: pgschema.In(schema, scanBackwardsSQL),
+		correlated:    pgschema.In(schema, correlatedSQL),
+		stat:          pgschema.In(schema, statSQL),
+		streams:       pgschema.In(schema, streamsSQL),
+		recent:        pgschema.In(schema, recentSQL),
 	}
 }
 

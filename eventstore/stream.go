@@ -2,6 +2,7 @@ package eventstore
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"unicode"
@@ -90,6 +91,8 @@ func (v Version) validate() error {
 // Position orders the events of the whole log. Positions increase but have gaps: compare them,
 // never count with them. 0 is before the first event.
 type Position int64
+
+const maxPosition Position = math.MaxInt64
 
 // String returns the number.
 func (p Position) String() string { return strconv.FormatInt(int64(p), 10) }

@@ -40,6 +40,10 @@ create table tidemark.events (
     constraint events_stream_version_key unique (stream, version)
 );
 
+-- Only events with a correlation id are in it: the others pay nothing.
+create index events_correlation on tidemark.events ((metadata ->> 'correlation_id'), position)
+ where metadata ->> 'correlation_id' is not null;
+
 alter sequence tidemark.events_position_seq owned by tidemark.events.position;
 
 -- +goose StatementBegin

@@ -102,7 +102,8 @@ func (p *Projection) applyOne(ctx context.Context, tx pgx.Tx, event eventstore.R
 			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
 	}()
-	return p.handlers[event.Type](ctx, tx, event)
+	// What the handler appends was caused by this event.
+	return p.handlers[event.Type](eventstore.WithCause(ctx, event), tx, event)
 }
 
 // matching returns the events of the projection's types.

@@ -455,3 +455,54 @@ func TestNewRunnerRefuses(t *testing.T) {
 		t.Errorf("wait for b: %v, want ErrUnknownProjection", err)
 	}
 }
+
+// TestCause: what a handler appends within its transaction was caused by the event it handles.
+func TestCause(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	follow := projection.New("follow", projection.On(codec, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
+		draft, err := other.Encode(event.Data)
+		if err != nil {
+			return err
+		}
+		_, err = f.store.WithTx(tx).Append(ctx, eventstore.StreamID{Category: "follower", Key: "a"}, eventstore.Any, draft)
+		return err
+	}))
+	runner, err := projection.NewRunner(f.pool, f.store, quiet, follow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(eventstore.WithMetadata(t.Context(), eventstore.Metadata{Actor: "the runner"}))
+	done := make(chan error)
+	go func() { done <- runner.Run(ctx) }()
+	draft, err := codec.Encode(counted{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	draft.Metadata = eventstore.Metadata{CorrelationID: "request-1", Actor: "alice"}
+	receipt, err := f.store.Append(t.Context(), eventstore.StreamID{Category: "counter", Key: "a"}, eventstore.NoStream, draft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := runner.Wait(t.Context(), receipt.Position); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	var chain []eventstore.Raw
+	for event, err := range f.store.Correlated(t.Context(), "request-1") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain = append(chain, event)
+	}
+	if len(chain) != 2 {
+		t.Fatalf("%d events in the correlation, want 2", len(chain))
+	}
+	want := eventstore.Metadata{CorrelationID: "request-1", CausationID: chain[0].ID.String(), Actor: "alice"}
+	if diff := cmp.Diff(want, chain[1].Metadata); diff != "" {
+		t.Errorf("metadata (-want +got):\n%s", diff)
+	}
+}

@@ -1,11 +1,13 @@
 package eventstoretest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,6 +27,7 @@ type Memory struct {
 type stored struct {
 	content  [32]byte
 	receipts []eventstore.Receipt
+	at       time.Time
 }
 
 const memoryPage = 1000
@@ -76,7 +79,7 @@ func (m *Memory) Commit(ctx context.Context, changes ...eventstore.Change) ([]ev
 		receipts[i] = m.appendLocked(change)
 	}
 	if key, ok := eventstore.KeyFrom(ctx); ok {
-		m.keys[key.Name] = stored{key.Content, receipts}
+		m.keys[key.Name] = stored{key.Content, receipts, time.Now()}
 	}
 	close(m.appended)
 	m.appended = make(chan struct{})
@@ -165,8 +168,16 @@ func (m *Memory) Read(ctx context.Context, stream eventstore.StreamID, options e
 			return
 		}
 		m.mu.Lock()
-		events := m.streams[stream]
+		events := slices.Clone(m.streams[stream])
 		m.mu.Unlock()
+		if !options.AsOf.IsZero() {
+			for len(events) > 0 && events[len(events)-1].RecordedAt.After(options.AsOf) {
+				events = events[:len(events)-1]
+			}
+		}
+		if options.Backwards {
+			slices.Reverse(events)
+		}
 		left := options.Limit
 		for _, event := range events {
 			if event.Version <= options.After || event.Version > options.To {
@@ -202,6 +213,132 @@ func (m *Memory) ReadAll(ctx context.Context, after eventstore.Position, filter 
 			after = page.Through
 		}
 	}
+}
+
+// ReadAllBackwards is [eventstore.Store.ReadAllBackwards].
+func (m *Memory) ReadAllBackwards(ctx context.Context, before eventstore.Position, filter eventstore.Filter) iter.Seq2[eventstore.Raw, error] {
+	return func(yield func(eventstore.Raw, error) bool) {
+		if err := m.check(ctx, before, 1); err != nil {
+			yield(eventstore.Raw{}, err)
+			return
+		}
+		for _, event := range slices.Backward(m.snapshot()) {
+			if (before == 0 || event.Position < before) && filter.Match(event) && !yield(clone(event), nil) {
+				return
+			}
+		}
+	}
+}
+
+// Correlated is [eventstore.Store.Correlated].
+func (m *Memory) Correlated(ctx context.Context, id string) iter.Seq2[eventstore.Raw, error] {
+	return func(yield func(eventstore.Raw, error) bool) {
+		err := ctx.Err()
+		if err == nil && (id == "" || len(id) > 250) {
+			err = &eventstore.InvalidError{Reason: fmt.Sprintf("correlation id %.40q", id)}
+		}
+		if err != nil {
+			yield(eventstore.Raw{}, err)
+			return
+		}
+		for _, event := range m.snapshot() {
+			if event.Metadata.CorrelationID == id && !yield(clone(event), nil) {
+				return
+			}
+		}
+	}
+}
+
+// Stat is [eventstore.Store.Stat].
+func (m *Memory) Stat(ctx context.Context, stream eventstore.StreamID) (eventstore.StreamInfo, error) {
+	if err := stream.Validate(); err != nil {
+		return eventstore.StreamInfo{}, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.statLocked(stream), ctx.Err()
+}
+
+func (m *Memory) statLocked(stream eventstore.StreamID) eventstore.StreamInfo {
+	info := eventstore.StreamInfo{Stream: stream}
+	if events := m.streams[stream]; len(events) > 0 {
+		last := events[len(events)-1]
+		info.Version, info.Position, info.FirstAt, info.LastAt = last.Version, last.Position, events[0].RecordedAt, last.RecordedAt
+	}
+	return info
+}
+
+// Streams is [eventstore.Store.Streams].
+func (m *Memory) Streams(ctx context.Context, prefix string, after eventstore.StreamID, limit int) ([]eventstore.StreamInfo, error) {
+	if after != (eventstore.StreamID{}) {
+		if err := after.Validate(); err != nil {
+			return nil, err
+		}
+	}
+	all, err := m.list(ctx, prefix, limit)
+	if err != nil {
+		return nil, err
+	}
+	name := func(info eventstore.StreamInfo) string { return info.Stream.String() }
+	all = slices.DeleteFunc(all, func(info eventstore.StreamInfo) bool {
+		return after != (eventstore.StreamID{}) && name(info) <= after.String()
+	})
+	slices.SortFunc(all, func(a, b eventstore.StreamInfo) int { return strings.Compare(name(a), name(b)) })
+	return all[:min(limit, len(all))], nil
+}
+
+// RecentStreams is [eventstore.Store.RecentStreams].
+func (m *Memory) RecentStreams(ctx context.Context, prefix string, before eventstore.Position, limit int) ([]eventstore.StreamInfo, error) {
+	if err := m.check(ctx, before, limit); err != nil {
+		return nil, err
+	}
+	all, err := m.list(ctx, prefix, limit)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(info eventstore.StreamInfo) bool { return before > 0 && info.Position >= before })
+	slices.SortFunc(all, func(a, b eventstore.StreamInfo) int { return cmp.Compare(b.Position, a.Position) })
+	return all[:min(limit, len(all))], nil
+}
+
+func (m *Memory) list(ctx context.Context, prefix string, limit int) (all []eventstore.StreamInfo, err error) {
+	if err := eventstore.ValidateList(prefix, limit); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for stream := range m.streams {
+		if strings.HasPrefix(stream.String(), prefix) {
+			all = append(all, m.statLocked(stream))
+		}
+	}
+	return all, ctx.Err()
+}
+
+// PurgeKeys is [eventstore.Store.PurgeKeys].
+func (m *Memory) PurgeKeys(ctx context.Context, age time.Duration) (int64, error) {
+	if age < 0 {
+		return 0, &eventstore.InvalidError{Reason: fmt.Sprintf("age %s is negative", age)}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before := len(m.keys)
+	maps.DeleteFunc(m.keys, func(_ string, s stored) bool { return time.Since(s.at) > age })
+	return int64(before - len(m.keys)), ctx.Err()
+}
+
+// snapshot returns the log as it is now.
+func (m *Memory) snapshot() []eventstore.Raw {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.log[:len(m.log):len(m.log)]
+}
+
+func (m *Memory) check(ctx context.Context, position eventstore.Position, limit int) error {
+	if position < 0 || limit < 1 {
+		return &eventstore.InvalidError{Reason: fmt.Sprintf("position %d, limit %d", position, limit)}
+	}
+	return ctx.Err()
 }
 
 // Follow is [eventstore.Store.Follow].

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"testing"
+	"time"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
@@ -16,6 +17,12 @@ type Store interface {
 	Stored(context.Context) ([]eventstore.Receipt, bool, error)
 	Read(context.Context, eventstore.StreamID, eventstore.ReadOptions) iter.Seq2[eventstore.Raw, error]
 	ReadAll(context.Context, eventstore.Position, eventstore.Filter) iter.Seq2[eventstore.Raw, error]
+	ReadAllBackwards(context.Context, eventstore.Position, eventstore.Filter) iter.Seq2[eventstore.Raw, error]
+	Correlated(context.Context, string) iter.Seq2[eventstore.Raw, error]
+	Stat(context.Context, eventstore.StreamID) (eventstore.StreamInfo, error)
+	Streams(ctx context.Context, prefix string, after eventstore.StreamID, limit int) ([]eventstore.StreamInfo, error)
+	RecentStreams(ctx context.Context, prefix string, before eventstore.Position, limit int) ([]eventstore.StreamInfo, error)
+	PurgeKeys(ctx context.Context, age time.Duration) (int64, error)
 	Follow(context.Context, eventstore.Position, eventstore.Filter) iter.Seq2[eventstore.Raw, error]
 	Next(context.Context, eventstore.Position, eventstore.Filter, int) (eventstore.Page, error)
 	Tidemark(context.Context) (eventstore.Position, error)
@@ -37,6 +44,11 @@ func Run(t *testing.T, newStore func(t *testing.T) Store) {
 		{"LargestEvent", testLargestEvent},
 		{"ReadOptions", testReadOptions},
 		{"ReadAll", testReadAll},
+		{"Backwards", testBackwards},
+		{"AsOf", testAsOf},
+		{"Cause", testCause},
+		{"Streams", testStreams},
+		{"PurgeKeys", testPurgeKeys},
 		{"Follow", testFollow},
 		{"Next", testNext},
 		{"Key", testKey},

@@ -1,0 +1,114 @@
+package eventstore
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+type keyKey struct{}
+
+// Key is an idempotency key: the name a caller gives to one commit so that it can repeat it.
+type Key struct {
+	Name    string   // at most 250 bytes
+	Content [32]byte // SHA-256 of what the caller asks for
+}
+
+// Validate returns an [InvalidError] unless the name is not empty, has at most 250 bytes, and is
+// UTF-8 without control characters.
+func (k Key) Validate() error { return validName("idempotency key", k.Name) }
+
+// WithKey returns a context under which the next append is stored under an idempotency key: a
+// repeat of it stores nothing and is answered with the first receipts. content is what the
+// caller asks for, such as the body of a request; the same key with other content is refused
+// with a [KeyReusedError]. The key is kept in the append's own transaction.
+//
+// A key belongs to one commit. Code that appends twice needs two contexts.
+func WithKey(ctx context.Context, name string, content []byte) context.Context {
+	return context.WithValue(ctx, keyKey{}, Key{Name: name, Content: sha256.Sum256(content)})
+}
+
+// KeyFrom returns what [WithKey] put into ctx.
+func KeyFrom(ctx context.Context) (Key, bool) {
+	key, ok := ctx.Value(keyKey{}).(Key)
+	return key, ok
+}
+
+const keySQL = `
+select content, versions, positions
+  from SCHEMA.append_keys
+ where key = $1`
+
+// purgeSQL deletes a few thousand at a time, so that no transaction is long.
+const purgeSQL = `
+with purged as (
+    delete from SCHEMA.append_keys
+     where key in (select key
+                     from SCHEMA.append_keys
+                    where recorded_at < clock_timestamp() - $1::interval
+                    limit 5000)
+    returning 1)
+select count(*)
+  from purged`
+
+// Stored returns the receipts of what was committed under the idempotency key in ctx, if
+// anything was: a caller who has to decide before it appends looks here first. Without a key it
+// returns false. It returns a [KeyReusedError] when the key was used with other content.
+func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
+	key, ok := KeyFrom(ctx)
+	if !ok {
+		return nil, false, nil
+	}
+	if err := key.Validate(); err != nil {
+		return nil, false, wrap(err, "look up")
+	}
+	return stored(ctx, s.db, s.sql.key, key)
+}
+
+func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bool, error) {
+	rows, err := db.Query(ctx, sql, key.Name)
+	if err != nil {
+		return nil, false, translate(err, "look up idempotency key %q", key.Name)
+	}
+	type row struct {
+		Content             []byte
+		Versions, Positions []int64
+	}
+	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[row])
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, translate(err, "look up idempotency key %q", key.Name)
+	}
+	if string(found.Content) != string(key.Content[:]) {
+		return nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
+	}
+	receipts := make([]Receipt, len(found.Versions))
+	for i := range receipts {
+		receipts[i] = Receipt{Version(found.Versions[i]), Position(found.Positions[i])}
+	}
+	return receipts, true, nil
+}
+
+// PurgeKeys forgets the idempotency keys that are older than age, and returns how many. A repeat of
+// what was committed under one of them is then stored again: keep keys for longer than any caller
+// repeats. It needs the rights of an operator (see migrations/roles.sql).
+func (s *Store) PurgeKeys(ctx context.Context, age time.Duration) (int64, error) {
+	if age < 0 {
+		return 0, wrap(invalid("age %s is negative", age), "purge idempotency keys")
+	}
+	for total := int64(0); ; {
+		n, err := queryOne[int64](ctx, s.db, s.sql.purge, age)
+		if err != nil {
+			return total, translate(err, "purge idempotency keys")
+		}
+		if total += n; n == 0 {
+			return total, nil
+		}
+	}
+}

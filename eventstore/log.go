@@ -1,0 +1,239 @@
+package eventstore
+
+import (
+	"context"
+	"iter"
+	"slices"
+	"strings"
+)
+
+// matches is the condition of a Filter. An empty array lets every event through.
+const matches = `
+   and (cardinality($3::text[]) = 0 or type = any ($3))
+   and (cardinality($4::text[]) = 0 or split_part(stream, '-', 1) = any ($4))
+   and (cardinality($5::text[]) = 0 or stream = any ($5))`
+
+const pageSQL = `
+select ` + columns + `
+  from SCHEMA.events
+ where position > $1
+   and position <= $2` + matches + `
+ order by position
+ limit $6`
+
+var pageBackwardsSQL = strings.Replace(pageSQL, "order by position", "order by position desc", 1)
+
+// maxScan is how many events one statement looks at to find those that a filter selects: none
+// takes long, and readers advance over what does not match.
+const maxScan = 50_000
+
+const scanSQL = `
+select position
+  from SCHEMA.events
+ where position > $1
+   and position <= $2
+ order by position
+offset $3
+ limit 1`
+
+var scanBackwardsSQL = strings.Replace(scanSQL, "order by position", "order by position desc", 1)
+
+const correlatedSQL = `
+select ` + columns + `
+  from SCHEMA.events
+ where metadata ->> 'correlation_id' = $1
+   and position > $2
+ order by position
+ limit $3`
+
+// Filter selects events of the log. The zero value selects all; of several conditions all must
+// hold. It is evaluated in Postgres.
+type Filter struct {
+	Types      []string   // stored type names; empty means any
+	Categories []string   // categories of streams; empty means any
+	Streams    []StreamID // empty means any
+}
+
+// Match reports whether the filter selects the event.
+func (f Filter) Match(event Raw) bool {
+	return (len(f.Types) == 0 || slices.Contains(f.Types, event.Type)) &&
+		(len(f.Categories) == 0 || slices.Contains(f.Categories, event.Stream.Category)) &&
+		(len(f.Streams) == 0 || slices.Contains(f.Streams, event.Stream))
+}
+
+func (f Filter) isZero() bool {
+	return len(f.Types) == 0 && len(f.Categories) == 0 && len(f.Streams) == 0
+}
+
+// Page is a piece of the log.
+type Page struct {
+	Events []Raw
+	// Through is how far the page reaches: every event that the filter selects, after the
+	// position asked for and up to Through, is in Events. It is the position of a stored event.
+	Through Position
+}
+
+// yield yields the events and reports whether the loop goes on.
+func (p Page) yield(yield func(Raw, error) bool) bool {
+	for _, event := range p.Events {
+		if !yield(event, nil) {
+			return false
+		}
+	}
+	return true
+}
+
+// ReadAll iterates over the log after a position, in order of position, and ends at the
+// [Store.Tidemark] as of now.
+func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
+	return func(yield func(Raw, error) bool) {
+		if err := validAfter(after); err != nil {
+			yield(Raw{}, err)
+			return
+		}
+		end, err := s.Tidemark(ctx)
+		if err != nil {
+			yield(Raw{}, err)
+			return
+		}
+		for after < end {
+			page, err := s.page(ctx, after, end, filter, s.config.PageSize)
+			if err != nil {
+				yield(Raw{}, err)
+				return
+			}
+			if !page.yield(yield) {
+				return
+			}
+			after = page.Through
+		}
+	}
+}
+
+// ReadAllBackwards iterates over the log before a position, the latest event first, and ends at its
+// beginning. With 0 it starts at the [Store.Tidemark] as of now.
+func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Filter) iter.Seq2[Raw, error] {
+	return func(yield func(Raw, error) bool) {
+		if err := validAfter(before); err != nil {
+			yield(Raw{}, err)
+			return
+		}
+		end, err := s.Tidemark(ctx)
+		if err != nil {
+			yield(Raw{}, err)
+			return
+		}
+		if before > 0 {
+			end = min(end, before-1)
+		}
+		for end > 0 {
+			events, next, err := s.pageBackwards(ctx, end, filter)
+			if err != nil {
+				yield(Raw{}, err)
+				return
+			}
+			for _, event := range events {
+				if !yield(event, nil) {
+					return
+				}
+			}
+			end = next
+		}
+	}
+}
+
+// Correlated iterates over all events with a correlation id, in order of position: what one request
+// led to, in whichever streams. It reads an index that only events with a correlation id are in.
+func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error] {
+	return func(yield func(Raw, error) bool) {
+		if err := validCorrelation(id); err != nil {
+			yield(Raw{}, wrap(err, "read a correlation"))
+			return
+		}
+		for after, limit := Position(0), s.config.PageSize; ; {
+			page, err := s.query(ctx, s.sql.correlated, id, after, limit)
+			if err != nil {
+				yield(Raw{}, translate(err, "read correlation %q", id))
+				return
+			}
+			for _, event := range page {
+				if !yield(event, nil) {
+					return
+				}
+				after = event.Position
+			}
+			if len(page) < limit {
+				return
+			}
+		}
+	}
+}
+
+// page reads after < position <= end in a statement that starts after end was a tidemark.
+func (s *Store) page(ctx context.Context, after, end Position, filter Filter, limit int) (Page, error) {
+	reach, err := s.window(ctx, s.sql.scan, after, end, filter)
+	if err != nil {
+		return Page{}, err
+	}
+	if reach > 0 {
+		end = reach
+	}
+	events, err := s.query(ctx, s.sql.page, after, end, filter.types(), filter.categories(), filter.streams(), limit)
+	if err != nil {
+		return Page{}, translate(err, "read the log after position %d", after)
+	}
+	page := Page{Events: events, Through: end}
+	if len(events) == limit {
+		page.Through = events[limit-1].Position
+	}
+	return page, nil
+}
+
+// pageBackwards reads the last events up to end, and returns the end of the page before it.
+func (s *Store) pageBackwards(ctx context.Context, end Position, filter Filter) ([]Raw, Position, error) {
+	after, err := s.window(ctx, s.sql.scanBackwards, 0, end, filter)
+	if err != nil {
+		return nil, 0, err
+	}
+	limit := s.config.PageSize
+	events, err := s.query(ctx, s.sql.pageBackwards, after, end, filter.types(), filter.categories(), filter.streams(), limit)
+	if err != nil {
+		return nil, 0, translate(err, "read the log before position %d", end)
+	}
+	if len(events) == limit {
+		after = events[limit-1].Position - 1
+	}
+	return events, after, nil
+}
+
+// window returns where a statement must stop that looks for what the filter selects, 0 if it may
+// look at the whole range.
+func (s *Store) window(ctx context.Context, sql string, after, end Position, filter Filter) (Position, error) {
+	if filter.isZero() || end-after <= maxScan {
+		return 0, nil
+	}
+	reach, err := queryOne[Position](ctx, s.db, sql, after, end, maxScan)
+	if err != nil {
+		return 0, translate(err, "read the log after position %d", after)
+	}
+	return reach, nil
+}
+
+func validAfter(after Position) error {
+	if after < 0 {
+		return wrap(invalid("position %d is negative", after), "read the log")
+	}
+	return nil
+}
+
+// A nil slice would be sent as NULL, of which cardinality is NULL too.
+func (f Filter) types() []string      { return append([]string{}, f.Types...) }
+func (f Filter) categories() []string { return append([]string{}, f.Categories...) }
+
+func (f Filter) streams() []string {
+	names := make([]string, len(f.Streams))
+	for i, id := range f.Streams {
+		names[i] = id.String()
+	}
+	return names
+}

@@ -1,0 +1,159 @@
+package eventstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// StreamInfo tells how far a stream is.
+type StreamInfo struct {
+	Stream   StreamID
+	Version  Version   // of its last event; NoStream if it has none
+	Position Position  // of its last event
+	FirstAt  time.Time // when its first event was recorded, in UTC
+	LastAt   time.Time // when its last event was recorded, in UTC
+}
+
+const statSQL = `
+select last.stream, last.version, last.position, first.recorded_at, last.recorded_at
+  from SCHEMA.events first
+ cross join lateral (
+       select stream, version, position, recorded_at
+         from SCHEMA.events
+        where stream = first.stream
+        order by version desc
+        limit 1) last
+ where first.stream = $1
+   and first.version = 1`
+
+// Each step of the recursion jumps to the next stream in the index, however many events lie between.
+const streamsSQL = `
+with recursive streams as (
+    (select stream, 1 as n
+       from SCHEMA.events
+      where stream > $1
+        and stream >= $2
+        and starts_with(stream, $2)
+      order by stream
+      limit 1)
+    union all
+    select (select e.stream
+              from SCHEMA.events e
+             where e.stream > s.stream
+             order by e.stream
+             limit 1),
+           s.n + 1
+      from streams s
+     where starts_with(s.stream, $2)
+       and s.n <= $3
+)
+select last.stream, last.version, last.position, first.recorded_at, last.recorded_at
+  from streams
+ cross join lateral (
+       select stream, version, position, recorded_at
+         from SCHEMA.events
+        where stream = streams.stream
+        order by version desc
+        limit 1) last
+  join SCHEMA.events first on first.stream = streams.stream and first.version = 1
+ where starts_with(streams.stream, $2)
+ order by streams.n
+ limit $3`
+
+// An event is the last of its stream if there is no next version of it.
+const recentSQL = `
+select last.stream, last.version, last.position, first.recorded_at, last.recorded_at
+  from SCHEMA.events last
+  join SCHEMA.events first on first.stream = last.stream and first.version = 1
+ where last.position < $1
+   and starts_with(last.stream, $2)
+   and not exists (
+       select
+         from SCHEMA.events later
+        where later.stream = last.stream
+          and later.version = last.version + 1)
+ order by last.position desc
+ limit $3`
+
+// Stat returns how far a stream is. That of a stream without events is at version NoStream.
+func (s *Store) Stat(ctx context.Context, stream StreamID) (StreamInfo, error) {
+	if err := stream.Validate(); err != nil {
+		return StreamInfo{}, wrap(err, "stat")
+	}
+	found, err := s.infos(ctx, s.sql.stat, stream.String())
+	if err != nil {
+		return StreamInfo{}, translate(err, "stat stream %s", stream)
+	}
+	if len(found) == 0 {
+		return StreamInfo{Stream: stream}, nil
+	}
+	return found[0], nil
+}
+
+// Streams lists streams whose text form starts with prefix, such as "account-", by name: at most
+// limit of those after a stream, with the zero StreamID from the first one. The last one is where the
+// next page starts after. It takes one step in an index per stream.
+func (s *Store) Streams(ctx context.Context, prefix string, after StreamID, limit int) ([]StreamInfo, error) {
+	name := ""
+	if after != (StreamID{}) {
+		if err := after.Validate(); err != nil {
+			return nil, wrap(err, "list streams")
+		}
+		name = after.String()
+	}
+	return s.list(ctx, s.sql.streams, name, prefix, limit)
+}
+
+// RecentStreams lists streams whose text form starts with prefix, the one with the latest event
+// first: at most limit of those whose last event is before a position, with 0 from the latest one.
+// The position of the last one is where the next page starts before. It looks at the latest events,
+// as many as it takes to find so many streams.
+func (s *Store) RecentStreams(ctx context.Context, prefix string, before Position, limit int) ([]StreamInfo, error) {
+	if err := validAfter(before); err != nil {
+		return nil, err
+	}
+	if before == 0 {
+		before = maxPosition
+	}
+	return s.list(ctx, s.sql.recent, before, prefix, limit)
+}
+
+func (s *Store) list(ctx context.Context, sql string, from any, prefix string, limit int) ([]StreamInfo, error) {
+	if err := ValidateList(prefix, limit); err != nil {
+		return nil, wrap(err, "list streams")
+	}
+	found, err := s.infos(ctx, sql, from, prefix, limit)
+	if err != nil {
+		return nil, translate(err, "list streams")
+	}
+	return found, nil
+}
+
+// ValidateList checks what is asked of a list of streams. It is for implementations of another store.
+func ValidateList(prefix string, limit int) error {
+	if prefix != "" {
+		if err := validName("prefix", prefix); err != nil {
+			return err
+		}
+	}
+	if limit < 1 {
+		return invalid("limit %d: want at least 1", limit)
+	}
+	return nil
+}
+
+func (s *Store) infos(ctx context.Context, sql string, args ...any) ([]StreamInfo, error) {
+	rows, err := s.db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (info StreamInfo, err error) {
+		var stream string
+		err = row.Scan(&stream, (*int64)(&info.Version), (*int64)(&info.Position), &info.FirstAt, &info.LastAt)
+		info.Stream = parseStored(stream)
+		info.FirstAt, info.LastAt = info.FirstAt.UTC(), info.LastAt.UTC()
+		return info, err
+	})
+}
