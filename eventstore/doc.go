@@ -21,6 +21,9 @@
 //     open transaction holds.
 //   - An append stores all its events or none. When it has returned without an error they are as
 //     durable as Postgres makes a commit.
+//   - A follower is told of appends by notifications that are sent after the commit, and finds out by
+//     polling when one is lost. It survives a restart of Postgres, and holds no connection while the
+//     loop body runs; one connection per Store listens, outside the pool, while somebody follows.
 //   - Events are never changed: the table refuses UPDATE, DELETE and TRUNCATE.
 //   - Iterators give an error as their last pair, with no event; break is always safe, and no
 //     connection is held while the loop body runs.

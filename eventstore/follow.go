@@ -2,28 +2,62 @@ package eventstore
 
 import (
 	"context"
+	"errors"
 	"iter"
 	"sync"
 	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/puddle/v2"
+
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 // Follow iterates over the log after a position and never ends: at the end of the log it waits
-// for more. It ends, with an error, when ctx is done or the database fails; go on from the last
-// event's position.
+// for more, and when the connection to Postgres is lost it goes on when there is one again. It ends,
+// with an error, when ctx is done, or when trying again is of no use, such as with [ErrNotMigrated];
+// go on from the last event's position.
+//
+// While the loop body runs, however long, Follow holds no connection and at most a page of events.
 func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
+		defer s.listen()()
+		pause := backoff.NewExponentialBackOff()
+		pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 5*time.Second
 		for {
 			page, err := s.Next(ctx, after, filter, s.config.PageSize)
+			if err != nil && ctx.Err() == nil && !s.inTx && mayPass(err) {
+				delay := pause.NextBackOff()
+				s.config.Logger.WarnContext(ctx, "eventstore: cannot follow the log and will try again",
+					"position", after, "retry_in", delay, "error", err)
+				select {
+				case <-time.After(delay):
+				case <-ctx.Done():
+				}
+				continue
+			}
 			if err != nil {
 				yield(Raw{}, err)
 				return
 			}
+			pause.Reset()
 			if !page.yield(yield) {
 				return
 			}
 			after = page.Through
 		}
 	}
+}
+
+// mayPass reports whether an error of a reader may be gone when it tries again: trouble with the
+// connection or the server, not with what was asked.
+func mayPass(err error) bool {
+	for _, lasting := range []error{ErrInvalid, ErrNotMigrated, ErrNoTidemark, puddle.ErrClosedPool} {
+		if errors.Is(err, lasting) {
+			return false
+		}
+	}
+	return pgerr.MayPass(err)
 }
 
 // Next returns the next piece of the log after a position, at most limit events, and waits until
@@ -36,7 +70,7 @@ func (s *Store) Next(ctx context.Context, after Position, filter Filter, limit i
 	if limit < 1 {
 		return Page{}, wrap(invalid("limit %d: want at least 1", limit), "read the log")
 	}
-	for {
+	for waits := false; ; waits = true {
 		appended := s.appended.wait() // before looking, so that no append is missed after it
 		end, err := s.Tidemark(ctx)
 		if err != nil {
@@ -44,6 +78,9 @@ func (s *Store) Next(ctx context.Context, after Position, filter Filter, limit i
 		}
 		if end > after {
 			return s.page(ctx, after, end, filter, limit)
+		}
+		if !waits {
+			defer s.listen()()
 		}
 		poll := time.NewTimer(s.config.PollInterval)
 		select {
@@ -56,6 +93,14 @@ func (s *Store) Next(ctx context.Context, after Position, filter Filter, limit i
 			return Page{}, wrap(context.Cause(ctx), "wait for events after position %d", after)
 		}
 	}
+}
+
+// listen makes notifications wake this process's readers until the function it returns is called.
+func (s *Store) listen() (leave func()) {
+	if s.listener == nil {
+		return func() {}
+	}
+	return s.listener.join()
 }
 
 // signal wakes everybody who waits for the next append through this process.

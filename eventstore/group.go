@@ -49,7 +49,7 @@ const (
 type group struct {
 	pool     *pgxpool.Pool
 	sql      *statements
-	appended *signal
+	appended func() // called after a commit
 
 	mu       sync.Mutex
 	queue    []*request          // not being written, in the order they came
@@ -83,7 +83,7 @@ type request struct {
 	err      error
 }
 
-func newGroup(pool *pgxpool.Pool, sql *statements, appended *signal) *group {
+func newGroup(pool *pgxpool.Pool, sql *statements, appended func()) *group {
 	return &group{pool: pool, sql: sql, appended: appended, writing: make(map[string]struct{})}
 }
 
@@ -329,7 +329,7 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 		anyStored = anyStored || own[0].Outcome == "stored"
 	}
 	if anyStored {
-		g.appended.notify()
+		g.appended()
 	}
 }
 

@@ -3,6 +3,7 @@ package eventstore
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,10 +20,17 @@ type Config struct {
 	MaxEventBytes int
 	// PageSize is how many events a reader fetches, and holds in memory, at once; 0 means 1000.
 	PageSize int
-	// PollInterval is how often a reader at the end of the log looks for events that other
-	// processes appended; 0 means 100 ms. Appends through this Store wake its readers at once,
-	// but for those in a caller's transaction, whose commit it does not see.
+	// PollInterval is how often a reader at the end of the log looks for events of which it was
+	// not told; 0 means 100 ms. Appends through a Store wake its readers at once, and those of
+	// other processes by a notification. Nobody is told of those in a caller's transaction, whose
+	// commit the Store does not see, nor of those made from SQL.
 	PollInterval time.Duration
+	// PollOnly leaves out the connection that listens for notifications, which a pooler in
+	// transaction mode such as PgBouncer does not pass on.
+	PollOnly bool
+	// Logger is told when a connection is lost that somebody follows the log with; nil means
+	// slog.Default().
+	Logger *slog.Logger
 }
 
 // DefaultMaxEventBytes is the largest payload a store accepts unless Config says otherwise.
@@ -38,6 +46,8 @@ type Store struct {
 
 	appended *signal
 	group    *group
+	notifier *notifier
+	listener *listener // nil if it only polls
 }
 
 // querier is a pool or a transaction.
@@ -65,6 +75,9 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if c.PageSize == 0 {
 		c.PageSize = 1000
 	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
 	if c.PollInterval == 0 {
 		c.PollInterval = 100 * time.Millisecond
 	}
@@ -77,13 +90,29 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 		db:       pool,
 		appended: newSignal(),
 	}
-	s.group = newGroup(pool, &s.sql, s.appended)
+	s.notifier = newNotifier(pool, schema)
+	s.group = newGroup(pool, &s.sql, func() {
+		s.appended.notify()
+		s.notifier.notify()
+	})
+	if !c.PollOnly {
+		s.listener = &listener{
+			pool: pool, channel: schema, own: s.notifier.sender, wake: s.appended.notify, logger: c.Logger,
+		}
+	}
 	return s, nil
 }
 
-// Close waits for the appends under way and refuses later ones with [ErrClosed]. The store can
-// still be read. Call it before closing the pool.
-func (s *Store) Close() { s.group.close() }
+// Close waits for the appends under way, and refuses later ones with [ErrClosed]. The store can
+// still be read. Call it before closing the pool, after those who follow the log have been told to
+// stop.
+func (s *Store) Close() {
+	s.group.close()
+	s.notifier.running.Wait()
+	if s.listener != nil {
+		s.listener.close()
+	}
+}
 
 // WithTx returns a copy of the store that works within the caller's transaction: what it appends
 // is stored when the caller commits, together with whatever else the transaction does. It reads

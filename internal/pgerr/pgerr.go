@@ -36,6 +36,17 @@ func NotMigrated(err error) bool {
 	return Is(err, undefinedTable, undefinedFunction, invalidSchemaName)
 }
 
+// MayPass reports whether an error may be gone when the same is tried again: the connection was lost or
+// refused, or the server is starting, stopping, or has no room at the moment. Of what the server said
+// it goes by the class: 08 connection, 40 rollback, 53 resources, 57 operator intervention, 58 system.
+func MayPass(err error) bool {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return len(e.Code) == 5 && slices.Contains([]string{"08", "40", "53", "57", "58"}, e.Code[:2])
+	}
+	return true
+}
+
 // Constraint returns the name of the constraint that err violates, or "".
 func Constraint(err error) string {
 	var e *pgconn.PgError
