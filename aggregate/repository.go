@@ -75,11 +75,13 @@ func (r *Repository[S, E]) Load(ctx context.Context, key string) (*Loaded[S, E],
 		if err != nil {
 			return nil, fmt.Errorf("aggregate: load %s: %w", loaded.Stream, err)
 		}
-		event, err := r.definition.codec.Decode(raw)
+		events, err := r.definition.codec.Decode(raw)
 		if err != nil {
 			return nil, fmt.Errorf("aggregate: load %s: %w", loaded.Stream, err)
 		}
-		r.definition.apply(loaded.State, event.Data)
+		for _, event := range events {
+			r.definition.apply(loaded.State, event.Data)
+		}
 		loaded.Version, loaded.Position = raw.Version, raw.Position
 	}
 	if seen, ok := ctx.Value(loadsKey{}).(*loads); ok {

@@ -1,67 +1,27 @@
 package eventstore
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"reflect"
 	"slices"
 )
 
-// Type tells a [Codec] how one Go type is stored. See [TypeOf].
-type Type[E any] struct {
-	name    string
-	schema  int
-	goType  reflect.Type
-	isEvent bool // the Go type is itself one of E and can be encoded
-	decode  func(json.RawMessage) (E, error)
-}
-
-// TypeOf says that payloads of the stored type name decode into a T and that into makes an event
-// of E from it. E is usually an interface that only the events of one aggregate implement.
-//
-// For a current type into returns its argument, which proves that T is an E:
-//
-//	eventstore.TypeOf("account.opened", func(e Opened) Event { return e })
-//
-// For a payload of an older shape, T is that shape and into is the upcaster. Raise the schema
-// of the current one with [Type.WithSchema]:
-//
-//	eventstore.TypeOf("account.opened", func(e openedV1) Event { return Opened{e.Owner, "CZK"} }),
-//	eventstore.TypeOf("account.opened", func(e Opened) Event { return e }).WithSchema(2),
-//
-// into must be pure: it runs each time an event is read.
-func TypeOf[T, E any](name string, into func(T) E) Type[E] {
-	var zero T
-	_, isEvent := any(zero).(E)
-	return Type[E]{
-		name:    name,
-		schema:  1,
-		goType:  reflect.TypeFor[T](),
-		isEvent: isEvent,
-		decode: func(data json.RawMessage) (E, error) {
-			var payload T
-			if err := json.Unmarshal(data, &payload); err != nil {
-				var none E
-				return none, err
-			}
-			return into(payload), nil
-		},
-	}
-}
-
-// WithSchema returns the type at another schema version of the payload, from 1 to 32767.
-func (t Type[E]) WithSchema(schema int) Type[E] {
-	t.schema = schema
-	return t
-}
-
 // Codec turns the events of one domain type E into drafts and stored events back. It is
 // immutable and safe for concurrent use.
 type Codec[E any] struct {
-	decoders map[typeKey]Type[E]
+	types    map[typeKey]Type[E]
+	renamed  map[string]string // old names
+	retired  map[string]bool
 	encoders map[reflect.Type]Type[E]
+
+	strictFields bool // unknown fields are errors
+	skipUnknown  bool // unknown types are skipped
 }
 
 type typeKey struct {
@@ -70,46 +30,134 @@ type typeKey struct {
 }
 
 // NewCodec makes a codec of the given types. It panics when two of them claim the same name and
-// schema, when one Go type is stored under two names, or when a name or schema is out of bounds:
-// a mistake of the programmer, found when the program starts.
+// schema, when one Go type is stored under two names, when a name or schema is out of bounds, or
+// when an upcaster leads nowhere: a mistake of the programmer, found when the program starts.
+//
+// A codec returns an error for an event of a type that it does not know, and ignores fields of a
+// payload that the Go type does not have; see [Codec.Strict] and [Codec.Tolerant].
 func NewCodec[E any](types ...Type[E]) *Codec[E] {
 	c := &Codec[E]{
-		decoders: make(map[typeKey]Type[E], len(types)),
+		types:    make(map[typeKey]Type[E], len(types)),
+		renamed:  make(map[string]string),
+		retired:  make(map[string]bool),
 		encoders: make(map[reflect.Type]Type[E], len(types)),
 	}
 	for _, t := range types {
 		if err := validName("event type", t.name); err != nil {
 			panic("eventstore: " + err.Error())
 		}
-		if t.schema < 1 || t.schema > math.MaxInt16 {
-			panic(fmt.Sprintf("eventstore: event type %q: schema %d is not between 1 and %d", t.name, t.schema, math.MaxInt16))
-		}
-		key := typeKey{t.name, t.schema}
-		if _, taken := c.decoders[key]; taken {
-			panic(fmt.Sprintf("eventstore: event type %q at schema %d is registered twice", t.name, t.schema))
-		}
-		c.decoders[key] = t
-		if !t.isEvent {
-			continue
-		}
-		other, taken := c.encoders[t.goType]
-		if taken && other.name != t.name {
-			panic(fmt.Sprintf("eventstore: %v is registered as %q and as %q", t.goType, other.name, t.name))
-		}
-		if !taken || other.schema < t.schema {
-			c.encoders[t.goType] = t
+		switch {
+		case t.retired:
+			c.retired[t.name] = true
+		case t.newName != "":
+			if c.renamed[t.name] != "" {
+				panic(fmt.Sprintf("eventstore: event type %q is renamed twice", t.name))
+			}
+			c.renamed[t.name] = t.newName
+		default:
+			c.add(t)
 		}
 	}
+	c.check()
 	return c
 }
 
-// Types returns the stored names the codec knows, sorted.
+func (c *Codec[E]) add(t Type[E]) {
+	if t.schema < 1 || t.schema > math.MaxInt16 {
+		panic(fmt.Sprintf("eventstore: event type %q: schema %d is not between 1 and %d", t.name, t.schema, math.MaxInt16))
+	}
+	key := typeKey{t.name, t.schema}
+	if _, taken := c.types[key]; taken {
+		panic(fmt.Sprintf("eventstore: event type %q at schema %d is registered twice", t.name, t.schema))
+	}
+	c.types[key] = t
+	if !t.isEvent {
+		return
+	}
+	other, taken := c.encoders[t.goType]
+	if taken && other.name != t.name {
+		panic(fmt.Sprintf("eventstore: %v is registered as %q and as %q", t.goType, other.name, t.name))
+	}
+	if !taken || other.schema < t.schema {
+		c.encoders[t.goType] = t
+	}
+}
+
+// check panics unless names and upcasters lead somewhere.
+func (c *Codec[E]) check() {
+	names := make(map[string]bool)
+	for key, t := range c.types {
+		names[key.name] = true
+		if !t.isUpcaster() {
+			continue
+		}
+		next, ok := c.types[typeKey{key.name, key.schema + 1}]
+		switch {
+		case !ok:
+			panic(fmt.Sprintf("eventstore: event type %q: the upcaster of schema %d leads to schema %d, which is not registered", key.name, key.schema, key.schema+1))
+		case t.upTo != nil && t.upTo != next.goType:
+			panic(fmt.Sprintf("eventstore: event type %q: the upcaster of schema %d makes a %v, but schema %d is a %v", key.name, key.schema, t.upTo, key.schema+1, next.goType))
+		}
+	}
+	for old, name := range c.renamed {
+		if names[old] || c.retired[old] {
+			panic(fmt.Sprintf("eventstore: event type %q is renamed and registered", old))
+		}
+		if !names[name] {
+			panic(fmt.Sprintf("eventstore: event type %q is renamed to %q, which is not registered", old, name))
+		}
+	}
+	for name := range c.retired {
+		if names[name] {
+			panic(fmt.Sprintf("eventstore: event type %q is retired and registered", name))
+		}
+	}
+}
+
+// Strict returns a codec that returns a [DecodeError] for a payload with a field that the Go type
+// does not have. It is for tests, and for those who would rather stop than lose a field that another
+// release has written. Upcasters over raw JSON see every field.
+func (c *Codec[E]) Strict() *Codec[E] {
+	strict := *c
+	strict.strictFields, strict.skipUnknown = true, false
+	return &strict
+}
+
+// Tolerant returns a codec that decodes events of types that it does not know into none, as if they
+// were retired. It is for readers that live on while newer releases write; an aggregate that decides
+// on half of its history decides wrongly.
+func (c *Codec[E]) Tolerant() *Codec[E] {
+	tolerant := *c
+	tolerant.strictFields, tolerant.skipUnknown = false, true
+	return &tolerant
+}
+
+// Types returns the stored names the codec decodes, sorted: also the old ones of renamed types, but
+// not those that are retired.
 func (c *Codec[E]) Types() []string {
 	names := make(map[string]bool)
-	for key := range c.decoders {
+	for key := range c.types {
 		names[key.name] = true
 	}
+	for old := range c.renamed {
+		names[old] = true
+	}
 	return slices.Sorted(maps.Keys(names))
+}
+
+// Schemas returns the schema versions of a stored type that the codec decodes, sorted.
+func (c *Codec[E]) Schemas(name string) []int {
+	if newName, ok := c.renamed[name]; ok {
+		name = newName
+	}
+	var schemas []int
+	for key := range c.types {
+		if key.name == name {
+			schemas = append(schemas, key.schema)
+		}
+	}
+	slices.Sort(schemas)
+	return schemas
 }
 
 // Encode returns the event as a draft without id and metadata. It returns [ErrUnknownType] for a
@@ -126,21 +174,85 @@ func (c *Codec[E]) Encode(event E) (Draft, error) {
 	return Draft{Type: t.name, Schema: t.schema, Data: data}, nil
 }
 
-// Decode returns a stored event with its payload decoded and, where it has an older shape,
-// upcast. It returns an [UnknownTypeError] or a [DecodeError].
-func (c *Codec[E]) Decode(raw Raw) (Event[E], error) {
-	t, ok := c.decoders[typeKey{raw.Type, raw.Schema}]
-	if !ok {
-		return Event[E]{}, &UnknownTypeError{Type: raw.Type, Schema: raw.Schema, Stream: raw.Stream, Position: raw.Position}
+// Decode returns what a stored event means: one event with its payload decoded and, where it has an
+// older shape, upcast; none if its type is retired; several if it was split. All of them carry the
+// stored event's type, schema, version and position. It returns an [UnknownTypeError] or a
+// [DecodeError].
+func (c *Codec[E]) Decode(raw Raw) ([]Event[E], error) {
+	name := raw.Type
+	if newName, ok := c.renamed[name]; ok {
+		name = newName
 	}
-	payload, err := t.decode(raw.Data)
+	t, ok := c.types[typeKey{name, raw.Schema}]
+	switch {
+	case ok:
+	case c.retired[name] || c.skipUnknown:
+		return nil, nil
+	default:
+		return nil, &UnknownTypeError{Type: raw.Type, Schema: raw.Schema, Stream: raw.Stream, Position: raw.Position}
+	}
+	if t.decode != nil { // as it is most of the time
+		payload, err := t.decode(raw.Data, c.strictFields)
+		if err != nil {
+			return nil, decodeError(raw, err)
+		}
+		return []Event[E]{withData(raw, payload)}, nil
+	}
+	payloads, err := c.upcast(t, raw.Data)
 	if err != nil {
-		return Event[E]{}, &DecodeError{Type: raw.Type, Schema: raw.Schema, Stream: raw.Stream, Position: raw.Position, Err: err}
+		return nil, decodeError(raw, err)
 	}
+	var events []Event[E]
+	for _, payload := range payloads {
+		events = append(events, withData(raw, payload))
+	}
+	return events, nil
+}
+
+// upcast decodes a payload of an older shape, from one schema to the next.
+func (c *Codec[E]) upcast(t Type[E], data json.RawMessage) ([]E, error) {
+	for t.upJSON != nil {
+		newer, err := t.upJSON(data)
+		if err != nil {
+			return nil, fmt.Errorf("upcast from schema %d: %w", t.schema, err)
+		}
+		data, t = newer, c.types[typeKey{t.name, t.schema + 1}]
+	}
+	value, err := t.read(data, c.strictFields)
+	if err != nil {
+		return nil, err
+	}
+	for t.up != nil {
+		value, t = t.up(value), c.types[typeKey{t.name, t.schema + 1}]
+	}
+	return t.into(value), nil
+}
+
+func decodeError(raw Raw, err error) error {
+	return &DecodeError{Type: raw.Type, Schema: raw.Schema, Stream: raw.Stream, Position: raw.Position, Err: err}
+}
+
+func withData[E any](raw Raw, data E) Event[E] {
 	return Event[E]{
 		ID: raw.ID, Type: raw.Type, Schema: raw.Schema,
 		Stream: raw.Stream, Version: raw.Version, Position: raw.Position,
 		RecordedAt: raw.RecordedAt, Metadata: raw.Metadata,
-		Data: payload,
-	}, nil
+		Data: data,
+	}
+}
+
+// unmarshal decodes JSON; strict refuses fields that the value does not have.
+func unmarshal(data json.RawMessage, value any, strict bool) error {
+	if !strict {
+		return json.Unmarshal(data, value)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(value); err != nil {
+		return err
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("there is more than one value")
+	}
+	return nil
 }

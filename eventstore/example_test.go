@@ -123,15 +123,17 @@ func ExampleStore_Append() {
 		if err != nil {
 			log.Fatal(err)
 		}
-		event, err := accounts.Decode(raw)
+		events, err := accounts.Decode(raw)
 		if err != nil {
 			log.Fatal(err)
 		}
-		switch e := event.Data.(type) {
-		case Opened:
-			fmt.Println(event.Version, "opened for", e.Owner)
-		case Deposited:
-			fmt.Println(event.Version, "deposited", e.Amount)
+		for _, event := range events { // one, unless it was split or retired
+			switch e := event.Data.(type) {
+			case Opened:
+				fmt.Println(event.Version, "opened for", e.Owner)
+			case Deposited:
+				fmt.Println(event.Version, "deposited", e.Amount)
+			}
 		}
 	}
 	// Output:
@@ -198,13 +200,13 @@ func ExampleStore_Commit() {
 // new ones are written in the new one.
 func ExampleTypeOf() {
 	old := eventstore.Raw{Type: "account.opened", Schema: 1, Data: json.RawMessage(`{"owner":"Ada"}`)}
-	event, err := accounts.Decode(old)
+	events, err := accounts.Decode(old)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%+v\n", event.Data)
+	fmt.Printf("%+v\n", events[0].Data)
 
-	draft, err := accounts.Encode(event.Data)
+	draft, err := accounts.Encode(events[0].Data)
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -87,7 +87,7 @@ func FuzzCodec(f *testing.F) {
 			return
 		}
 		// What was decoded from any bytes encodes to a normal form, and that never changes again.
-		draft, err := codec.Encode(first.Data)
+		draft, err := codec.Encode(first[0].Data)
 		if err != nil {
 			t.Fatalf("decoded but does not encode: %v", err)
 		}
@@ -98,7 +98,7 @@ func FuzzCodec(f *testing.F) {
 		if err != nil {
 			t.Fatalf("encoded but does not decode: %v", err)
 		}
-		if diff := cmp.Diff(normal(t, first.Data), normal(t, second.Data)); diff != "" {
+		if diff := cmp.Diff(normal(t, first[0].Data), normal(t, second[0].Data)); diff != "" {
 			t.Errorf("round trip (-first +second):\n%s", diff)
 		}
 	})

@@ -41,11 +41,16 @@ func On[E any](codec *eventstore.Codec[E], handler Handler[E]) Source {
 	return Source{
 		types: codec.Types(),
 		handle: func(ctx context.Context, tx pgx.Tx, raw eventstore.Raw) error {
-			event, err := codec.Decode(raw)
+			events, err := codec.Decode(raw)
 			if err != nil {
 				return err
 			}
-			return handler(ctx, tx, event)
+			for _, event := range events {
+				if err := handler(ctx, tx, event); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 }

@@ -98,10 +98,14 @@ func (s *Scenario[S, E]) stored(events []E) []E {
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		if diff := cmp.Diff(event, decoded.Data, everything); diff != "" {
+		var after []E
+		for _, event := range decoded {
+			after = append(after, event.Data)
+		}
+		if diff := cmp.Diff([]E{event}, after, everything); diff != "" {
 			s.t.Errorf("event type %q does not survive storage (-before +after):\n%s", draft.Type, diff)
 		}
-		back = append(back, decoded.Data)
+		back = append(back, after...)
 	}
 	return back
 }

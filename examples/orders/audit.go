@@ -205,18 +205,22 @@ func (b *books) read(ctx context.Context, store *eventstore.Store) error {
 			return err
 		}
 		if b.end = raw.Position; raw.Stream.Category == "order" {
-			event, err := order.Codec.Decode(raw)
+			events, err := order.Codec.Decode(raw)
 			if err != nil {
 				return err
 			}
-			b.order(event)
+			for _, event := range events {
+				b.order(event)
+			}
 			continue
 		}
-		event, err := stock.Codec.Decode(raw)
+		events, err := stock.Codec.Decode(raw)
 		if err != nil {
 			return err
 		}
-		b.stock(event)
+		for _, event := range events {
+			b.stock(event)
+		}
 	}
 	return nil
 }

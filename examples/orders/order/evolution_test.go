@@ -45,11 +45,11 @@ func release1(t *testing.T) (events []eventstore.Raw) {
 
 func decode(t *testing.T, raw eventstore.Raw) order.Event {
 	t.Helper()
-	event, err := order.Codec.Decode(raw)
-	if err != nil {
-		t.Fatal(err)
+	events, err := order.Codec.Decode(raw)
+	if err != nil || len(events) != 1 {
+		t.Fatalf("%d events, %v", len(events), err)
 	}
-	return event.Data
+	return events[0].Data
 }
 
 // fields returns all that is in a payload.
@@ -130,7 +130,7 @@ func TestWrittenToday(t *testing.T) {
 		t.Errorf("encoded and decoded (-want +got):\n%s", diff)
 	}
 	raw.Schema = 3
-	if event, err := order.Codec.Decode(raw); !errors.Is(err, eventstore.ErrUnknownType) {
-		t.Errorf("schema 3: %+v, %v, want %v", event.Data, err, eventstore.ErrUnknownType)
+	if events, err := order.Codec.Decode(raw); !errors.Is(err, eventstore.ErrUnknownType) {
+		t.Errorf("schema 3: %+v, %v, want %v", events, err, eventstore.ErrUnknownType)
 	}
 }

@@ -1,0 +1,102 @@
+package eventstoretest_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+)
+
+type (
+	event  interface{ isEvent() }
+	opened struct {
+		Owner    string `json:"owner"`
+		Currency string `json:"currency"`
+	}
+	openedV1 struct {
+		Owner string `json:"owner"`
+	}
+	renamed struct {
+		Owner    string `json:"holder"` // another member name, without another schema
+		Currency string `json:"currency"`
+	}
+	closed struct{}
+)
+
+func (opened) isEvent()   {}
+func (openedV1) isEvent() {}
+func (renamed) isEvent()  {}
+func (closed) isEvent()   {}
+
+func same[T event](e T) event { return e }
+
+// recorder is a test whose failures are what is tested.
+type recorder struct {
+	testing.TB
+	errors []string
+}
+
+func (r *recorder) Helper() {}
+func (r *recorder) Errorf(format string, args ...any) {
+	r.errors = append(r.errors, fmt.Sprintf(format, args...))
+}
+
+// TestGolden goes through the life of a type: it is released, gets another shape, and then somebody
+// makes a mistake.
+func TestGolden(t *testing.T) {
+	folder := filepath.Join(t.TempDir(), "events")
+	run := func(update bool, codec *eventstore.Codec[event], samples ...event) []string {
+		t.Setenv("GOLDEN", map[bool]string{true: "update"}[update])
+		r := &recorder{TB: t}
+		eventstoretest.Golden(r, folder, codec, samples...)
+		return r.errors
+	}
+	want := func(what string, errors []string, parts ...string) {
+		t.Helper()
+		if len(errors) != len(parts) {
+			t.Errorf("%s: %q, want %d errors", what, errors, len(parts))
+			return
+		}
+		for _, part := range parts {
+			if !strings.Contains(strings.Join(errors, "\n"), part) {
+				t.Errorf("%s: %q, want one that says %q", what, errors, part)
+			}
+		}
+	}
+	first := eventstore.NewCodec(eventstore.TypeOf("account.opened", same[openedV1]), eventstore.TypeOf("account/closed", same[closed]))
+	want("nothing is there", run(false, first, openedV1{"Ada"}, closed{}), "GOLDEN=update", "GOLDEN=update", "at schema 1", "at schema 1")
+	want("a type without a sample", run(true, first, openedV1{"Ada"}), `"account/closed" at schema 1`)
+	want("written", run(true, first, openedV1{"Ada"}, closed{}))
+	want("unchanged", run(false, first, openedV1{"Ada"}, closed{}))
+	want("in strict mode", run(false, first.Strict(), openedV1{"Ada"}, closed{}))
+
+	v1 := eventstore.TypeOf("account.opened", func(e openedV1) event { return opened{e.Owner, "CZK"} })
+	v2 := eventstore.TypeOf("account.opened", same[opened]).WithSchema(2)
+	gone := eventstore.Retired[event]("account/closed")
+	second := eventstore.NewCodec(v1, v2, gone)
+	want("evolved", run(false, second, opened{"Ada", "EUR"}), "no such file", "at schema 2", "something else", "something else")
+	want("updated", run(true, second, opened{"Ada", "EUR"}))
+	want("unchanged", run(false, second, opened{"Ada", "EUR"}))
+	text, err := os.ReadFile(filepath.Join(folder, "account.opened.1.json"))
+	if err != nil || !strings.Contains(string(text), `"owner": "Ada"`) || !strings.Contains(string(text), `"currency": "CZK"`) {
+		t.Errorf("the file of schema 1: %s, %v; want what was stored and what it means now", text, err)
+	}
+
+	want("the upcaster is gone", run(false, eventstore.NewCodec(v2, gone), opened{"Ada", "EUR"}), "does not decode any more")
+	want("the retired type is gone", run(false, eventstore.NewCodec(v1, v2), opened{"Ada", "EUR"}), "account_closed.1.json: an event that an earlier release")
+	other := eventstore.NewCodec(gone,
+		eventstore.TypeOf("account.opened", func(e openedV1) event { return renamed{e.Owner, "CZK"} }),
+		eventstore.TypeOf("account.opened", same[renamed]).WithSchema(2))
+	want("another shape", run(false, other, renamed{"Ada", "EUR"}), "raise the schema", "something else", "something else")
+	before, _ := os.ReadFile(filepath.Join(folder, "account.opened.2.json"))
+	want("another shape, updated", run(true, other, renamed{"Ada", "EUR"}), "raise the schema")
+	after, _ := os.ReadFile(filepath.Join(folder, "account.opened.2.json"))
+	if !strings.Contains(string(after), `"owner": "Ada"`) {
+		t.Errorf("an update has changed what was stored:\n%s\n%s", before, after)
+	}
+	want("a sample of an unknown type", run(true, second, closed{}), "is not in the codec")
+}

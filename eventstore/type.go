@@ -1,0 +1,120 @@
+package eventstore
+
+import (
+	"encoding/json"
+	"reflect"
+)
+
+// Type tells a [Codec] how one Go type is stored, or what became of a type that was. See [TypeOf],
+// [Upcast], [UpcastJSON], [Split], [Renamed] and [Retired].
+type Type[E any] struct {
+	name    string
+	schema  int
+	goType  reflect.Type // what payloads decode into; nil for an upcaster over JSON
+	isEvent bool         // the Go type is itself one of E and can be encoded
+
+	decode func(json.RawMessage, bool) (E, error)   // payload to event, the short way
+	read   func(json.RawMessage, bool) (any, error) // payload to a value of goType
+	into   func(any) []E                            // value of goType to events
+
+	up     func(any) any // value of goType to one of the next schema
+	upTo   reflect.Type
+	upJSON func(json.RawMessage) (json.RawMessage, error)
+
+	newName string // for an old name
+	retired bool
+}
+
+func (t Type[E]) isUpcaster() bool { return t.up != nil || t.upJSON != nil }
+
+// TypeOf says that payloads of the stored type name decode into a T and that into makes an event
+// of E from it. E is usually an interface that only the events of one aggregate implement.
+//
+// For a current type into returns its argument, which proves that T is an E:
+//
+//	eventstore.TypeOf("account.opened", func(e Opened) Event { return e })
+//
+// For a payload of an older shape, T is that shape and into is the upcaster. Raise the schema
+// of the current one with [Type.WithSchema]:
+//
+//	eventstore.TypeOf("account.opened", func(e openedV1) Event { return Opened{e.Owner, "CZK"} }),
+//	eventstore.TypeOf("account.opened", func(e Opened) Event { return e }).WithSchema(2),
+//
+// When there are more than two shapes, [Upcast] leads from each to the next. into must be pure: it
+// runs each time an event is read.
+func TypeOf[T, E any](name string, into func(T) E) Type[E] {
+	var zero T
+	_, isEvent := any(zero).(E)
+	t := readable[T, E](name)
+	t.isEvent = isEvent
+	t.decode = func(data json.RawMessage, strict bool) (E, error) {
+		var payload T
+		if err := unmarshal(data, &payload, strict); err != nil {
+			var none E
+			return none, err
+		}
+		return into(payload), nil
+	}
+	t.into = func(value any) []E { return []E{into(value.(T))} }
+	return t
+}
+
+// Split says that payloads of the stored type name decode into a T and mean any number of events,
+// also none: for a type that turned out to say several things at once. into must be pure.
+func Split[T, E any](name string, into func(T) []E) Type[E] {
+	t := readable[T, E](name)
+	t.into = func(value any) []E { return into(value.(T)) }
+	return t
+}
+
+// Upcast says that payloads of the stored type name at a schema decode into an Old and that up makes
+// a New from it, the shape of the next schema, which must be registered as well. Upcasters form a
+// chain, so that a new shape needs one step from the shape before it:
+//
+//	eventstore.Upcast[Event]("account.opened", 1, func(e openedV1) openedV2 { … }),
+//	eventstore.Upcast[Event]("account.opened", 2, func(e openedV2) Opened { … }),
+//	eventstore.TypeOf("account.opened", func(e Opened) Event { return e }).WithSchema(3),
+//
+// up must be pure.
+func Upcast[E, Old, New any](name string, schema int, up func(Old) New) Type[E] {
+	t := readable[Old, E](name)
+	t.schema = schema
+	t.up = func(old any) any { return up(old.(Old)) }
+	t.upTo = reflect.TypeFor[New]()
+	return t
+}
+
+// UpcastJSON is [Upcast] over the payload itself: it makes that of the next schema. It needs no Go
+// type for the older shape. An error of up becomes a [DecodeError]. It must be pure, and not change
+// its argument.
+func UpcastJSON[E any](name string, schema int, up func(json.RawMessage) (json.RawMessage, error)) Type[E] {
+	return Type[E]{name: name, schema: schema, upJSON: up}
+}
+
+// Renamed says that events stored as old, of any schema, are those of a type that is registered under
+// another name now. New events get the new name.
+func Renamed[E any](old, name string) Type[E] { return Type[E]{name: old, newName: name} }
+
+// Retired says that events of a type, of any schema, mean nothing any more: they decode into none,
+// and projections do not read them.
+func Retired[E any](name string) Type[E] { return Type[E]{name: name, retired: true} }
+
+// WithSchema returns the type at another schema version of the payload, from 1 to 32767.
+func (t Type[E]) WithSchema(schema int) Type[E] {
+	t.schema = schema
+	return t
+}
+
+// readable returns a type at schema 1 whose payloads decode into a T.
+func readable[T, E any](name string) Type[E] {
+	return Type[E]{
+		name:   name,
+		schema: 1,
+		goType: reflect.TypeFor[T](),
+		read: func(data json.RawMessage, strict bool) (any, error) {
+			var payload T
+			err := unmarshal(data, &payload, strict)
+			return payload, err
+		},
+	}
+}

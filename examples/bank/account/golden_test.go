@@ -1,0 +1,23 @@
+package account_test
+
+import (
+	"testing"
+
+	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/examples/bank/account"
+)
+
+// TestGolden: what any release has written still means what it meant.
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	booking := account.Booking{
+		Money: account.Money{Amount: 1250, Currency: "CZK"}, Date: "2026-03-01", Description: "rent", Counterparty: "YZ-87144583",
+	}
+	eventstoretest.Golden(t, "testdata/events", account.Codec,
+		account.Opened{Owner: "Ada", Currency: "CZK", Overdraft: 10000, Date: "2026-03-01"},
+		account.Deposited{Booking: booking},
+		account.Withdrawn{Booking: booking},
+		account.TransferSent{Booking: booking, To: "2"},
+		account.TransferReceived{Booking: booking, From: "1"},
+		account.AccountClosed{Date: "2026-03-31"})
+}

@@ -1,0 +1,18 @@
+package stock_test
+
+import (
+	"testing"
+
+	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/examples/orders/stock"
+)
+
+// TestGolden: what any release has written still means what it meant.
+func TestGolden(t *testing.T) {
+	t.Parallel()
+	eventstoretest.Golden(t, "testdata/events", stock.Codec,
+		stock.Received{Name: "Espresso cup", Quantity: 10, Order: "1001"},
+		stock.Reserved{Order: "1001", Quantity: 4},
+		stock.Released{Order: "1001", Quantity: 4},
+		stock.ShippedOut{Order: "1001", Quantity: 4})
+}
