@@ -37,7 +37,7 @@ type golden struct {
 // every field set:
 //
 //	func TestGolden(t *testing.T) {
-//		eventstoretest.Golden(t, "testdata/events", account.Codec,
+//		eventstoretest.Golden[account.Event](t, "testdata/events", account.Codec,
 //			account.Opened{Owner: "Ada", Currency: "CZK"}, account.Deposited{Amount: 100})
 //	}
 //

@@ -10,7 +10,7 @@ import (
 // TestGolden: what any release has written still means what it meant.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	eventstoretest.Golden(t, "testdata/events", stock.Codec,
+	eventstoretest.Golden[stock.Event](t, "testdata/events", stock.Codec,
 		stock.Received{Name: "Espresso cup", Quantity: 10, Order: "1001"},
 		stock.Reserved{Order: "1001", Quantity: 4},
 		stock.Released{Order: "1001", Quantity: 4},
