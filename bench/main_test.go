@@ -1,133 +1,170 @@
-package bench_test
+package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
+	"encoding/xml"
+	"errors"
+	"io"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
+	"go.uber.org/goleak"
 
-	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/localpg"
-	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// serverURL is that of the one server that everything is measured on.
-var serverURL string
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestMain(m *testing.M) {
-	server, err := localpg.Start(context.Background(), &localpg.Config{Durable: true})
+// TestRun: a short run measures everything, which is when its own checks hold, and reports it.
+func TestRun(t *testing.T) {
+	folder := t.TempDir()
+	if err := run(t.Context(), config{short: true, max: 20_000, out: folder}, t.Output()); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(folder, "RESULTS.md"))
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		t.Fatal(err)
 	}
-	serverURL = server.URL()
-	code := m.Run()
-	if err := server.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
+	results := string(text)
+	for section, want := range map[string]int{
+		"Targets": 7, "Append": 9, "Read": 3, "Growth": 2, "Growth of reading": 2, "Latency": 2, "Bystanders": 2,
+	} {
+		_, rest, _ := strings.Cut(results, "\n## "+section+"\n")
+		rest, _, _ = strings.Cut(rest, "\n## ")
+		if n := strings.Count(rest, "\n|") - 2; n != want { // without its head
+			t.Errorf("%s has %d rows, want %d", section, n, want)
+		}
+		if strings.Contains(rest, "NaN") || strings.Contains(rest, "Inf") || regexp.MustCompile(`\| +0 \|`).MatchString(rest) {
+			t.Errorf("%s has figures that are none:\n%s", section, rest)
+		}
 	}
-	os.Exit(code)
+	for _, want := range []string{"fsync on", "append.svg", "growth.svg"} {
+		if !strings.Contains(results, want) {
+			t.Errorf("RESULTS.md does not contain %q", want)
+		}
+	}
+	for file, lines := range map[string]int{"append.svg": 3, "growth.svg": 5} {
+		if n := countPaths(t, filepath.Join(folder, file)); n < lines {
+			t.Errorf("%s has %d paths, want at least the %d lines", file, n, lines)
+		}
+	}
 }
 
-// database is a store in a schema of its own, beside a table of the same shape, "plain", that
-// has nothing to do with it.
-type database struct {
-	*eventstore.Store
-	pool   *pgxpool.Pool // of 16 connections
-	schema string
+// TestRefused: what would measure nothing is refused before anything is started.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	good := config{seconds: 1, max: 10_000, out: filepath.Join(t.TempDir(), "out")}
+	for name, spoil := range map[string]func(*config){
+		"-seconds": func(c *config) { c.seconds = 0 },
+		"-max":     func(c *config) { c.max = 9999 },
+		"-only":    func(c *config) { c.only = "(" },
+	} {
+		c := good
+		spoil(&c)
+		if err := run(t.Context(), c, io.Discard); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
-// open takes a schema that is gone when the test ends.
-func open(tb testing.TB, schema string) database {
-	tb.Helper()
-	ctx := context.Background()
-	config, err := pgxpool.ParseConfig(serverURL)
+// countPaths parses a plot.
+func countPaths(t *testing.T, file string) (n int) {
+	t.Helper()
+	plot, err := os.Open(file)
 	if err != nil {
-		tb.Fatal(err)
+		t.Fatal(err)
 	}
-	config.MaxConns = 16
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		tb.Fatal(err)
+	defer plot.Close()
+	for decoder := xml.NewDecoder(plot); ; {
+		token, err := decoder.Token()
+		if errors.Is(err, io.EOF) {
+			return n
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		if element, ok := token.(xml.StartElement); ok && element.Name.Local == "path" {
+			n++
+		}
 	}
-	tb.Cleanup(pool.Close)
-	store, err := eventstore.New(pool, &eventstore.Config{Schema: schema})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	db := database{store, pool, schema}
-	db.exec(tb, `drop schema if exists SCHEMA cascade`) // of a run that was killed
-	tb.Cleanup(func() { db.exec(tb, `drop schema SCHEMA cascade`) })
-	if err := migrations.Up(ctx, pool, &migrations.Config{Schema: schema}); err != nil {
-		tb.Fatal(err)
-	}
-	db.exec(tb, `create table SCHEMA.plain (like SCHEMA.events including all)`)
-	db.exec(tb, `create sequence SCHEMA.plain_position_seq`)
-	return db
 }
 
-// sql puts the schema in.
-func (db database) sql(sql string) string { return strings.ReplaceAll(sql, "SCHEMA", db.schema) }
-
-// exec runs a statement and returns how many rows it was about.
-func (db database) exec(tb testing.TB, sql string) int {
-	tb.Helper()
-	tag, err := db.pool.Exec(context.Background(), db.sql(sql))
+// server starts a Postgres for the time of a test.
+func server(t *testing.T, config *localpg.Config) *bench {
+	t.Helper()
+	config.URLVar = "NO_DATABASE_URL" // which would have settings of its own
+	s, err := localpg.Start(t.Context(), config)
 	if err != nil {
-		tb.Fatalf("%s: %v", sql, err)
+		t.Fatal(err)
 	}
-	return int(tag.RowsAffected())
+	t.Cleanup(func() {
+		if err := s.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return &bench{report: newReport(t.Output()), url: s.URL()}
 }
 
-type deposited struct {
-	Account string `json:"account"`
-	Amount  int64  `json:"amount"`
-	Text    string `json:"text"`
+// TestMissing: events that were answered for and are not stored are an error.
+func TestMissing(t *testing.T) {
+	b := server(t, &localpg.Config{Durable: true})
+	for name, lose := range map[string]func(*database){
+		"events": func(db *database) { db.appended.Add(1) },
+		"plain":  func(db *database) { db.inserted.Add(1) },
+	} {
+		err := b.database(t.Context(), func(db *database) error {
+			for _, write := range []write{db.append(10), db.insert()} {
+				if _, err := by(2, write)(t.Context(), time.Millisecond); err != nil {
+					return err
+				}
+			}
+			lose(db)
+			return nil
+		})
+		if err == nil || !strings.Contains(err.Error(), "table "+name+" has") || strings.Count(err.Error(), "table") != 1 {
+			t.Errorf("one of %s is missing, but the error is %v", name, err)
+		}
+	}
 }
 
-var codec = eventstore.NewCodec(
-	eventstore.TypeOf("account.deposited", func(e deposited) deposited { return e }),
-)
-
-// newDraft returns an event with a payload of 200 bytes.
-func newDraft(tb testing.TB) eventstore.Draft {
-	tb.Helper()
-	event := deposited{Account: "account-000042", Amount: 123456}
-	data, err := json.Marshal(event)
-	if err != nil {
-		tb.Fatal(err)
+// TestDurable: a server that could lose what it has answered for is refused.
+func TestDurable(t *testing.T) {
+	for _, name := range durable {
+		b := server(t, &localpg.Config{Durable: true, Settings: map[string]string{name: "off"}})
+		if err := b.describeMachine(t.Context()); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("with %s off: %v", name, err)
+		}
 	}
-	event.Text = strings.Repeat("x", 200-len(data))
-	draft, err := codec.Encode(event)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return draft
 }
 
-// compare measures b.N operations in turns with as many of a reference, so that whatever else
-// the machine does slows down both. It reports the events per second of each and their ratio; an
-// operation is about so many events.
-func compare(b *testing.B, events int, name string, reference, measured func(n int)) {
-	b.StopTimer()
-	var spent time.Duration
-	for n, left := 0, b.N; left > 0; left -= n {
-		n = min(left, (b.N+9)/10) // ten turns each
-		start := time.Now()
-		reference(n)
-		spent += time.Since(start)
-		b.StartTimer()
-		measured(n)
-		b.StopTimer()
+// TestCompare: the ratio is that of the events per second, without the first turn.
+func TestCompare(t *testing.T) {
+	t.Parallel()
+	first := true
+	slow := func(_ context.Context, d time.Duration) (tally, error) {
+		if first {
+			first = false
+			return tally{1, time.Hour}, nil
+		}
+		return tally{100, d}, nil
 	}
-	rate := func(d time.Duration) float64 { return float64(b.N*events) / d.Seconds() }
-	b.ReportMetric(0, "ns/op") // not shown
-	b.ReportMetric(rate(b.Elapsed()), "events/s")
-	b.ReportMetric(rate(spent), name+"/s")
-	b.ReportMetric(rate(b.Elapsed())/rate(spent), "x-"+name)
+	fast := func(_ context.Context, d time.Duration) (tally, error) { return tally{300, d}, nil }
+	c, err := compare(t.Context(), time.Second, slow, fast)
+	if err != nil || c.ratio() != 3 || c.low != 3 || c.high != 3 || c.reference != (tally{100 * turns, time.Second}) {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	t.Parallel()
+	sample := []time.Duration{3, 1, 2, 4}
+	for p, want := range map[int]time.Duration{1: 1, 25: 1, 50: 2, 51: 3, 99: 4, 100: 4} {
+		if got := percentile(sample, p); got != want {
+			t.Errorf("p%d of %v is %v, want %v", p, sample, got, want)
+		}
+	}
 }

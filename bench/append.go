@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// write stores events after a version of a stream and returns how many.
+type write func(ctx context.Context, stream eventstore.StreamID, after eventstore.Version) (int, error)
+
+const insertSQL = `
+insert into SCHEMA.plain
+       (position, stream, version, id, type, schema, data, metadata, recorded_at)
+values (nextval('SCHEMA.plain_position_seq'), $1, $2, $3, $4, 1, $5, null, clock_timestamp())`
+
+// insert is the reference: one row per transaction.
+func (db *database) insert() write {
+	sql := in(insertSQL)
+	return func(ctx context.Context, stream eventstore.StreamID, after eventstore.Version) (int, error) {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return 0, err
+		}
+		_, err = db.pool.Exec(ctx, sql, stream.String(), int64(after)+1, [16]byte(id), db.draft.Type, db.draft.Data)
+		if err != nil {
+			return 0, err
+		}
+		db.inserted.Add(1)
+		return 1, nil
+	}
+}
+
+// append appends so many events at once.
+func (db *database) append(events int) write {
+	drafts := slices.Repeat([]eventstore.Draft{db.draft}, events)
+	return func(ctx context.Context, stream eventstore.StreamID, after eventstore.Version) (int, error) {
+		if _, err := db.Append(ctx, stream, after, drafts...); err != nil {
+			return 0, err
+		}
+		db.appended.Add(int64(events))
+		return events, nil
+	}
+}
+
+// to appends single events to the streams that pick returns, wherever they are.
+func (db *database) to(pick func() eventstore.StreamID) write {
+	one := db.append(1)
+	return func(ctx context.Context, _ eventstore.StreamID, _ eventstore.Version) (int, error) {
+		return one(ctx, pick(), eventstore.Any)
+	}
+}
+
+// by lets several writers write, each to a stream of its own.
+func by(writers int, write write) work {
+	return func(ctx context.Context, d time.Duration) (tally, error) {
+		var stored atomic.Int64
+		start := time.Now()
+		group, ctx := errgroup.WithContext(ctx)
+		for range writers {
+			group.Go(func() error {
+				stream := newStream()
+				for after := eventstore.Version(0); time.Since(start) < d; {
+					n, err := write(ctx, stream, after)
+					if err != nil {
+						return err
+					}
+					after += eventstore.Version(n)
+					stored.Add(int64(n))
+				}
+				return nil
+			})
+		}
+		err := group.Wait()
+		return tally{int(stored.Load()), time.Since(start)}, err
+	}
+}
+
+// appendTargets are how many times as fast as INSERT single appends are to be, by writers.
+var appendTargets = map[int]float64{1: 0.7, 16: 1.3, 256: 4}
+
+func (b *bench) append(ctx context.Context) error {
+	b.section("Append", "Events per second against INSERT of one row per transaction, by as many writers over the same pool of "+
+		fmt.Sprint(connections)+" connections. On one hot stream all append to the same stream, and insert into streams of their own.",
+		"append", "writers", "events/s", "INSERT/s", "ratio", "of turns")
+	numbers := []int{1, 16, 64, 256, 1024}
+	if b.short {
+		numbers = []int{1, 16, 256}
+	}
+	plot := appendPlot()
+	for _, kind := range []struct {
+		name   string
+		writes func(*database) write
+	}{
+		{"single events", func(db *database) write { return db.append(1) }},
+		{"batches of 10", func(db *database) write { return db.append(10) }},
+		{"one hot stream", func(db *database) write {
+			stream := newStream()
+			return db.to(func() eventstore.StreamID { return stream })
+		}},
+	} {
+		var line []point
+		for _, writers := range numbers {
+			var c comparison
+			err := b.database(ctx, func(db *database) (err error) {
+				c, err = compare(ctx, b.duration(), by(writers, db.insert()), by(writers, kind.writes(db)))
+				return err
+			})
+			if err != nil {
+				return fmt.Errorf("%s, %d writers: %w", kind.name, writers, err)
+			}
+			b.row(kind.name, whole(writers), rate(c.measured), rate(c.reference), ratio(c.ratio()), c.spread())
+			line = append(line, point{float64(writers), c.ratio()})
+			if want, ok := appendTargets[writers]; ok && kind.name == "single events" {
+				b.target(fmt.Sprintf("append to INSERT, writers: %d", writers), c.ratio(), want)
+			}
+		}
+		plot.line(kind.name, line...)
+	}
+	for writers, want := range appendTargets {
+		plot.mark(point{float64(writers), want})
+	}
+	return b.plot("append.svg", plot)
+}

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/migrations"
+)
+
+const schema = "tidemark_bench"
+
+// connections is the size of a pool.
+const connections = 16
+
+// database is an empty store beside a table of the same shape, "plain", that has nothing to do
+// with it.
+type database struct {
+	*eventstore.Store
+	pool  *pgxpool.Pool
+	draft eventstore.Draft // an event with a payload of 200 bytes
+
+	// What was answered for, to be compared with the rows there are.
+	appended, inserted atomic.Int64
+}
+
+// database lends a database out, and checks afterwards that nothing is missing.
+func (b *bench) database(ctx context.Context, use func(*database) error) (err error) {
+	pool, err := b.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	store, err := eventstore.New(pool, &eventstore.Config{Schema: schema})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	draft, err := newDraft()
+	if err != nil {
+		return err
+	}
+	db := &database{Store: store, pool: pool, draft: draft}
+	if _, err := db.exec(ctx, `drop schema if exists SCHEMA cascade`); err != nil { // of a run that was killed
+		return err
+	}
+	defer func() {
+		_, dropErr := db.exec(context.WithoutCancel(ctx), `drop schema if exists SCHEMA cascade`)
+		err = errors.Join(err, dropErr)
+	}()
+	if err := migrations.Up(ctx, pool, &migrations.Config{Schema: schema}); err != nil {
+		return err
+	}
+	for _, sql := range []string{
+		`create table SCHEMA.plain (like SCHEMA.events including all)`,
+		`create sequence SCHEMA.plain_position_seq`,
+	} {
+		if _, err := db.exec(ctx, sql); err != nil {
+			return err
+		}
+	}
+	if err := use(db); err != nil {
+		return err
+	}
+	return errors.Join(db.check(ctx, "events", &db.appended), db.check(ctx, "plain", &db.inserted))
+}
+
+// connect opens a pool, as another process would.
+func (b *bench) connect(ctx context.Context) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(b.url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = connections
+	return pgxpool.NewWithConfig(ctx, config)
+}
+
+// exec runs a statement and returns how many rows it was about.
+func (db *database) exec(ctx context.Context, sql string) (int64, error) {
+	tag, err := db.pool.Exec(ctx, in(sql))
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", sql, err)
+	}
+	return tag.RowsAffected(), nil
+}
+
+// in puts the schema in.
+func in(sql string) string { return strings.ReplaceAll(sql, "SCHEMA", schema) }
+
+// check counts the events in a table.
+func (db *database) check(ctx context.Context, table string, answered *atomic.Int64) error {
+	var n, whole int64
+	row := db.pool.QueryRow(ctx, in(`select count(*), count(*) filter (where length(data::text) = 200) from SCHEMA.`+table))
+	if err := row.Scan(&n, &whole); err != nil {
+		return err
+	}
+	if want := answered.Load(); n != want || whole != want {
+		return fmt.Errorf("table %s has %d events, %d of them with 200 bytes, want %d", table, n, whole, want)
+	}
+	return nil
+}
+
+// settle lets Postgres tidy up, so that it does not in the middle of a measurement.
+func (db *database) settle(ctx context.Context) error {
+	for _, sql := range []string{`vacuum analyze SCHEMA.events`, `checkpoint`} {
+		if _, err := db.exec(ctx, sql); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type deposited struct {
+	Account string `json:"account"`
+	Amount  int64  `json:"amount"`
+	Text    string `json:"text"`
+}
+
+var codec = eventstore.NewCodec(
+	eventstore.TypeOf("account.deposited", func(e deposited) deposited { return e }),
+)
+
+func newDraft() (eventstore.Draft, error) {
+	event := deposited{Account: "account-000042", Amount: 123456}
+	data, err := json.Marshal(event)
+	if err != nil {
+		return eventstore.Draft{}, err
+	}
+	event.Text = strings.Repeat("x", 200-len(data))
+	return codec.Encode(event)
+}
+
+// newStream returns a stream that nobody has written to.
+func newStream() eventstore.StreamID {
+	return eventstore.StreamID{Category: "account", Key: uuid.Must(uuid.NewV7()).String()}
+}

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+const (
+	growthWriters = 64
+	growthLength  = 100 // events of a stream
+	tailLength    = 1000
+)
+
+// size is what was measured of a log of so many events.
+type size struct {
+	events       int
+	fresh, old   comparison // appends to new streams, and to old ones all over the log
+	load, tail   time.Duration
+	table, index float64 // bytes per event
+}
+
+// sizes are the tenfolds up to the largest size, and that.
+func (b *bench) sizes() (sizes []int) {
+	for n := 10_000; n < b.max; n *= 10 {
+		sizes = append(sizes, n)
+	}
+	return append(sizes, b.max)
+}
+
+func (b *bench) growth(ctx context.Context) error {
+	b.section("Growth", fmt.Sprintf("Events per second of %d writers against INSERT into a table that is kept small, while the log grows "+
+		"(by less than its size during a measurement). First each writer appends to a new stream, then each time to a random one "+
+		"of %d events or more; keys are UUIDv7.", growthWriters, growthLength),
+		"log", "new streams/s", "INSERT/s", "ratio", "of turns", "old streams/s", "INSERT/s", "ratio", "of turns")
+	var measured []size
+	err := b.database(ctx, func(db *database) error {
+		var streams []eventstore.StreamID
+		for _, events := range b.sizes() {
+			filled, err := b.grow(ctx, db, events)
+			if err != nil {
+				return err
+			}
+			streams = append(streams, filled...)
+			s, err := b.measure(ctx, db, streams)
+			if err != nil {
+				return fmt.Errorf("at %d events: %w", events, err)
+			}
+			measured = append(measured, s)
+			b.row(whole(s.events),
+				rate(s.fresh.measured), rate(s.fresh.reference), ratio(s.fresh.ratio()), s.fresh.spread(),
+				rate(s.old.measured), rate(s.old.reference), ratio(s.old.ratio()), s.old.spread())
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	b.section("Growth of reading", fmt.Sprintf("The median time of loading an aggregate of %d events and of reading the last %d events "+
+		"of the log, and the size of a stored event of 200 bytes and of its entries in all indexes.", growthLength, tailLength),
+		"log", "load", "tail", "table bytes", "index bytes")
+	for _, s := range measured {
+		b.row(whole(s.events), millis(s.load), millis(s.tail), fmt.Sprintf("%.0f", s.table), fmt.Sprintf("%.0f", s.index))
+	}
+	return b.compareSizes(measured)
+}
+
+// compareSizes says how much of its speed at 10^5 events, or the smallest size, is left later.
+func (b *bench) compareSizes(sizes []size) error {
+	first, last := sizes[0], sizes[len(sizes)-1]
+	for _, s := range sizes {
+		if s.events == 100_000 {
+			first = s
+		}
+	}
+	to := fmt.Sprintf("%s events to %s, append to ", whole(last.events), whole(first.events))
+	b.target(to+"new streams", last.fresh.ratio()/first.fresh.ratio(), 0.8)
+	b.target(to+"old streams", last.old.ratio()/first.old.ratio(), 0.8)
+
+	plot := growthPlot(whole(first.events))
+	for _, what := range []struct {
+		name string
+		of   func(size) float64
+	}{
+		{"append rate, new streams", func(s size) float64 { return s.fresh.ratio() }},
+		{"append rate, old streams", func(s size) float64 { return s.old.ratio() }},
+		{"time to load 100 events", func(s size) float64 { return s.load.Seconds() }},
+		{"time to read the tail", func(s size) float64 { return s.tail.Seconds() }},
+		{"index bytes per event", func(s size) float64 { return s.index }},
+	} {
+		var line []point
+		for _, s := range sizes {
+			line = append(line, point{float64(s.events), what.of(s) / what.of(first)})
+		}
+		plot.line(what.name, line...)
+	}
+	plot.mark(point{float64(last.events), 0.8})
+	return b.plot("growth.svg", plot)
+}
+
+// grow fills the log up to so many events and returns the new streams.
+func (b *bench) grow(ctx context.Context, db *database, events int) (streams []eventstore.StreamID, err error) {
+	const step = 200_000
+	begun, start := int(db.appended.Load()), time.Now()
+	for n := begun; n < events; n = int(db.appended.Load()) {
+		filled, err := db.fill(ctx, min(step, events-n), growthLength)
+		if err != nil {
+			return nil, err
+		}
+		streams = append(streams, filled...)
+		if n := int(db.appended.Load()); events > 5*step && (n-begun)/step%5 == 0 {
+			b.progress("%s of %s events, %.0f/s", whole(n), whole(events), float64(n-begun)/time.Since(start).Seconds())
+		}
+	}
+	return streams, db.settle(ctx)
+}
+
+// measure measures a log with these streams: the even ones stay as they are, so that they can be
+// loaded, the odd ones are appended to.
+func (b *bench) measure(ctx context.Context, db *database, streams []eventstore.StreamID) (s size, err error) {
+	s.events = int(db.appended.Load())
+	if s.load, err = b.median(func() error { return db.load(ctx, streams[rand.N(len(streams)/2)*2], growthLength) }); err != nil {
+		return s, err
+	}
+	var after eventstore.Position
+	tail := db.pool.QueryRow(ctx, in(`select position from SCHEMA.events order by position desc offset $1 limit 1`), tailLength)
+	if err := tail.Scan(&after); err != nil {
+		return s, err
+	}
+	if s.tail, err = b.median(func() error { return db.readAll(ctx, after, tailLength, raw) }); err != nil {
+		return s, err
+	}
+	var table, index int64
+	sizes := db.pool.QueryRow(ctx, `select pg_table_size($1::text::regclass), pg_indexes_size($1::text::regclass)`, in("SCHEMA.events"))
+	if err := sizes.Scan(&table, &index); err != nil {
+		return s, err
+	}
+	s.table, s.index = float64(table)/float64(s.events), float64(index)/float64(s.events)
+
+	// Not so long that a small log would become a large one.
+	d := min(b.duration(), time.Duration(s.events)*time.Second/100_000)
+	if s.fresh, err = compare(ctx, d, db.small(), by(growthWriters, db.append(1))); err != nil {
+		return s, err
+	}
+	old := db.to(func() eventstore.StreamID { return streams[rand.N(len(streams)/2)*2+1] })
+	s.old, err = compare(ctx, d, db.small(), by(growthWriters, old))
+	return s, err
+}
+
+// small is the reference: it inserts into a table that is empty at first.
+func (db *database) small() work {
+	insert := by(growthWriters, db.insert())
+	return func(ctx context.Context, d time.Duration) (tally, error) {
+		if err := db.check(ctx, "plain", &db.inserted); err != nil {
+			return tally{}, err
+		}
+		if _, err := db.exec(ctx, `truncate SCHEMA.plain`); err != nil {
+			return tally{}, err
+		}
+		db.inserted.Store(0)
+		return insert(ctx, d)
+	}
+}
+
+// median returns how long something takes that is repeated for a third of a measurement.
+func (b *bench) median(do func() error) (time.Duration, error) {
+	var took []time.Duration
+	for start := time.Now(); len(took) < 10 || time.Since(start) < b.duration()/3; {
+		begun := time.Now()
+		if err := do(); err != nil {
+			return 0, err
+		}
+		took = append(took, time.Since(begun))
+	}
+	return percentile(took, 50), nil
+}

@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// durable are the settings without which the figures mean nothing.
+var durable = []string{"fsync", "synchronous_commit", "full_page_writes"}
+
+// further settings that matter.
+var further = []string{"wal_sync_method", "wal_level", "shared_buffers", "max_wal_size", "checkpoint_timeout"}
+
+// describeMachine puts down what everything is measured on. It returns an error for a Postgres
+// that is not durable.
+func (b *bench) describeMachine(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, b.url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	setting := func(name string) (value string) {
+		if err == nil {
+			err = conn.QueryRow(ctx, `select current_setting($1)`, name).Scan(&value)
+		}
+		return value
+	}
+	var settings []string
+	for _, name := range durable {
+		value := setting(name)
+		if err == nil && value != "on" {
+			return fmt.Errorf("the server has %s = %s: it must be on", name, value)
+		}
+		settings = append(settings, name+" "+value)
+	}
+	for _, name := range further {
+		settings = append(settings, name+" "+setting(name))
+	}
+	version := setting("server_version")
+	if err != nil {
+		return err
+	}
+	command := fmt.Sprintf("go run . -seconds %v -max %d", b.seconds, b.max)
+	if b.short {
+		command = "go run . -short"
+	}
+	if b.only != "" {
+		command += fmt.Sprintf(" -only '%s'", b.only)
+	}
+	var text strings.Builder
+	text.WriteString("| machine | |\n|---|---|\n")
+	for _, line := range [][2]string{
+		{"command", "`" + command + "`"},
+		{"date", time.Now().UTC().Format(time.DateOnly)},
+		{"processor", fmt.Sprintf("%s, %d cores", find("/proc/cpuinfo", `model name\s*: (.*)`), runtime.NumCPU())},
+		{"memory", find("/proc/meminfo", `MemTotal:\s*(.*)`)},
+		{"system", fmt.Sprintf("%s, kernel %s, %s", find("/etc/os-release", `PRETTY_NAME="(.*)"`),
+			find("/proc/sys/kernel/osrelease", `(.*)`), runtime.GOARCH)},
+		{"Go", runtime.Version()},
+		{"Postgres", version + ": " + strings.Join(settings, ", ")},
+	} {
+		fmt.Fprintf(&text, "| %s | %s |\n", line[0], line[1])
+	}
+	b.machine = text.String()
+	b.progress("%s", b.machine)
+	return nil
+}
+
+// find returns what a pattern matches in a file, which only Linux has.
+func find(file, pattern string) string {
+	text, _ := os.ReadFile(file)
+	if found := regexp.MustCompile(pattern).FindSubmatch(text); found != nil {
+		return string(found[1])
+	}
+	return "unknown"
+}
