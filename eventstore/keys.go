@@ -97,7 +97,7 @@ func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bo
 
 // PurgeKeys forgets the idempotency keys that are older than age, and returns how many. A repeat of
 // what was committed under one of them is then stored again: keep keys for longer than any caller
-// repeats. It needs the rights of an operator (see migrations/roles.sql).
+// repeats. A service's role may not do it, an operator's may (see migrations.CreateRoles).
 func (s *Store) PurgeKeys(ctx context.Context, age time.Duration) (int64, error) {
 	if age < 0 {
 		return 0, wrap(invalid("age %s is negative", age), "purge idempotency keys")

@@ -12,6 +12,9 @@
 // Up and Down hold a lock of their session: behind PgBouncer in transaction mode give them a
 // direct connection.
 //
+// [CreateRoles] makes two roles, for services and for operators, that can use the store but not change
+// what has happened. The file roles/roles.sql does the same for whoever runs the files with a tool.
+//
 // # Guarantees
 //
 //   - Each migration runs in a transaction of its own, in which it also records itself in

@@ -1,0 +1,167 @@
+package eventstore_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/migrations"
+)
+
+// roles creates the roles of a store on a fresh database and returns a pool of the owner, and what
+// returns one of each role. Roles belong to the whole server, so the names are those of the database.
+func roles(t *testing.T) (owner, app, operator *pgxpool.Pool) {
+	t.Helper()
+	url := pgtest.URL(t)
+	connect := func(role string) *pgxpool.Pool {
+		config, err := pgxpool.ParseConfig(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if role != "" {
+			config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+				_, err := conn.Exec(ctx, "set role "+pgx.Identifier{role}.Sanitize())
+				return err
+			}
+		}
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		return pool
+	}
+	owner = connect("")
+	database := owner.Config().ConnConfig.Database
+	names := migrations.Roles{App: database + " app", Operator: database + "_operator"}
+	for range 2 { // the second time changes nothing
+		if err := migrations.CreateRoles(t.Context(), owner, nil, names); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for _, name := range []string{names.App, names.Operator} {
+			_, _ = owner.Exec(context.Background(), "drop owned by "+pgx.Identifier{name}.Sanitize())
+			_, _ = owner.Exec(context.Background(), "drop role "+pgx.Identifier{name}.Sanitize())
+		}
+	})
+	return owner, connect(names.App), connect(names.Operator)
+}
+
+// TestRoles: a service can append and read, and nothing and nobody but the owner can write, change or
+// delete an event in another way.
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	_, app, operator := roles(t)
+	const denied = "42501"
+	for name, pool := range map[string]*pgxpool.Pool{"app": app, "operator": operator} {
+		store, err := eventstore.New(pool, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer store.Close()
+		id := stream(name)
+		ctx := eventstore.WithKey(t.Context(), name, nil)
+		if _, err := store.Append(ctx, id, eventstore.NoStream, draft(1)); err != nil {
+			t.Errorf("%s: append: %v", name, err)
+		}
+		if _, ok, err := store.Stored(ctx); !ok || err != nil {
+			t.Errorf("%s: stored: %v, %v", name, ok, err)
+		}
+		if keys, _ := keysAfter(t, store, 0); len(keys) == 0 {
+			t.Errorf("%s: nothing to read", name)
+		}
+		if _, err := store.Streams(t.Context(), "", eventstore.StreamID{}, 10); err != nil {
+			t.Errorf("%s: list streams: %v", name, err)
+		}
+		for _, sql := range []string{
+			`insert into tidemark.events select position + 1000, stream, version + 1000, id, type, schema, data, metadata, recorded_at from tidemark.events`,
+			`update tidemark.events set type = 'other'`,
+			`delete from tidemark.events`,
+			`truncate tidemark.events`,
+			`alter table tidemark.events disable trigger events_immutable`,
+			`drop table tidemark.events`,
+			`select nextval('tidemark.events_position_seq')`,
+			`select setval('tidemark.events_position_seq', 1)`,
+			`insert into tidemark.append_keys (key, content, versions, positions) values ('x', '', '{1}', '{1}')`,
+			`update tidemark.append_keys set versions = '{7}'`,
+			`truncate tidemark.append_keys`,
+			`delete from tidemark.schema_migrations`,
+			`create table tidemark.mine ()`,
+			`create or replace function tidemark.tidemark() returns bigint language sql as 'select 1::bigint'`,
+		} {
+			if _, err := pool.Exec(t.Context(), sql); !pgerr.Is(err, denied) {
+				t.Errorf("%s: %s: %v, want it denied", name, sql, err)
+			}
+		}
+		for _, sql := range []string{
+			`insert into tidemark.projections (name) values ('p')`,
+			`update tidemark.projections set checkpoint = 1`,
+			`delete from tidemark.projections`,
+		} {
+			if _, err := pool.Exec(t.Context(), sql); err != nil {
+				t.Errorf("%s: %s: %v", name, sql, err)
+			}
+		}
+		_, err = store.PurgeKeys(t.Context(), time.Hour)
+		if allowed := err == nil; allowed != (name == "operator") || !allowed && !pgerr.Is(err, denied) {
+			t.Errorf("%s: purge keys: %v", name, err)
+		}
+	}
+}
+
+// TestStoreAsOperator: the rights suffice for all that a store does.
+func TestStoreAsOperator(t *testing.T) {
+	t.Parallel()
+	eventstoretest.Run(t, func(t *testing.T) eventstoretest.Store {
+		_, _, operator := roles(t)
+		store, err := eventstore.New(operator, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store
+	})
+}
+
+// TestRolesSQL: the file names the default schema and roles only where they are replaced.
+func TestRolesSQL(t *testing.T) {
+	t.Parallel()
+	_, pool := open(t)
+	database := pool.Config().ConnConfig.Database
+	config := &migrations.Config{Schema: "other"}
+	if err := migrations.Up(t.Context(), pool, config); err != nil {
+		t.Fatal(err)
+	}
+	if err := migrations.CreateRoles(t.Context(), pool, config, migrations.Roles{App: "it's", Operator: ""}); err == nil {
+		t.Error("a name with a quote was accepted")
+	}
+	names := migrations.Roles{App: database + "_a", Operator: database + "_o"}
+	if err := migrations.CreateRoles(t.Context(), pool, config, names); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, name := range []string{names.App, names.Operator} {
+			_, _ = pool.Exec(context.Background(), "drop owned by "+pgx.Identifier{name}.Sanitize())
+			_, _ = pool.Exec(context.Background(), "drop role "+pgx.Identifier{name}.Sanitize())
+		}
+	})
+	var here, there bool
+	const sql = `select has_schema_privilege($1, 'tidemark', 'usage'), has_schema_privilege($1, 'other', 'usage')`
+	if err := pool.QueryRow(t.Context(), sql, names.App).Scan(&here, &there); err != nil {
+		t.Fatal(err)
+	}
+	if here || !there {
+		t.Errorf("rights on the default schema: %v, on the other one: %v", here, there)
+	}
+	if strings.Contains(migrations.RolesSQL, "{{") {
+		t.Error("tern would take the file for a template")
+	}
+}
