@@ -18,14 +18,29 @@ import (
 // with an error, when ctx is done, or when trying again is of no use, such as with [ErrNotMigrated];
 // go on from the last event's position.
 //
-// While the loop body runs, however long, Follow holds no connection and at most a page of events.
+// While the loop body runs, Follow holds at most two pages of events, and no connection once it has
+// the second one.
 func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
+		if err := validAfter(after); err != nil {
+			yield(Raw{}, err)
+			return
+		}
 		defer s.listen()()
 		pause := backoff.NewExponentialBackOff()
 		pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 5*time.Second
 		for {
-			page, err := s.Next(ctx, after, filter, s.config.PageSize)
+			end, err := s.await(ctx, after)
+			for page, pageErr := range s.pages(ctx, after, end, filter) {
+				if err = pageErr; err != nil {
+					break
+				}
+				pause.Reset()
+				if !page.yield(yield) {
+					return
+				}
+				after = page.Through
+			}
 			if err != nil && ctx.Err() == nil && !s.inTx && mayPass(err) {
 				delay := pause.NextBackOff()
 				s.config.Logger.WarnContext(ctx, "eventstore: cannot follow the log and will try again",
@@ -40,11 +55,6 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 				yield(Raw{}, err)
 				return
 			}
-			pause.Reset()
-			if !page.yield(yield) {
-				return
-			}
-			after = page.Through
 		}
 	}
 }
@@ -70,14 +80,20 @@ func (s *Store) Next(ctx context.Context, after Position, filter Filter, limit i
 	if limit < 1 {
 		return Page{}, wrap(invalid("limit %d: want at least 1", limit), "read the log")
 	}
+	end, err := s.await(ctx, after)
+	if err != nil {
+		return Page{}, err
+	}
+	return s.page(ctx, after, end, filter, limit)
+}
+
+// await returns the tidemark when it is after a position.
+func (s *Store) await(ctx context.Context, after Position) (Position, error) {
 	for waits := false; ; waits = true {
 		appended := s.appended.wait() // before looking, so that no append is missed after it
 		end, err := s.Tidemark(ctx)
-		if err != nil {
-			return Page{}, err
-		}
-		if end > after {
-			return s.page(ctx, after, end, filter, limit)
+		if err != nil || end > after {
+			return end, err
 		}
 		if !waits {
 			defer s.listen()()
@@ -90,7 +106,7 @@ func (s *Store) Next(ctx context.Context, after Position, filter Filter, limit i
 		}
 		poll.Stop()
 		if ctx.Err() != nil {
-			return Page{}, wrap(context.Cause(ctx), "wait for events after position %d", after)
+			return 0, wrap(context.Cause(ctx), "wait for events after position %d", after)
 		}
 	}
 }

@@ -96,8 +96,7 @@ func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter
 			yield(Raw{}, err)
 			return
 		}
-		for after < end {
-			page, err := s.page(ctx, after, end, filter, s.config.PageSize)
+		for page, err := range s.pages(ctx, after, end, filter) {
 			if err != nil {
 				yield(Raw{}, err)
 				return
@@ -105,7 +104,38 @@ func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter
 			if !page.yield(yield) {
 				return
 			}
-			after = page.Through
+		}
+	}
+}
+
+// pages reads after < position <= end page by page. While one is being handled the next one is
+// fetched, so that Postgres and the reader work at the same time; but not in a transaction, which is
+// one connection and may be used meanwhile.
+func (s *Store) pages(ctx context.Context, after, end Position, filter Filter) iter.Seq2[Page, error] {
+	type result struct {
+		page Page
+		err  error
+	}
+	return func(yield func(Page, error) bool) {
+		var ahead chan result
+		for after < end {
+			var r result
+			if ahead != nil {
+				r = <-ahead
+			} else {
+				r.page, r.err = s.page(ctx, after, end, filter, s.config.PageSize)
+			}
+			after = r.page.Through
+			if !s.inTx && r.err == nil && after < end {
+				ahead = make(chan result, 1) // from which nobody receives after a break
+				go func(after Position, ahead chan<- result) {
+					page, err := s.page(ctx, after, end, filter, s.config.PageSize)
+					ahead <- result{page, err}
+				}(after, ahead)
+			}
+			if !yield(r.page, r.err) || r.err != nil {
+				return
+			}
 		}
 	}
 }

@@ -2,7 +2,6 @@ package eventstore
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"iter"
 	"math"
@@ -11,9 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 )
-
-// columns are what scanEvent reads, in its order.
-const columns = `position, stream, version, id, type, schema, recorded_at, metadata, data`
 
 const streamSQL = `
 select ` + columns + `
@@ -121,40 +117,4 @@ func queryOne[T any](ctx context.Context, db querier, sql string, args ...any) (
 		err = nil
 	}
 	return value, err
-}
-
-// query runs a statement that selects the columns and returns all its events, so that no
-// connection is held when it returns.
-func (s *Store) query(ctx context.Context, sql string, args ...any) ([]Raw, error) {
-	rows, err := s.db.Query(ctx, sql, args...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, scanEvent)
-}
-
-func scanEvent(row pgx.CollectableRow) (Raw, error) {
-	var (
-		event  Raw
-		stream string
-		meta   []byte
-	)
-	if err := row.Scan((*int64)(&event.Position), &stream, (*int64)(&event.Version), (*[16]byte)(&event.ID), &event.Type, &event.Schema,
-		&event.RecordedAt, &meta, (*[]byte)(&event.Data)); err != nil {
-		return Raw{}, err
-	}
-	event.RecordedAt = event.RecordedAt.UTC()
-	// Nothing that is stored may stop a reader: whatever another client wrote as metadata is
-	// taken as far as it fits.
-	event.Stream = parseStored(stream)
-	if meta != nil {
-		_ = json.Unmarshal(meta, &event.Metadata)
-	}
-	return event, nil
-}
-
-// parseStored reads the text form of a stream id that is in the log.
-func parseStored(text string) (id StreamID) {
-	id.Category, id.Key, _ = strings.Cut(text, "-")
-	return id
 }

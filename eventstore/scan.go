@@ -1,0 +1,135 @@
+package eventstore
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// columns are what a scanner reads, in its order.
+const columns = `position, stream, version, id, type, schema, recorded_at, metadata, data`
+
+// query runs a statement that selects the columns and returns all its events, so that no
+// connection is held when it returns.
+func (s *Store) query(ctx context.Context, sql string, args ...any) ([]Raw, error) {
+	rows, err := s.db.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var events []Raw
+	scan := newScanner(rows.FieldDescriptions())
+	for rows.Next() {
+		event, err := scan.event(rows)
+		if err != nil {
+			return nil, err
+		}
+		if len(events) == firstPage {
+			events = slices.Grow(events, s.config.PageSize)
+		}
+		events = append(events, event)
+	}
+	return events, rows.Err()
+}
+
+// scanner turns rows into events. Reading the log is nothing but this, so it takes the values as they
+// come over the wire where it can, and strings that come again and again once.
+type scanner struct {
+	binary  bool
+	streams map[string]StreamID
+	types   map[string]string
+	chunk   []byte // payloads share it: thousands of small allocations cost more than the rest
+}
+
+const (
+	// firstPage is how many events a page has room for when it is not yet known to be a large one.
+	firstPage = 64
+	// chunkBytes is what an event that somebody keeps keeps with it, at most.
+	chunkBytes = 16 << 10
+)
+
+func newScanner(fields []pgconn.FieldDescription) *scanner {
+	s := &scanner{streams: make(map[string]StreamID), types: make(map[string]string)}
+	isText := func(f pgconn.FieldDescription) bool { return f.Format == pgx.TextFormatCode }
+	// Texts, and JSON with them, are the same bytes in either format. Some modes of pgx ask for text.
+	s.binary = len(fields) == 9 && !slices.ContainsFunc([]pgconn.FieldDescription{fields[0], fields[2], fields[3], fields[5], fields[6]}, isText)
+	return s
+}
+
+// microsecondsTo2000 is the time that Postgres counts from, in Unix time.
+const microsecondsTo2000 = 946_684_800_000_000
+
+func (s *scanner) event(rows pgx.Rows) (Raw, error) {
+	var (
+		event        Raw
+		stream, name string
+		meta         []byte
+	)
+	if s.binary {
+		values := rows.RawValues()
+		event.Position = Position(binary.BigEndian.Uint64(values[0]))
+		event.Stream = s.stream(values[1])
+		event.Version = Version(binary.BigEndian.Uint64(values[2]))
+		event.ID = [16]byte(values[3])
+		event.Type = s.typeName(values[4])
+		event.Schema = int(binary.BigEndian.Uint16(values[5]))
+		event.RecordedAt = time.UnixMicro(int64(binary.BigEndian.Uint64(values[6])) + microsecondsTo2000).UTC()
+		event.Data = s.keep(values[8])
+		meta = values[7]
+	} else {
+		if err := rows.Scan((*int64)(&event.Position), &stream, (*int64)(&event.Version), (*[16]byte)(&event.ID), &name, &event.Schema,
+			&event.RecordedAt, &meta, (*[]byte)(&event.Data)); err != nil {
+			return Raw{}, err
+		}
+		event.Stream, event.Type = parseStored(stream), name
+		event.RecordedAt = event.RecordedAt.UTC()
+	}
+	// Nothing that is stored may stop a reader: whatever another client wrote as metadata is
+	// taken as far as it fits.
+	if meta != nil {
+		_ = json.Unmarshal(meta, &event.Metadata)
+	}
+	return event, nil
+}
+
+// keep copies a value out of the buffer it came in.
+func (s *scanner) keep(value []byte) []byte {
+	if len(s.chunk)+len(value) > cap(s.chunk) {
+		size := min(max(2*cap(s.chunk), len(value), 256), max(chunkBytes, len(value)))
+		s.chunk = make([]byte, 0, size)
+	}
+	start := len(s.chunk)
+	s.chunk = append(s.chunk, value...)
+	return s.chunk[start:len(s.chunk):len(s.chunk)]
+}
+
+func (s *scanner) stream(text []byte) StreamID {
+	id, ok := s.streams[string(text)]
+	if !ok {
+		name := string(text)
+		id = parseStored(name)
+		s.streams[name] = id
+	}
+	return id
+}
+
+func (s *scanner) typeName(text []byte) string {
+	name, ok := s.types[string(text)]
+	if !ok {
+		name = string(text)
+		s.types[name] = name
+	}
+	return name
+}
+
+// parseStored reads the text form of a stream id that is in the log.
+func parseStored(text string) (id StreamID) {
+	id.Category, id.Key, _ = strings.Cut(text, "-")
+	return id
+}
