@@ -46,3 +46,21 @@ func ExampleValidate() {
 		log.Fatal(err)
 	}
 }
+
+// One role for the services, one for the people who look after them.
+func ExampleCreateRoles() {
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL")) // as the owner of the schema
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+
+	if err := migrations.CreateRoles(ctx, pool, nil, migrations.Roles{}); err != nil {
+		log.Fatal(err)
+	}
+	// Roles cannot log in by themselves.
+	if _, err := pool.Exec(ctx, `grant tidemark_app to orders_service`); err != nil {
+		log.Fatal(err)
+	}
+}
