@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -60,9 +61,8 @@ func (b *bench) describeMachine(ctx context.Context) error {
 		{"command", "`" + command + "`"},
 		{"date", time.Now().UTC().Format(time.DateOnly)},
 		{"processor", fmt.Sprintf("%s, %d cores", find("/proc/cpuinfo", `model name\s*: (.*)`), runtime.NumCPU())},
-		{"memory", find("/proc/meminfo", `MemTotal:\s*(.*)`)},
-		{"system", fmt.Sprintf("%s, kernel %s, %s", find("/etc/os-release", `PRETTY_NAME="(.*)"`),
-			find("/proc/sys/kernel/osrelease", `(.*)`), runtime.GOARCH)},
+		{"memory", memory()},
+		{"system", find("/etc/os-release", `PRETTY_NAME="(.*)"`) + ", " + runtime.GOARCH},
 		{"Go", runtime.Version()},
 		{"Postgres", version + ": " + strings.Join(settings, ", ")},
 	} {
@@ -80,4 +80,12 @@ func find(file, pattern string) string {
 		return string(found[1])
 	}
 	return "unknown"
+}
+
+func memory() string {
+	kilobytes, err := strconv.Atoi(find("/proc/meminfo", `MemTotal:\s*(\d+)`))
+	if err != nil {
+		return "unknown"
+	}
+	return fmt.Sprintf("%d GiB", (kilobytes+1<<19)>>20)
 }
