@@ -420,3 +420,32 @@ func TestWriterDoesNotWait(t *testing.T) {
 		t.Errorf("append to the stream that was open: %v, want a conflict", err)
 	}
 }
+
+// TestFenceBesideRefused: what is stored has its fence, also in a group in which another request is
+// refused for several reasons at once.
+func TestFenceBesideRefused(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	if _, err := store.Append(eventstore.WithKey(t.Context(), "key", nil), stream("old"), eventstore.NoStream, draft(1)); err != nil {
+		t.Fatal(err)
+	}
+	tx := begin(t, pool)
+	rows, _ := tx.Query(t.Context(), `
+		select outcome
+		  from tidemark.append_group(
+		       array[1, 1, 2], array['thing-old', 'thing-older', 'thing-slow'], array[7, 7, 0], array[1, 2, 3], array[1, 1, 1],
+		       array[gen_random_uuid(), gen_random_uuid(), gen_random_uuid()], array['t', 't', 't'], array[1, 1, 1]::smallint[],
+		       array['{}', '{}', '{}']::json[], array[null, null, null]::json[],
+		       array['key', null], array['', '']::bytea[], 20)`)
+	outcomes, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if want := []string{"known", "known", "stored"}; err != nil || !slices.Equal(outcomes, want) {
+		t.Fatalf("outcomes %q, %v; want %q", outcomes, err, want)
+	}
+	mustAppend(t, store, "fast", eventstore.NoStream)
+	seen, last := keysAfter(t, store, 0)
+	mustCommit(t, tx)
+	rest, _ := keysAfter(t, store, last)
+	if all := append(seen, rest...); !slices.Equal(all, []string{"old", "slow", "fast"}) {
+		t.Errorf("a reader saw %q", all)
+	}
+}

@@ -260,7 +260,7 @@ begin
     end if;
     refused := busy || known || conflicts;
 
-    if refused is null or cardinality(refused) < cardinality(requests) then
+    if refused is null or not requests <@ refused then -- something will be stored
         -- The fence: while this transaction is open, no reader passes the position the sequence
         -- has here. See tidemark(). Only the low 32 bits fit into the key of an advisory lock. The
         -- sequence must be read by this function, which locks it: a plain SELECT can see the value
