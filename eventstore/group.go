@@ -21,8 +21,8 @@ const (
 	// maxFlushers is how many groups are written at a time. With one, Postgres idles between two
 	// groups; more make the groups smaller.
 	maxFlushers = 2
-	// maxGroup, maxGroupEvents and maxGroupBytes bound a group; what is larger goes by itself. A
-	// group holds a lock per stream, and the lock table of Postgres has room for some thousands.
+	// maxGroup, in streams, maxGroupEvents and maxGroupBytes bound a group; what is larger goes by
+	// itself. Each stream takes a lock, and the lock table of Postgres has room for some thousands.
 	maxGroup       = 256
 	maxGroupEvents = 4000
 	maxGroupBytes  = 4 << 20
@@ -32,8 +32,8 @@ const (
 	maxBackoff = 16 * time.Millisecond
 	// maxResends bounds how often a request is sent after its connection was lost.
 	maxResends = 3
-	// hardLimit is when the connection of a group that does not answer is given up, and grace how
-	// long a caller waits whose context is done while its events are being written.
+	// hardLimit, and a millisecond for each event, is when the connection of a group that does not
+	// answer is given up, and grace how long a caller waits whose context is done while its events are being written.
 	hardLimit = 30 * time.Second
 	grace     = 5 * time.Second
 )
@@ -99,7 +99,7 @@ func newRequest(ctx context.Context, changes []Change) *request {
 	r.shares = len(changes) == 1 && changes[0].Expected == Any
 	if key, ok := KeyFrom(ctx); ok {
 		r.key, r.shares = &key, false
-		r.names = append(r.names, "key "+key.Name) // no stream: it has no dash
+		r.names = append(r.names, "\x00"+key.Name) // no stream has that in its name
 	}
 	return r
 }
@@ -220,14 +220,16 @@ func (g *group) take() (batch []*request) {
 		taken         = make(map[string]bool)     // by this group; true if it may be shared
 		passed        = make(map[string]struct{}) // names of those that were left
 		left          = g.queue[:0]
-		limit         = maxGroup
+		limit         = maxGroup // of requests
+		streams       = 0
 		events, bytes = 0, 0
 	)
 	for _, r := range g.queue {
 		if !r.queued {
 			continue
 		}
-		fits := len(batch) == 0 || len(batch) < min(limit, r.limit) && events+r.events <= maxGroupEvents && bytes+r.bytes <= maxGroupBytes
+		fits := len(batch) == 0 || len(batch) < min(limit, r.limit) && streams+len(r.changes) <= maxGroup &&
+			events+r.events <= maxGroupEvents && bytes+r.bytes <= maxGroupBytes
 		for _, name := range r.names {
 			_, isWriting := g.writing[name]
 			_, isPassed := passed[name]
@@ -250,7 +252,7 @@ func (g *group) take() (batch []*request) {
 		r.queued = false
 		batch = append(batch, r)
 		limit = min(limit, r.limit)
-		events, bytes = events+r.events, bytes+r.bytes
+		streams, events, bytes = streams+len(r.changes), events+r.events, bytes+r.bytes
 		for _, name := range r.names {
 			taken[name] = r.shares
 		}
@@ -307,8 +309,16 @@ func (g *group) release(batch []*request) {
 // write writes a group. Each of its requests is then answered, or comes again.
 func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 	defer g.release(batch)
-	abandon := time.AfterFunc(hardLimit, func() { _ = conn.Conn().PgConn().Conn().Close() })
-	defer abandon.Stop()
+	limit := hardLimit
+	for _, r := range batch {
+		limit += time.Duration(r.events) * time.Millisecond
+	}
+	abandon := time.AfterFunc(limit, func() { _ = conn.Conn().PgConn().Conn().Close() })
+	defer func() {
+		if !abandon.Stop() {
+			_ = conn.Conn().Close(context.Background()) // or the pool would use it again
+		}
+	}()
 	rows, err := g.send(conn, batch)
 	if err != nil {
 		lost := wasLost(err, conn.Conn())
@@ -322,8 +332,14 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 		own := rows[:len(r.changes)]
 		rows = rows[len(r.changes):]
 		if own[0].Outcome == "known" {
-			r.receipts, _, r.err = stored(context.Background(), conn, g.sql.key, *r.key)
-			continue // purged meanwhile, it comes again
+			var err error
+			r.receipts, _, err = stored(context.Background(), conn, g.sql.key, *r.key)
+			if errors.Is(err, ErrKeyReused) {
+				r.err = err
+			} else if err != nil {
+				r.settleError(err, true, 1) // something is stored under the key
+			}
+			continue // without an outcome, because it was purged meanwhile, it comes again
 		}
 		r.settle(own)
 		anyStored = anyStored || own[0].Outcome == "stored"
