@@ -61,20 +61,23 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error
 	if !s.inTx {
 		return s.group.commit(r)
 	}
-	rows, err := s.db.Query(ctx, s.sql.group, newAppendArgs([]*request{r}).group(nil)...)
-	if err != nil {
-		return nil, translateAppend(err, changes)
+	for {
+		rows, err := s.db.Query(ctx, s.sql.group, newAppendArgs([]*request{r}).group(nil)...)
+		if err != nil {
+			return nil, translateAppend(err, changes)
+		}
+		outcome, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+		if err != nil {
+			return nil, translateAppend(err, changes)
+		}
+		if outcome[0].Outcome != "known" {
+			r.settle(outcome)
+			return r.receipts, r.err
+		}
+		if receipts, found, err := stored(ctx, s.db, s.sql.key, *r.key); found || err != nil {
+			return receipts, err
+		} // or it was purged meanwhile
 	}
-	outcome, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-	if err != nil {
-		return nil, translateAppend(err, changes)
-	}
-	if outcome[0].Outcome == "known" {
-		receipts, _, err := stored(ctx, s.db, s.sql.key, *r.key)
-		return receipts, err
-	}
-	r.settle(outcome)
-	return r.receipts, r.err
 }
 
 // appendArgs are the parameters of the SQL function append_group, as parallel arrays.

@@ -26,7 +26,7 @@
 //     loop body runs; one connection per Store listens, outside the pool, while somebody follows.
 //   - Events are never changed: the table refuses UPDATE, DELETE and TRUNCATE.
 //   - Iterators give an error as their last pair, with no event; break is always safe, and no
-//     connection is held while the loop body runs.
+//     connection is held while the loop body runs, but for as long as it takes to fetch one page ahead.
 //
 // A [Store] is safe for use by many goroutines. One bound to a transaction by [Store.WithTx] is
 // as safe as the transaction: one goroutine at a time.

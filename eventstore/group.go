@@ -54,6 +54,7 @@ type group struct {
 	mu       sync.Mutex
 	queue    []*request          // not being written, in the order they came
 	flushers int                 // at work
+	waiting  bool                // one of them is at a request that blocks
 	writing  map[string]struct{} // streams and keys of the requests being written
 	closed   bool
 	running  sync.WaitGroup // requests that were accepted
@@ -74,6 +75,8 @@ type request struct {
 	limit     int           // of the groups it may be in
 	backoff   time.Duration // the last pause
 	notBefore time.Time     // the end of it
+	blocks    bool          // it waited in Postgres, for a lock that somebody else has
+	waits     bool          // it may be doing so now, see group.waiting
 	races     int           // how often others were faster
 	resends   int
 	lost      error // why the outcome is not known, if it was sent and not answered
@@ -198,9 +201,9 @@ func (g *group) flush() {
 }
 
 // gather lets the callers come first that are about to, such as those just answered: it yields the
-// processor for as long as the queue grows.
+// processor for as long as the queue grows, up to a full group.
 func (g *group) gather() {
-	for before, now := -1, 0; before < now; {
+	for before, now := -1, 0; before < now && now < maxGroup; {
 		runtime.Gosched()
 		g.mu.Lock()
 		before, now = now, len(g.queue)
@@ -224,11 +227,15 @@ func (g *group) take() (batch []*request) {
 		streams       = 0
 		events, bytes = 0, 0
 	)
-	for _, r := range g.queue {
+	for i, r := range g.queue {
+		if len(batch) >= limit {
+			left = append(left, g.queue[i:]...)
+			break
+		}
 		if !r.queued {
 			continue
 		}
-		fits := len(batch) == 0 || len(batch) < min(limit, r.limit) && streams+len(r.changes) <= maxGroup &&
+		fits := len(batch) == 0 && !(r.blocks && g.waiting) || len(batch) > 0 && len(batch) < r.limit && streams+len(r.changes) <= maxGroup &&
 			events+r.events <= maxGroupEvents && bytes+r.bytes <= maxGroupBytes
 		for _, name := range r.names {
 			_, isWriting := g.writing[name]
@@ -236,18 +243,22 @@ func (g *group) take() (batch []*request) {
 			shared, isTaken := taken[name]
 			fits = fits && !isWriting && !isPassed && (!isTaken || shared && r.shares)
 		}
-		if wait := r.notBefore.Sub(now); fits && wait > 0 {
-			fits = false
-			if pause < 0 || wait < pause {
-				pause = wait
-			}
+		wait := r.notBefore.Sub(now)
+		if fits && wait > 0 && (pause < 0 || wait < pause) {
+			pause = wait
 		}
-		if !fits {
+		if !fits || wait > 0 {
 			left = append(left, r)
+			if wait > 0 && len(r.names) > 1 {
+				continue // it waits for one of its streams, and others need not wait for all of them
+			}
 			for _, name := range r.names {
 				passed[name] = struct{}{}
 			}
 			continue
+		}
+		if r.blocks { // a group of its own, and only one flusher at a time waits
+			r.waits, g.waiting = true, true
 		}
 		r.queued = false
 		batch = append(batch, r)
@@ -282,6 +293,9 @@ func (g *group) release(batch []*request) {
 	var again, answered []*request
 	g.mu.Lock()
 	for _, r := range batch {
+		if r.waits {
+			r.waits, g.waiting = false, false
+		}
 		for _, name := range r.names {
 			delete(g.writing, name)
 		}
@@ -313,7 +327,8 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 	for _, r := range batch {
 		limit += time.Duration(r.events) * time.Millisecond
 	}
-	abandon := time.AfterFunc(limit, func() { _ = conn.Conn().PgConn().Conn().Close() })
+	wire := conn.Conn().PgConn().Conn()
+	abandon := time.AfterFunc(limit, func() { _ = wire.Close() })
 	defer func() {
 		if !abandon.Stop() {
 			_ = conn.Conn().Close(context.Background()) // or the pool would use it again
@@ -411,9 +426,12 @@ func (r *request) settleError(err error, lost bool, n int) {
 	case n > 1:
 		r.limit = min(r.limit, n/2)
 	case pgerr.Is(err, pgerr.LockNotAvailable):
+		r.blocks, r.limit = true, 1
 		r.pause()
 	case lostRace(err) && r.races < maxRaces:
 		r.races++
+	case r.lost != nil:
+		r.err = r.unknown(err)
 	default:
 		r.err = translateAppend(err, r.changes)
 	}

@@ -43,8 +43,9 @@ select ` + columns + `
   from SCHEMA.events
  where metadata ->> 'correlation_id' = $1
    and position > $2
+   and position <= $3
  order by position
- limit $3`
+ limit $4`
 
 // Filter selects events of the log. The zero value selects all; of several conditions all must
 // hold. It is evaluated in Postgres.
@@ -172,16 +173,21 @@ func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Fi
 	}
 }
 
-// Correlated iterates over all events with a correlation id, in order of position: what one request
-// led to, in whichever streams. It reads an index that only events with a correlation id are in.
+// Correlated iterates over all events with a correlation id, in order of position and up to the
+// [Store.Tidemark] as of now: what one request led to, in whichever streams. It reads an index that only events with a correlation id are in.
 func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		if err := validCorrelation(id); err != nil {
 			yield(Raw{}, wrap(err, "read a correlation"))
 			return
 		}
+		end, err := s.Tidemark(ctx)
+		if err != nil {
+			yield(Raw{}, err)
+			return
+		}
 		for after, limit := Position(0), s.config.PageSize; ; {
-			page, err := s.query(ctx, s.sql.correlated, id, after, limit)
+			page, err := s.query(ctx, s.sql.correlated, id, after, end, limit)
 			if err != nil {
 				yield(Raw{}, translate(err, "read correlation %q", id))
 				return

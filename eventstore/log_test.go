@@ -85,7 +85,7 @@ func TestCorrelationIndex(t *testing.T) {
 	if entries > 100 { // an estimate: Postgres counts none as few
 		t.Errorf("the index has about %.0f entries, want 1", entries)
 	}
-	rows, err := pool.Query(t.Context(), `explain (costs off) `+eventstore.CorrelatedSQL, "one", 0, 10)
+	rows, err := pool.Query(t.Context(), `explain (costs off) `+eventstore.CorrelatedSQL, "one", 0, 1_000_000, 10)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -184,6 +184,7 @@ func (l *listener) listen(ctx context.Context, connected func()) error {
 			return err
 		}
 	}
+	pool.ConnConfig.OnNotification = nil // which would take them away
 	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
 	if err != nil {
 		return err

@@ -185,6 +185,7 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
+    held      text[]; -- streams that another transaction is appending to
     busy      int[];  -- requests that would have to wait
     known     int[];  -- requests whose key was used before
     conflicts int[];  -- requests with a stream at another version than expected
@@ -217,10 +218,19 @@ begin
     -- table has room for some thousands; an append to very many streams leaves it to the index.
     if patience is not null then
         perform set_config('lock_timeout', patience || 'ms', true);
-        select array_agg(u.request)
-          into busy
-          from unnest(requests, streams) as u (request, stream)
-         where not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(u.stream));
+        select array_agg(u.stream)
+          into held
+          from unnest(streams, expected) as u (stream, expected)
+         where (u.expected < 0 or cardinality(streams) <= 1000)
+           and not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(u.stream));
+        if held is not null then
+            -- Also one that got the lock a moment later: requests that share a stream count on each
+            -- other.
+            select array_agg(u.request)
+              into busy
+              from unnest(requests, streams) as u (request, stream)
+             where u.stream = any (held);
+        end if;
     else
         perform pg_advisory_xact_lock(hashtext('tidemark.streams'), s.hash)
            from (select distinct hashtext(u.stream) as hash
@@ -337,23 +347,30 @@ begin
                  where requests[u.change] = any (conflicts)
                  group by requests[u.change]
                 having count(*) = count(e.id)) s;
+        if repeated is not null then
+            select array_agg(coalesce(u.version, e.version) order by u.n), array_agg(coalesce(u.position, e.position) order by u.n)
+              into versions, positions
+              from unnest(requests, streams, expected, versions, positions) with ordinality
+                   as u (request, stream, expected, version, position, n)
+              left join lateral (
+                   select version, position
+                     from tidemark.events
+                    where u.request = any (repeated)
+                      and stream = u.stream
+                      and version = u.expected + (select max(c.nth) from unnest(changes, offsets) as c (change, nth) where c.change = u.n)) e on true;
+        end if;
     end if;
 
     return query
-    select case when u.position is not null then 'stored'
+    select case when u.request = any (repeated) then 'repeated'
+                when u.position is not null then 'stored'
                 when u.request = any (known) then 'known'
                 when u.request = any (busy) then 'busy'
-                when u.request = any (repeated) then 'repeated'
                 else 'conflict'
            end,
-           coalesce(u.version, e.version, u.actual),
-           coalesce(u.position, e.position, 0)
-      from unnest(requests, streams, expected, actual, versions, positions) with ordinality
-           as u (request, stream, expected, actual, version, position, n)
-      left join tidemark.events e
-             on u.request = any (repeated)
-            and e.stream = u.stream
-            and e.version = u.expected + (select max(c.nth) from unnest(changes, offsets) as c (change, nth) where c.change = u.n)
+           coalesce(u.version, u.actual),
+           coalesce(u.position, 0)
+      from unnest(requests, actual, versions, positions) with ordinality as u (request, actual, version, position, n)
      order by u.n;
 end
 $$;
