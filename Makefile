@@ -3,7 +3,7 @@
 MODULES := . migrations/compat bench
 
 .DEFAULT_GOAL := help
-.PHONY: help test test/race lint bench fuzz tidy ci
+.PHONY: help test test/race lint bench fuzz soak tidy ci
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ fuzz: ## fuzz each target for FUZZTIME
 	go test ./eventstore -run '^$$' -fuzz FuzzCodec -fuzztime $(FUZZTIME)
 	go test ./eventstore -run '^$$' -fuzz FuzzPayload -fuzztime $(FUZZTIME)
 	go test ./examples/bank/berka -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
+
+SOAK ?= 5m
+soak: ## append and follow for SOAK while Postgres is killed and connections are cut
+	go test ./eventstore -run '^TestChaos$$' -chaos $(SOAK) -timeout 0 -count 1 -v
 
 tidy: ## tidy the modules
 	@for m in $(MODULES); do (cd $$m && go mod tidy) || exit 1; done

@@ -1,133 +1,289 @@
 package eventstoretest
 
 import (
+	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// testModel runs random histories against a store and against a model of a few lines, and
-// compares every answer. All histories share one store; each has streams of its own.
+// testModel runs random histories against a store and against a model of it, and compares every
+// answer. All histories share one store, one after the other; each has names of its own.
 func testModel(t *testing.T, s Store) {
 	history := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		history++
-		m := &model{store: s, category: fmt.Sprintf("model%d", history), streams: make(map[eventstore.StreamID][]string)}
-		start, err := s.Tidemark(t.Context())
-		if err != nil {
+		m := &model{store: s, ctx: t.Context(), prefix: fmt.Sprintf("h%06d", history), keys: make(map[string]keyed)}
+		var err error
+		if m.start, err = s.Tidemark(m.ctx); err != nil {
 			rt.Fatal(err)
 		}
-		m.start = start
+		if _, err := s.PurgeKeys(m.ctx, 0); err != nil {
+			rt.Fatal(err)
+		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"commit":  m.commit,
-			"read":    m.read,
-			"readAll": m.readAll,
+			"commit":           m.commit,
+			"commit another":   m.commit, // there must be something to read
+			"stored":           m.stored,
+			"purge":            m.purge,
+			"read":             m.read,
+			"readAll":          m.readAll,
+			"readAllBackwards": m.readAllBackwards,
+			"correlated":       m.correlated,
+			"next":             m.next,
+			"follow":           m.follow,
+			"stat":             m.stat,
+			"streams":          m.streams,
+			"recentStreams":    m.recentStreams,
 		})
-		m.readAll(rt)
 	})
 }
 
-// model knows, for each stream, the payloads it must hold, and the same for the whole log.
+// model is what a store must hold. Its methods that take a rapid.T do one thing, drawn at random, to
+// the store and compare the answer with what follows from the model.
 type model struct {
-	store    Store
-	category string
-	start    eventstore.Position
-	streams  map[eventstore.StreamID][]string
-	log      []string
-	n        int
+	store   Store
+	ctx     context.Context
+	prefix  string              // of all names
+	start   eventstore.Position // where the log was before the history
+	log     []eventstore.Raw
+	commits [][]eventstore.Change // those that were tried
+	keys    map[string]keyed
+	n       int
 }
 
+// keyed is what was stored under an idempotency key.
+type keyed struct {
+	content  string
+	receipts []eventstore.Receipt
+}
+
+var (
+	modelTypes      = []string{"thing.happened", "thing.ended"}
+	modelCategories = []string{"a", "b"}
+	modelKeys       = []string{"1", "2"}
+)
+
+// stream draws one of four streams.
 func (m *model) stream(t *rapid.T) eventstore.StreamID {
-	return eventstore.StreamID{Category: m.category, Key: rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "key")}
+	return eventstore.StreamID{
+		Category: m.prefix + rapid.SampledFrom(modelCategories).Draw(t, "category"),
+		Key:      rapid.SampledFrom(modelKeys).Draw(t, "key"),
+	}
 }
 
+// correlation draws a correlation id, often none.
+func (m *model) correlation(t *rapid.T) string {
+	if id := rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "correlation"); id != "" {
+		return m.prefix + id
+	}
+	return ""
+}
+
+// selected returns the events of the log that match, in their order.
+func (m *model) selected(match func(eventstore.Raw) bool) (events []eventstore.Raw) {
+	for _, event := range m.log {
+		if match(event) {
+			events = append(events, event)
+		}
+	}
+	return events
+}
+
+func (m *model) of(stream eventstore.StreamID) []eventstore.Raw {
+	return m.selected(func(event eventstore.Raw) bool { return event.Stream == stream })
+}
+
+// commit stores new events, or those of an earlier commit again.
 func (m *model) commit(t *rapid.T) {
 	var changes []eventstore.Change
-	var refused *eventstore.ConflictError
+	if len(m.commits) > 0 && rapid.IntRange(0, 3).Draw(t, "again") == 0 {
+		changes = rapid.SampledFrom(m.commits).Draw(t, "commit")
+	} else {
+		changes = m.changes(t)
+		m.commits = append(m.commits, changes)
+	}
+	ctx, name, content := m.ctx, "", ""
+	if rapid.Bool().Draw(t, "with a key") {
+		ctx, name, content = m.key(t)
+	}
+
+	want, wantErr := m.answer(changes, name, content)
+	got, err := m.store.Commit(ctx, changes...)
+	switch {
+	case wantErr != nil:
+		if !isRefusal(err, wantErr) {
+			t.Fatalf("commit %+v, key %q: %v, want %v", changes, name, err, wantErr)
+		}
+	case err != nil:
+		t.Fatalf("commit %+v, key %q: %v", changes, name, err)
+	case want != nil:
+		if !slices.Equal(got, want) {
+			t.Fatalf("repeated %+v, key %q: %v, want %v", changes, name, got, want)
+		}
+	default:
+		m.keep(t, changes, got)
+		if name != "" {
+			m.keys[name] = keyed{content, got}
+		}
+	}
+}
+
+// changes draws what a new commit does.
+func (m *model) changes(t *rapid.T) (changes []eventstore.Change) {
 	for range rapid.IntRange(1, 3).Draw(t, "changes") {
 		id := m.stream(t)
 		if slices.ContainsFunc(changes, func(c eventstore.Change) bool { return c.Stream == id }) {
 			continue
 		}
-		actual := eventstore.Version(len(m.streams[id]))
-		expected := rapid.SampledFrom([]eventstore.Version{
-			actual, actual, actual, eventstore.Any, eventstore.Exists, eventstore.NoStream, actual + 1,
-		}).Draw(t, "expected")
-		ok := expected == actual || expected == eventstore.Any || expected == eventstore.Exists && actual > 0
-		if !ok && refused == nil {
-			refused = &eventstore.ConflictError{Stream: id, Expected: expected, Actual: actual}
-		}
-		change := eventstore.Change{Stream: id, Expected: expected}
-		for range rapid.IntRange(1, 4).Draw(t, "events") {
+		at := eventstore.Version(len(m.of(id)))
+		change := eventstore.Change{Stream: id, Expected: rapid.SampledFrom([]eventstore.Version{
+			at, at, at, at, eventstore.Any, eventstore.Exists, eventstore.NoStream, at + 1,
+		}).Draw(t, "expected")}
+		for range rapid.IntRange(1, 3).Draw(t, "events") {
 			m.n++
-			change.Events = append(change.Events, draft(m.n))
+			event := draft(m.n)
+			binary.BigEndian.PutUint64(event.ID[8:], uint64(m.n))
+			event.Type = rapid.SampledFrom(modelTypes).Draw(t, "type")
+			event.Metadata.CorrelationID = m.correlation(t)
+			change.Events = append(change.Events, event)
 		}
 		changes = append(changes, change)
 	}
+	return changes
+}
 
-	receipts, err := m.store.Commit(t.Context(), changes...)
-	if refused != nil {
-		var conflict *eventstore.ConflictError
-		if !errors.As(err, &conflict) || *conflict != *refused {
-			t.Fatalf("commit: %v, want %v", err, refused)
+// answer returns what a commit must be answered with: an error, the receipts of the first time, or
+// neither if it must be stored.
+func (m *model) answer(changes []eventstore.Change, name, content string) ([]eventstore.Receipt, error) {
+	if first, ok := m.keys[name]; ok {
+		if first.content != content {
+			return nil, &eventstore.KeyReusedError{Key: name}
 		}
-		return
+		return first.receipts, nil
 	}
-	if err != nil {
-		t.Fatalf("commit: %v", err)
+	var refused error
+	var first []eventstore.Receipt
+	for _, change := range changes {
+		events := m.of(change.Stream)
+		actual, expected := eventstore.Version(len(events)), change.Expected
+		fits := expected == actual || expected == eventstore.Any || expected == eventstore.Exists && actual > 0
+		if !fits && refused == nil {
+			refused = &eventstore.ConflictError{Stream: change.Stream, Expected: expected, Actual: actual}
+		}
+		end := expected + eventstore.Version(len(change.Events))
+		if expected >= 0 && end <= actual && slices.Equal(idsOf(events[expected:end]), draftIDs(change.Events)) {
+			first = append(first, eventstore.Receipt{Version: end, Position: events[end-1].Position})
+		}
 	}
+	if len(first) == len(changes) {
+		return first, nil
+	}
+	return nil, refused
+}
+
+// keep puts what was stored into the model. Position and time are the store's to choose, the rest
+// must be as it was given.
+func (m *model) keep(t *rapid.T, changes []eventstore.Change, receipts []eventstore.Receipt) {
 	for i, change := range changes {
-		for _, event := range change.Events {
-			m.streams[change.Stream] = append(m.streams[change.Stream], string(event.Data))
-			m.log = append(m.log, string(event.Data))
+		before := eventstore.Version(len(m.of(change.Stream)))
+		var want []eventstore.Raw
+		for n, d := range change.Events {
+			want = append(want, eventstore.Raw{
+				ID: d.ID, Type: d.Type, Schema: 1, Stream: change.Stream, Version: before + eventstore.Version(n+1),
+				Metadata: d.Metadata, Data: d.Data,
+			})
 		}
-		if want := eventstore.Version(len(m.streams[change.Stream])); receipts[i].Version != want {
-			t.Fatalf("receipt of %s: version %d, want %d", change.Stream, receipts[i].Version, want)
+		got := m.collect(t, m.store.Read(m.ctx, change.Stream, eventstore.ReadOptions{After: before}))
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(eventstore.Raw{}, "Position", "RecordedAt")); diff != "" {
+			t.Fatalf("appended to %s (-want +got):\n%s", change.Stream, diff)
+		}
+		for _, event := range got {
+			if event.Position <= m.end() {
+				t.Fatalf("position %d comes after %d", event.Position, m.end())
+			}
+			m.log = append(m.log, event)
+		}
+		last := got[len(got)-1]
+		if want := (eventstore.Receipt{Version: last.Version, Position: last.Position}); receipts[i] != want {
+			t.Fatalf("receipt of %s: %+v, want %+v", change.Stream, receipts[i], want)
 		}
 	}
 }
 
-func (m *model) read(t *rapid.T) {
-	id := m.stream(t)
-	all := m.streams[id]
-	options := eventstore.ReadOptions{
-		After: eventstore.Version(rapid.IntRange(0, len(all)+1).Draw(t, "after")),
-		To:    eventstore.Version(rapid.IntRange(0, len(all)+1).Draw(t, "to")),
-		Limit: rapid.IntRange(0, 5).Draw(t, "limit"),
+// end returns the last position of the log.
+func (m *model) end() eventstore.Position {
+	if len(m.log) == 0 {
+		return m.start
 	}
-	var want []string
-	for i, data := range all {
-		version := eventstore.Version(i + 1)
-		if version > options.After && (options.To == 0 || version <= options.To) && (options.Limit == 0 || len(want) < options.Limit) {
-			want = append(want, data)
+	return m.log[len(m.log)-1].Position
+}
+
+// key draws an idempotency key and what it is used for.
+func (m *model) key(t *rapid.T) (ctx context.Context, name, content string) {
+	name = m.prefix + rapid.SampledFrom([]string{"k", "l", "m"}).Draw(t, "key name")
+	content = rapid.SampledFrom([]string{"this", "this", "that"}).Draw(t, "content")
+	return eventstore.WithKey(m.ctx, name, []byte(content)), name, content
+}
+
+func (m *model) stored(t *rapid.T) {
+	ctx, name, content := m.key(t)
+	first, known := m.keys[name]
+	receipts, ok, err := m.store.Stored(ctx)
+	if known && first.content != content {
+		if !isRefusal(err, &eventstore.KeyReusedError{Key: name}) {
+			t.Fatalf("stored under %q with other content: %v", name, err)
 		}
-	}
-	var got []string
-	for event, err := range m.store.Read(t.Context(), id, options) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, string(event.Data))
-	}
-	if !slices.Equal(got, want) {
-		t.Fatalf("read %s %+v: %v, want %v", id, options, got, want)
+	} else if err != nil || ok != known || !slices.Equal(receipts, first.receipts) {
+		t.Fatalf("stored under %q: %v, %v, %v; want %v, %v", name, receipts, ok, err, first.receipts, known)
 	}
 }
 
-func (m *model) readAll(t *rapid.T) {
-	var got []string
-	for event, err := range m.store.ReadAll(t.Context(), m.start, eventstore.Filter{Categories: []string{m.category}}) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		got = append(got, string(event.Data))
+func (m *model) purge(t *rapid.T) {
+	age := rapid.SampledFrom([]time.Duration{0, time.Hour}).Draw(t, "age")
+	want := int64(0)
+	if age == 0 {
+		want = int64(len(m.keys))
+		clear(m.keys)
 	}
-	if !slices.Equal(got, m.log) {
-		t.Fatalf("the log: %v, want %v", got, m.log)
+	if n, err := m.store.PurgeKeys(m.ctx, age); n != want || err != nil {
+		t.Fatalf("purged %d keys, %v; want %d", n, err, want)
 	}
+}
+
+// isRefusal reports whether err says the same as want, a ConflictError or a KeyReusedError.
+func isRefusal(err, want error) bool {
+	var conflict *eventstore.ConflictError
+	var reused *eventstore.KeyReusedError
+	switch want := want.(type) {
+	case *eventstore.ConflictError:
+		return errors.As(err, &conflict) && *conflict == *want
+	case *eventstore.KeyReusedError:
+		return errors.As(err, &reused) && *reused == *want
+	}
+	return false
+}
+
+func idsOf(events []eventstore.Raw) (ids []uuid.UUID) {
+	for _, event := range events {
+		ids = append(ids, event.ID)
+	}
+	return ids
+}
+
+func draftIDs(events []eventstore.Draft) (ids []uuid.UUID) {
+	for _, event := range events {
+		ids = append(ids, event.ID)
+	}
+	return ids
 }

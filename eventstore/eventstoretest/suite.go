@@ -59,6 +59,7 @@ func Run(t *testing.T, newStore func(t *testing.T) Store) {
 		{"CrossingCommits", testCrossingCommits},
 		{"FollowersSeeAll", testFollowersSeeAll},
 		{"Model", testModel},
+		{"Linearizable", testLinearizable},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

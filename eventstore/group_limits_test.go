@@ -1,0 +1,238 @@
+package eventstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+)
+
+// changes of n streams, one event each, whatever version they are at.
+func changes(prefix string, n int) (all []eventstore.Change) {
+	for i := range n {
+		all = append(all, eventstore.Change{Stream: stream(fmt.Sprint(prefix, i)), Expected: eventstore.Any, Events: []eventstore.Draft{draft(i)}})
+	}
+	return all
+}
+
+// TestSharedStream: of a group whose requests share a stream, another process being in the way holds up
+// all or none. If it held up the first ones only, those after them would leave a gap in the versions.
+func TestSharedStream(t *testing.T) {
+	t.Parallel()
+	const rounds, requests = 50, 500
+	store, pool := open(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	writing.Go(func() {
+		for ctx.Err() == nil {
+			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { // in the way for a while
+				_, err := store.WithTx(tx).Append(t.Context(), stream("shared"), eventstore.Any, draft(1))
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	const group = `
+		select count(distinct outcome)
+		  from tidemark.append_group(
+		       array(select generate_series(1, $1)), array_fill('thing-shared'::text, array[$1]), array_fill(-1::bigint, array[$1]),
+		       array(select generate_series(1, $1)), array(select generate_series(1, $1)),
+		       array(select gen_random_uuid() from generate_series(1, $1)), array_fill('t'::text, array[$1]),
+		       array_fill(1::smallint, array[$1]), array_fill('{}'::json, array[$1]), array_fill(null::json, array[$1]),
+		       patience => 20)`
+	for range rounds {
+		var outcomes int
+		if err := pool.QueryRow(t.Context(), group, requests).Scan(&outcomes); err != nil {
+			t.Error(err)
+		}
+		if outcomes != 1 {
+			t.Errorf("%d outcomes in one group", outcomes)
+		}
+	}
+	stop()
+	writing.Wait()
+	n := eventstore.Version(0)
+	for event, err := range store.Read(t.Context(), stream("shared"), eventstore.ReadOptions{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n++; event.Version != n {
+			t.Fatalf("version %d comes as number %d", event.Version, n)
+		}
+	}
+}
+
+// TestWaitingLeavesAFlusher: requests that wait in Postgres, for a lock that nobody can see coming,
+// hold up nobody else, however many there are.
+func TestWaitingLeavesAFlusher(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	tx := begin(t, pool)
+	mustExec(t, tx, `lock table tidemark.append_keys in share mode`) // only what has a key waits for it
+	var waiting sync.WaitGroup
+	for i := range 30 {
+		waiting.Go(func() {
+			ctx := eventstore.WithKey(t.Context(), fmt.Sprint(i), nil)
+			if _, err := store.Append(ctx, stream(fmt.Sprint(i)), eventstore.Any, draft(i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for n := range 20 {
+		if _, err := store.Append(ctx, stream("free"), eventstore.Version(n), draft(n)); err != nil {
+			t.Fatalf("append %d beside those that wait: %v", n, err)
+		}
+	}
+	mustCommit(t, tx)
+	waiting.Wait()
+}
+
+// TestWaitsForOneOfItsStreams: a commit that waits for somebody's transaction on one of its streams
+// does not keep others from the rest.
+func TestWaitsForOneOfItsStreams(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	commit := block(t, store, pool, "m0")
+	result := make(chan error)
+	go func() {
+		_, err := store.Commit(t.Context(), changes("m", 2)...)
+		result <- err
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for range 50 {
+		if _, err := store.Append(ctx, stream("m1"), eventstore.Any, draft(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit()
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestLockEntries: commits of many streams that come together take a bounded part of the lock table.
+func TestLockEntries(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	mustExec(t, pool, `create function slow() returns trigger language plpgsql as $$ begin perform pg_sleep(0.05); return null; end $$`)
+	mustExec(t, pool, `create trigger slow after insert on tidemark.events for each statement execute function slow()`)
+	var commits sync.WaitGroup
+	for i := range 100 {
+		commits.Go(func() {
+			if _, err := store.Commit(t.Context(), changes(fmt.Sprint("c", i, "-"), 15)...); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() {
+		commits.Wait()
+		close(done)
+	}()
+	most := 0
+	for busy := true; busy; {
+		select {
+		case <-done:
+			busy = false
+		default:
+		}
+		var n int
+		const sql = `select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`
+		if err := pool.QueryRow(t.Context(), sql).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, n)
+	}
+	if most == 0 || most > 2*(256+1) {
+		t.Errorf("at most %d entries, want no more than two groups of 256 streams and a fence each", most)
+	}
+}
+
+// lostConn loses what the server answers, and the connection, when it is told to, and does something
+// then.
+type lostConn struct {
+	net.Conn
+	cut  *atomic.Bool
+	then func()
+}
+
+func (c lostConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 && c.cut.CompareAndSwap(true, false) {
+		c.then()
+		_ = c.Conn.Close()
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+// TestErrorAfterLostAnswer: events that were stored, but of which the answer was lost, are not said to
+// be refused because sending them again is.
+func TestErrorAfterLostAnswer(t *testing.T) {
+	t.Parallel()
+	var cut atomic.Bool
+	var admin *pgxpool.Pool
+	pool := limitedPool(t, 1, func(conn net.Conn) net.Conn {
+		return lostConn{conn, &cut, func() {
+			const refuse = `create or replace function tidemark.append_one(
+				stream text, expected bigint, id uuid, type text, schema smallint, payload json, meta json, patience int)
+				returns table (version bigint, "position" bigint) language plpgsql as
+				$$ begin raise exception using errcode = '53200', message = 'out of shared memory'; end $$`
+			if _, err := admin.Exec(context.Background(), refuse); err != nil {
+				t.Error(err)
+			}
+		}}
+	})
+	var err error
+	if admin, err = pgxpool.New(t.Context(), pool.Config().ConnString()); err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close()
+	for n := range eventstore.Version(2) {
+		store, err := eventstore.New(pool, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cut.Store(n == 1) // when its statement is prepared
+		_, err = store.Append(t.Context(), stream("a"), n, draft(1))
+		if n == 1 && !errors.Is(err, eventstore.ErrUnknownOutcome) {
+			t.Errorf("%v, want ErrUnknownOutcome", err)
+		}
+		store.Close() // no notification is under way that could be cut instead
+	}
+}
+
+// TestOnNotification: an application's own handler of notifications does no harm.
+func TestOnNotification(t *testing.T) {
+	t.Parallel()
+	config, err := pgxpool.ParseConfig(pgtest.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	next := follow(t, another(t, pool, eventstore.Config{PollInterval: never}), 1, eventstore.Filter{})
+	awaitListeners(t, pool, 1)
+	mustAppend(t, another(t, pool, eventstore.Config{}), "a", 0)
+	next()
+}
