@@ -362,9 +362,9 @@ begin
     end if;
 
     return query
-    select case when u.request = any (repeated) then 'repeated'
+    select case when u.request = any (known) then 'known'
+                when u.request = any (repeated) then 'repeated'
                 when u.position is not null then 'stored'
-                when u.request = any (known) then 'known'
                 when u.request = any (busy) then 'busy'
                 else 'conflict'
            end,
