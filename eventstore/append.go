@@ -23,9 +23,6 @@ const oneSQL = `
 select version, position
   from SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8)`
 
-// maxRaces bounds how often a commit is sent again after a concurrent append was faster.
-const maxRaces = 20
-
 // Append stores events at the end of one stream, if it is at the expected version. It is
 // [Store.Commit] with a single change.
 func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, events ...Draft) (Receipt, error) {

@@ -3,18 +3,12 @@ package eventstore
 import (
 	"context"
 	"errors"
-	"fmt"
-	"math/rand/v2"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 const (
@@ -28,12 +22,9 @@ const (
 	maxGroupBytes  = 4 << 20
 	// patience is how many milliseconds a group waits where it cannot help waiting.
 	patience = 20
-	// maxBackoff bounds the pause before a request looks again whether its streams are free.
-	maxBackoff = 16 * time.Millisecond
-	// maxResends bounds how often a request is sent after its connection was lost.
-	maxResends = 3
 	// hardLimit, and a millisecond for each event, is when the connection of a group that does not
-	// answer is given up, and grace how long a caller waits whose context is done while its events are being written.
+	// answer is given up, and grace how long a caller whose context is done waits for the outcome of
+	// what is being written.
 	hardLimit = 30 * time.Second
 	grace     = 5 * time.Second
 )
@@ -60,51 +51,8 @@ type group struct {
 	running  sync.WaitGroup // requests that were accepted
 }
 
-// request is one commit on its way.
-type request struct {
-	ctx     context.Context
-	changes []Change
-	key     *Key
-	names   []string // of its streams and its key, as in group.writing
-	shares  bool     // its stream may be in a group several times
-	events  int
-	bytes   int
-
-	// Guarded by group.mu while the request is in the queue; its flusher's while it is written.
-	queued    bool
-	limit     int           // of the groups it may be in
-	backoff   time.Duration // the last pause
-	notBefore time.Time     // the end of it
-	blocks    bool          // it waited in Postgres, for a lock that somebody else has
-	waits     bool          // it may be doing so now, see group.waiting
-	races     int           // how often others were faster
-	resends   int
-	lost      error // why the outcome is not known, if it was sent and not answered
-
-	done     chan struct{} // closed when the outcome is there
-	receipts []Receipt
-	err      error
-}
-
 func newGroup(pool *pgxpool.Pool, sql *statements, appended func()) *group {
 	return &group{pool: pool, sql: sql, appended: appended, writing: make(map[string]struct{})}
-}
-
-func newRequest(ctx context.Context, changes []Change) *request {
-	r := &request{ctx: ctx, changes: changes, limit: maxGroup, done: make(chan struct{})}
-	for _, change := range changes {
-		r.names = append(r.names, change.Stream.String())
-		r.events += len(change.Events)
-		for _, draft := range change.Events {
-			r.bytes += len(draft.Data) + draft.Metadata.size()
-		}
-	}
-	r.shares = len(changes) == 1 && changes[0].Expected == Any
-	if key, ok := KeyFrom(ctx); ok {
-		r.key, r.shares = &key, false
-		r.names = append(r.names, "\x00"+key.Name) // no stream has that in its name
-	}
-	return r
 }
 
 // commit returns the outcome of a request.
@@ -364,13 +312,6 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 	}
 }
 
-// row is what append_group says of one change.
-type row struct {
-	Outcome  string
-	Version  Version
-	Position Position
-}
-
 // send asks Postgres to store a group, on the short path if that will do. The statement has no
 // context: pgx would answer a cancelled one by cutting the connection, for everybody in the group.
 func (g *group) send(conn *pgxpool.Conn, batch []*request) ([]row, error) {
@@ -388,84 +329,4 @@ func (g *group) send(conn *pgxpool.Conn, batch []*request) ([]row, error) {
 		return nil, err
 	}
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-}
-
-// settle sets the outcome of a request, none if it is to come again.
-func (r *request) settle(rows []row) {
-	switch rows[0].Outcome {
-	case "stored", "repeated":
-		r.receipts = make([]Receipt, len(rows))
-		for i, row := range rows {
-			r.receipts[i] = Receipt{Version: row.Version, Position: row.Position}
-		}
-	case "conflict":
-		for i, change := range r.changes {
-			at := rows[i].Version
-			if change.Expected != at && change.Expected != Any && (change.Expected != Exists || at == NoStream) {
-				r.err = fmt.Errorf("eventstore: %w", &ConflictError{Stream: change.Stream, Expected: change.Expected, Actual: at})
-				return
-			}
-		}
-	case "busy":
-		r.pause()
-	}
-}
-
-// settleError does the same when the whole group, of n requests, has failed.
-func (r *request) settleError(err error, lost bool, n int) {
-	if lost {
-		r.lost = err
-	}
-	switch {
-	case lost && !r.repeatable():
-		r.err = r.unknown(err)
-	case lost || pgconn.SafeToRetry(err):
-		if r.resends++; r.resends > maxResends {
-			r.err = r.failed(err)
-		}
-	case n > 1:
-		r.limit = min(r.limit, n/2)
-	case pgerr.Is(err, pgerr.LockNotAvailable):
-		r.blocks, r.limit = true, 1
-		r.pause()
-	case lostRace(err) && r.races < maxRaces:
-		r.races++
-	case r.lost != nil:
-		r.err = r.unknown(err)
-	default:
-		r.err = translateAppend(err, r.changes)
-	}
-}
-
-// pause makes a request wait before it comes again, longer each time.
-func (r *request) pause() {
-	r.backoff = min(max(2*r.backoff, time.Millisecond), maxBackoff)
-	r.notBefore = time.Now().Add(r.backoff/2 + rand.N(r.backoff/2))
-}
-
-// repeatable reports whether the request stores nothing twice when it is sent twice.
-func (r *request) repeatable() bool {
-	return r.key != nil || !slices.ContainsFunc(r.changes, func(c Change) bool { return c.Expected < 0 })
-}
-
-// wasLost reports whether a statement may have been executed although err came of it: the
-// connection was lost, or the server ended it, after the statement was sent.
-func wasLost(err error, conn *pgx.Conn) bool {
-	var fromServer *pgconn.PgError
-	if errors.As(err, &fromServer) {
-		return fromServer.SeverityUnlocalized != "ERROR"
-	}
-	return conn.IsClosed() && !pgconn.SafeToRetry(err)
-}
-
-// failed is for a request that was not stored, as far as that is known.
-func (r *request) failed(err error) error {
-	if r.lost != nil {
-		return r.unknown(err)
-	}
-	return fmt.Errorf("eventstore: append to stream %s: not stored: %w", r.changes[0].Stream, err)
-}
-
-func (r *request) unknown(err error) error {
-	return fmt.Errorf("eventstore: append to stream %s: %w: %w", r.changes[0].Stream, ErrUnknownOutcome, err)
 }

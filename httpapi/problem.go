@@ -31,6 +31,7 @@ var known = []Problem{
 var (
 	behind  = &Error{http.StatusServiceUnavailable, "read-model-behind", "the read model has not reached the position yet: ask again"}
 	timeout = &Error{http.StatusServiceUnavailable, "timeout", "it was not done in time"}
+	unknown = &Error{http.StatusServiceUnavailable, "unknown-outcome", "it is not known whether it was done: repeat the request under the same Idempotency-Key to find out"}
 	closing = &Error{http.StatusServiceUnavailable, "closing", "the service is closing, or the request was given up"}
 )
 
@@ -84,6 +85,10 @@ func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any) {
 		}
 	}
 	switch {
+	case errors.Is(err, eventstore.ErrUnknownOutcome):
+		return unknown, nil
+	case errors.Is(err, eventstore.ErrClosed):
+		return closing, nil
 	case errors.Is(err, context.DeadlineExceeded):
 		return timeout, nil
 	case errors.Is(err, context.Canceled):
@@ -110,7 +115,7 @@ func (m *Mux) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 		p.Type = "about:blank"
 		m.log(w, r, slog.LevelError, "request failed", err)
 	}
-	if problem == timeout { // nobody else hears what it was waiting for
+	if problem == timeout || problem == unknown { // nobody else hears what it was waiting for
 		m.log(w, r, slog.LevelWarn, "request took too long", err)
 	}
 	// A command without a key may have been done: to repeat it would be a second one.

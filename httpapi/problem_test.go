@@ -71,6 +71,9 @@ func TestProblems(t *testing.T) {
 		{"POST", "If-Match", `"2"`, conflict, 409, "urn:problem:version-conflict", detail, ""}, // of another stream
 		{"POST", "If-Match", "*", &eventstore.ConflictError{Expected: eventstore.Exists}, 412, "urn:problem:version-conflict", `,"detail":"stream - is at version 0, expected exists"`, ""},
 		{"POST", "If-Match", `"3"`, conflict, 412, "urn:problem:version-conflict", detail, ""},
+		{"POST", "", "", fmt.Errorf("%w: %w", eventstore.ErrUnknownOutcome, context.Canceled), 503, "urn:problem:unknown-outcome", `,"detail":"it is not known whether it was done: repeat the request under the same Idempotency-Key to find out"`, ""},
+		{"POST", "Idempotency-Key", "k", eventstore.ErrUnknownOutcome, 503, "urn:problem:unknown-outcome", `,"detail":"it is not known whether it was done: repeat the request under the same Idempotency-Key to find out"`, "1"},
+		{"POST", "", "", eventstore.ErrClosed, 503, "urn:problem:closing", `,"detail":"the service is closing, or the request was given up"`, ""},
 		{"POST", "", "", context.Canceled, 503, "urn:problem:closing", `,"detail":"the service is closing, or the request was given up"`, ""},
 		{"POST", "", "", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"it was not done in time"`, ""},
 		{"POST", "Idempotency-Key", "k", context.DeadlineExceeded, 503, "urn:problem:timeout", `,"detail":"it was not done in time"`, "1"},
@@ -90,7 +93,7 @@ func TestProblems(t *testing.T) {
 		if got := answer.Result().Header.Get("Retry-After"); got != test.retry {
 			t.Errorf("%s %s, %v: Retry-After %q, want %q", test.method, test.header, test.err, got, test.retry)
 		}
-		if logged := strings.Contains(output.String(), test.err.Error()); logged != (test.status == 500 || strings.HasSuffix(test.kind, "timeout")) {
+		if logged := strings.Contains(output.String(), test.err.Error()); logged != (test.status == 500 || strings.HasSuffix(test.kind, "timeout") || strings.HasSuffix(test.kind, "unknown-outcome")) {
 			t.Errorf("%v: the log says %q", test.err, &output)
 		}
 	}
