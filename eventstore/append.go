@@ -71,7 +71,7 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error
 			r.settle(outcome)
 			return r.receipts, r.err
 		}
-		if receipts, found, err := stored(ctx, s.db, s.sql.key, *r.key); found || err != nil {
+		if receipts, found, err := storedFor(ctx, s.db, s.sql.key, *r.key, len(changes)); found || err != nil {
 			return receipts, err
 		} // or it was purged meanwhile
 	}

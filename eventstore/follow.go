@@ -22,7 +22,7 @@ import (
 // the second one.
 func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		if err := validAfter(after); err != nil {
+		if err := validAfter(after, filter); err != nil {
 			yield(Raw{}, err)
 			return
 		}
@@ -74,7 +74,7 @@ func mayPass(err error) bool {
 // there is one. The page may be empty when the filter selects none of the events up to Through.
 // It is what projections are built on; [Store.Follow] is more convenient for everything else.
 func (s *Store) Next(ctx context.Context, after Position, filter Filter, limit int) (Page, error) {
-	if err := validAfter(after); err != nil {
+	if err := validAfter(after, filter); err != nil {
 		return Page{}, err
 	}
 	if limit < 1 {

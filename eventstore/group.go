@@ -296,7 +296,7 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 		rows = rows[len(r.changes):]
 		if own[0].Outcome == "known" {
 			var err error
-			r.receipts, _, err = stored(context.Background(), conn, g.sql.key, *r.key)
+			r.receipts, _, err = storedFor(context.Background(), conn, g.sql.key, *r.key, len(r.changes))
 			if errors.Is(err, ErrKeyReused) {
 				r.err = err
 			} else if err != nil {

@@ -25,7 +25,8 @@ func (k Key) Validate() error { return validName("idempotency key", k.Name) }
 // WithKey returns a context under which the next append is stored under an idempotency key: a
 // repeat of it stores nothing and is answered with the first receipts. content is what the
 // caller asks for, such as the body of a request; the same key with other content is refused
-// with a [KeyReusedError]. The key is kept in the append's own transaction.
+// with a [KeyReusedError]. Content is what is compared, not the events, of which a repeat may have
+// others, such as new ids. The key is kept in the append's own transaction.
 //
 // A key belongs to one commit. Code that appends twice needs two contexts.
 func WithKey(ctx context.Context, name string, content []byte) context.Context {
@@ -67,6 +68,15 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 		return nil, false, wrap(err, "look up")
 	}
 	return stored(ctx, s.db, s.sql.key, key)
+}
+
+// storedFor is stored for a repeat of so many changes. Other ones are another request.
+func storedFor(ctx context.Context, db querier, sql string, key Key, changes int) ([]Receipt, bool, error) {
+	receipts, found, err := stored(ctx, db, sql, key)
+	if found && len(receipts) != changes {
+		return nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
+	}
+	return receipts, found, err
 }
 
 func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bool, error) {

@@ -62,6 +62,27 @@ func (f Filter) Match(event Raw) bool {
 		(len(f.Streams) == 0 || slices.Contains(f.Streams, event.Stream))
 }
 
+// Validate returns an [InvalidError] for a filter with a type, category or stream that cannot be one: it
+// would select nothing.
+func (f Filter) Validate() error {
+	for _, name := range f.Types {
+		if err := validName("event type", name); err != nil {
+			return err
+		}
+	}
+	for _, category := range f.Categories {
+		if err := (StreamID{Category: category, Key: "x"}).Validate(); err != nil {
+			return err
+		}
+	}
+	for _, stream := range f.Streams {
+		if err := stream.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f Filter) isZero() bool {
 	return len(f.Types) == 0 && len(f.Categories) == 0 && len(f.Streams) == 0
 }
@@ -88,7 +109,7 @@ func (p Page) yield(yield func(Raw, error) bool) bool {
 // [Store.Tidemark] as of now.
 func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		if err := validAfter(after); err != nil {
+		if err := validAfter(after, filter); err != nil {
 			yield(Raw{}, err)
 			return
 		}
@@ -145,7 +166,7 @@ func (s *Store) pages(ctx context.Context, after, end Position, filter Filter) i
 // beginning. With 0 it starts at the [Store.Tidemark] as of now.
 func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		if err := validAfter(before); err != nil {
+		if err := validAfter(before, filter); err != nil {
 			yield(Raw{}, err)
 			return
 		}
@@ -255,9 +276,13 @@ func (s *Store) window(ctx context.Context, sql string, after, end Position, fil
 	return reach, nil
 }
 
-func validAfter(after Position) error {
+func validAfter(after Position, filter Filter) error {
+	err := filter.Validate()
 	if after < 0 {
-		return wrap(invalid("position %d is negative", after), "read the log")
+		err = invalid("position %d is negative", after)
+	}
+	if err != nil {
+		return wrap(err, "read the log")
 	}
 	return nil
 }

@@ -43,7 +43,10 @@ type ReadOptions struct {
 // implementations of another store.
 func (o ReadOptions) Normalize() (ReadOptions, error) {
 	if o.After < 0 || o.To < 0 || o.Limit < 0 {
-		return o, invalid("read options %+v: After, To and Limit must not be negative", o)
+		return o, invalid("After %d, To %d, Limit %d: want none of them negative", int64(o.After), int64(o.To), o.Limit)
+	}
+	if year := o.AsOf.Year(); year < 1 || year > 9999 {
+		return o, invalid("AsOf in the year %d: want one from 1 to 9999", year)
 	}
 	if o.To == 0 {
 		o.To = math.MaxInt64

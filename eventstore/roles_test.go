@@ -143,6 +143,9 @@ func TestRolesSQL(t *testing.T) {
 	if err := migrations.CreateRoles(t.Context(), pool, config, migrations.Roles{App: "it's", Operator: ""}); err == nil {
 		t.Error("a name with a quote was accepted")
 	}
+	if err := migrations.CreateRoles(t.Context(), pool, config, migrations.Roles{App: database, Operator: database}); err == nil {
+		t.Error("one role for both was accepted")
+	}
 	names := migrations.Roles{App: database + "_a", Operator: database + "_o"}
 	if err := migrations.CreateRoles(t.Context(), pool, config, names); err != nil {
 		t.Fatal(err)

@@ -23,7 +23,8 @@ type Config struct {
 	// PollInterval is how often a reader at the end of the log looks for events of which it was
 	// not told; 0 means 100 ms. Appends through a Store wake its readers at once, and those of
 	// other processes by a notification. Nobody is told of those in a caller's transaction, whose
-	// commit the Store does not see, nor of those made from SQL.
+	// commit the Store does not see, nor of those made from SQL; and when an open transaction holds
+	// the tidemark back, nobody is told of its end.
 	PollInterval time.Duration
 	// PollOnly leaves out the connection that listens for notifications, which a pooler in
 	// transaction mode such as PgBouncer does not pass on.
@@ -118,8 +119,8 @@ func (s *Store) Close() {
 // is stored when the caller commits, together with whatever else the transaction does. It reads
 // its own streams, but [Store.ReadAll] does not see its own events before they are committed.
 //
-// A [ConflictError] or [KeyReusedError] leaves the transaction as it was; after any other error it is
-// aborted, as after any failed statement. Nothing is retried. Until the transaction ends, appends to
+// A [ConflictError] or [KeyReusedError] leaves the transaction as it was; after any other error from
+// Postgres it is aborted, as after any failed statement. Nothing is retried. Until the transaction ends, appends to
 // its streams wait, in other processes too. An open transaction that has appended holds the tidemark back, and with it every
 // reader: keep it short. Each append takes an entry of the server's lock table, which has room
 // for some thousands: append many events at once rather than many times. The copy must not be

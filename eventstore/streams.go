@@ -31,7 +31,7 @@ select last.stream, last.version, last.position, first.recorded_at, last.recorde
 // Each step of the recursion jumps to the next stream in the index, however many events lie between.
 const streamsSQL = `
 with recursive streams as (
-    (select stream, 1 as n
+    (select stream, 1::bigint as n
        from SCHEMA.events
       where stream > $1
         and stream >= $2
@@ -111,7 +111,7 @@ func (s *Store) Streams(ctx context.Context, prefix string, after StreamID, limi
 // The position of the last one is where the next page starts before. It looks at the latest events,
 // as many as it takes to find so many streams.
 func (s *Store) RecentStreams(ctx context.Context, prefix string, before Position, limit int) ([]StreamInfo, error) {
-	if err := validAfter(before); err != nil {
+	if err := validAfter(before, Filter{}); err != nil {
 		return nil, err
 	}
 	if before == 0 {

@@ -41,6 +41,9 @@ func CreateRoles(ctx context.Context, pool *pgxpool.Pool, config *Config, roles 
 			}
 			names[suffix] = name
 		}
+		if names["_app"] == names["_operator"] {
+			return fmt.Errorf("migrations: create roles: both are called %q: services could do what operators may", names["_app"])
+		}
 		quoted := func(name string) string { return pgx.Identifier{name}.Sanitize() }
 		sql := strings.NewReplacer(
 			"'tidemark_app'", "'"+quoted(names["_app"])+"'",

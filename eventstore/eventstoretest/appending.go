@@ -213,6 +213,10 @@ func testInvalidArguments(t *testing.T, s Store) {
 		"read negative limit":      s.Read(t.Context(), stream("a"), eventstore.ReadOptions{Limit: -1}),
 		"read log after negative":  s.ReadAll(t.Context(), -1, eventstore.Filter{}),
 		"follow log from negative": s.Follow(t.Context(), -1, eventstore.Filter{}),
+		"read as of the year 0":    s.Read(t.Context(), stream("a"), eventstore.ReadOptions{AsOf: time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)}),
+		"filter by no type":        s.ReadAll(t.Context(), 0, eventstore.Filter{Types: []string{""}}),
+		"filter by a bad category": s.ReadAllBackwards(t.Context(), 0, eventstore.Filter{Categories: []string{"a-b"}}),
+		"filter by no stream":      s.Follow(t.Context(), 0, eventstore.Filter{Streams: []eventstore.StreamID{{}}}),
 	} {
 		pairs := 0
 		for _, err := range events {
@@ -275,6 +279,9 @@ func testKey(t *testing.T, s Store) {
 		if !errors.As(err, &reused) || reused.Key != "order-7" || !errors.Is(err, eventstore.ErrKeyReused) {
 			t.Errorf("other content: %v, want a KeyReusedError", err)
 		}
+	}
+	if _, err := s.Commit(ctx, changes[0]); !errors.Is(err, eventstore.ErrKeyReused) {
+		t.Errorf("a commit of one change under the key of two: %v, want ErrKeyReused", err)
 	}
 	if n := len(collect(t, s.ReadAll(t.Context(), 0, eventstore.Filter{}))); n != 4 {
 		t.Errorf("%d events, want 4", n)

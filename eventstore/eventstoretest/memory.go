@@ -63,6 +63,10 @@ func (m *Memory) Commit(ctx context.Context, changes ...eventstore.Change) ([]ev
 	defer m.mu.Unlock()
 
 	if receipts, ok, err := m.storedLocked(ctx); ok || err != nil {
+		if ok && len(receipts) != len(changes) {
+			key, _ := eventstore.KeyFrom(ctx)
+			return nil, &eventstore.KeyReusedError{Key: key.Name}
+		}
 		return receipts, err
 	}
 	if receipts, ok := m.repeatedLocked(changes); ok {
@@ -195,6 +199,9 @@ func (m *Memory) Read(ctx context.Context, stream eventstore.StreamID, options e
 func (m *Memory) ReadAll(ctx context.Context, after eventstore.Position, filter eventstore.Filter) iter.Seq2[eventstore.Raw, error] {
 	return func(yield func(eventstore.Raw, error) bool) {
 		end, err := m.Tidemark(ctx)
+		if err == nil {
+			err = filter.Validate()
+		}
 		if err != nil {
 			yield(eventstore.Raw{}, err)
 			return
@@ -218,7 +225,11 @@ func (m *Memory) ReadAll(ctx context.Context, after eventstore.Position, filter 
 // ReadAllBackwards is [eventstore.Store.ReadAllBackwards].
 func (m *Memory) ReadAllBackwards(ctx context.Context, before eventstore.Position, filter eventstore.Filter) iter.Seq2[eventstore.Raw, error] {
 	return func(yield func(eventstore.Raw, error) bool) {
-		if err := m.check(ctx, before, 1); err != nil {
+		err := m.check(ctx, before, 1)
+		if err == nil {
+			err = filter.Validate()
+		}
+		if err != nil {
 			yield(eventstore.Raw{}, err)
 			return
 		}
@@ -362,6 +373,9 @@ func (m *Memory) Follow(ctx context.Context, after eventstore.Position, filter e
 
 // Next is [eventstore.Store.Next].
 func (m *Memory) Next(ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int) (eventstore.Page, error) {
+	if err := filter.Validate(); err != nil {
+		return eventstore.Page{}, err
+	}
 	if after < 0 || limit < 1 {
 		return eventstore.Page{}, &eventstore.InvalidError{Reason: fmt.Sprintf("read the log after position %d, at most %d events", after, limit)}
 	}

@@ -167,7 +167,7 @@ func (m *model) changes(t *rapid.T) (changes []eventstore.Change) {
 // neither if it must be stored.
 func (m *model) answer(changes []eventstore.Change, name, content string) ([]eventstore.Receipt, error) {
 	if first, ok := m.keys[name]; ok {
-		if first.content != content {
+		if first.content != content || len(first.receipts) != len(changes) {
 			return nil, &eventstore.KeyReusedError{Key: name}
 		}
 		return first.receipts, nil
