@@ -58,23 +58,31 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error
 	if !s.inTx {
 		return s.group.commit(r)
 	}
-	for {
-		rows, err := s.db.Query(ctx, s.sql.group, newAppendArgs([]*request{r}).group(nil)...)
+	for r.receipts == nil && r.err == nil { // again if its key was purged meanwhile
+		outcome, err := appendGroup(ctx, s.db, &s.sql, newAppendArgs([]*request{r}).group(nil))
 		if err != nil {
 			return nil, translateAppend(err, changes)
 		}
-		outcome, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-		if err != nil {
-			return nil, translateAppend(err, changes)
+		if err := r.settle(ctx, s.db, &s.sql, outcome); err != nil {
+			return nil, err
 		}
-		if outcome[0].Outcome != "known" {
-			r.settle(outcome)
-			return r.receipts, r.err
-		}
-		if receipts, found, err := storedFor(ctx, s.db, s.sql.key, *r.key, len(changes)); found || err != nil {
-			return receipts, err
-		} // or it was purged meanwhile
 	}
+	return r.receipts, r.err
+}
+
+// row is what append_group says of one change.
+type row struct {
+	Outcome  string
+	Version  Version
+	Position Position
+}
+
+func appendGroup(ctx context.Context, db querier, sql *statements, args []any) ([]row, error) {
+	rows, err := db.Query(ctx, sql.group, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 }
 
 // appendArgs are the parameters of the SQL function append_group, as parallel arrays.

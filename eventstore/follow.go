@@ -36,7 +36,7 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 					break
 				}
 				pause.Reset()
-				if !page.yield(yield) {
+				if !yieldAll(yield, page.Events) {
 					return
 				}
 				after = page.Through

@@ -183,8 +183,11 @@ func (g *group) take() (batch []*request) {
 		if !r.queued {
 			continue
 		}
-		fits := len(batch) == 0 && !(r.blocks && g.waiting) || len(batch) > 0 && len(batch) < r.limit && streams+len(r.changes) <= maxGroup &&
-			events+r.events <= maxGroupEvents && bytes+r.bytes <= maxGroupBytes
+		fits := !(r.blocks && g.waiting)
+		if len(batch) > 0 {
+			fits = len(batch) < r.limit && streams+len(r.changes) <= maxGroup &&
+				events+r.events <= maxGroupEvents && bytes+r.bytes <= maxGroupBytes
+		}
 		for _, name := range r.names {
 			_, isWriting := g.writing[name]
 			_, isPassed := passed[name]
@@ -294,17 +297,9 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 	for _, r := range batch {
 		own := rows[:len(r.changes)]
 		rows = rows[len(r.changes):]
-		if own[0].Outcome == "known" {
-			var err error
-			r.receipts, _, err = storedFor(context.Background(), conn, g.sql.key, *r.key, len(r.changes))
-			if errors.Is(err, ErrKeyReused) {
-				r.err = err
-			} else if err != nil {
-				r.settleError(err, true, 1) // something is stored under the key
-			}
-			continue // without an outcome, because it was purged meanwhile, it comes again
+		if err := r.settle(context.Background(), conn, g.sql, own); err != nil {
+			r.settleError(err, true, 1) // something is stored under its key
 		}
-		r.settle(own)
 		anyStored = anyStored || own[0].Outcome == "stored"
 	}
 	if anyStored {
@@ -324,9 +319,5 @@ func (g *group) send(conn *pgxpool.Conn, batch []*request) ([]row, error) {
 			return []row{r}, err
 		}
 	}
-	rows, err := conn.Query(ctx, g.sql.group, args.group(patience)...)
-	if err != nil {
-		return nil, err
-	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	return appendGroup(ctx, conn, g.sql, args.group(patience))
 }

@@ -164,24 +164,6 @@ func TestLockEntries(t *testing.T) {
 	}
 }
 
-// lostConn loses what the server answers, and the connection, when it is told to, and does something
-// then.
-type lostConn struct {
-	net.Conn
-	cut  *atomic.Bool
-	then func()
-}
-
-func (c lostConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if n > 0 && c.cut.CompareAndSwap(true, false) {
-		c.then()
-		_ = c.Conn.Close()
-		return 0, net.ErrClosed
-	}
-	return n, err
-}
-
 // TestErrorAfterLostAnswer: events that were stored, but of which the answer was lost, are not said to
 // be refused because sending them again is.
 func TestErrorAfterLostAnswer(t *testing.T) {
@@ -189,7 +171,7 @@ func TestErrorAfterLostAnswer(t *testing.T) {
 	var cut atomic.Bool
 	var admin *pgxpool.Pool
 	pool := limitedPool(t, 1, func(conn net.Conn) net.Conn {
-		return lostConn{conn, &cut, func() {
+		return cutConn{conn, &cut, func() {
 			const refuse = `create or replace function tidemark.append_one(
 				stream text, expected bigint, id uuid, type text, schema smallint, payload json, meta json, patience int)
 				returns table (version bigint, "position" bigint) language plpgsql as

@@ -357,15 +357,18 @@ func TestServerEndsConnectionInFrench(t *testing.T) {
 	}
 }
 
-// cutConn loses what the server answers, and the connection, when it is told to.
+// cutConn loses what the server answers, and the connection, when it is told to, and does something
+// before it does.
 type cutConn struct {
 	net.Conn
-	cut *atomic.Bool
+	cut  *atomic.Bool
+	then func()
 }
 
 func (c cutConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 && c.cut.CompareAndSwap(true, false) {
+		c.then()
 		_ = c.Conn.Close()
 		return 0, io.ErrUnexpectedEOF
 	}
@@ -377,7 +380,7 @@ func (c cutConn) Read(p []byte) (int, error) {
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	var cut atomic.Bool
-	pool := limitedPool(t, 1, func(conn net.Conn) net.Conn { return cutConn{conn, &cut} })
+	pool := limitedPool(t, 1, func(conn net.Conn) net.Conn { return cutConn{conn, &cut, func() {}} })
 	store, err := eventstore.New(pool, nil)
 	if err != nil {
 		t.Fatal(err)

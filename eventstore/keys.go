@@ -70,15 +70,6 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 	return stored(ctx, s.db, s.sql.key, key)
 }
 
-// storedFor is stored for a repeat of so many changes. Other ones are another request.
-func storedFor(ctx context.Context, db querier, sql string, key Key, changes int) ([]Receipt, bool, error) {
-	receipts, found, err := stored(ctx, db, sql, key)
-	if found && len(receipts) != changes {
-		return nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
-	}
-	return receipts, found, err
-}
-
 func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bool, error) {
 	rows, err := db.Query(ctx, sql, key.Name)
 	if err != nil {

@@ -95,9 +95,9 @@ type Page struct {
 	Through Position
 }
 
-// yield yields the events and reports whether the loop goes on.
-func (p Page) yield(yield func(Raw, error) bool) bool {
-	for _, event := range p.Events {
+// yieldAll yields events and reports whether the loop goes on.
+func yieldAll(yield func(Raw, error) bool, events []Raw) bool {
+	for _, event := range events {
 		if !yield(event, nil) {
 			return false
 		}
@@ -109,11 +109,7 @@ func (p Page) yield(yield func(Raw, error) bool) bool {
 // [Store.Tidemark] as of now.
 func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		if err := validAfter(after, filter); err != nil {
-			yield(Raw{}, err)
-			return
-		}
-		end, err := s.Tidemark(ctx)
+		end, err := s.logEnd(ctx, after, filter)
 		if err != nil {
 			yield(Raw{}, err)
 			return
@@ -123,7 +119,7 @@ func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter
 				yield(Raw{}, err)
 				return
 			}
-			if !page.yield(yield) {
+			if !yieldAll(yield, page.Events) {
 				return
 			}
 		}
@@ -166,11 +162,7 @@ func (s *Store) pages(ctx context.Context, after, end Position, filter Filter) i
 // beginning. With 0 it starts at the [Store.Tidemark] as of now.
 func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		if err := validAfter(before, filter); err != nil {
-			yield(Raw{}, err)
-			return
-		}
-		end, err := s.Tidemark(ctx)
+		end, err := s.logEnd(ctx, before, filter)
 		if err != nil {
 			yield(Raw{}, err)
 			return
@@ -184,10 +176,8 @@ func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Fi
 				yield(Raw{}, err)
 				return
 			}
-			for _, event := range events {
-				if !yield(event, nil) {
-					return
-				}
+			if !yieldAll(yield, events) {
+				return
 			}
 			end = next
 		}
@@ -195,7 +185,8 @@ func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Fi
 }
 
 // Correlated iterates over all events with a correlation id, in order of position and up to the
-// [Store.Tidemark] as of now: what one request led to, in whichever streams. It reads an index that only events with a correlation id are in.
+// [Store.Tidemark] as of now: what one request led to, in whichever streams. It reads an index that only
+// events with a correlation id are in.
 func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		if err := validCorrelation(id); err != nil {
@@ -213,15 +204,10 @@ func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error]
 				yield(Raw{}, translate(err, "read correlation %q", id))
 				return
 			}
-			for _, event := range page {
-				if !yield(event, nil) {
-					return
-				}
-				after = event.Position
-			}
-			if len(page) < limit {
+			if !yieldAll(yield, page) || len(page) < limit {
 				return
 			}
+			after = page[limit-1].Position
 		}
 	}
 }
@@ -274,6 +260,14 @@ func (s *Store) window(ctx context.Context, sql string, after, end Position, fil
 		return 0, translate(err, "read the log after position %d", after)
 	}
 	return reach, nil
+}
+
+// logEnd checks where a reader wants to begin, and returns how far it may read.
+func (s *Store) logEnd(ctx context.Context, after Position, filter Filter) (Position, error) {
+	if err := validAfter(after, filter); err != nil {
+		return 0, err
+	}
+	return s.Tidemark(ctx)
 }
 
 func validAfter(after Position, filter Filter) error {

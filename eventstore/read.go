@@ -90,12 +90,7 @@ func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) 
 				yield(Raw{}, translate(err, "read stream %s", stream))
 				return
 			}
-			for _, event := range page {
-				if !yield(event, nil) {
-					return
-				}
-			}
-			if len(page) < limit {
+			if !yieldAll(yield, page) || len(page) < limit {
 				return
 			}
 			left -= limit

@@ -66,16 +66,22 @@ func newRequest(ctx context.Context, changes []Change) *request {
 	return r
 }
 
-// row is what append_group says of one change.
-type row struct {
-	Outcome  string
-	Version  Version
-	Position Position
-}
-
-// settle sets the outcome of a request, none if it is to come again.
-func (r *request) settle(rows []row) {
+// settle sets the outcome of a request, none if it is to come again. It returns an error if it could
+// not look up what is stored under the request's key.
+func (r *request) settle(ctx context.Context, db querier, sql *statements, rows []row) error {
 	switch rows[0].Outcome {
+	case "known":
+		receipts, found, err := stored(ctx, db, sql.key, *r.key)
+		switch {
+		case errors.Is(err, ErrKeyReused):
+			r.err = err
+		case err != nil:
+			return err
+		case found && len(receipts) != len(r.changes): // it belongs to another request
+			r.err = fmt.Errorf("eventstore: %w", &KeyReusedError{Key: r.key.Name})
+		default: // or purged meanwhile
+			r.receipts = receipts
+		}
 	case "stored", "repeated":
 		r.receipts = make([]Receipt, len(rows))
 		for i, row := range rows {
@@ -86,12 +92,13 @@ func (r *request) settle(rows []row) {
 			at := rows[i].Version
 			if change.Expected != at && change.Expected != Any && (change.Expected != Exists || at == NoStream) {
 				r.err = fmt.Errorf("eventstore: %w", &ConflictError{Stream: change.Stream, Expected: change.Expected, Actual: at})
-				return
+				break
 			}
 		}
 	case "busy":
 		r.pause()
 	}
+	return nil
 }
 
 // settleError does the same when the whole group, of n requests, has failed.

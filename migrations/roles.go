@@ -1,6 +1,7 @@
 package migrations
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
@@ -8,8 +9,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
 // RolesSQL is the file roles/roles.sql, for those who would rather run it themselves.
@@ -31,31 +30,19 @@ type Roles struct {
 // called again.
 func CreateRoles(ctx context.Context, pool *pgxpool.Pool, config *Config, roles Roles) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
-		names := make(map[string]string)
-		for suffix, name := range map[string]string{"_app": roles.App, "_operator": roles.Operator} {
-			if name == "" {
-				name = m.schema + suffix
-			}
+		app, operator := cmp.Or(roles.App, m.schema+"_app"), cmp.Or(roles.Operator, m.schema+"_operator")
+		for _, name := range []string{app, operator} {
 			if strings.ContainsAny(name, "'\\\x00") || len(name) > 63 {
 				return fmt.Errorf("migrations: create roles: the name %q has more than 63 bytes, or a quote in it", name)
 			}
-			names[suffix] = name
 		}
-		if names["_app"] == names["_operator"] {
-			return fmt.Errorf("migrations: create roles: both are called %q: services could do what operators may", names["_app"])
+		if app == operator {
+			return fmt.Errorf("migrations: create roles: both are called %q: services could do what operators may", app)
 		}
-		quoted := func(name string) string { return pgx.Identifier{name}.Sanitize() }
-		sql := strings.NewReplacer(
-			"'tidemark_app'", "'"+quoted(names["_app"])+"'",
-			"'tidemark_operator'", "'"+quoted(names["_operator"])+"'",
-			"tidemark_app", quoted(names["_app"]),
-			"tidemark_operator", quoted(names["_operator"]),
-			"tidemark.", pgschema.Quote(m.schema)+".",
-			"schema tidemark", "schema "+pgschema.Quote(m.schema),
-		).Replace(RolesSQL)
-		if _, err := m.conn.Exec(ctx, sql); err != nil {
-			return fmt.Errorf("migrations: create roles %s and %s: %w", names["_app"], names["_operator"], err)
-		}
-		return nil
+		named := strings.NewReplacer(
+			"tidemark_app", pgx.Identifier{app}.Sanitize(),
+			"tidemark_operator", pgx.Identifier{operator}.Sanitize(),
+		)
+		return m.apply(ctx, "roles/roles.sql", named.Replace(inSchema(RolesSQL, m.schema)))
 	})
 }
