@@ -12,9 +12,15 @@ import (
 )
 
 const (
-	// maxFlushers is how many groups are written at a time. With one, Postgres idles between two
-	// groups; more make the groups smaller.
+	// maxFlushers is how many groups are written at a time. With one, Postgres idles between two large
+	// groups; but two small groups cost more than one of twice the size, so the second flusher starts
+	// when so many requests wait, or when a group takes so long.
 	maxFlushers = 2
+	manyWaiting = 32
+	longWrite   = 2 * time.Millisecond
+	// minMoment and maxMoment bound how long a flusher waits for a caller to come again.
+	minMoment = 2 * time.Microsecond
+	maxMoment = 100 * time.Microsecond
 	// maxGroup, in streams, maxGroupEvents and maxGroupBytes bound a group; what is larger goes by
 	// itself. Each stream takes a lock, and the lock table of Postgres has room for some thousands.
 	maxGroup       = 256
@@ -29,9 +35,10 @@ const (
 	grace     = 5 * time.Second
 )
 
-// group lets concurrent commits share a round trip and a transaction. Nobody waits for more to
-// come: who finds a flusher free starts it, and a flusher takes what has come while it, or the
-// other one, was busy. When there is nothing to do no goroutine is left.
+// group lets concurrent commits share a round trip and a transaction. Who finds no flusher at work
+// starts one, and waits for nobody; a flusher takes what has come while it, or the other one, was
+// busy, and gives those it has just answered a moment to come again. When there is nothing to do no
+// goroutine is left.
 //
 // One commit never touches the outcome of another. Postgres answers for each request of a group,
 // without waiting for anybody; one that would have to wait goes back into the queue for a moment.
@@ -45,14 +52,17 @@ type group struct {
 	mu       sync.Mutex
 	queue    []*request          // not being written, in the order they came
 	flushers int                 // at work
+	late     int                 // of them have been writing for long
 	waiting  bool                // one of them is at a request that blocks
+	expected int                 // callers that were answered and may come again
+	moment   time.Duration       // how long to wait for one of them
 	writing  map[string]struct{} // streams and keys of the requests being written
 	closed   bool
 	running  sync.WaitGroup // requests that were accepted
 }
 
 func newGroup(pool *pgxpool.Pool, sql *statements, appended func()) *group {
-	return &group{pool: pool, sql: sql, appended: appended, writing: make(map[string]struct{})}
+	return &group{pool: pool, sql: sql, appended: appended, moment: maxMoment, writing: make(map[string]struct{})}
 }
 
 // commit returns the outcome of a request.
@@ -90,6 +100,7 @@ func (g *group) enqueue(r *request) error {
 	g.running.Add(1)
 	r.queued = true
 	g.queue = append(g.queue, r)
+	g.expected = max(0, g.expected-1)
 	g.wake()
 	return nil
 }
@@ -114,9 +125,13 @@ func (g *group) close() {
 	g.running.Wait()
 }
 
-// wake starts a flusher if one is free. g.mu is held.
+// wake starts a flusher if there is work for one more. g.mu is held.
 func (g *group) wake() {
-	if g.flushers < maxFlushers && len(g.queue) > 0 {
+	wanted := 1
+	if len(g.queue) >= manyWaiting || g.late > 0 {
+		wanted = maxFlushers
+	}
+	if len(g.queue) > 0 && g.flushers < wanted {
 		g.flushers++
 		go g.flush()
 	}
@@ -125,7 +140,6 @@ func (g *group) wake() {
 // flush writes groups until there is nothing it could write.
 func (g *group) flush() {
 	for {
-		// Callers that are about to come, such as those just answered, may come first.
 		g.gather()
 		// A connection before the requests: while there is none, they can be withdrawn.
 		conn, err := g.pool.Acquire(context.Background())
@@ -148,15 +162,29 @@ func (g *group) flush() {
 	}
 }
 
-// gather lets the callers come first that are about to, such as those just answered: it yields the
-// processor for as long as the queue grows, up to a full group.
+// gather lets the callers come first who were just answered, since most have the next commit ready: it
+// yields the processor until as many have come, or none for a moment. The moment is short where callers
+// do not come again. With two flushers at work one yields only while somebody comes: the other one keeps
+// Postgres busy.
 func (g *group) gather() {
-	for before, now := -1, 0; before < now && now < maxGroup; {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	answered, left, since := g.expected, g.expected+1, time.Now()
+	for g.expected > 0 && (g.expected < left || g.flushers == 1 && time.Since(since) < g.moment) {
+		if g.expected < left {
+			left, since = g.expected, time.Now()
+		}
+		g.mu.Unlock()
 		runtime.Gosched()
 		g.mu.Lock()
-		before, now = now, len(g.queue)
-		g.mu.Unlock()
 	}
+	switch {
+	case g.expected < answered:
+		g.moment = min(2*g.moment, maxMoment)
+	case answered > 0:
+		g.moment = max(g.moment/2, minMoment)
+	}
+	g.expected = 0
 }
 
 // take returns the requests of the next group. It leaves those that would meet one that is being
@@ -264,6 +292,7 @@ func (g *group) release(batch []*request) {
 		g.queue = append(again, g.queue...)
 		g.wake()
 	}
+	g.expected += len(answered)
 	g.mu.Unlock()
 	for _, r := range answered {
 		close(r.done)
@@ -278,6 +307,12 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 	for _, r := range batch {
 		limit += time.Duration(r.events) * time.Millisecond
 	}
+	late := time.AfterFunc(longWrite, func() { g.isLate(1) })
+	defer func() {
+		if !late.Stop() {
+			g.isLate(-1)
+		}
+	}()
 	wire := conn.Conn().PgConn().Conn()
 	abandon := time.AfterFunc(limit, func() { _ = wire.Close() })
 	defer func() {
@@ -305,6 +340,14 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 	if anyStored {
 		g.appended()
 	}
+}
+
+// isLate counts a flusher that has been writing for long, or is done with it.
+func (g *group) isLate(n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.late += n
+	g.wake()
 }
 
 // send asks Postgres to store a group, on the short path if that will do. The statement has no

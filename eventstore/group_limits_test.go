@@ -102,6 +102,45 @@ func TestWaitingLeavesAFlusher(t *testing.T) {
 	waiting.Wait()
 }
 
+// TestLongWrite: a group that takes long to write, and waits for nobody, holds up nobody else, even a
+// single one.
+func TestLongWrite(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	mustExec(t, pool, `
+		create function long_write() returns trigger language plpgsql as $$
+		begin
+		    while not pg_try_advisory_xact_lock(1) loop
+		        perform pg_sleep(0.001);
+		    end loop;
+		    return new;
+		end $$;
+		create trigger long_write before insert on tidemark.events
+		   for each row when (new.stream = 'thing-long') execute function long_write()`)
+	tx := begin(t, pool)
+	mustExec(t, tx, `select pg_advisory_xact_lock(1)`)
+	long := make(chan error)
+	go func() {
+		_, err := store.Append(t.Context(), stream("long"), eventstore.Any, draft(1))
+		long <- err
+	}()
+	for sleeping := false; !sleeping; {
+		const sql = `select exists (select from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database())`
+		if err := pool.QueryRow(t.Context(), sql).Scan(&sleeping); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if _, err := store.Append(ctx, stream("free"), eventstore.Any, draft(1)); err != nil {
+		t.Error(err)
+	}
+	mustCommit(t, tx)
+	if err := <-long; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestWaitsForOneOfItsStreams: a commit that waits for somebody's transaction on one of its streams
 // does not keep others from the rest.
 func TestWaitsForOneOfItsStreams(t *testing.T) {
