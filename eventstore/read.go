@@ -30,11 +30,30 @@ select version
  order by version desc
  limit 1`
 
+// Positions of a stream rise with its versions, so the last version up to one is found by halves.
+const throughSQL = `
+with recursive bisect (low, high) as (
+    select 0::bigint,
+           coalesce((select max(version)
+                       from SCHEMA.events
+                      where stream = $1), 0)
+    union all
+    select case when event.position <= $2 then event.version else low end,
+           case when event.position <= $2 then high else event.version - 1 end
+      from bisect
+      join SCHEMA.events event on event.stream = $1 and event.version = (low + high + 1) / 2
+     where low < high
+)
+select low
+  from bisect
+ where low = high`
+
 // ReadOptions selects events of one stream. The zero value selects all, the first one first.
 type ReadOptions struct {
 	After     Version   // only events after this version
 	To        Version   // only events up to this version; 0 means to the end
 	AsOf      time.Time // only events up to the last one recorded at or before this time; zero means to the end
+	Through   Position  // only events up to this position of the log; 0 means to the end
 	Limit     int       // at most so many events; 0 means no limit
 	Backwards bool      // the last of them first
 }
@@ -42,14 +61,18 @@ type ReadOptions struct {
 // Normalize checks the options and replaces zero values by the bounds they stand for. It is for
 // implementations of another store.
 func (o ReadOptions) Normalize() (ReadOptions, error) {
-	if o.After < 0 || o.To < 0 || o.Limit < 0 {
-		return o, invalid("After %d, To %d, Limit %d: want none of them negative", int64(o.After), int64(o.To), o.Limit)
+	if o.After < 0 || o.To < 0 || o.Through < 0 || o.Limit < 0 {
+		return o, invalid("After %d, To %d, Through %d, Limit %d: want none of them negative",
+			int64(o.After), int64(o.To), int64(o.Through), o.Limit)
 	}
 	if year := o.AsOf.Year(); year < 1 || year > 9999 {
 		return o, invalid("AsOf in the year %d: want one from 1 to 9999", year)
 	}
 	if o.To == 0 {
 		o.To = math.MaxInt64
+	}
+	if o.Through == 0 {
+		o.Through = maxPosition
 	}
 	if o.Limit == 0 {
 		o.Limit = math.MaxInt
@@ -71,13 +94,10 @@ func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) 
 			yield(Raw{}, wrap(err, "read stream %s", stream))
 			return
 		}
-		if !options.AsOf.IsZero() {
-			version, err := queryOne[Version](ctx, s.db, s.sql.asOf, stream.String(), options.AsOf)
-			if err != nil {
-				yield(Raw{}, translate(err, "read stream %s as of %s", stream, options.AsOf))
-				return
-			}
-			options.To = min(options.To, version)
+		options.To, err = s.lastVersion(ctx, stream, options)
+		if err != nil {
+			yield(Raw{}, translate(err, "read stream %s", stream))
+			return
 		}
 		sql := s.sql.stream
 		if options.Backwards {
@@ -101,6 +121,26 @@ func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) 
 			}
 		}
 	}
+}
+
+// lastVersion returns the version that AsOf and Through end at, if it is before To.
+func (s *Store) lastVersion(ctx context.Context, stream StreamID, options ReadOptions) (Version, error) {
+	to := options.To
+	if !options.AsOf.IsZero() {
+		version, err := queryOne[Version](ctx, s.db, s.sql.asOf, stream.String(), options.AsOf)
+		if err != nil {
+			return 0, err
+		}
+		to = min(to, version)
+	}
+	if options.Through < maxPosition {
+		version, err := queryOne[Version](ctx, s.db, s.sql.through, stream.String(), options.Through)
+		if err != nil {
+			return 0, err
+		}
+		to = min(to, version)
+	}
+	return to, nil
 }
 
 // queryOne returns the only column of the only row, the zero value if there is none.

@@ -154,7 +154,7 @@ func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 // statements are the store's SQL with its schema put in.
 type statements struct {
 	group, one, tidemark, key, purge         string
-	stream, backwards, asOf                  string
+	stream, backwards, asOf, through         string
 	page, pageBackwards, scan, scanBackwards string
 	correlated, stat, streams, recent        string
 }
@@ -170,6 +170,7 @@ func newStatements(schema string) statements {
 		purge:         pgschema.In(schema, purgeSQL),
 		backwards:     pgschema.In(schema, backwardsSQL),
 		asOf:          pgschema.In(schema, asOfSQL),
+		through:       pgschema.In(schema, throughSQL),
 		pageBackwards: pgschema.In(schema, pageBackwardsSQL),
 		scan:          pgschema.In(schema, scanSQL),
 		scanBackwards: pgschema.In(schema, scanBackwardsSQL),

@@ -210,6 +210,7 @@ func testInvalidArguments(t *testing.T, s Store) {
 	for name, events := range map[string]iter.Seq2[eventstore.Raw, error]{
 		"read malformed stream":    s.Read(t.Context(), eventstore.StreamID{}, eventstore.ReadOptions{}),
 		"read negative version":    s.Read(t.Context(), stream("a"), eventstore.ReadOptions{After: -1}),
+		"read through a negative":  s.Read(t.Context(), stream("a"), eventstore.ReadOptions{Through: -1}),
 		"read negative limit":      s.Read(t.Context(), stream("a"), eventstore.ReadOptions{Limit: -1}),
 		"read log after negative":  s.ReadAll(t.Context(), -1, eventstore.Filter{}),
 		"follow log from negative": s.Follow(t.Context(), -1, eventstore.Filter{}),

@@ -62,8 +62,10 @@ func testBackwards(t *testing.T, s Store) {
 }
 
 func testAsOf(t *testing.T, s Store) {
+	mustAppend(t, s, stream("before"), eventstore.NoStream, draft(0)) // so that no position is 0
 	for i := range 5 {
 		mustAppend(t, s, stream("a"), eventstore.Version(i), draft(i))
+		mustAppend(t, s, stream("between"), eventstore.Any, draft(i))
 	}
 	all := collect(t, s.Read(t.Context(), stream("a"), eventstore.ReadOptions{}))
 	for _, event := range all { // also when two were recorded in the same microsecond
@@ -84,6 +86,11 @@ func testAsOf(t *testing.T, s Store) {
 		"long after":           {eventstore.ReadOptions{AsOf: all[4].RecordedAt.Add(time.Hour)}, 5},
 		"with another bound":   {eventstore.ReadOptions{AsOf: all[4].RecordedAt, To: 2}, 2},
 		"in another time zone": {eventstore.ReadOptions{AsOf: all[4].RecordedAt.In(time.FixedZone("", 3600))}, 5},
+		"through the third":    {eventstore.ReadOptions{Through: all[2].Position}, 3},
+		"before the first one": {eventstore.ReadOptions{Through: all[0].Position - 1, Limit: 1}, 0},
+		"between two":          {eventstore.ReadOptions{Through: all[3].Position - 1}, 3},
+		"far away":             {eventstore.ReadOptions{Through: all[4].Position + 100}, 5},
+		"both":                 {eventstore.ReadOptions{Through: all[3].Position, AsOf: all[4].RecordedAt.Add(time.Hour), After: 1}, 3},
 		"backwards, limited":   {eventstore.ReadOptions{AsOf: all[4].RecordedAt, Backwards: true, Limit: 2}, 2},
 	} {
 		if got := collect(t, s.Read(t.Context(), stream("a"), test.options)); len(got) != test.want {

@@ -184,7 +184,7 @@ func (m *Memory) Read(ctx context.Context, stream eventstore.StreamID, options e
 		}
 		left := options.Limit
 		for _, event := range events {
-			if event.Version <= options.After || event.Version > options.To {
+			if event.Version <= options.After || event.Version > options.To || event.Position > options.Through {
 				continue
 			}
 			if left == 0 || !yield(clone(event), nil) {

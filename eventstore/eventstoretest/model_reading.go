@@ -50,8 +50,14 @@ func (m *model) read(t *rapid.T) {
 			all = all[:len(all)-1]
 		}
 	}
+	if rapid.Bool().Draw(t, "through a position") {
+		options.Through = m.position(t)
+	}
 	var want []eventstore.Raw
 	for _, event := range all {
+		if options.Through > 0 && event.Position > options.Through {
+			break
+		}
 		if event.Version > options.After && (options.To == 0 || event.Version <= options.To) {
 			want = append(want, event)
 		}
