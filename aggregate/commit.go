@@ -10,15 +10,27 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// Config says how conflicts are retried. Nil and the zero value are the defaults.
+// Config says how conflicts are retried, and what spares a repository from reading. Nil and the zero value
+// are the defaults.
 type Config struct {
 	// MaxAttempts is how often a decision is tried in all; 0 means 10, 1 means no retry.
 	MaxAttempts int
 	// MaxDelay bounds the wait between two attempts, which starts at 1 ms and doubles; 0 means
 	// 100 ms. Each wait is drawn at random from half to one and a half of that.
 	MaxDelay time.Duration
+
+	// Snapshots saves and finds the states of a repository's aggregates; nil means that each is folded
+	// from its first event on. Share one between all repositories.
+	Snapshots *snapshot.Snapshotter
+	// CacheSize is how many aggregates a repository keeps in memory as [Repository.Update] has left them;
+	// 0 means none. The next update decides on such a state without reading, and appends at its version,
+	// so that it cannot write what somebody else's events forbid: it conflicts, and is decided again on
+	// what is stored. A refusal is checked too. With a cache it is a mistake for a decision to keep the
+	// state it was given, as it is to change it.
+	CacheSize int
 }
 
 // Commit decides on several aggregates and appends all their events in one commit, or none.
@@ -79,28 +91,52 @@ func commitOnce(ctx context.Context, store Store, decide func(context.Context) (
 		if receipts, ok, storedErr := store.Stored(ctx); ok || storedErr != nil {
 			return receipts, permanent(storedErr)
 		}
-		if moved := seen.moved(ctx, store); err != nil && moved != nil {
-			return nil, moved
+		if err != nil || seen.isCached() {
+			if moved := seen.moved(ctx, store); moved != nil {
+				return nil, moved
+			}
 		}
 		return nil, permanent(err)
 	}
 	receipts, err := store.Commit(ctx, changes...)
-	if tx, ok := store.(interface{ InTx() bool }); ok && tx.InTx() || !errors.Is(err, eventstore.ErrConflict) {
+	if inTx(store) || !errors.Is(err, eventstore.ErrConflict) {
 		err = permanent(err) // a caller's transaction has failed for good
 	}
 	return receipts, err
 }
 
-// loads are the aggregates that a decision has loaded, and at which versions.
-type loads []*eventstore.ConflictError
+// inTx reports whether a store is bound to a caller's transaction.
+func inTx(store Store) bool {
+	tx, ok := store.(interface{ InTx() bool })
+	return ok && tx.InTx()
+}
+
+// loads are the aggregates that a decision has loaded.
+type loads []load
+
+type load struct {
+	*eventstore.ConflictError // what it would be if it was not at the version it was loaded at
+	cached                    bool
+}
 
 type loadsKey struct{}
 
-// moved returns a conflict if a refusal may rest on states of different moments, which no log ever
-// held: an order that is not placed yet, and an item that is reserved for it already. With one
-// aggregate that cannot be.
+// loadedIn remembers what a decision within Commit has loaded.
+func loadedIn(ctx context.Context, stream eventstore.StreamID, at eventstore.Version, cached bool) {
+	if seen, ok := ctx.Value(loadsKey{}).(*loads); ok {
+		*seen = append(*seen, load{&eventstore.ConflictError{Stream: stream, Expected: at}, cached})
+	}
+}
+
+func (l loads) isCached() bool {
+	return slices.ContainsFunc(l, func(one load) bool { return one.cached })
+}
+
+// moved returns a conflict if a refusal may rest on a state that is past, or on states of different
+// moments, which no log ever held: an order that is not placed yet, and an item that is reserved for it
+// already. With one aggregate that was just loaded that cannot be.
 func (l loads) moved(ctx context.Context, store Store) error {
-	if len(l) < 2 {
+	if len(l) < 2 && !l.isCached() {
 		return nil
 	}
 	for _, loaded := range l {
@@ -109,7 +145,7 @@ func (l loads) moved(ctx context.Context, store Store) error {
 				return nil // the refusal itself says more
 			}
 			loaded.Actual = event.Version
-			return fmt.Errorf("aggregate: %w", loaded)
+			return fmt.Errorf("aggregate: %w", loaded.ConflictError)
 		}
 	}
 	return nil

@@ -1,6 +1,9 @@
 package aggregate
 
 import (
+	"fmt"
+	"math"
+
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -17,6 +20,7 @@ type Definition[S, E any] struct {
 	category string
 	codec    *eventstore.Codec[E]
 	apply    func(*S, E)
+	state    stateCodec[S] // for snapshots
 }
 
 // Define defines an aggregate: the category of its streams, the codec of its events and, as the
@@ -33,16 +37,70 @@ func Define[S any, P State[S, E], E any](category string, codec *eventstore.Code
 		category: category,
 		codec:    codec,
 		apply:    func(state *S, event E) { P(state).Apply(event) },
+		state:    jsonState[S](category),
 	}
+}
+
+// WithSchema returns the definition at another schema version of its snapshots, from 1, which is what
+// Define sets. Raise it when Apply comes to another state from the same events: a snapshot of another
+// schema is passed over. A change of the fields of S needs no new schema: then a snapshot is of another
+// type, unless [Definition.WithEncoding] makes it. It panics when the schema is out of bounds.
+func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
+	if schema < 1 || schema > math.MaxInt32 {
+		panic(fmt.Sprintf("aggregate: %s: schema %d of snapshots is not between 1 and %d", d.category, schema, math.MaxInt32))
+	}
+	changed := *d
+	changed.state.kind.Schema = schema
+	return &changed
+}
+
+// WithEncoding returns the definition with snapshots encoded by encode and decoded by decode, instead of
+// as JSON: for a state with unexported fields, or a large one. Raise the schema with [Definition.WithSchema] whenever decode could take older data for
+// what it is not. Both must be pure and safe for concurrent use; decode must not keep its argument.
+func (d *Definition[S, E]) WithEncoding(encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) *Definition[S, E] {
+	changed := *d
+	changed.state = ownState(d.category, d.state.kind.Schema, encode, decode)
+	return &changed
+}
+
+// EncodeState returns the data of a snapshot of the state. The error is that of the encoding, or says
+// which part of the state the default one, JSON, would lose.
+func (d *Definition[S, E]) EncodeState(state *S) ([]byte, error) {
+	if d.state.problem != nil {
+		return nil, d.unfit()
+	}
+	return d.state.save(state)
+}
+
+// DecodeState returns the state of a snapshot's data.
+func (d *Definition[S, E]) DecodeState(data []byte) (*S, error) { return d.state.restore(data) }
+
+func (d *Definition[S, E]) unfit() error {
+	return fmt.Errorf("aggregate: snapshots of %s: %w: export it, or give the definition an encoding of its own (Definition.WithEncoding)",
+		d.category, d.state.problem)
 }
 
 // Fold returns the state after the events. Without events it is the zero value of S.
 func (d *Definition[S, E]) Fold(events ...E) *S {
 	state := new(S)
+	d.FoldOnto(state, events...)
+	return state
+}
+
+// FoldOnto adds the events to a state.
+func (d *Definition[S, E]) FoldOnto(state *S, events ...E) {
 	for _, event := range events {
 		d.apply(state, event)
 	}
-	return state
+}
+
+// step adds a stored event to a state and returns what it means.
+func (d *Definition[S, E]) step(state *S, raw eventstore.Raw) ([]eventstore.Event[E], error) {
+	events, err := d.codec.Decode(raw)
+	for _, event := range events {
+		d.apply(state, event.Data)
+	}
+	return events, err
 }
 
 // Stream returns the id of the stream of the aggregate with the given key.

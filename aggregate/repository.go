@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/snapshot"
 )
 
 // Store is what a repository needs of an event store.
@@ -20,11 +21,30 @@ type Repository[S, E any] struct {
 	store      Store
 	definition *Definition[S, E]
 	config     *Config
+	snapshots  *snapshot.Snapshotter // nil for none
+	cache      *cache[S]             // nil for none
 }
 
-// NewRepository returns a repository over a store. A nil config is the default.
+// NewRepository returns a repository over a store. A nil config is the default. Over a store that is bound
+// to a caller's transaction there is no cache, and snapshots are used but not taken.
+//
+// It panics when Config.CacheSize is negative, or when there are snapshots but part of the state would be
+// lost in JSON: an unexported field, a field of an interface type. See [Definition.WithEncoding].
 func NewRepository[S, E any](store Store, definition *Definition[S, E], config *Config) *Repository[S, E] {
-	return &Repository[S, E]{store: store, definition: definition, config: config}
+	r := &Repository[S, E]{store: store, definition: definition, config: config}
+	if config == nil {
+		return r
+	}
+	if config.CacheSize < 0 {
+		panic(fmt.Sprintf("aggregate: CacheSize %d of %s is negative", config.CacheSize, definition.category))
+	}
+	if config.CacheSize > 0 && !inTx(store) {
+		r.cache = newCache[S](config.CacheSize)
+	}
+	if r.snapshots = config.Snapshots; r.snapshots != nil && definition.state.problem != nil {
+		panic(definition.unfit().Error())
+	}
+	return r
 }
 
 // Loaded is an aggregate as it was when it was loaded.
@@ -58,36 +78,22 @@ func (l *Loaded[S, E]) Change(events []E, err error) (eventstore.Change, error) 
 	return change, nil
 }
 
-func (l *Loaded[S, E]) receipt() eventstore.Receipt {
-	return eventstore.Receipt{Version: l.Version, Position: l.Position}
-}
-
 // Load returns the aggregate with the given key. One that does not exist has the zero state at
 // version 0: whether that is an error is for the caller to say. An event that does not decode
 // stops the load with an error of the codec.
 func (r *Repository[S, E]) Load(ctx context.Context, key string) (*Loaded[S, E], error) {
-	loaded := &Loaded[S, E]{
-		State:  new(S),
-		Stream: r.definition.Stream(key),
-		codec:  r.definition.codec,
+	stream := r.definition.Stream(key)
+	f, err := r.load(ctx, stream, eventstore.ReadOptions{})
+	if err != nil {
+		return nil, err
 	}
-	for raw, err := range r.store.Read(ctx, loaded.Stream, eventstore.ReadOptions{}) {
-		if err != nil {
-			return nil, fmt.Errorf("aggregate: load %s: %w", loaded.Stream, err)
-		}
-		events, err := r.definition.codec.Decode(raw)
-		if err != nil {
-			return nil, fmt.Errorf("aggregate: load %s: %w", loaded.Stream, err)
-		}
-		for _, event := range events {
-			r.definition.apply(loaded.State, event.Data)
-		}
-		loaded.Version, loaded.Position = raw.Version, raw.Position
-	}
-	if seen, ok := ctx.Value(loadsKey{}).(*loads); ok {
-		*seen = append(*seen, &eventstore.ConflictError{Stream: loaded.Stream, Expected: loaded.Version})
-	}
-	return loaded, nil
+	loadedIn(ctx, stream, f.version, false)
+	r.saveNow(ctx, f)
+	return r.loaded(f), nil
+}
+
+func (r *Repository[S, E]) loaded(f *folded[S]) *Loaded[S, E] {
+	return &Loaded[S, E]{State: f.state, Stream: f.stream, Version: f.version, Position: f.position, codec: r.definition.codec}
 }
 
 // Update loads the aggregate, asks decide for events and appends them. When somebody else was
@@ -108,21 +114,40 @@ func (r *Repository[S, E]) UpdateAt(ctx context.Context, key string, seen events
 }
 
 func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
-	var unchanged eventstore.Receipt
-	receipt, err := Commit(ctx, r.store, r.config, func(ctx context.Context) ([]eventstore.Change, error) {
-		loaded, err := r.Load(ctx, key)
-		if err != nil {
+	var (
+		stream   = r.definition.Stream(key)
+		tries, _ = r.config.policy()
+		attempt  uint
+		f        *folded[S] // what the last decision was made on
+		change   eventstore.Change
+		refused  bool
+	)
+	receipt, err := Commit(ctx, r.store, r.config, func(ctx context.Context) (_ []eventstore.Change, err error) {
+		// A state in memory may be past: there must be another attempt.
+		attempt++
+		change, refused = eventstore.Change{}, false
+		if f, err = r.take(ctx, stream, attempt == 1 && tries > 1); err != nil {
 			return nil, err
 		}
-		if err := loaded.CheckAt(seen); err != nil {
-			return nil, err
+		loaded := r.loaded(f)
+		if err = loaded.CheckAt(seen); err == nil {
+			change, err = loaded.Change(decide(f.state))
 		}
-		unchanged = loaded.receipt()
-		change, err := loaded.Change(decide(loaded.State))
+		if err == nil {
+			err = giveIDs(change.Events)
+		}
+		refused = err != nil
 		return []eventstore.Change{change}, err
 	})
+	switch {
+	case f == nil: // what was stored under the key before has answered
+	case refused, err == nil && len(change.Events) == 0:
+		r.keep(ctx, f)
+	case err == nil:
+		r.appended(ctx, f, change, receipt)
+	}
 	if err == nil && receipt.Version == eventstore.NoStream { // nothing was appended
-		return unchanged, nil
+		return eventstore.Receipt{Version: f.version, Position: f.position}, nil
 	}
 	return receipt, err
 }

@@ -1,0 +1,40 @@
+package aggregatetest
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/tidemark-es/tidemark/aggregate"
+)
+
+// CheckSnapshot checks that snapshots of an aggregate lose nothing: wherever a history is cut, saving the
+// state, restoring it and folding the rest comes to the same as folding everything. Fields that are not
+// exported count too; nil and empty slices and maps are the same. It takes time by the square of the
+// history's length.
+//
+// It is a property: draw many histories with a library such as rapid, or give it the longest one that a
+// test has.
+func CheckSnapshot[S, E any](t testing.TB, definition *aggregate.Definition[S, E], history ...E) {
+	t.Helper()
+	want := definition.Fold(history...)
+	for cut := range len(history) + 1 {
+		before := definition.Fold(history[:cut]...)
+		data, err := definition.EncodeState(before)
+		if err != nil {
+			t.Fatalf("the state after %d events does not encode: %v", cut, err)
+		}
+		state, err := definition.DecodeState(data)
+		if err != nil {
+			t.Fatalf("the state after %d events does not decode: %v\n%s", cut, err, data)
+		}
+		if diff := cmp.Diff(before, state, everything, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("the state after %d events does not survive a snapshot (-before +after):\n%s", cut, diff)
+		}
+		definition.FoldOnto(state, history[cut:]...)
+		if diff := cmp.Diff(want, state, everything, cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("restored after %d of %d events, the rest comes to another state (-want +got):\n%s", cut, len(history), diff)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package aggregate
+
+import (
+	"crypto/sha256"
+	"encoding"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"reflect"
+
+	"github.com/tidemark-es/tidemark/snapshot"
+)
+
+// stateCodec turns a state into the data of a snapshot and back.
+type stateCodec[S any] struct {
+	kind    snapshot.Kind
+	encode  func(*S) ([]byte, error)
+	decode  func([]byte) (*S, error)
+	problem error // why the state does not survive; nil if it does
+}
+
+// jsonState is the default. Its type is a fingerprint of S: where a field has come, gone or become
+// something else, an older snapshot is of another type, though nobody has raised the schema.
+func jsonState[S any](category string) stateCodec[S] {
+	shape, problem := shapeOf(reflect.TypeFor[S]())
+	return stateCodec[S]{
+		kind:   snapshot.Kind{Type: typeName(category, shape), Schema: 1},
+		encode: func(state *S) ([]byte, error) { return json.Marshal(state) },
+		decode: func(data []byte) (*S, error) {
+			state := new(S)
+			return state, json.Unmarshal(data, state)
+		},
+		problem: problem,
+	}
+}
+
+// ownState is an encoding of the application's, which alone knows what becomes of an older shape.
+func ownState[S any](category string, schema int, encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) stateCodec[S] {
+	return stateCodec[S]{
+		kind:   snapshot.Kind{Type: category + "/own", Schema: schema},
+		encode: encode,
+		decode: decode,
+	}
+}
+
+// A panic of the application's code is an error: a snapshot never fails what it is taken for.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("panic: %v", p)
+	}
+}
+
+func (c *stateCodec[S]) save(state *S) (data []byte, err error) {
+	defer recovered(&err)
+	return c.encode(state)
+}
+
+func (c *stateCodec[S]) restore(data []byte) (state *S, err error) {
+	defer recovered(&err)
+	if state, err = c.decode(data); err == nil && state == nil {
+		err = fmt.Errorf("it decodes to nothing")
+	}
+	return state, err
+}
+
+func typeName(category, shape string) string {
+	sum := sha256.Sum256([]byte(shape))
+	return category + "/" + hex.EncodeToString(sum[:8])
+}
+
+// shapeOf describes how a type looks as JSON, and returns an error if part of it is lost there.
+func shapeOf(t reflect.Type) (string, error) {
+	s := shaper{path: t.String(), seen: make(map[reflect.Type]bool)}
+	return s.of(t), s.problem
+}
+
+type shaper struct {
+	path    string
+	seen    map[reflect.Type]bool
+	problem error // the first
+}
+
+var (
+	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
+	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
+)
+
+func (s *shaper) of(t reflect.Type) string {
+	pointer := reflect.PointerTo(t)
+	if pointer.Implements(jsonMarshaler) || pointer.Implements(textMarshaler) {
+		return t.PkgPath() + "." + t.String() // it knows how it looks
+	}
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		return t.Kind().String() + "(" + s.of(t.Elem()) + ")"
+	case reflect.Array:
+		return fmt.Sprintf("%d(%s)", t.Len(), s.of(t.Elem()))
+	case reflect.Map:
+		return "map(" + s.of(t.Key()) + "," + s.of(t.Elem()) + ")"
+	case reflect.Struct:
+		return s.fields(t)
+	case reflect.Interface, reflect.Func, reflect.Chan, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
+		s.lose("a %s does not come back from JSON", t.Kind())
+	}
+	return t.Kind().String()
+}
+
+func (s *shaper) fields(t reflect.Type) string {
+	if s.seen[t] {
+		return t.String()
+	}
+	s.seen[t] = true
+	shape, path := "struct(", s.path
+	for i := range t.NumField() {
+		field := t.Field(i)
+		s.path = path + "." + field.Name
+		tag := field.Tag.Get("json")
+		embedded := field.Anonymous && field.Type.Kind() == reflect.Struct // its exported fields count
+		switch {
+		case !field.IsExported() && !embedded:
+			s.lose("it is not exported, and JSON drops it")
+		case tag == "-":
+			s.lose(`its tag is json:"-"`)
+		}
+		shape += field.Name + " " + tag + " " + s.of(field.Type) + ";"
+	}
+	s.path = path
+	return shape + ")"
+}
+
+func (s *shaper) lose(format string, args ...any) {
+	if s.problem == nil {
+		s.problem = fmt.Errorf("%s: %s", s.path, fmt.Sprintf(format, args...))
+	}
+}

@@ -1,0 +1,116 @@
+package aggregate
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// LoadVersion returns the aggregate as it was at a version, at least 0; if it has not come so far, as it
+// is. It begins with the nearest earlier snapshot. What is decided on a past state conflicts when it is
+// appended.
+func (r *Repository[S, E]) LoadVersion(ctx context.Context, key string, version eventstore.Version) (*Loaded[S, E], error) {
+	stream := r.definition.Stream(key)
+	if version < 0 {
+		return nil, invalid(stream, "version %d is negative", int64(version))
+	}
+	return r.loadTo(ctx, stream, version)
+}
+
+// LoadAt returns the aggregate as it was at a time, by the clock of Postgres: with the events up to the
+// last one recorded at or before it, also when that clock was put back in between. The time must be in
+// the years 1 to 9999, and not the zero time.
+func (r *Repository[S, E]) LoadAt(ctx context.Context, key string, at time.Time) (*Loaded[S, E], error) {
+	stream := r.definition.Stream(key)
+	if at.IsZero() {
+		return nil, invalid(stream, "the time is zero")
+	}
+	return r.loadWhere(ctx, stream, eventstore.ReadOptions{AsOf: at})
+}
+
+// LoadPosition returns the aggregate as it was at a position of the log, at least 0. At the position of a
+// read model's checkpoint it is what that read model shows, and several aggregates at one position are as
+// they were at one moment.
+func (r *Repository[S, E]) LoadPosition(ctx context.Context, key string, position eventstore.Position) (*Loaded[S, E], error) {
+	stream := r.definition.Stream(key)
+	switch {
+	case position < 0:
+		return nil, invalid(stream, "position %d is negative", int64(position))
+	case position == 0:
+		return r.loadTo(ctx, stream, 0)
+	}
+	return r.loadWhere(ctx, stream, eventstore.ReadOptions{Through: position})
+}
+
+// loadWhere loads up to the last event that the options select.
+func (r *Repository[S, E]) loadWhere(ctx context.Context, stream eventstore.StreamID, options eventstore.ReadOptions) (*Loaded[S, E], error) {
+	options.Backwards, options.Limit = true, 1
+	var last eventstore.Version
+	for event, err := range r.store.Read(ctx, stream, options) {
+		if err != nil {
+			return nil, fmt.Errorf("aggregate: load %s: %w", stream, err)
+		}
+		last = event.Version
+	}
+	return r.loadTo(ctx, stream, last)
+}
+
+// loadTo loads up to a version, which for the store would mean to the end if it is 0.
+func (r *Repository[S, E]) loadTo(ctx context.Context, stream eventstore.StreamID, version eventstore.Version) (*Loaded[S, E], error) {
+	if version == eventstore.NoStream {
+		if err := stream.Validate(); err != nil {
+			return nil, fmt.Errorf("aggregate: load: %w", err)
+		}
+		return r.loaded(&folded[S]{stream: stream, state: new(S)}), nil
+	}
+	f, err := r.load(ctx, stream, eventstore.ReadOptions{To: version})
+	if err != nil {
+		return nil, err
+	}
+	return r.loaded(f), nil
+}
+
+// Step is one event in the life of an aggregate.
+type Step[S, E any] struct {
+	Event   eventstore.Raw        // as it is stored
+	Decoded []eventstore.Event[E] // what it means to the aggregate: one event most of the time
+	// State is what the aggregate was after it. The next step changes it: copy what is to be kept.
+	State *S
+}
+
+// History iterates over the events of an aggregate after a version up to another one, 0 for the end, with
+// the state after each. It begins with the nearest snapshot before them.
+func (r *Repository[S, E]) History(ctx context.Context, key string, after, to eventstore.Version) iter.Seq2[Step[S, E], error] {
+	return func(yield func(Step[S, E], error) bool) {
+		stream := r.definition.Stream(key)
+		if after < 0 || to < 0 {
+			yield(Step[S, E]{}, invalid(stream, "versions %d and %d must not be negative", int64(after), int64(to)))
+			return
+		}
+		before, err := r.loadTo(ctx, stream, after)
+		if err != nil {
+			yield(Step[S, E]{}, err)
+			return
+		}
+		for raw, err := range r.store.Read(ctx, stream, eventstore.ReadOptions{After: after, To: to}) {
+			step := Step[S, E]{Event: raw, State: before.State}
+			if err == nil {
+				step.Decoded, err = r.definition.step(before.State, raw)
+			}
+			if err != nil {
+				yield(Step[S, E]{}, fmt.Errorf("aggregate: history of %s: %w", stream, err))
+				return
+			}
+			if !yield(step, nil) {
+				return
+			}
+		}
+	}
+}
+
+func invalid(stream eventstore.StreamID, format string, args ...any) error {
+	return fmt.Errorf("aggregate: load %s: %w", stream, &eventstore.InvalidError{Reason: fmt.Sprintf(format, args...)})
+}

@@ -1,0 +1,126 @@
+package aggregate
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/snapshot"
+)
+
+// Lister lists streams by name, as [eventstore.Store.Streams] does.
+type Lister interface {
+	Streams(ctx context.Context, prefix string, after eventstore.StreamID, limit int) ([]eventstore.StreamInfo, error)
+}
+
+// WarmUp says how far [Repository.WarmUp] has come.
+type WarmUp struct {
+	Last    eventstore.StreamID // up to which the streams are done, by name; where to go on after
+	Saved   int                 // streams that have a new snapshot
+	Current int                 // streams that had one of their last event
+	Failed  int                 // streams that do not load; Err says why
+	Deleted int                 // snapshots of an older schema or of another type, at the end
+	Err     error               // of one of them
+}
+
+const (
+	warmPage    = 200  // streams
+	warmAtOnce  = 4    // of them are loaded at a time
+	deleteBatch = 1000 // snapshots
+)
+
+// WarmUp takes snapshots of all the aggregates of the repository's category, after the stream given, and then
+// deletes those of an older schema or of another type: after a release that has changed the state, or
+// when snapshots are new to a service. A snapshot of a stream's last event is checked and left as it is;
+// one that cannot be used is replaced.
+//
+// report, which may be nil, is called after every 200 streams, and at the end with what is returned. An
+// aggregate that does not load does not stop it. It is safe while the service runs, in other releases
+// too: a snapshot never replaces a later one, and one of a newer schema stays. When ctx is done, or
+// Postgres fails, the error says so, and Last where to go on.
+func (r *Repository[S, E]) WarmUp(ctx context.Context, streams Lister, after eventstore.StreamID, report func(WarmUp)) (WarmUp, error) {
+	done := WarmUp{Last: after}
+	if r.snapshots == nil {
+		return done, fmt.Errorf("aggregate: warm up %s: %w", r.definition.category, &eventstore.InvalidError{Reason: "the repository has no snapshots"})
+	}
+	if report == nil {
+		report = func(WarmUp) {}
+	}
+	for {
+		page, err := streams.Streams(ctx, r.definition.category+"-", done.Last, warmPage)
+		if err == nil {
+			err = r.warm(ctx, page, &done)
+		}
+		if err != nil {
+			return done, fmt.Errorf("aggregate: warm up %s after %s: %w", r.definition.category, done.Last, err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		done.Last = page[len(page)-1].Stream
+		report(done)
+	}
+	for {
+		n, err := r.snapshots.Store().DeleteOutdated(ctx, r.definition.category, r.definition.state.kind, deleteBatch)
+		done.Deleted += n
+		if err != nil {
+			return done, fmt.Errorf("aggregate: warm up %s: %w", r.definition.category, err)
+		}
+		if n < deleteBatch {
+			report(done)
+			return done, nil
+		}
+	}
+}
+
+// warm saves the snapshots of a page of streams in one step.
+func (r *Repository[S, E]) warm(ctx context.Context, page []eventstore.StreamInfo, done *WarmUp) error {
+	var (
+		mu    sync.Mutex
+		taken []snapshot.Snapshot
+		group errgroup.Group
+	)
+	group.SetLimit(warmAtOnce)
+	next := *done
+	for _, info := range page {
+		group.Go(func() error {
+			s, isNew, err := r.warmOne(ctx, info.Stream)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err != nil:
+				next.Failed++
+				next.Err = err
+			case isNew:
+				taken = append(taken, s)
+			default:
+				next.Current++
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+	if err := ctx.Err(); err != nil { // and nothing of the page counts
+		return err
+	}
+	if err := r.snapshots.Store().Save(ctx, taken...); err != nil {
+		return err
+	}
+	next.Saved += len(taken)
+	*done = next
+	return nil
+}
+
+// warmOne returns a snapshot of a stream, and whether there is none as new.
+func (r *Repository[S, E]) warmOne(ctx context.Context, stream eventstore.StreamID) (snapshot.Snapshot, bool, error) {
+	f, err := r.load(ctx, stream, eventstore.ReadOptions{}) // which checks the one that is there
+	if err != nil || f.events == 0 {
+		return snapshot.Snapshot{}, false, err
+	}
+	s := r.snapshotOf(f)
+	s.Data, err = r.definition.EncodeState(f.state)
+	return s, true, err
+}

@@ -1,0 +1,169 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// Memory keeps snapshots in memory, without a bound: for tests, and where Postgres is not to be
+// written to.
+type Memory struct {
+	retention Retention
+
+	mu      sync.Mutex
+	streams map[eventstore.StreamID][]Snapshot // by version
+}
+
+// NewMemory returns an empty store. The error is an [ErrInvalid].
+func NewMemory(retention Retention) (*Memory, error) {
+	retention, err := retention.normalize()
+	if err != nil {
+		return nil, err
+	}
+	return &Memory{retention: retention, streams: make(map[eventstore.StreamID][]Snapshot)}, nil
+}
+
+// Load is [Store].Load.
+func (m *Memory) Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (found Snapshot, ok bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return Snapshot{}, false, fmt.Errorf("snapshot: load %s: %w", stream, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range slices.Backward(m.streams[stream]) {
+		switch {
+		case s.Version > to:
+		case s.Kind == kind:
+			s.Data = slices.Clone(s.Data)
+			return s, true, nil
+		case !ok:
+			s.Data = nil
+			found, ok = s, true
+		}
+	}
+	return found, ok, nil
+}
+
+// Save is [Store].Save.
+func (m *Memory) Save(ctx context.Context, snapshots ...Snapshot) error {
+	if err := validate(snapshots); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("snapshot: save: %w", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range snapshots {
+		all := m.streams[s.Stream]
+		if !slices.ContainsFunc(all, func(old Snapshot) bool { return old.prevents(s) }) {
+			all = slices.DeleteFunc(all, func(old Snapshot) bool { return old.Version == s.Version })
+			s.Data = slices.Clone(s.Data)
+			all = append(all, s)
+			slices.SortFunc(all, func(a, b Snapshot) int { return int(a.Version - b.Version) })
+		}
+		m.streams[s.Stream] = m.retention.keep(all, s.Kind)
+	}
+	return nil
+}
+
+// prevents reports whether a snapshot cannot be stored beside another one that is there.
+func (s Snapshot) prevents(other Snapshot) bool {
+	return s.Kind == other.Kind && s.Version >= other.Version ||
+		s.Version == other.Version && s.Kind.isNewer(other.Kind)
+}
+
+// isNewer reports whether a later release has made it.
+func (k Kind) isNewer(than Kind) bool { return k.Type == than.Type && k.Schema > than.Schema }
+
+// keep returns those of a stream's snapshots, by version, that are kept when one of a kind is saved.
+func (r Retention) keep(all []Snapshot, kind Kind) (kept []Snapshot) {
+	latest := 0
+	var newer *Snapshot // the next one of the kind
+	for _, s := range slices.Backward(all) {
+		keep := s.Kind.isNewer(kind)
+		if s.Kind == kind {
+			latest++
+			keep = latest <= r.Latest || r.Period > 0 && s.period(r) != newer.period(r)
+			newer = &s
+		}
+		if keep {
+			kept = append(kept, s)
+		}
+	}
+	slices.Reverse(kept)
+	return kept
+}
+
+func (s *Snapshot) period(r Retention) int64 {
+	return floorDiv(s.RecordedAt.UnixMicro(), r.Period.Microseconds())
+}
+
+func floorDiv(a, b int64) int64 {
+	if a%b < 0 {
+		return a/b - 1
+	}
+	return a / b
+}
+
+// Delete is [Store].Delete.
+func (m *Memory) Delete(_ context.Context, stream eventstore.StreamID, version eventstore.Version) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.streams[stream] = slices.DeleteFunc(m.streams[stream], func(s Snapshot) bool { return s.Version == version })
+	return nil
+}
+
+// DeleteOutdated is [Store].DeleteOutdated.
+func (m *Memory) DeleteOutdated(ctx context.Context, category string, kind Kind, limit int) (deleted int, err error) {
+	if err := validCategory(category, limit); err != nil {
+		return 0, err
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, fmt.Errorf("snapshot: delete outdated of %s: %w", category, err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for stream, all := range m.streams {
+		if stream.Category != category {
+			continue
+		}
+		m.streams[stream] = slices.DeleteFunc(all, func(s Snapshot) bool {
+			outdated := deleted < limit && s.Kind != kind && !s.Kind.isNewer(kind)
+			if outdated {
+				deleted++
+			}
+			return outdated
+		})
+	}
+	return deleted, nil
+}
+
+func validate(snapshots []Snapshot) error {
+	seen := make(map[eventstore.StreamID]bool, len(snapshots))
+	for _, s := range snapshots {
+		if err := s.Validate(); err != nil {
+			return err
+		}
+		if seen[s.Stream] {
+			return fmt.Errorf("snapshot: %w: stream %s is saved twice at once", ErrInvalid, s.Stream)
+		}
+		seen[s.Stream] = true
+	}
+	return nil
+}
+
+func validCategory(category string, limit int) error {
+	err := eventstore.StreamID{Category: category, Key: "x"}.Validate()
+	if err == nil && limit < 1 {
+		err = fmt.Errorf("limit %d: want at least 1", limit)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot: delete outdated: %w: %w", ErrInvalid, err)
+	}
+	return nil
+}

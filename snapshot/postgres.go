@@ -1,0 +1,231 @@
+package snapshot
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgschema"
+)
+
+// PostgresConfig adjusts a [Postgres]. Nil and the zero value are the defaults.
+type PostgresConfig struct {
+	// Schema is the Postgres schema the store was migrated into; empty means "tidemark".
+	Schema string
+	// Retention says which snapshots of a stream are kept.
+	Retention
+}
+
+// Postgres keeps snapshots in the table of that name beside the events. A commit does not wait until it
+// is flushed: what a crash of the server loses is taken again.
+type Postgres struct {
+	pool      *pgxpool.Pool
+	retention Retention
+
+	load, save, prune, remove, outdated string
+}
+
+// NewPostgres returns a store over a pool; it does not connect. The error is an [ErrInvalid].
+func NewPostgres(pool *pgxpool.Pool, config *PostgresConfig) (*Postgres, error) {
+	if pool == nil {
+		return nil, fmt.Errorf("snapshot: %w: the pool is nil: pass one made by pgxpool.New", ErrInvalid)
+	}
+	var c PostgresConfig
+	if config != nil {
+		c = *config
+	}
+	schema, err := pgschema.Name(c.Schema)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: %w: %w", ErrInvalid, err)
+	}
+	retention, err := c.Retention.normalize()
+	if err != nil {
+		return nil, err
+	}
+	return &Postgres{
+		pool:      pool,
+		retention: retention,
+		load:      pgschema.In(schema, loadSQL),
+		save:      pgschema.In(schema, saveSQL),
+		prune:     pgschema.In(schema, pruneSQL),
+		remove:    pgschema.In(schema, removeSQL),
+		outdated:  pgschema.In(schema, outdatedSQL),
+	}, nil
+}
+
+// The second part runs only where the first one finds nothing.
+const loadSQL = `
+(select version, event_id, recorded_at, type, schema, data
+   from SCHEMA.snapshots
+  where stream = $1
+    and version <= $2
+    and type = $3
+    and schema = $4
+  order by version desc
+  limit 1)
+union all
+(select version, event_id, recorded_at, type, schema, null
+   from SCHEMA.snapshots
+  where stream = $1
+    and version <= $2
+    and (type, schema) <> ($3, $4)
+  order by version desc
+  limit 1)
+ limit 1`
+
+// Load is [Store].Load.
+func (p *Postgres) Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool, error) {
+	s := Snapshot{Stream: stream}
+	err := p.pool.QueryRow(ctx, p.load, stream.String(), int64(to), kind.Type, kind.Schema).
+		Scan((*int64)(&s.Version), (*[16]byte)(&s.EventID), &s.RecordedAt, &s.Kind.Type, &s.Kind.Schema, &s.Data)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return Snapshot{}, false, nil
+	}
+	if err != nil {
+		return Snapshot{}, false, fmt.Errorf("snapshot: load %s: %w", stream, err)
+	}
+	s.RecordedAt = s.RecordedAt.UTC()
+	return s, true, nil
+}
+
+// unflushedSQL holds until the end of the transaction.
+const unflushedSQL = `select set_config('synchronous_commit', 'off', true)`
+
+// Rows are written in the order of their streams, so that two processes cannot deadlock.
+const saveSQL = `
+insert into SCHEMA.snapshots as old
+       (stream, version, event_id, recorded_at, type, schema, data)
+select stream, version, event_id, recorded_at, type, schema, data
+  from unnest($1::text[], $2::bigint[], $3::text[]::uuid[], $4::timestamptz[], $5::text[], $6::int[], $7::bytea[])
+       as new (stream, version, event_id, recorded_at, type, schema, data)
+ where not exists (
+       select
+         from SCHEMA.snapshots same
+        where same.stream = new.stream
+          and same.version >= new.version
+          and same.type = new.type
+          and same.schema = new.schema)
+ order by stream
+    on conflict (stream, version) do update
+   set event_id = excluded.event_id,
+       recorded_at = excluded.recorded_at,
+       type = excluded.type,
+       schema = excluded.schema,
+       data = excluded.data
+ where old.type <> excluded.type
+    or old.schema < excluded.schema`
+
+// Of a kind, those before the latest $4 go, unless they are the last of their period. A snapshot is that
+// if the next one is of another period.
+const pruneSQL = `
+delete from SCHEMA.snapshots
+ where (stream, version) in (
+       select old.stream, old.version
+         from unnest($1::text[], $2::text[], $3::int[]) as saved (stream, type, schema)
+         join SCHEMA.snapshots old on old.stream = saved.stream
+        where case when old.type <> saved.type or old.schema < saved.schema then
+                   true
+              when old.schema > saved.schema then
+                   false
+              else
+                   old.version < (
+                       select version
+                         from SCHEMA.snapshots
+                        where stream = saved.stream
+                          and type = saved.type
+                          and schema = saved.schema
+                        order by version desc
+                       offset $4::int - 1
+                        limit 1)
+                   and ($5::bigint = 0
+                        or floor(extract(epoch from old.recorded_at) * 1000000 / $5) = (
+                           select floor(extract(epoch from next.recorded_at) * 1000000 / $5)
+                             from SCHEMA.snapshots next
+                            where next.stream = old.stream
+                              and next.version > old.version
+                              and next.type = old.type
+                              and next.schema = old.schema
+                            order by next.version
+                            limit 1))
+              end
+        order by old.stream, old.version
+          for update of old)`
+
+// Save is [Store].Save. It takes one transaction and one round trip.
+func (p *Postgres) Save(ctx context.Context, snapshots ...Snapshot) error {
+	if err := validate(snapshots); err != nil || len(snapshots) == 0 {
+		return err
+	}
+	sorted := slices.SortedFunc(slices.Values(snapshots), func(a, b Snapshot) int { return cmp.Compare(a.Stream.String(), b.Stream.String()) })
+	var (
+		streams, ids, types []string
+		versions            []int64
+		times               []time.Time
+		schemas             []int
+		data                [][]byte
+	)
+	for _, s := range sorted {
+		streams = append(streams, s.Stream.String())
+		versions = append(versions, int64(s.Version))
+		ids = append(ids, s.EventID.String())
+		times = append(times, s.RecordedAt)
+		types = append(types, s.Kind.Type)
+		schemas = append(schemas, s.Kind.Schema)
+		data = append(data, slices.Clip(append([]byte{}, s.Data...))) // never null
+	}
+	var batch pgx.Batch // which is a transaction
+	batch.Queue(unflushedSQL)
+	batch.Queue(p.save, streams, versions, ids, times, types, schemas, data)
+	batch.Queue(p.prune, streams, types, schemas, p.retention.Latest, p.retention.Period.Microseconds())
+	if err := p.pool.SendBatch(ctx, &batch).Close(); err != nil {
+		return fmt.Errorf("snapshot: save %d, of stream %s first: %w", len(snapshots), sorted[0].Stream, err)
+	}
+	return nil
+}
+
+const removeSQL = `
+delete from SCHEMA.snapshots
+ where stream = $1
+   and version = $2`
+
+// Delete is [Store].Delete.
+func (p *Postgres) Delete(ctx context.Context, stream eventstore.StreamID, version eventstore.Version) error {
+	if _, err := p.pool.Exec(ctx, p.remove, stream.String(), int64(version)); err != nil {
+		return fmt.Errorf("snapshot: delete %s at version %d: %w", stream, version, err)
+	}
+	return nil
+}
+
+// A category's streams lie together in the primary key: '.' comes after '-'.
+const outdatedSQL = `
+delete from SCHEMA.snapshots
+ where (stream, version) in (
+       select stream, version
+         from SCHEMA.snapshots
+        where stream >= $1 || '-'
+          and stream < $1 || '.'
+          and (type <> $2 or schema < $3)
+        order by stream, version
+        limit $4
+          for update)`
+
+// DeleteOutdated is [Store].DeleteOutdated.
+func (p *Postgres) DeleteOutdated(ctx context.Context, category string, kind Kind, limit int) (int, error) {
+	if err := validCategory(category, limit); err != nil {
+		return 0, err
+	}
+	tag, err := p.pool.Exec(ctx, p.outdated, category, kind.Type, kind.Schema, limit)
+	if err != nil {
+		return 0, fmt.Errorf("snapshot: delete outdated of %s: %w", category, err)
+	}
+	return int(tag.RowsAffected()), nil
+}
+
+var _, _ Store = (*Postgres)(nil), (*Memory)(nil)

@@ -1,0 +1,92 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// ErrInvalid means that an argument is not acceptable. Nothing was stored.
+var ErrInvalid = errors.New("invalid argument")
+
+// Kind says what a snapshot's data is.
+type Kind struct {
+	Type   string // of the state, not empty; package aggregate derives it from the definition
+	Schema int    // version of the state's shape and meaning, from 1
+}
+
+// Snapshot is the state of a stream at a version.
+type Snapshot struct {
+	Stream     eventstore.StreamID
+	Version    eventstore.Version // of the last event in it, from 1
+	EventID    uuid.UUID          // of that event: what proves that the snapshot belongs to the stream
+	RecordedAt time.Time          // when that event was; retention by period goes by it
+	Kind       Kind
+	Data       []byte
+}
+
+// Validate reports whether the snapshot can be stored. The error is an [ErrInvalid].
+func (s Snapshot) Validate() error {
+	err := s.Stream.Validate()
+	switch {
+	case err != nil:
+	case s.Version < 1:
+		err = fmt.Errorf("version %d: want at least 1", int64(s.Version))
+	case s.EventID == uuid.Nil:
+		err = errors.New("there is no event id")
+	case s.RecordedAt.IsZero():
+		err = errors.New("there is no time")
+	case s.Kind.Type == "" || s.Kind.Schema < 1 || s.Kind.Schema > math.MaxInt32:
+		err = fmt.Errorf("type %q at schema %d: want a name, and a schema from 1 to %d", s.Kind.Type, s.Kind.Schema, math.MaxInt32)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot: stream %s: %w: %w", s.Stream, ErrInvalid, err)
+	}
+	return nil
+}
+
+// Store keeps snapshots. Its methods are safe for concurrent use.
+type Store interface {
+	// Load returns the latest snapshot of a kind, of those of the stream up to a version. If there is
+	// none of the kind it returns the latest of another kind, without its data; and false if there is
+	// none at all.
+	Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool, error)
+
+	// Save stores snapshots, of different streams, each unless one of its kind is there that is as new.
+	// It deletes what retention does not keep of the kind, and all of the stream that is of another type
+	// or of an older schema. The error is an [ErrInvalid] if one of them cannot be stored; then, and
+	// after any other error, none is.
+	Save(ctx context.Context, snapshots ...Snapshot) error
+
+	// Delete deletes the snapshot of a stream at a version, if there is one.
+	Delete(ctx context.Context, stream eventstore.StreamID, version eventstore.Version) error
+
+	// DeleteOutdated deletes snapshots of a category that are of another type or of an older schema than
+	// the kind, at most limit of them, and returns how many.
+	DeleteOutdated(ctx context.Context, category string, kind Kind, limit int) (int, error)
+}
+
+// Retention says which snapshots of a stream are kept. The zero value keeps the latest.
+type Retention struct {
+	// Latest is how many of the latest are kept; 0 means 1.
+	Latest int
+	// Period keeps one more per period, the last of each, which makes loading an aggregate as it was fast;
+	// 0 means none. It is counted from 1970-01-01 in UTC, goes by RecordedAt, and is at least a second.
+	Period time.Duration
+}
+
+func (r Retention) normalize() (Retention, error) {
+	if r.Latest == 0 {
+		r.Latest = 1
+	}
+	if r.Latest < 0 || r.Period < 0 || r.Period > 0 && r.Period < time.Second {
+		return r, fmt.Errorf("snapshot: %w: Latest %d, Period %s: want neither negative, nor a period below a second", ErrInvalid, r.Latest, r.Period)
+	}
+	return r, nil
+}

@@ -1,0 +1,289 @@
+package snapshot
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+const (
+	// maxBatch is how many snapshots are saved in one transaction.
+	maxBatch = 64
+	// saveTimeout bounds how long they take, so that Close ends.
+	saveTimeout = 10 * time.Second
+)
+
+// Config adjusts a [Snapshotter]. Nil and the zero value are the defaults.
+type Config struct {
+	// Policy says when a snapshot is taken; nil means Every(100).
+	Policy Policy
+	// Sync takes snapshots before the call returns that they are taken after.
+	Sync bool
+	// Queue bounds how many streams wait for theirs; 0 means 1000. When it is full, further ones are
+	// dropped.
+	Queue int
+	// Logger is told of snapshots that fail; nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Snapshotter takes snapshots when a policy says so, and finds them again. Make one per store and share
+// it between the repositories of all aggregates.
+type Snapshotter struct {
+	store  Store
+	config Config
+	count  counters
+
+	mu      sync.Mutex
+	queue   []eventstore.StreamID // in the order they came
+	pending map[eventstore.StreamID]Job
+	working bool
+	closed  bool
+	idle    sync.Cond // of mu: working has become false
+}
+
+// counters are what Stats returns.
+type counters struct {
+	used, absent, outdated, bad    atomic.Int64
+	saved, failed, dropped, merged atomic.Int64
+}
+
+// Stats counts what a [Snapshotter] has done since it was made.
+type Stats struct {
+	Used     int64 // loads that began with a snapshot
+	Absent   int64 // loads for which there was none
+	Outdated int64 // loads for which there were only such of another schema
+	Bad      int64 // snapshots that could not be used, and were deleted
+	Saved    int64 // snapshots saved, also those for which there was one as new
+	Failed   int64 // snapshots that could not be encoded, saved or read
+	Dropped  int64 // snapshots that found the queue full, or the snapshotter closed
+	Merged   int64 // snapshots replaced in the queue by a later one of their stream
+}
+
+// New returns a snapshotter over a store. Close it at the end. It panics when the store is nil or
+// Config.Queue is negative.
+func New(store Store, config *Config) *Snapshotter {
+	var c Config
+	if config != nil {
+		c = *config
+	}
+	if store == nil || c.Queue < 0 {
+		panic(fmt.Sprintf("snapshot.New: store %v, Queue %d: want a store, and a queue that is not negative", store, c.Queue))
+	}
+	if c.Policy == nil {
+		c.Policy = Every(100)
+	}
+	if c.Queue == 0 {
+		c.Queue = 1000
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	s := &Snapshotter{store: store, config: c, pending: make(map[eventstore.StreamID]Job)}
+	s.idle.L = &s.mu
+	return s
+}
+
+// Store returns the store that snapshots are kept in.
+func (s *Snapshotter) Store() Store { return s.store }
+
+// Stats returns the counts so far.
+func (s *Snapshotter) Stats() Stats {
+	return Stats{
+		Used: s.count.used.Load(), Absent: s.count.absent.Load(), Outdated: s.count.outdated.Load(), Bad: s.count.bad.Load(),
+		Saved: s.count.saved.Load(), Failed: s.count.failed.Load(), Dropped: s.count.dropped.Load(), Merged: s.count.merged.Load(),
+	}
+}
+
+// Load returns the latest snapshot of a kind up to a version, and whether there is one. It returns none
+// when the store fails, which is logged and counted: there are the events.
+func (s *Snapshotter) Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool) {
+	found, ok, err := s.store.Load(ctx, stream, kind, to)
+	switch {
+	case err != nil:
+		if ctx.Err() == nil { // or the caller has given up
+			s.failed(stream, "load", err)
+		}
+	case !ok:
+		s.count.absent.Add(1)
+	case found.Kind == kind:
+		s.count.used.Add(1)
+		return found, true
+	case found.Kind.Type == kind.Type:
+		s.count.outdated.Add(1) // as is to be expected after a release
+	default:
+		s.reject(ctx, found, fmt.Errorf("it is of type %q, want %q", found.Kind.Type, kind.Type))
+	}
+	return Snapshot{}, false
+}
+
+// Reject logs, counts and deletes a snapshot that cannot be used, and why. Who found that out carries on
+// with an older one, or without.
+func (s *Snapshotter) Reject(ctx context.Context, bad Snapshot, reason error) {
+	s.count.used.Add(-1)
+	s.reject(ctx, bad, reason)
+}
+
+func (s *Snapshotter) reject(ctx context.Context, bad Snapshot, reason error) {
+	s.count.bad.Add(1)
+	s.config.Logger.Warn("snapshot: it cannot be used and is deleted; the aggregate is folded from its events",
+		"stream", bad.Stream.String(), "version", int64(bad.Version), "reason", reason.Error())
+	if err := s.store.Delete(ctx, bad.Stream, bad.Version); err != nil {
+		s.failed(bad.Stream, "delete", err)
+	}
+}
+
+// Due reports whether it is time for a snapshot.
+func (s *Snapshotter) Due(progress Progress) bool {
+	return progress.Events > 0 && s.config.Policy(progress)
+}
+
+// Job is a snapshot to be taken.
+type Job struct {
+	Stream eventstore.StreamID
+	// Make makes it: that may take time. It is called once at most.
+	Make func() (Snapshot, error)
+	// Done is called when nothing more is done with what Make works on, whether it was called or not;
+	// nil for nothing to do.
+	Done func()
+}
+
+// Take takes a snapshot: before it returns if Config.Sync is set, else some time later. It never fails;
+// what goes wrong is logged and counted.
+func (s *Snapshotter) Take(ctx context.Context, job Job) {
+	if s.config.Sync {
+		s.save(context.WithoutCancel(ctx), []Job{job})
+		return
+	}
+	if replaced, ok := s.enqueue(job); ok {
+		replaced.done()
+	}
+}
+
+// enqueue puts a job into the queue. It returns the one that it has replaced there, or itself if there
+// is no room.
+func (s *Snapshotter) enqueue(job Job) (Job, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	earlier, waits := s.pending[job.Stream]
+	switch {
+	case s.closed || !waits && len(s.queue) >= s.config.Queue:
+		s.count.dropped.Add(1)
+		return job, true
+	case waits:
+		s.count.merged.Add(1)
+	default:
+		s.queue = append(s.queue, job.Stream)
+	}
+	s.pending[job.Stream] = job
+	if !s.working {
+		s.working = true
+		go s.work()
+	}
+	return earlier, waits
+}
+
+// work saves what is in the queue, and ends when it is empty.
+func (s *Snapshotter) work() {
+	for {
+		jobs := s.next()
+		if len(jobs) == 0 {
+			return
+		}
+		s.save(context.Background(), jobs)
+	}
+}
+
+func (s *Snapshotter) next() (jobs []Job) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := min(len(s.queue), maxBatch)
+	for _, stream := range s.queue[:n] {
+		jobs = append(jobs, s.pending[stream])
+		delete(s.pending, stream)
+	}
+	s.queue = append(s.queue[:0], s.queue[n:]...)
+	if n == 0 {
+		s.working = false
+		s.idle.Broadcast()
+	}
+	return jobs
+}
+
+// save makes and saves the snapshots of different streams.
+func (s *Snapshotter) save(ctx context.Context, jobs []Job) {
+	var made []Snapshot
+	for _, job := range jobs {
+		snapshot, err := job.make()
+		if err != nil {
+			s.failed(job.Stream, "take", err)
+			continue
+		}
+		made = append(made, snapshot)
+	}
+	if len(made) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
+	err := s.store.Save(ctx, made...)
+	if err == nil {
+		s.count.saved.Add(int64(len(made)))
+		return
+	}
+	for _, snapshot := range made {
+		if len(made) > 1 { // one of them may be what is wrong
+			err = s.store.Save(ctx, snapshot)
+		}
+		if err != nil {
+			s.failed(snapshot.Stream, "save", err)
+			continue
+		}
+		s.count.saved.Add(1)
+	}
+}
+
+func (s *Snapshotter) failed(stream eventstore.StreamID, what string, err error) {
+	s.count.failed.Add(1)
+	s.config.Logger.Warn("snapshot: "+what+" failed; nothing is lost, the aggregate is folded from its events",
+		"stream", stream.String(), "error", err.Error())
+}
+
+// make calls Make, of which a panic is an error: it is an application's encoding.
+func (j Job) make() (snapshot Snapshot, err error) {
+	defer j.done()
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return j.Make()
+}
+
+func (j Job) done() {
+	if j.Done != nil {
+		j.Done()
+	}
+}
+
+// Flush waits until what is in the queue now, and what comes meanwhile, is saved or has failed.
+func (s *Snapshotter) Flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.working {
+		s.idle.Wait()
+	}
+}
+
+// Close drops whatever comes from now on and returns when the queue is saved. That takes no longer than
+// 10 s per 64 snapshots, also when Postgres does not answer. Close it before the pool.
+func (s *Snapshotter) Close() {
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
+	s.Flush()
+}
