@@ -16,8 +16,6 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
-
 // A counter that never exceeds its limit.
 type counter struct{ Value, Limit int }
 
@@ -492,16 +490,21 @@ func TestScenarioFails(t *testing.T) {
 			aggregatetest.New(t, counters).Given().When(func(c *counter) ([]event, error) { c.Value++; return nil, nil }).Then()
 		},
 	} {
-		failed := make(chan bool)
-		go func() { // Fatal ends the goroutine
-			r := &recorder{TB: t}
-			defer func() { failed <- r.failed }()
-			run(r)
-		}()
-		if !<-failed {
+		if !failsIn(t, run) {
 			t.Errorf("%s: the scenario passed", name)
 		}
 	}
+}
+
+// failsIn reports whether a test fails.
+func failsIn(t *testing.T, run func(testing.TB)) bool {
+	failed := make(chan bool)
+	go func() { // Fatal ends the goroutine
+		r := &recorder{TB: t}
+		defer func() { failed <- r.failed }()
+		run(r)
+	}()
+	return <-failed
 }
 
 type unknown struct{}

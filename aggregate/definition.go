@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/snapshot"
 )
 
 // State is what an aggregate's state must be: a pointer to S with a method Apply that changes
@@ -62,6 +63,10 @@ func (d *Definition[S, E]) WithEncoding(encode func(*S) ([]byte, error), decode 
 	changed.state = ownState(d.category, d.state.kind.Schema, encode, decode)
 	return &changed
 }
+
+// SnapshotKind returns what snapshots of the aggregate are: it is other for another state, see
+// [Definition.WithSchema].
+func (d *Definition[S, E]) SnapshotKind() snapshot.Kind { return d.state.kind }
 
 // EncodeState returns the data of a snapshot of the state. The error is that of the encoding, or says
 // which part of the state the default one, JSON, would lose.
