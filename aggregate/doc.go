@@ -12,6 +12,12 @@
 // that was loaded, and starts again when somebody else was faster. [Commit] does so for several
 // aggregates at once.
 //
+// With Config.Snapshots a repository begins with the latest snapshot of an aggregate instead of its first
+// event, and takes new ones; see package snapshot. With Config.CacheSize it keeps aggregates in memory
+// between updates. [Repository.LoadVersion], [Repository.LoadAt] and [Repository.LoadPosition] load an
+// aggregate as it was, and [Repository.History] iterates over its events with the state after each.
+// [Repository.WarmUp] takes the snapshots of a whole category.
+//
 // # Guarantees
 //
 //   - What a decision was based on is what is in the stream when its events are stored: no lost
@@ -20,8 +26,11 @@
 //   - With an idempotency key in the context (eventstore.WithKey) a repeated Update or Commit
 //     decides nothing and answers as the first one did.
 //   - A refusal of [Commit] rests on states that were there at the same moment, as a success does.
+//   - Snapshots and the cache change no outcome. A snapshot is used only if the event it was taken after is
+//     in the stream, and a decision on a cached state is stored, or refused, only if nobody has appended
+//     since.
 //   - Retries happen on conflicts only, are bounded, and wait with jitter.
 //
-// A Definition is immutable and a Repository holds no state but its configuration: both are safe
-// for concurrent use.
+// A Definition is immutable, and a Repository holds nothing but its configuration and its cache, of which
+// each state has one owner at a time: both are safe for concurrent use.
 package aggregate

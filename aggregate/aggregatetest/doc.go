@@ -11,4 +11,5 @@
 //   - Given and decided events go through the codec and back, so that an event that is not
 //     registered, or loses a field in storage, fails the test.
 //   - A decision that changes the state it was given fails the test.
+//   - [CheckSnapshot] fails when a snapshot of the aggregate, at any point of its history, loses something.
 package aggregatetest
