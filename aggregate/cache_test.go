@@ -118,6 +118,35 @@ func TestCacheAndKeys(t *testing.T) {
 	})
 }
 
+// TestCacheAndKeyOfAnother: while a request decides, a repeat of it that decides otherwise is stored, and
+// gives its receipt to both. The cached state is that of the one that is stored.
+func TestCacheAndKeyOfAnother(t *testing.T) {
+	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
+		here, there := k.cached(10), k.cached(10)
+		grow(t, here, "a", 3)
+		keyed := eventstore.WithKey(t.Context(), "once", nil)
+		receipt, err := here.Update(keyed, "a", func(*counter) ([]event, error) {
+			if _, err := there.Update(keyed, "a", add(500)); err != nil {
+				t.Fatal(err)
+			}
+			return []event{added{3}}, nil
+		})
+		if err != nil || receipt.Version != 4 {
+			t.Fatalf("%+v, %v; want version 4", receipt, err)
+		}
+		_, err = here.Update(t.Context(), "a", func(c *counter) ([]event, error) {
+			if c.Value != 502 {
+				t.Errorf("the next decision is made on %d, want 502", c.Value)
+			}
+			return []event{added{1}}, nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		checkLoad(t, k, here, "a")
+	})
+}
+
 // lossy stores what it is given and then says that it did not, from time to time.
 type lossy struct {
 	aggregate.Store

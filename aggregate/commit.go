@@ -54,13 +54,12 @@ func Commit(ctx context.Context, store Store, config *Config, decide func(contex
 		attempts++
 		return commitOnce(ctx, store, decide)
 	}
-	tries, wait := config.policy()
 	receipts, err := backoff.Retry(ctx, try,
-		backoff.WithMaxTries(tries), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(wait))
+		backoff.WithMaxTries(config.tries()), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(config.wait()))
 	if last, ok := err.(*backoff.PermanentError); ok {
 		return eventstore.Receipt{}, last.Err
 	}
-	if err != nil && attempts > 1 && uint(attempts) == tries {
+	if err != nil && attempts > 1 && uint(attempts) == config.tries() {
 		err = fmt.Errorf("aggregate: gave up after %d attempts: %w", attempts, err)
 	}
 	return whole(receipts), err
@@ -158,11 +157,17 @@ func permanent(err error) error {
 	return backoff.Permanent(err)
 }
 
-func (c *Config) policy() (tries uint, wait backoff.BackOff) {
-	attempts, maxDelay := 10, 100*time.Millisecond
+// tries is how often a decision is tried in all.
+func (c *Config) tries() uint {
 	if c != nil && c.MaxAttempts > 0 {
-		attempts = c.MaxAttempts
+		return uint(c.MaxAttempts)
 	}
+	return 10
+}
+
+// wait is how long to wait before the next one.
+func (c *Config) wait() backoff.BackOff {
+	maxDelay := 100 * time.Millisecond
 	if c != nil && c.MaxDelay > 0 {
 		maxDelay = c.MaxDelay
 	}
@@ -171,5 +176,5 @@ func (c *Config) policy() (tries uint, wait backoff.BackOff) {
 	exponential.MaxInterval = maxDelay
 	exponential.Multiplier = 2
 	exponential.RandomizationFactor = 0.5
-	return uint(attempts), exponential
+	return exponential
 }

@@ -114,42 +114,48 @@ func (r *Repository[S, E]) UpdateAt(ctx context.Context, key string, seen events
 }
 
 func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
-	var (
-		stream   = r.definition.Stream(key)
-		tries, _ = r.config.policy()
-		attempt  uint
-		f        *folded[S] // what the last decision was made on
-		change   eventstore.Change
-		refused  bool
-	)
+	var last decision[S]
+	attempt, tries := uint(0), r.config.tries()
 	receipt, err := Commit(ctx, r.store, r.config, func(ctx context.Context) (_ []eventstore.Change, err error) {
-		// A state in memory may be past: there must be another attempt.
 		attempt++
-		change, refused = eventstore.Change{}, false
-		if f, err = r.take(ctx, stream, attempt == 1 && tries > 1); err != nil {
-			return nil, err
-		}
-		loaded := r.loaded(f)
-		if err = loaded.CheckAt(seen); err == nil {
-			change, err = loaded.Change(decide(f.state))
-		}
-		if err == nil {
-			err = giveIDs(change.Events)
-		}
-		refused = err != nil
-		return []eventstore.Change{change}, err
+		// A state in memory may be past: then there must be another attempt.
+		last, err = r.decide(ctx, key, seen, attempt == 1 && tries > 1, decide)
+		return []eventstore.Change{last.change}, err
 	})
 	switch {
-	case f == nil: // what was stored under the key before has answered
-	case refused, err == nil && len(change.Events) == 0:
-		r.keep(ctx, f)
+	case last.on == nil: // there was none: what was stored under the key before has answered
+	case last.refused, err == nil && len(last.change.Events) == 0:
+		r.keep(ctx, last.on)
 	case err == nil:
-		r.appended(ctx, f, change, receipt)
+		r.appended(ctx, last.on, last.change, receipt)
 	}
 	if err == nil && receipt.Version == eventstore.NoStream { // nothing was appended
-		return eventstore.Receipt{Version: f.version, Position: f.position}, nil
+		return eventstore.Receipt{Version: last.on.version, Position: last.on.position}, nil
 	}
 	return receipt, err
+}
+
+// decision is what was decided on a state.
+type decision[S any] struct {
+	on      *folded[S]
+	change  eventstore.Change
+	refused bool
+}
+
+func (r *Repository[S, E]) decide(ctx context.Context, key string, seen eventstore.Version, cached bool, decide func(*S) ([]E, error)) (decision[S], error) {
+	f, err := r.take(ctx, r.definition.Stream(key), cached)
+	if err != nil {
+		return decision[S]{}, err
+	}
+	loaded := r.loaded(f)
+	if err := loaded.CheckAt(seen); err != nil {
+		return decision[S]{on: f, refused: true}, err
+	}
+	change, err := loaded.Change(decide(f.state))
+	if err == nil {
+		err = giveIDs(change.Events)
+	}
+	return decision[S]{on: f, change: change, refused: err != nil}, err
 }
 
 // CheckAt returns an [eventstore.ConflictError] unless the aggregate was loaded at the given
