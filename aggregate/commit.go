@@ -28,8 +28,10 @@ type Config struct {
 	// CacheSize is how many aggregates a repository keeps in memory as [Repository.Update] has left them;
 	// 0 means none. The next update decides on such a state without reading, and appends at its version,
 	// so that it cannot write what somebody else's events forbid: it conflicts, and is decided again on
-	// what is stored. A refusal is checked too. With a cache it is a mistake for a decision to keep the
-	// state it was given, as it is to change it.
+	// what is stored. A refusal is checked too, and after an update with an idempotency key the next one
+	// reads what that has stored. With a cache it is a mistake for a decision to keep the state it was given,
+	// as it is to change it. Each repository has a cache of its own: make one per definition and share it.
+	// [Commit] uses none.
 	CacheSize int
 }
 
@@ -45,6 +47,8 @@ type Config struct {
 // asked about, at the position of the whole commit: a read model that has reached it shows all
 // of the changes. A change without events is left out; when none is left nothing is appended and
 // the receipt is zero.
+//
+// Of config only the bounds of retries matter.
 //
 // With an idempotency key in ctx under which something was committed before, decide is not
 // called and the receipt is that of that commit.

@@ -162,7 +162,7 @@ func giveIDs(drafts []eventstore.Draft) error {
 
 // appended adds to an aggregate what was appended to it, as a later load would.
 func (r *Repository[S, E]) appended(ctx context.Context, f *folded[S], change eventstore.Change, receipt eventstore.Receipt) {
-	if r.cache == nil && r.snapshots == nil || inTx(r.store) {
+	if r.cache == nil && r.snapshots == nil {
 		return
 	}
 	if _, ok := eventstore.KeyFrom(ctx); ok {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"time"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/snapshot"
@@ -53,7 +54,10 @@ type Loaded[S, E any] struct {
 	Stream   eventstore.StreamID
 	Version  eventstore.Version  // NoStream if it does not exist yet
 	Position eventstore.Position // of its last event
-	codec    *eventstore.Codec[E]
+
+	RecordedAt time.Time // when its last event was, in UTC; zero if it does not exist yet
+
+	codec *eventstore.Codec[E]
 }
 
 // Change returns what appends the events of a decision to the aggregate if it is still as it was
@@ -93,7 +97,7 @@ func (r *Repository[S, E]) Load(ctx context.Context, key string) (*Loaded[S, E],
 }
 
 func (r *Repository[S, E]) loaded(f *folded[S]) *Loaded[S, E] {
-	return &Loaded[S, E]{State: f.state, Stream: f.stream, Version: f.version, Position: f.position, codec: r.definition.codec}
+	return &Loaded[S, E]{State: f.state, Stream: f.stream, Version: f.version, Position: f.position, RecordedAt: f.at, codec: r.definition.codec}
 }
 
 // Update loads the aggregate, asks decide for events and appends them. When somebody else was

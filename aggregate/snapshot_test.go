@@ -200,6 +200,15 @@ func TestLoadTakesSnapshot(t *testing.T) {
 			t.Errorf("the snapshot is of version %d, %t; want 30", last.Version, ok)
 		}
 		checkLoad(t, k, repo, "a")
+
+		later, snapshots, _ := k.repository(t, snapshot.Config{Policy: snapshot.Every(1)}, 0)
+		grow(t, aggregate.NewRepository(k.events, counters, nil), "a", 31)
+		checkLoad(t, k, later, "a").State.Value = -1 // while the snapshot waits in the queue
+		snapshots.Flush()
+		if last, ok := saved(t, k, "a"); !ok || last.Version != 31 {
+			t.Errorf("the snapshot is of version %d, %t; want 31", last.Version, ok)
+		}
+		checkLoad(t, k, later, "a")
 	})
 }
 

@@ -1,13 +1,17 @@
 package aggregatetest
 
 import (
-	"testing"
-
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/tidemark-es/tidemark/aggregate"
 )
+
+// T is a *testing.T, or what a library for properties gives instead, such as a *rapid.T.
+type T interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
 
 // CheckSnapshot checks that snapshots of an aggregate lose nothing: wherever a history is cut, saving the
 // state, restoring it and folding the rest comes to the same as folding everything. Fields that are not
@@ -16,7 +20,7 @@ import (
 //
 // It is a property: draw many histories with a library such as rapid, or give it the longest one that a
 // test has.
-func CheckSnapshot[S, E any](t testing.TB, definition *aggregate.Definition[S, E], history ...E) {
+func CheckSnapshot[S, E any](t T, definition *aggregate.Definition[S, E], history []E) {
 	t.Helper()
 	want := definition.Fold(history...)
 	for cut := range len(history) + 1 {

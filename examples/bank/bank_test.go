@@ -29,7 +29,7 @@ func start(t *testing.T) *service {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(b.pool.Close)
+	t.Cleanup(b.close)
 	servicetest.Background(t, b.runner.Run)
 	return &service{servicetest.Serve(t, b.mux()), b}
 }
@@ -369,7 +369,7 @@ func TestOpenTogether(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			b.pool.Close()
+			b.close()
 		})
 	}
 	banks.Wait()

@@ -106,8 +106,8 @@ func firstOf(errs ...error) error {
 }
 
 // newBus returns a bus that handles the commands.
-func newBus(store aggregate.Store) *command.Bus {
-	h := &handlers{store: store, accounts: aggregate.NewRepository(store, account.Definition, nil)}
+func newBus(store aggregate.Store, accounts *accounts) *command.Bus {
+	h := &handlers{store, accounts}
 	bus := command.NewBus()
 	command.Register(bus, h.open)
 	command.Register(bus, h.deposit)
@@ -119,7 +119,7 @@ func newBus(store aggregate.Store) *command.Bus {
 
 type handlers struct {
 	store    aggregate.Store
-	accounts *aggregate.Repository[account.Account, account.Event]
+	accounts *accounts
 }
 
 func (h *handlers) open(ctx context.Context, c OpenAccount) (eventstore.Receipt, error) {

@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -85,14 +84,12 @@ func (a *api) dispatch(w http.ResponseWriter, r *http.Request, status int, id st
 	return httpapi.WriteReceipt(w, status, id, receipt)
 }
 
-// show answers from the aggregate itself, so that the version is the one to send as If-Match.
+// show answers from the aggregate itself, so that the version is the one to send as If-Match. That
+// of an account as it was is refused there, as it must be.
 func (a *api) show(w http.ResponseWriter, r *http.Request) error {
-	loaded, err := a.accounts.Load(r.Context(), r.PathValue("id"))
+	loaded, err := a.load(r)
 	if err != nil {
 		return err
-	}
-	if loaded.State.Status == "" {
-		return account.ErrUnknown
 	}
 	w.Header().Set("ETag", httpapi.ETag(loaded.Version))
 	return httpapi.WriteJSON(w, http.StatusOK, struct {
@@ -140,12 +137,8 @@ func (a *api) statement(w http.ResponseWriter, r *http.Request) error {
 			return httpapi.BadRequest("%v", date.Validate())
 		}
 	}
-	if after := r.FormValue("after"); after != "" {
-		n, err := strconv.ParseInt(after, 10, 64)
-		if err != nil || n < 0 {
-			return httpapi.BadRequest("after=%s: want the next of an earlier page", after)
-		}
-		q.After = eventstore.Version(n)
+	if q.After, err = afterVersion(r); err != nil {
+		return err
 	}
 	entries, err := a.queries.statement(r.Context(), q)
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/http"
 
-	"github.com/tidemark-es/tidemark/aggregate"
 	"github.com/tidemark-es/tidemark/command"
 	"github.com/tidemark-es/tidemark/examples/bank/account"
 	"github.com/tidemark-es/tidemark/httpapi"
@@ -21,7 +20,7 @@ const (
 type api struct {
 	bus      *command.Bus
 	queries  *queries
-	accounts *aggregate.Repository[account.Account, account.Event]
+	accounts *accounts
 	runner   *projection.Runner
 }
 
@@ -34,6 +33,7 @@ func (a *api) mux() *httpapi.Mux {
 	mux.Handle("POST /accounts/{id}/close", a.close)
 	mux.Handle("GET /accounts", a.list)
 	mux.Handle("GET /accounts/{id}", a.show)
+	mux.Handle("GET /accounts/{id}/history", a.history)
 	mux.Handle("GET /accounts/{id}/statement", a.statement)
 	mux.Handle("GET /search", a.search)
 	mux.Handle("GET /health", httpapi.Health(a.runner.Status))

@@ -18,6 +18,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -29,6 +30,7 @@ import (
 	"github.com/tidemark-es/tidemark/httpapi"
 	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
+	"github.com/tidemark-es/tidemark/snapshot"
 )
 
 func main() {
@@ -85,8 +87,7 @@ func withBank(ctx context.Context, data string, do func(context.Context, *bank) 
 		if err != nil {
 			return err
 		}
-		defer b.pool.Close()
-		defer b.store.Close()
+		defer b.close()
 		b.kept = kept
 		return host.Alongside(ctx, b.runner.Run, func(ctx context.Context) error { return do(ctx, b) })
 	})
@@ -94,12 +95,19 @@ func withBank(ctx context.Context, data string, do func(context.Context, *bank) 
 
 // bank is the service, wired.
 type bank struct {
-	pool   *pgxpool.Pool
-	store  *eventstore.Store
-	bus    *command.Bus
-	runner *projection.Runner
-	kept   bool // the database outlives the program
+	pool      *pgxpool.Pool
+	store     *eventstore.Store
+	snapshots *snapshot.Snapshotter
+	accounts  *accounts
+	bus       *command.Bus
+	runner    *projection.Runner
+	kept      bool // the database outlives the program
 }
+
+type accounts = aggregate.Repository[account.Account, account.Event]
+
+// cached is how many accounts are kept in memory as their last command has left them.
+const cached = 1000
 
 // open connects, migrates and wires the service. Nothing runs yet.
 func open(ctx context.Context, url string) (*bank, error) {
@@ -132,9 +140,24 @@ func (b *bank) wire(ctx context.Context) (err error) {
 	if b.store, err = eventstore.New(b.pool, nil); err != nil {
 		return err
 	}
-	b.bus = newBus(b.store)
+	saved, err := snapshot.NewPostgres(b.pool, &snapshot.PostgresConfig{
+		Retention: snapshot.Retention{Latest: 1, Period: 24 * time.Hour},
+	})
+	if err != nil {
+		return err
+	}
+	b.snapshots = snapshot.New(saved, nil) // after every 100 events of an account
+	b.accounts = aggregate.NewRepository(b.store, account.Definition, &aggregate.Config{Snapshots: b.snapshots, CacheSize: cached})
+	b.bus = newBus(b.store, b.accounts)
 	b.runner, err = projection.NewRunner(b.pool, b.store, nil, readModels()...)
 	return err
+}
+
+// close saves the snapshots that are waiting and disconnects. Nobody may use the bank any more.
+func (b *bank) close() {
+	b.snapshots.Close()
+	b.store.Close()
+	b.pool.Close()
 }
 
 // mux serves the bank over HTTP.
@@ -142,7 +165,7 @@ func (b *bank) mux() *httpapi.Mux {
 	a := &api{
 		bus:      b.bus,
 		queries:  newQueries(b.pool, b.runner),
-		accounts: aggregate.NewRepository(b.store, account.Definition, nil),
+		accounts: b.accounts,
 		runner:   b.runner,
 	}
 	return a.mux()

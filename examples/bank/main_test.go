@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -179,7 +181,44 @@ func TestREADME(t *testing.T) {
 	for _, path := range []string{"README.md", "../../README.md"} {
 		t.Run(path, func(t *testing.T) {
 			t.Parallel()
-			start(t).README(path)
+			s := start(t)
+			s.README(path)
+			if path == "README.md" {
+				s.session(path)
+			}
 		})
+	}
+}
+
+var (
+	console = regexp.MustCompile("(?s)```console\n(.*?)```")
+	instant = regexp.MustCompile(`[0-9-]{10}T[0-9:.]+Z`)
+)
+
+// session runs the curl commands in the console block of a README, whose answers tell times: where
+// a later command has such a time in it, it is sent with the one that was answered now.
+func (s *service) session(path string) {
+	s.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		s.Fatal(err)
+	}
+	block := console.FindStringSubmatch(string(text))
+	if block == nil {
+		s.Fatalf("%s has no console block", path)
+	}
+	replacements := []string{"localhost:8080", s.URL}
+	for _, step := range strings.Split(block[1], "$ ")[1:] {
+		command, want, _ := strings.Cut(step, "\n")
+		command = strings.NewReplacer(replacements...).Replace(command)
+		output, err := exec.CommandContext(s.Context(), "bash", "-c", command).CombinedOutput()
+		got, want := strings.TrimSpace(string(output)), strings.TrimSpace(want)
+		if err != nil || instant.ReplaceAllString(got, "TIME") != instant.ReplaceAllString(want, "TIME") {
+			s.Fatalf("%s\nprinted %s%v\nwant    %s", command, got, err, want)
+		}
+		now := instant.FindAllString(got, -1)
+		for i, then := range instant.FindAllString(want, -1) {
+			replacements = append(replacements, then, now[i])
+		}
 	}
 }

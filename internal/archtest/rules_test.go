@@ -28,12 +28,13 @@ var mayImport = map[string][]string{
 // mayNeed lists the modules that applications get with the library. Think twice before adding one.
 var mayNeed = []string{
 	"github.com/jackc/pgx/v5",
-	"github.com/jackc/pgpassfile",    // by pgx
-	"github.com/jackc/pgservicefile", // by pgx
-	"github.com/jackc/puddle/v2",     // by pgx
-	"github.com/google/uuid",         // event ids
-	"github.com/cenkalti/backoff/v5", // retries
-	"golang.org/x/",                  // all of it
+	"github.com/jackc/pgpassfile",        // by pgx
+	"github.com/jackc/pgservicefile",     // by pgx
+	"github.com/jackc/puddle/v2",         // by pgx
+	"github.com/google/uuid",             // event ids
+	"github.com/cenkalti/backoff/v5",     // retries
+	"github.com/hashicorp/golang-lru/v2", // the cache of aggregates
+	"golang.org/x/",                      // all of it
 }
 
 // pkg is what the rules have to know about a package.

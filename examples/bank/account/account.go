@@ -3,7 +3,8 @@ package account
 
 import "github.com/tidemark-es/tidemark/aggregate"
 
-// Account is the state of one account: what its decisions need to know, and nothing else.
+// Account is the state of one account: what its decisions need to know, and nothing else. Its
+// fields are exported, so that a snapshot holds all of it as JSON.
 type Account struct {
 	Owner     string
 	Currency  string
