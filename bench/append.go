@@ -59,15 +59,21 @@ func (db *database) to(pick func() eventstore.StreamID) write {
 	}
 }
 
-// by lets several writers write, each to a stream of its own.
+// by lets several writers write, each to a new stream of its own.
 func by(writers int, write write) work {
+	return func(ctx context.Context, d time.Duration) (tally, error) {
+		return on(newStreams(writers), write)(ctx, d)
+	}
+}
+
+// on lets one writer per stream write to it.
+func on(streams []eventstore.StreamID, write write) work {
 	return func(ctx context.Context, d time.Duration) (tally, error) {
 		var stored atomic.Int64
 		start := time.Now()
 		group, ctx := errgroup.WithContext(ctx)
-		for range writers {
+		for _, stream := range streams {
 			group.Go(func() error {
-				stream := newStream()
 				for after := eventstore.Version(0); time.Since(start) < d; {
 					n, err := write(ctx, stream, after)
 					if err != nil {

@@ -25,7 +25,8 @@ const connections = 16
 type database struct {
 	*eventstore.Store
 	pool  *pgxpool.Pool
-	draft eventstore.Draft // an event with a payload of 200 bytes
+	event deposited        // with a payload of 200 bytes
+	draft eventstore.Draft // of it
 
 	// What was answered for, to be compared with the rows there are.
 	appended, inserted atomic.Int64
@@ -43,11 +44,15 @@ func (b *bench) database(ctx context.Context, use func(*database) error) (err er
 		return err
 	}
 	defer store.Close()
-	draft, err := newDraft()
+	event, err := newEvent()
 	if err != nil {
 		return err
 	}
-	db := &database{Store: store, pool: pool, draft: draft}
+	draft, err := codec.Encode(event)
+	if err != nil {
+		return err
+	}
+	db := &database{Store: store, pool: pool, event: event, draft: draft}
 	if _, err := db.exec(ctx, `drop schema if exists SCHEMA cascade`); err != nil { // of a run that was killed
 		return err
 	}
@@ -127,17 +132,22 @@ var codec = eventstore.NewCodec(
 	eventstore.TypeOf("account.deposited", func(e deposited) deposited { return e }),
 )
 
-func newDraft() (eventstore.Draft, error) {
+func newEvent() (deposited, error) {
 	event := deposited{Account: "account-000042", Amount: 123456}
 	data, err := json.Marshal(event)
-	if err != nil {
-		return eventstore.Draft{}, err
-	}
 	event.Text = strings.Repeat("x", 200-len(data))
-	return codec.Encode(event)
+	return event, err
 }
 
 // newStream returns a stream that nobody has written to.
 func newStream() eventstore.StreamID {
 	return eventstore.StreamID{Category: "account", Key: uuid.Must(uuid.NewV7()).String()}
+}
+
+func newStreams(n int) []eventstore.StreamID {
+	streams := make([]eventstore.StreamID, n)
+	for i := range streams {
+		streams[i] = newStream()
+	}
+	return streams
 }

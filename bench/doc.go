@@ -5,7 +5,8 @@
 //	go run . -short -out /tmp                 # quick: does it work?
 //
 // It starts a Postgres (or takes the one that DATABASE_URL names), prints a table per section as it
-// goes, and in the end writes RESULTS.md, append.svg and growth.svg into the folder that -out names.
+// goes, and in the end writes RESULTS.md and the plots append.svg, growth.svg and load.svg into the
+// folder that -out names.
 //
 // Figures of one machine swing by a factor of two from run to run. What counts is the ratio to the
 // reference, which is measured in turns with it on the same Postgres.
@@ -22,6 +23,9 @@
 //     second.
 //   - bystanders: how long appends take while somebody else's open transaction holds up appends to
 //     another stream, against the same without it.
+//   - snapshots: how long loading an aggregate takes, with and without snapshots, while it grows from 100
+//     events to a million; and the updates per second of a repository with snapshots against one without,
+//     and with a cache against one without.
 //
 // # Guarantees
 //

@@ -40,6 +40,7 @@ var sections = []struct {
 	{"growth", (*bench).growth},
 	{"latency", (*bench).latency},
 	{"bystanders", (*bench).bystanders},
+	{"snapshots", (*bench).snapshots},
 }
 
 func main() {

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidemark-es/tidemark/internal/localpg"
+	"github.com/tidemark-es/tidemark/snapshot"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -31,7 +32,8 @@ func TestRun(t *testing.T) {
 	}
 	results := string(text)
 	for section, want := range map[string]int{
-		"Targets": 7, "Append": 9, "Read": 3, "Growth": 2, "Growth of reading": 2, "Latency": 2, "Bystanders": 2,
+		"Targets": 9, "Append": 9, "Read": 3, "Growth": 2, "Growth of reading": 2, "Latency": 2, "Bystanders": 2,
+		"Loading with snapshots": 3, "Updating with snapshots": 3,
 	} {
 		_, rest, _ := strings.Cut(results, "\n## "+section+"\n")
 		rest, _, _ = strings.Cut(rest, "\n## ")
@@ -42,12 +44,12 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s has figures that are none:\n%s", section, rest)
 		}
 	}
-	for _, want := range []string{"fsync on", "append.svg", "growth.svg"} {
+	for _, want := range []string{"fsync on", "append.svg", "growth.svg", "load.svg"} {
 		if !strings.Contains(results, want) {
 			t.Errorf("RESULTS.md does not contain %q", want)
 		}
 	}
-	for file, lines := range map[string]int{"append.svg": 3, "growth.svg": 5} {
+	for file, lines := range map[string]int{"append.svg": 3, "growth.svg": 5, "load.svg": 2} {
 		if n := countPaths(t, filepath.Join(folder, file)); n < lines {
 			t.Errorf("%s has %d paths, want at least the %d lines", file, n, lines)
 		}
@@ -128,6 +130,30 @@ func TestMissing(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "table "+name+" has") || strings.Count(err.Error(), "table") != 1 {
 			t.Errorf("one of %s is missing, but the error is %v", name, err)
 		}
+	}
+}
+
+// TestNoSnapshots: snapshots that were to be measured and are not taken are an error.
+func TestNoSnapshots(t *testing.T) {
+	b := server(t, &localpg.Config{Durable: true})
+	err := b.database(t.Context(), func(db *database) error {
+		u, err := db.updater(t.Context(), 1, help{cache: true, snapshots: true}, &snapshot.Config{Policy: snapshot.Never()})
+		if err != nil {
+			return err
+		}
+		defer u.snapshots.Close()
+		for u.updates.Load() < 10*perSnapshot {
+			if _, err := u.update(t.Context(), 10*time.Millisecond); err != nil {
+				return err
+			}
+		}
+		if err := u.check(); err == nil || !strings.Contains(err.Error(), "too few snapshots") {
+			t.Errorf("none was taken, but the error is %v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// point is a ratio at a number of something, both on a scale of logarithms.
+// point is a ratio, or a time, at a number of something, both on a scale of logarithms.
 type point struct{ x, y float64 }
 
 // chart is a plot in the making.
@@ -37,6 +37,14 @@ func growthPlot(first string) *chart {
 	return newChart("Growth: times the value at "+first+" events", "events in the log",
 		map[float64]string{1e3: "1,000", 1e4: "10,000", 1e5: "100,000", 1e6: "1 million", 5e6: "5 million"},
 		map[float64]string{0.25: "0.25", 0.5: "0.5", 0.8: "0.8", 1: "1", 1.25: "1.25", 2: "2", 4: "4", 8: "8"})
+}
+
+func loadPlot() *chart {
+	c := newChart("Load: milliseconds for an aggregate", "events of the aggregate",
+		map[float64]string{1e2: "100", 1e3: "1,000", 1e4: "10,000", 1e5: "100,000", 1e6: "1 million"},
+		map[float64]string{0.1: "0.1", 1: "1", 10: "10", 100: "100", 1e3: "1,000", 1e4: "10,000"})
+	c.plot.Y.Min = 0.1 // room below the faster line
+	return c
 }
 
 func newChart(title, x string, xs, ys map[float64]string) *chart {
@@ -77,7 +85,7 @@ func (c *chart) line(name string, points ...point) {
 	c.lines++
 }
 
-// mark marks a target: the point to reach or be above.
+// mark marks a target: the point to be at or above, or below for a time.
 func (c *chart) mark(p point) { c.marks = append(c.marks, plotter.XY{X: p.x, Y: p.y}) }
 
 func xys(points []point) plotter.XYs {

@@ -105,9 +105,11 @@ func whole(n int) string { return english.Sprintf("%d", n) }
 
 func rate(t tally) string { return english.Sprintf("%.0f", t.rate()) }
 
-func ratio(x float64) string { return fmt.Sprintf("%.2f", x) }
+func ratio(x float64) string { return english.Sprintf("%.2f", x) }
 
 // spread is how much the turns differ.
 func (c comparison) spread() string { return ratio(c.low) + "–" + ratio(c.high) }
 
-func millis(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/1e6) }
+func millis(d time.Duration) string { return english.Sprintf("%.2f ms", inMillis(d)) }
+
+func inMillis(d time.Duration) float64 { return float64(d) / 1e6 }

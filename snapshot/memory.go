@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
@@ -63,6 +64,7 @@ func (m *Memory) Save(ctx context.Context, snapshots ...Snapshot) error {
 		if !slices.ContainsFunc(all, func(old Snapshot) bool { return old.prevents(s) }) {
 			all = slices.DeleteFunc(all, func(old Snapshot) bool { return old.Version == s.Version })
 			s.Data = slices.Clone(s.Data)
+			s.RecordedAt = time.UnixMicro(s.RecordedAt.UnixMicro()).UTC() // as Postgres has it
 			all = append(all, s)
 			slices.SortFunc(all, func(a, b Snapshot) int { return int(a.Version - b.Version) })
 		}
@@ -111,7 +113,10 @@ func floorDiv(a, b int64) int64 {
 }
 
 // Delete is [Store].Delete.
-func (m *Memory) Delete(_ context.Context, stream eventstore.StreamID, version eventstore.Version) error {
+func (m *Memory) Delete(ctx context.Context, stream eventstore.StreamID, version eventstore.Version) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("snapshot: delete %s at version %d: %w", stream, version, err)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.streams[stream] = slices.DeleteFunc(m.streams[stream], func(s Snapshot) bool { return s.Version == version })

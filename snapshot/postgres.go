@@ -98,7 +98,8 @@ func (p *Postgres) Load(ctx context.Context, stream eventstore.StreamID, kind Ki
 // unflushedSQL holds until the end of the transaction.
 const unflushedSQL = `select set_config('synchronous_commit', 'off', true)`
 
-// Rows are written in the order of their streams, so that two processes cannot deadlock.
+// Rows are written in the order of their streams, which is that of the primary key, so that two processes
+// cannot deadlock.
 const saveSQL = `
 insert into SCHEMA.snapshots as old
        (stream, version, event_id, recorded_at, type, schema, data)
@@ -112,7 +113,7 @@ select stream, version, event_id, recorded_at, type, schema, data
           and same.version >= new.version
           and same.type = new.type
           and same.schema = new.schema)
- order by stream
+ order by stream collate "C"
     on conflict (stream, version) do update
    set event_id = excluded.event_id,
        recorded_at = excluded.recorded_at,
@@ -123,7 +124,8 @@ select stream, version, event_id, recorded_at, type, schema, data
     or old.schema < excluded.schema`
 
 // Of a kind, those before the latest $4 go, unless they are the last of their period. A snapshot is that
-// if the next one is of another period.
+// if the next one is of another period. What another process has locked is left to it, or to the next to
+// save: a transaction that has written its rows and then waited for others could deadlock.
 const pruneSQL = `
 delete from SCHEMA.snapshots
  where (stream, version) in (
@@ -142,7 +144,7 @@ delete from SCHEMA.snapshots
                           and type = saved.type
                           and schema = saved.schema
                         order by version desc
-                       offset $4::int - 1
+                       offset $4::bigint - 1
                         limit 1)
                    and ($5::bigint = 0
                         or floor(extract(epoch from old.recorded_at) * 1000000 / $5) = (
@@ -156,7 +158,7 @@ delete from SCHEMA.snapshots
                             limit 1))
               end
         order by old.stream, old.version
-          for update of old)`
+          for update of old skip locked)`
 
 // Save is [Store].Save. It takes one transaction and one round trip.
 func (p *Postgres) Save(ctx context.Context, snapshots ...Snapshot) error {

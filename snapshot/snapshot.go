@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -42,6 +44,8 @@ func (s Snapshot) Validate() error {
 		err = errors.New("there is no event id")
 	case s.RecordedAt.IsZero():
 		err = errors.New("there is no time")
+	case !utf8.ValidString(s.Kind.Type) || strings.Contains(s.Kind.Type, "\x00"):
+		err = fmt.Errorf("type %q: want UTF-8 without a zero byte", s.Kind.Type)
 	case s.Kind.Type == "" || s.Kind.Schema < 1 || s.Kind.Schema > math.MaxInt32:
 		err = fmt.Errorf("type %q at schema %d: want a name, and a schema from 1 to %d", s.Kind.Type, s.Kind.Schema, math.MaxInt32)
 	}

@@ -155,13 +155,19 @@ type Job struct {
 // Take takes a snapshot: before it returns if Config.Sync is set, else some time later. It never fails;
 // what goes wrong is logged and counted.
 func (s *Snapshotter) Take(ctx context.Context, job Job) {
-	if s.config.Sync {
+	if s.config.Sync && !s.isClosed() {
 		s.save(context.WithoutCancel(ctx), []Job{job})
 		return
 	}
 	if replaced, ok := s.enqueue(job); ok {
 		replaced.done()
 	}
+}
+
+func (s *Snapshotter) isClosed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed
 }
 
 // enqueue puts a job into the queue. It returns the one that it has replaced there, or itself if there
