@@ -45,7 +45,7 @@ func Define[S any, P State[S, E], E any](category string, codec *eventstore.Code
 // WithSchema returns the definition at another schema version of its snapshots, from 1, which is what
 // Define sets. Raise it when Apply comes to another state from the same events: a snapshot of another
 // schema is passed over. A change of the fields of S needs no new schema: then a snapshot is of another
-// type, unless [Definition.WithEncoding] makes it. It panics when the schema is out of bounds.
+// shape, unless [Definition.WithEncoding] makes it. It panics when the schema is out of bounds.
 func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
 	if schema < 1 || schema > math.MaxInt32 {
 		panic(fmt.Sprintf("aggregate: %s: schema %d of snapshots is not between 1 and %d", d.category, schema, math.MaxInt32))

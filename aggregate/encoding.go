@@ -19,12 +19,12 @@ type stateCodec[S any] struct {
 	problem error // why the state does not survive; nil if it does
 }
 
-// jsonState is the default. Its type is a fingerprint of S: where a field has come, gone or become
-// something else, an older snapshot is of another type, though nobody has raised the schema.
+// jsonState is the default. Its shape is a fingerprint of S: where a field has come, gone or become
+// something else, an older snapshot is of another shape, though nobody has raised the schema.
 func jsonState[S any](category string) stateCodec[S] {
 	shape, problem := shapeOf(reflect.TypeFor[S]())
 	return stateCodec[S]{
-		kind:   snapshot.Kind{Type: typeName(category, shape), Schema: 1},
+		kind:   snapshot.Kind{Type: category, Shape: fingerprint(shape), Schema: 1},
 		encode: func(state *S) ([]byte, error) { return json.Marshal(state) },
 		decode: func(data []byte) (*S, error) {
 			state := new(S)
@@ -37,7 +37,7 @@ func jsonState[S any](category string) stateCodec[S] {
 // ownState is an encoding of the application's, which alone knows what becomes of an older shape.
 func ownState[S any](category string, schema int, encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) stateCodec[S] {
 	return stateCodec[S]{
-		kind:   snapshot.Kind{Type: category + "/own", Schema: schema},
+		kind:   snapshot.Kind{Type: category, Shape: "own", Schema: schema},
 		encode: encode,
 		decode: decode,
 	}
@@ -63,9 +63,9 @@ func (c *stateCodec[S]) restore(data []byte) (state *S, err error) {
 	return state, err
 }
 
-func typeName(category, shape string) string {
+func fingerprint(shape string) string {
 	sum := sha256.Sum256([]byte(shape))
-	return category + "/" + hex.EncodeToString(sum[:8])
+	return hex.EncodeToString(sum[:8])
 }
 
 // shapeOf describes how a type looks as JSON, and returns an error if part of it is lost there.

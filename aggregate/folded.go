@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -24,7 +25,12 @@ type folded[S any] struct {
 	at       time.Time // when that was recorded
 	behind   bool      // events may be stored that are not in the state
 
-	// What is not in a snapshot, as far as is known.
+	// make is called before the state is changed: it makes the snapshot that waits in the queue, unless
+	// that is made already. Nil for nothing to do.
+	make func() (snapshot.Snapshot, error)
+
+	// What comes after the latest snapshot that there is, or is under way.
+	saved  eventstore.Version
 	events int
 	since  time.Time // when the first of them was recorded
 	types  []string
@@ -61,6 +67,10 @@ func (r *Repository[S, E]) load(ctx context.Context, stream eventstore.StreamID,
 
 // restore returns the aggregate as it was in the latest snapshot up to a version that can be used.
 func (r *Repository[S, E]) restore(ctx context.Context, stream eventstore.StreamID, to eventstore.Version) (*folded[S], snapshot.Snapshot, bool) {
+	var underWay eventstore.Version
+	if r.snapshots != nil {
+		underWay = r.snapshots.UnderWay(stream) // before looking: now or then it is seen
+	}
 	for r.snapshots != nil && to > 0 {
 		from, ok := r.snapshots.Load(ctx, stream, r.definition.state.kind, to)
 		if !ok {
@@ -68,12 +78,12 @@ func (r *Repository[S, E]) restore(ctx context.Context, stream eventstore.Stream
 		}
 		state, err := r.definition.state.restore(from.Data)
 		if err == nil {
-			return &folded[S]{stream: stream, state: state, version: from.Version, last: from.EventID}, from, true
+			return &folded[S]{stream: stream, state: state, version: from.Version, last: from.EventID, saved: max(from.Version, underWay)}, from, true
 		}
 		r.reject(ctx, from, fmt.Errorf("it does not decode: %w", err))
 		to = from.Version - 1
 	}
-	return &folded[S]{stream: stream, state: new(S)}, snapshot.Snapshot{}, false
+	return &folded[S]{stream: stream, state: new(S), saved: underWay}, snapshot.Snapshot{}, false
 }
 
 // reject does away with a snapshot. A caller's transaction may be one that cannot see what the snapshot
@@ -118,6 +128,9 @@ func (r *Repository[S, E]) apply(f *folded[S], raw eventstore.Raw) error {
 		return err
 	}
 	f.version, f.position, f.last, f.at = raw.Version, raw.Position, raw.ID, raw.RecordedAt
+	if f.version <= f.saved {
+		return nil
+	}
 	if f.events++; f.events == 1 {
 		f.since = raw.RecordedAt
 	}
@@ -134,6 +147,10 @@ func (r *Repository[S, E]) take(ctx context.Context, stream eventstore.StreamID,
 	}
 	if f != nil {
 		f.loaded, f.loadTime = 0, 0
+		if f.make != nil {
+			_, _ = f.make() // whoever saves it sees what has gone wrong
+			f.make = nil
+		}
 	}
 	if f != nil && f.behind && r.fold(ctx, f, eventstore.ReadOptions{}) != nil {
 		f = nil // loading it says what is wrong
@@ -187,37 +204,32 @@ func (r *Repository[S, E]) appended(ctx context.Context, f *folded[S], change ev
 	r.keep(ctx, f)
 }
 
-// keep takes a snapshot of an aggregate if it is time for one, and puts it into the cache. The state
-// belongs to whoever works on it until then.
+// keep takes a snapshot of an aggregate if it is time for one, and puts it into the cache. The snapshot is
+// made by whoever comes first: the snapshotter, or the next update, which changes the state.
 func (r *Repository[S, E]) keep(ctx context.Context, f *folded[S]) {
-	if !r.isDue(f) {
-		r.cache.put(f)
-		return
-	}
-	taken := r.snapshotOf(f)
-	r.snapshots.Take(ctx, snapshot.Job{
-		Stream: f.stream,
-		Make: func() (_ snapshot.Snapshot, err error) {
+	if r.isDue(f) {
+		taken := r.snapshotOf(f)
+		f.make = sync.OnceValues(func() (_ snapshot.Snapshot, err error) {
 			taken.Data, err = r.definition.EncodeState(f.state)
 			return taken, err
-		},
-		Done: func() { r.cache.put(f) },
-	})
+		})
+		r.snapshots.Take(ctx, snapshot.Job{Stream: f.stream, Version: f.version, Make: f.make})
+	}
+	r.cache.put(f)
 }
 
 // saveNow takes a snapshot of an aggregate, if it is time for one, whose state is about to be the
-// caller's: it is encoded here.
+// caller's: it is made here.
 func (r *Repository[S, E]) saveNow(ctx context.Context, f *folded[S]) {
-	if !r.isDue(f) {
-		return
+	if r.isDue(f) {
+		taken := r.snapshotOf(f)
+		data, err := r.definition.EncodeState(f.state)
+		taken.Data = data
+		r.snapshots.Take(ctx, snapshot.Job{
+			Stream: f.stream, Version: f.version,
+			Make: func() (snapshot.Snapshot, error) { return taken, err },
+		})
 	}
-	taken := r.snapshotOf(f)
-	data, err := r.definition.EncodeState(f.state)
-	taken.Data = data
-	r.snapshots.Take(ctx, snapshot.Job{
-		Stream: f.stream,
-		Make:   func() (snapshot.Snapshot, error) { return taken, err },
-	})
 }
 
 func (r *Repository[S, E]) isDue(f *folded[S]) bool {
@@ -236,7 +248,7 @@ func (r *Repository[S, E]) isDue(f *folded[S]) bool {
 
 // snapshotOf returns the snapshot of an aggregate but for its data, and counts anew.
 func (r *Repository[S, E]) snapshotOf(f *folded[S]) snapshot.Snapshot {
-	f.events, f.since, f.types = 0, time.Time{}, nil
+	f.saved, f.events, f.since, f.types = f.version, 0, time.Time{}, nil
 	return snapshot.Snapshot{
 		Stream: f.stream, Version: f.version, EventID: f.last, RecordedAt: f.at, Kind: r.definition.state.kind,
 	}

@@ -81,7 +81,7 @@ func TestSnapshotsChangeNothing(t *testing.T) {
 					case 2:
 						found.Version += 5
 					case 3:
-						found.Kind.Type = "order/1"
+						found.Kind.Type = "order"
 					case 4:
 						found.Kind.Schema = 2
 					}

@@ -239,14 +239,14 @@ func TestBadSnapshots(t *testing.T) {
 		log      string
 		outdated bool // which is nothing bad
 	}{
-		"corrupt":             {spoil: func(s *snapshot.Snapshot) { s.Data = []byte(`{"Value":`) }, log: "does not decode"},
-		"empty":               {spoil: func(s *snapshot.Snapshot) { s.Data = nil }, log: "does not decode"},
-		"ahead":               {spoil: func(s *snapshot.Snapshot) { s.Version, s.EventID = 500, uuid.New() }, log: "ahead"},
-		"of another history":  {spoil: func(s *snapshot.Snapshot) { s.EventID = uuid.New() }, log: "another history"},
-		"of another event":    {spoil: func(s *snapshot.Snapshot) { s.Version-- }, log: "another history"},
-		"of another type":     {spoil: func(s *snapshot.Snapshot) { s.Kind.Type = "order/1" }, log: "order/1"},
-		"of an older schema":  {spoil: func(s *snapshot.Snapshot) { s.Kind.Schema-- }, outdated: true},
-		"of a shape that was": {spoil: func(s *snapshot.Snapshot) { s.Kind.Type = "counter/0123456789abcdef" }, log: "0123456789abcdef"},
+		"corrupt":            {spoil: func(s *snapshot.Snapshot) { s.Data = []byte(`{"Value":`) }, log: "does not decode"},
+		"empty":              {spoil: func(s *snapshot.Snapshot) { s.Data = nil }, log: "does not decode"},
+		"ahead":              {spoil: func(s *snapshot.Snapshot) { s.Version, s.EventID = 500, uuid.New() }, log: "ahead"},
+		"of another history": {spoil: func(s *snapshot.Snapshot) { s.EventID = uuid.New() }, log: "another history"},
+		"of another event":   {spoil: func(s *snapshot.Snapshot) { s.Version-- }, log: "another history"},
+		"of another type":    {spoil: func(s *snapshot.Snapshot) { s.Kind.Type = "order" }, log: "order"},
+		"of an older schema": {spoil: func(s *snapshot.Snapshot) { s.Kind.Schema-- }, outdated: true},
+		"of another shape":   {spoil: func(s *snapshot.Snapshot) { s.Kind.Shape = "0123456789abcdef" }, outdated: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
@@ -300,21 +300,38 @@ func TestBadSnapshots(t *testing.T) {
 	}
 }
 
-// TestNewerSchemaStays: an older release passes over the snapshot of a newer one, and leaves it alone.
-func TestNewerSchemaStays(t *testing.T) {
+// TestTwoReleases: while they run side by side each has its own snapshots; when one is gone, so are they.
+func TestTwoReleases(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		newer := counters.WithSchema(2)
 		snapshots := snapshot.New(k.snapshots, &snapshot.Config{Sync: true, Policy: snapshot.Every(10)})
-		grow(t, aggregate.NewRepository(k.events, newer, &aggregate.Config{Snapshots: snapshots}), "a", 25)
-		old, _, _ := k.repository(t, snapshot.Config{Sync: true, Policy: snapshot.Every(10)}, 0)
-		grow(t, old, "a", 40)
-		checkLoad(t, k, old, "a")
-		for _, definition := range []*aggregate.Definition[counter, event]{counters, newer} {
+		next := aggregate.NewRepository(k.events, newer, &aggregate.Config{Snapshots: snapshots})
+		old, oldSnapshots, _ := k.repository(t, snapshot.Config{Sync: true, Policy: snapshot.Every(10)}, 0)
+		for version := eventstore.Version(3); version < 100; version += 6 {
+			grow(t, old, "a", version)
+			grow(t, next, "a", version+3)
+		}
+		is := func(definition *aggregate.Definition[counter, event]) bool {
+			t.Helper()
 			found, ok, err := k.snapshots.Load(t.Context(), counters.Stream("a"), definition.SnapshotKind(), 1<<40)
-			if err != nil || !ok || found.Kind != definition.SnapshotKind() {
-				t.Errorf("schema %d: %+v, %t, %v", definition.SnapshotKind().Schema, found, ok, err)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ok && found.Kind == definition.SnapshotKind()
+		}
+		for _, stats := range []snapshot.Stats{snapshots.Stats(), oldSnapshots.Stats()} {
+			if stats.Bad > 0 || stats.Used < 10*stats.Outdated {
+				t.Errorf("stats %+v, want nearly all loads to use a snapshot", stats)
 			}
 		}
+		if !is(counters) || !is(newer) {
+			t.Errorf("there is one of the old release: %t, of the new one: %t; want both", is(counters), is(newer))
+		}
+		grow(t, next, "a", 140)
+		if is(counters) || !is(newer) {
+			t.Errorf("there is one of the old release: %t, of the new one: %t; want the latter", is(counters), is(newer))
+		}
+		checkLoad(t, k, old, "a")
 	})
 }
 
@@ -493,18 +510,20 @@ func TestUnfitState(t *testing.T) {
 		func(data []byte) (*hidden, error) { return nil, nil }), config)
 }
 
-// TestKindFollowsShape: a state whose fields are others is another type; a schema is raised by hand.
+// TestKindFollowsShape: a state whose fields are others has another shape; a schema is raised by hand.
 func TestKindFollowsShape(t *testing.T) {
 	t.Parallel()
 	before, after := shapeBefore(t), shapeAfter(t)
-	if before.Type == after.Type || before.Schema != after.Schema {
-		t.Errorf("before %+v, after %+v: want two types", before, after)
+	if before.Shape == after.Shape || before.Type != after.Type || before.Schema != after.Schema {
+		t.Errorf("before %+v, after %+v: want two shapes", before, after)
 	}
 	if again := shapeBefore(t); again != before {
-		t.Errorf("%+v, then %+v: want one type", before, again)
+		t.Errorf("%+v, then %+v: want one shape", before, again)
 	}
-	if diff := cmp.Diff(counters.SnapshotKind().Type, counters.WithSchema(7).SnapshotKind().Type); diff != "" {
-		t.Errorf("schema changes the type:\n%s", diff)
+	want := counters.SnapshotKind()
+	want.Schema = 7
+	if diff := cmp.Diff(want, counters.WithSchema(7).SnapshotKind()); diff != "" {
+		t.Errorf("another schema (-want +got):\n%s", diff)
 	}
 }
 

@@ -22,7 +22,7 @@ type WarmUp struct {
 	Saved   int                 // streams that have a new snapshot
 	Current int                 // streams that had one of their last event
 	Failed  int                 // streams that do not load; Err says why
-	Deleted int                 // snapshots of an older schema or of another type, at the end
+	Deleted int                 // snapshots of another shape or of an older schema, at the end
 	Err     error               // of one of them
 }
 
@@ -33,13 +33,13 @@ const (
 )
 
 // WarmUp takes snapshots of all the aggregates of the repository's category, after the stream given, and then
-// deletes those of an older schema or of another type: after a release that has changed the state, or
+// deletes those of another shape or of an older schema: after a release that has changed the state, or
 // when snapshots are new to a service. A snapshot of a stream's last event is checked and left as it is;
 // one that cannot be used is replaced.
 //
 // report, which may be nil, is called after every 200 streams, and at the end with what is returned. An
 // aggregate that does not load does not stop it. It is safe while the service runs, in other releases
-// too: a snapshot never replaces a later one, and one of a newer schema stays. When ctx is done, or
+// too: a snapshot never replaces a later one of its kind, and one of a newer schema stays. When ctx is done, or
 // Postgres fails, the error says so, and Last where to go on.
 func (r *Repository[S, E]) WarmUp(ctx context.Context, streams Lister, after eventstore.StreamID, report func(WarmUp)) (WarmUp, error) {
 	done := WarmUp{Last: after}

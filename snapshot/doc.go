@@ -16,8 +16,8 @@
 //
 // # Guarantees
 //
-//   - A snapshot of another schema version, or of another type, is never decoded: it is passed over and,
-//     unless a newer release wrote it, replaced.
+//   - A snapshot of another schema version, of another shape of the state, or of another aggregate is never
+//     decoded. It is passed over and replaced; two releases that run side by side have one each.
 //   - A snapshot is only used if the event it was taken after is in the stream, by its id. One that is
 //     ahead of its stream, as after a restored backup, or that does not decode, is logged, counted and
 //     deleted, and the aggregate is folded from an older one or from its events.

@@ -73,21 +73,17 @@ func (m *Memory) Save(ctx context.Context, snapshots ...Snapshot) error {
 	return nil
 }
 
-// prevents reports whether a snapshot cannot be stored beside another one that is there.
+// prevents reports whether a snapshot that is there is as new as another one.
 func (s Snapshot) prevents(other Snapshot) bool {
-	return s.Kind == other.Kind && s.Version >= other.Version ||
-		s.Version == other.Version && s.Kind.isNewer(other.Kind)
+	return s.Kind == other.Kind && s.Version >= other.Version
 }
-
-// isNewer reports whether a later release has made it.
-func (k Kind) isNewer(than Kind) bool { return k.Type == than.Type && k.Schema > than.Schema }
 
 // keep returns those of a stream's snapshots, by version, that are kept when one of a kind is saved.
 func (r Retention) keep(all []Snapshot, kind Kind) (kept []Snapshot) {
 	latest := 0
 	var newer *Snapshot // the next one of the kind
 	for _, s := range slices.Backward(all) {
-		keep := s.Kind.isNewer(kind)
+		keep := s.Kind.Type == kind.Type && latest < 2
 		if s.Kind == kind {
 			latest++
 			keep = latest <= r.Latest || r.Period > 0 && s.period(r) != newer.period(r)
@@ -125,7 +121,7 @@ func (m *Memory) Delete(ctx context.Context, stream eventstore.StreamID, version
 
 // DeleteOutdated is [Store].DeleteOutdated.
 func (m *Memory) DeleteOutdated(ctx context.Context, category string, kind Kind, limit int) (deleted int, err error) {
-	if err := validCategory(category, limit); err != nil {
+	if err := validOutdated(category, kind, limit); err != nil {
 		return 0, err
 	}
 	if err := ctx.Err(); err != nil {
@@ -162,8 +158,11 @@ func validate(snapshots []Snapshot) error {
 	return nil
 }
 
-func validCategory(category string, limit int) error {
+func validOutdated(category string, kind Kind, limit int) error {
 	err := eventstore.StreamID{Category: category, Key: "x"}.Validate()
+	if err == nil {
+		err = kind.validate()
+	}
 	if err == nil && limit < 1 {
 		err = fmt.Errorf("limit %d: want at least 1", limit)
 	}

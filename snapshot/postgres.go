@@ -62,20 +62,21 @@ func NewPostgres(pool *pgxpool.Pool, config *PostgresConfig) (*Postgres, error) 
 
 // The second part runs only where the first one finds nothing.
 const loadSQL = `
-(select version, event_id, recorded_at, type, schema, data
+(select version, event_id, recorded_at, type, shape, schema, data
    from SCHEMA.snapshots
   where stream = $1
     and version <= $2
     and type = $3
-    and schema = $4
+    and shape = $4
+    and schema = $5
   order by version desc
   limit 1)
 union all
-(select version, event_id, recorded_at, type, schema, null
+(select version, event_id, recorded_at, type, shape, schema, null
    from SCHEMA.snapshots
   where stream = $1
     and version <= $2
-    and (type, schema) <> ($3, $4)
+    and (type, shape, schema) <> ($3, $4, $5)
   order by version desc
   limit 1)
  limit 1`
@@ -83,8 +84,8 @@ union all
 // Load is [Store].Load.
 func (p *Postgres) Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool, error) {
 	s := Snapshot{Stream: stream}
-	err := p.pool.QueryRow(ctx, p.load, stream.String(), int64(to), kind.Type, kind.Schema).
-		Scan((*int64)(&s.Version), (*[16]byte)(&s.EventID), &s.RecordedAt, &s.Kind.Type, &s.Kind.Schema, &s.Data)
+	err := p.pool.QueryRow(ctx, p.load, stream.String(), int64(to), kind.Type, kind.Shape, kind.Schema).
+		Scan((*int64)(&s.Version), (*[16]byte)(&s.EventID), &s.RecordedAt, &s.Kind.Type, &s.Kind.Shape, &s.Kind.Schema, &s.Data)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Snapshot{}, false, nil
 	}
@@ -102,57 +103,70 @@ const unflushedSQL = `select set_config('synchronous_commit', 'off', true)`
 // cannot deadlock.
 const saveSQL = `
 insert into SCHEMA.snapshots as old
-       (stream, version, event_id, recorded_at, type, schema, data)
-select stream, version, event_id, recorded_at, type, schema, data
-  from unnest($1::text[], $2::bigint[], $3::text[]::uuid[], $4::timestamptz[], $5::text[], $6::int[], $7::bytea[])
-       as new (stream, version, event_id, recorded_at, type, schema, data)
+       (stream, version, event_id, recorded_at, type, shape, schema, data)
+select stream, version, event_id, recorded_at, type, shape, schema, data
+  from unnest($1::text[], $2::bigint[], $3::text[]::uuid[], $4::timestamptz[], $5::text[], $6::text[], $7::int[], $8::bytea[])
+       as new (stream, version, event_id, recorded_at, type, shape, schema, data)
  where not exists (
        select
          from SCHEMA.snapshots same
         where same.stream = new.stream
           and same.version >= new.version
           and same.type = new.type
+          and same.shape = new.shape
           and same.schema = new.schema)
  order by stream collate "C"
     on conflict (stream, version) do update
    set event_id = excluded.event_id,
        recorded_at = excluded.recorded_at,
        type = excluded.type,
+       shape = excluded.shape,
        schema = excluded.schema,
        data = excluded.data
- where old.type <> excluded.type
-    or old.schema < excluded.schema`
+ where (old.type, old.shape, old.schema) <> (excluded.type, excluded.shape, excluded.schema)`
 
-// Of a kind, those before the latest $4 go, unless they are the last of their period. A snapshot is that
-// if the next one is of another period. What another process has locked is left to it, or to the next to
-// save: a transaction that has written its rows and then waited for others could deadlock.
+// Of the kind that was saved, those before the latest $5 go, unless they are the last of their period: then
+// the next one is of another period. Of other shapes and schemas those go that are before the latest but
+// one of the kind. What another process has locked is left to it, or to the next to save: a transaction
+// that has written its rows and then waited for others could deadlock.
 const pruneSQL = `
 delete from SCHEMA.snapshots
  where (stream, version) in (
        select old.stream, old.version
-         from unnest($1::text[], $2::text[], $3::int[]) as saved (stream, type, schema)
+         from unnest($1::text[], $2::text[], $3::text[], $4::int[]) as saved (stream, type, shape, schema)
          join SCHEMA.snapshots old on old.stream = saved.stream
-        where case when old.type <> saved.type or old.schema < saved.schema then
+        where case when old.type <> saved.type then
                    true
-              when old.schema > saved.schema then
-                   false
+              when (old.shape, old.schema) <> (saved.shape, saved.schema) then
+                   old.version < (
+                       select version
+                         from SCHEMA.snapshots
+                        where stream = saved.stream
+                          and type = saved.type
+                          and shape = saved.shape
+                          and schema = saved.schema
+                        order by version desc
+                       offset 1
+                        limit 1)
               else
                    old.version < (
                        select version
                          from SCHEMA.snapshots
                         where stream = saved.stream
                           and type = saved.type
+                          and shape = saved.shape
                           and schema = saved.schema
                         order by version desc
-                       offset $4::bigint - 1
+                       offset $5::bigint - 1
                         limit 1)
-                   and ($5::bigint = 0
-                        or floor(extract(epoch from old.recorded_at) * 1000000 / $5) = (
-                           select floor(extract(epoch from next.recorded_at) * 1000000 / $5)
+                   and ($6::bigint = 0
+                        or floor(extract(epoch from old.recorded_at) * 1000000 / $6) = (
+                           select floor(extract(epoch from next.recorded_at) * 1000000 / $6)
                              from SCHEMA.snapshots next
                             where next.stream = old.stream
                               and next.version > old.version
                               and next.type = old.type
+                              and next.shape = old.shape
                               and next.schema = old.schema
                             order by next.version
                             limit 1))
@@ -168,6 +182,7 @@ func (p *Postgres) Save(ctx context.Context, snapshots ...Snapshot) error {
 	sorted := slices.SortedFunc(slices.Values(snapshots), func(a, b Snapshot) int { return cmp.Compare(a.Stream.String(), b.Stream.String()) })
 	var (
 		streams, ids, types []string
+		shapes              []string
 		versions            []int64
 		times               []time.Time
 		schemas             []int
@@ -179,13 +194,14 @@ func (p *Postgres) Save(ctx context.Context, snapshots ...Snapshot) error {
 		ids = append(ids, s.EventID.String())
 		times = append(times, s.RecordedAt)
 		types = append(types, s.Kind.Type)
+		shapes = append(shapes, s.Kind.Shape)
 		schemas = append(schemas, s.Kind.Schema)
 		data = append(data, slices.Clip(append([]byte{}, s.Data...))) // never null
 	}
 	var batch pgx.Batch // which is a transaction
 	batch.Queue(unflushedSQL)
-	batch.Queue(p.save, streams, versions, ids, times, types, schemas, data)
-	batch.Queue(p.prune, streams, types, schemas, p.retention.Latest, p.retention.Period.Microseconds())
+	batch.Queue(p.save, streams, versions, ids, times, types, shapes, schemas, data)
+	batch.Queue(p.prune, streams, types, shapes, schemas, p.retention.Latest, p.retention.Period.Microseconds())
 	if err := p.pool.SendBatch(ctx, &batch).Close(); err != nil {
 		return fmt.Errorf("snapshot: save %d, of stream %s first: %w", len(snapshots), sorted[0].Stream, err)
 	}
@@ -213,17 +229,17 @@ delete from SCHEMA.snapshots
          from SCHEMA.snapshots
         where stream >= $1 || '-'
           and stream < $1 || '.'
-          and (type <> $2 or schema < $3)
+          and (type <> $2 or schema < $4 or schema = $4 and shape <> $3)
         order by stream, version
-        limit $4
+        limit $5
           for update)`
 
 // DeleteOutdated is [Store].DeleteOutdated.
 func (p *Postgres) DeleteOutdated(ctx context.Context, category string, kind Kind, limit int) (int, error) {
-	if err := validCategory(category, limit); err != nil {
+	if err := validOutdated(category, kind, limit); err != nil {
 		return 0, err
 	}
-	tag, err := p.pool.Exec(ctx, p.outdated, category, kind.Type, kind.Schema, limit)
+	tag, err := p.pool.Exec(ctx, p.outdated, category, kind.Type, kind.Shape, kind.Schema, limit)
 	if err != nil {
 		return 0, fmt.Errorf("snapshot: delete outdated of %s: %w", category, err)
 	}

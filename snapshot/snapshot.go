@@ -17,10 +17,11 @@ import (
 // ErrInvalid means that an argument is not acceptable. Nothing was stored.
 var ErrInvalid = errors.New("invalid argument")
 
-// Kind says what a snapshot's data is.
+// Kind says what a snapshot's data is. Two releases that disagree on it do not use each other's snapshots.
 type Kind struct {
-	Type   string // of the state, not empty; package aggregate derives it from the definition
-	Schema int    // version of the state's shape and meaning, from 1
+	Type   string // of the aggregate, not empty: its category
+	Shape  string // of the state; package aggregate takes a fingerprint of its fields
+	Schema int    // version of the state's meaning, from 1, which is raised by hand
 }
 
 // Snapshot is the state of a stream at a version.
@@ -44,16 +45,29 @@ func (s Snapshot) Validate() error {
 		err = errors.New("there is no event id")
 	case s.RecordedAt.IsZero():
 		err = errors.New("there is no time")
-	case !utf8.ValidString(s.Kind.Type) || strings.Contains(s.Kind.Type, "\x00"):
-		err = fmt.Errorf("type %q: want UTF-8 without a zero byte", s.Kind.Type)
-	case s.Kind.Type == "" || s.Kind.Schema < 1 || s.Kind.Schema > math.MaxInt32:
-		err = fmt.Errorf("type %q at schema %d: want a name, and a schema from 1 to %d", s.Kind.Type, s.Kind.Schema, math.MaxInt32)
+	default:
+		err = s.Kind.validate()
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot: stream %s: %w: %w", s.Stream, ErrInvalid, err)
 	}
 	return nil
 }
+
+func (k Kind) validate() error {
+	for _, text := range []string{k.Type, k.Shape} {
+		if !utf8.ValidString(text) || strings.Contains(text, "\x00") {
+			return fmt.Errorf("type or shape %q: want UTF-8 without a zero byte", text)
+		}
+	}
+	if k.Type == "" || k.Schema < 1 || k.Schema > math.MaxInt32 {
+		return fmt.Errorf("type %q at schema %d: want a name, and a schema from 1 to %d", k.Type, k.Schema, math.MaxInt32)
+	}
+	return nil
+}
+
+// isNewer reports whether a later release has made it.
+func (k Kind) isNewer(than Kind) bool { return k.Type == than.Type && k.Schema > than.Schema }
 
 // Store keeps snapshots. Its methods are safe for concurrent use.
 type Store interface {
@@ -62,17 +76,18 @@ type Store interface {
 	// none at all.
 	Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool, error)
 
-	// Save stores snapshots, of different streams, each unless one of its kind is there that is as new.
-	// It deletes what retention does not keep of the kind, and all of the stream that is of another type
-	// or of an older schema. The error is an [ErrInvalid] if one of them cannot be stored; then, and
-	// after any other error, none is.
+	// Save stores snapshots, of different streams, each unless one of its kind is there that is as new,
+	// and in place of one of another kind at the same version. It deletes what retention does not keep of
+	// the kind; what is of another type; and what is of another shape or schema and older than the latest
+	// but one of the kind: another release that still runs would have saved a later one. The error is an
+	// [ErrInvalid] if one of them cannot be stored; then, and after any other error, none is.
 	Save(ctx context.Context, snapshots ...Snapshot) error
 
 	// Delete deletes the snapshot of a stream at a version, if there is one.
 	Delete(ctx context.Context, stream eventstore.StreamID, version eventstore.Version) error
 
-	// DeleteOutdated deletes snapshots of a category that are of another type or of an older schema than
-	// the kind, at most limit of them, and returns how many.
+	// DeleteOutdated deletes snapshots of a category that are not of the kind, unless their schema is newer,
+	// at most limit of them, and returns how many. The error may be an [ErrInvalid].
 	DeleteOutdated(ctx context.Context, category string, kind Kind, limit int) (int, error)
 }
 

@@ -41,6 +41,7 @@ type Snapshotter struct {
 	mu      sync.Mutex
 	queue   []eventstore.StreamID // in the order they came
 	pending map[eventstore.StreamID]Job
+	saving  map[eventstore.StreamID]eventstore.Version // what is being saved
 	working bool
 	closed  bool
 	idle    sync.Cond // of mu: working has become false
@@ -56,7 +57,7 @@ type counters struct {
 type Stats struct {
 	Used     int64 // loads that began with a snapshot
 	Absent   int64 // loads for which there was none
-	Outdated int64 // loads for which there were only such of another schema
+	Outdated int64 // loads for which there were only such of another shape or schema
 	Bad      int64 // snapshots that could not be used, and were deleted
 	Saved    int64 // snapshots saved, also those for which there was one as new
 	Failed   int64 // snapshots that could not be encoded, saved or read
@@ -83,7 +84,7 @@ func New(store Store, config *Config) *Snapshotter {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	s := &Snapshotter{store: store, config: c, pending: make(map[eventstore.StreamID]Job)}
+	s := &Snapshotter{store: store, config: c, pending: make(map[eventstore.StreamID]Job), saving: make(map[eventstore.StreamID]eventstore.Version)}
 	s.idle.L = &s.mu
 	return s
 }
@@ -142,14 +143,21 @@ func (s *Snapshotter) Due(progress Progress) bool {
 	return progress.Events > 0 && s.config.Policy(progress)
 }
 
+// UnderWay returns the version of the snapshot of a stream that waits in the queue or is being saved, 0 if
+// there is none.
+func (s *Snapshotter) UnderWay(stream eventstore.StreamID) eventstore.Version {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.pending[stream].Version, s.saving[stream])
+}
+
 // Job is a snapshot to be taken.
 type Job struct {
-	Stream eventstore.StreamID
-	// Make makes it: that may take time. It is called once at most.
+	Stream  eventstore.StreamID
+	Version eventstore.Version
+	// Make makes it: that may take time. It is called once at most, by another goroutine unless Config.Sync
+	// is set.
 	Make func() (Snapshot, error)
-	// Done is called when nothing more is done with what Make works on, whether it was called or not;
-	// nil for nothing to do.
-	Done func()
 }
 
 // Take takes a snapshot: before it returns if Config.Sync is set, else some time later. It never fails;
@@ -159,9 +167,7 @@ func (s *Snapshotter) Take(ctx context.Context, job Job) {
 		s.save(context.WithoutCancel(ctx), []Job{job})
 		return
 	}
-	if replaced, ok := s.enqueue(job); ok {
-		replaced.done()
-	}
+	s.enqueue(job)
 }
 
 func (s *Snapshotter) isClosed() bool {
@@ -170,18 +176,20 @@ func (s *Snapshotter) isClosed() bool {
 	return s.closed
 }
 
-// enqueue puts a job into the queue. It returns the one that it has replaced there, or itself if there
-// is no room.
-func (s *Snapshotter) enqueue(job Job) (Job, bool) {
+// enqueue puts a job into the queue, in the place of one of an earlier version of its stream.
+func (s *Snapshotter) enqueue(job Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	earlier, waits := s.pending[job.Stream]
 	switch {
 	case s.closed || !waits && len(s.queue) >= s.config.Queue:
 		s.count.dropped.Add(1)
-		return job, true
+		return
 	case waits:
 		s.count.merged.Add(1)
+		if earlier.Version > job.Version {
+			return
+		}
 	default:
 		s.queue = append(s.queue, job.Stream)
 	}
@@ -190,7 +198,6 @@ func (s *Snapshotter) enqueue(job Job) (Job, bool) {
 		s.working = true
 		go s.work()
 	}
-	return earlier, waits
 }
 
 // work saves what is in the queue, and ends when it is empty.
@@ -207,9 +214,12 @@ func (s *Snapshotter) work() {
 func (s *Snapshotter) next() (jobs []Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	clear(s.saving) // it is done
 	n := min(len(s.queue), maxBatch)
 	for _, stream := range s.queue[:n] {
-		jobs = append(jobs, s.pending[stream])
+		job := s.pending[stream]
+		jobs = append(jobs, job)
+		s.saving[stream] = job.Version
 		delete(s.pending, stream)
 	}
 	s.queue = append(s.queue[:0], s.queue[n:]...)
@@ -261,19 +271,12 @@ func (s *Snapshotter) failed(stream eventstore.StreamID, what string, err error)
 
 // make calls Make, of which a panic is an error: it is an application's encoding.
 func (j Job) make() (snapshot Snapshot, err error) {
-	defer j.done()
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
 	return j.Make()
-}
-
-func (j Job) done() {
-	if j.Done != nil {
-		j.Done()
-	}
 }
 
 // Flush waits until what is in the queue now, and what comes meanwhile, is saved or has failed.

@@ -275,8 +275,8 @@ func TestAllOrNone(t *testing.T) {
 func TestLoadIsIndexed(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
-	mustExec(t, pool, `insert into tidemark.snapshots (stream, version, event_id, recorded_at, type, schema, data)
-		select 'thing-' || s, v, gen_random_uuid(), now(), $1, $2, 'x' from generate_series(1, 20) s, generate_series(1, 500) v`, kind.Type, kind.Schema)
+	mustExec(t, pool, `insert into tidemark.snapshots (stream, version, event_id, recorded_at, type, shape, schema, data)
+		select 'thing-' || s, v, gen_random_uuid(), now(), $1, $2, $3, 'x' from generate_series(1, 20) s, generate_series(1, 500) v`, kind.Type, kind.Shape, kind.Schema)
 	mustExec(t, pool, `analyze tidemark.snapshots`)
 	loads := recordQueries(t, pool, func(store *snapshot.Postgres) {
 		if got, ok, err := store.Load(t.Context(), stream("7"), kind, 250); !ok || got.Version != 250 || err != nil {

@@ -193,7 +193,7 @@ func TestSnapshots(t *testing.T) {
 
 	// And it makes no difference, wherever one looks, nor does one that a release has left whose
 	// accounts were of another shape.
-	for _, also := range []string{"", `update tidemark.snapshots set type = 'account/other', data = '{}'`} {
+	for _, also := range []string{"", `update tidemark.snapshots set shape = 'other', data = '{}'`} {
 		if _, err := s.pool.Exec(t.Context(), also); err != nil {
 			t.Fatal(err)
 		}

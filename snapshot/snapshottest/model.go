@@ -61,7 +61,7 @@ type row struct {
 	version eventstore.Version
 }
 
-var modelKinds = []snapshot.Kind{kind, kind, older, newer, another}
+var modelKinds = []snapshot.Kind{kind, kind, older, newer, reshaped, another}
 
 func (m *model) stream(t *rapid.T) eventstore.StreamID {
 	return rapid.SampledFrom(m.streams).Draw(t, "stream")
@@ -118,15 +118,20 @@ func (m *model) save(t *rapid.T) {
 // keep is what saving one does.
 func (m *model) keep(s snapshot.Snapshot) {
 	at := row{s.Stream, s.Version}
-	there, taken := m.rows[at]
 	asNew := m.of(s.Stream, func(old snapshot.Snapshot) bool { return old.Kind == s.Kind && old.Version >= s.Version })
-	if len(asNew) == 0 && !(taken && there.Kind.Type == s.Kind.Type && there.Kind.Schema > s.Kind.Schema) {
+	if len(asNew) == 0 {
 		m.rows[at] = s
 	}
-	for _, old := range m.of(s.Stream, func(old snapshot.Snapshot) bool { return outdated(old, s.Kind) }) {
-		delete(m.rows, row{s.Stream, old.Version})
-	}
 	same := m.of(s.Stream, func(old snapshot.Snapshot) bool { return old.Kind == s.Kind })
+	var previous eventstore.Version
+	if len(same) > 1 {
+		previous = same[len(same)-2].Version
+	}
+	for _, old := range m.of(s.Stream, func(old snapshot.Snapshot) bool { return old.Kind != s.Kind }) {
+		if old.Kind.Type != s.Kind.Type || old.Version < previous {
+			delete(m.rows, row{s.Stream, old.Version})
+		}
+	}
 	for i, old := range same {
 		isLatest := i >= len(same)-m.latest
 		isLast := i == len(same)-1 || m.period > 0 && m.periodOf(old) != m.periodOf(same[i+1])
@@ -144,7 +149,7 @@ func (m *model) periodOf(s snapshot.Snapshot) time.Time {
 }
 
 func outdated(s snapshot.Snapshot, by snapshot.Kind) bool {
-	return s.Kind.Type != by.Type || s.Kind.Schema < by.Schema
+	return s.Kind != by && !(s.Kind.Type == by.Type && s.Kind.Schema > by.Schema)
 }
 
 func (m *model) saveInvalid(t *rapid.T) {

@@ -104,34 +104,43 @@ func testRetentionAfterDelete(t *testing.T, newStore NewStore) {
 	check(t, store, "a", made("a", 3, kind), made("a", 4, kind))
 }
 
-// testRetentionOfKinds: saving one deletes what is of another type or of an older schema, of whatever
-// version, and leaves what a newer release has saved.
+// testRetentionOfKinds: what is of another type goes at once, whatever its version. What is of another shape
+// or schema goes when it is older than the one of the kind before that which is saved: a release that still
+// runs would have saved a later one.
 func testRetentionOfKinds(t *testing.T, newStore NewStore) {
 	for i, retention := range []snapshot.Retention{{}, {Latest: 3}, {Period: time.Second}} {
 		store, key := newStore(t, retention), fmt.Sprint(i)
-		mustSave(t, store, made(key+"older", 30, older))
-		mustSave(t, store, made(key+"older", 10, kind))
-		check(t, store, key+"older", made(key+"older", 10, kind))
-
 		mustSave(t, store, made(key+"type", 30, another))
 		mustSave(t, store, made(key+"type", 10, kind))
 		check(t, store, key+"type", made(key+"type", 10, kind))
 
-		mustSave(t, store, made(key+"newer", 10, newer))
-		mustSave(t, store, made(key+"newer", 30, kind))
-		check(t, store, key+"newer", made(key+"newer", 10, newer), made(key+"newer", 30, kind))
-		mustSave(t, store, made(key+"newer", 40, newer))
-		want := []snapshot.Snapshot{made(key+"newer", 10, newer), made(key+"newer", 40, newer)}
-		if retention == (snapshot.Retention{}) {
-			want = want[1:]
+		for name, other := range map[string]snapshot.Kind{"older": older, "newer": newer, "shape": reshaped} {
+			key := key + name
+			mustSave(t, store, made(key, 10, other), made(key+"b", 10, other))
+			mustSave(t, store, made(key, 20, kind))
+			check(t, store, key, made(key, 10, other), made(key, 20, kind))
+			mustSave(t, store, made(key, 25, other)) // both releases run
+			mustSave(t, store, made(key, 30, kind))
+			want := []snapshot.Snapshot{made(key, 10, other), made(key, 20, kind), made(key, 25, other), made(key, 30, kind)}
+			if retention == (snapshot.Retention{}) {
+				want = []snapshot.Snapshot{want[2], want[3]}
+			} else {
+				want = want[1:]
+			}
+			check(t, store, key, want...)
+			mustSave(t, store, made(key, 40, kind)) // and now one of them
+			want = []snapshot.Snapshot{made(key, 20, kind), made(key, 30, kind), made(key, 40, kind)}
+			if retention == (snapshot.Retention{}) {
+				want = want[2:]
+			}
+			check(t, store, key, want...)
+			check(t, store, key+"b", made(key+"b", 10, other))
 		}
-		check(t, store, key+"newer", want...)
 
 		// It goes even if what is saved is not, as there is one as new.
-		mustSave(t, store, made(key+"late", 20, newer), made(key+"none", 20, newer))
-		mustSave(t, store, made(key+"late", 10, older))
+		mustSave(t, store, made(key+"late", 10, another), made(key+"late2", 10, another))
 		mustSave(t, store, made(key+"late", 20, kind))
-		check(t, store, key+"late", made(key+"late", 20, newer))
-		check(t, store, key+"none", made(key+"none", 20, newer))
+		mustSave(t, store, made(key+"late", 5, another)) // which takes the others for foreign
+		check(t, store, key+"late", made(key+"late", 5, another))
 	}
 }

@@ -93,20 +93,24 @@ func testInvalid(t *testing.T, newStore NewStore) {
 	check(t, store, "kept", kept)
 }
 
-// testDeleteOutdated: what is of another type or of an older schema goes, what is of a newer one stays.
+// testDeleteOutdated: what is of another kind goes, but what is of a newer schema stays.
 func testDeleteOutdated(t *testing.T, newStore NewStore) {
 	store := newStore(t, keepMany)
-	mustSave(t, store, made("another", 1, another), made("older", 1, older), made("kind", 1, kind), made("newer", 1, newer))
+	mustSave(t, store, made("another", 1, another), made("older", 1, older), made("kind", 1, kind), made("newer", 1, newer), made("shape", 1, reshaped))
 	mustSave(t, store, made("another", 2, another), made("older", 2, older), made("newer", 2, newer))
 	mustSave(t, store, made("mixed", 9, newer))
 	mustSave(t, store, made("mixed", 8, kind))
 	mustSave(t, store, made("mixed", 7, older))
-	for _, want := range []int{5, 0} {
+	if _, err := store.DeleteOutdated(t.Context(), "thing", snapshot.Kind{}, 100); !errors.Is(err, snapshot.ErrInvalid) {
+		t.Errorf("no kind: %v, want ErrInvalid", err)
+	}
+	for _, want := range []int{6, 0} {
 		if n, err := store.DeleteOutdated(t.Context(), "thing", kind, 100); n != want || err != nil {
 			t.Errorf("deleted %d, %v; want %d", n, err, want)
 		}
 		check(t, store, "another")
 		check(t, store, "older")
+		check(t, store, "shape")
 		check(t, store, "kind", made("kind", 1, kind))
 		check(t, store, "newer", made("newer", 1, newer), made("newer", 2, newer))
 		check(t, store, "mixed", made("mixed", 8, kind), made("mixed", 9, newer))

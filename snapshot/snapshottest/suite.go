@@ -59,10 +59,11 @@ func Run(t *testing.T, newStore NewStore) {
 const latest = eventstore.Version(math.MaxInt64)
 
 var (
-	kind     = snapshot.Kind{Type: "thing/state", Schema: 2}
-	older    = snapshot.Kind{Type: "thing/state", Schema: 1}
-	newer    = snapshot.Kind{Type: "thing/state", Schema: 3}
-	another  = snapshot.Kind{Type: "thing/another", Schema: 2}
+	kind     = snapshot.Kind{Type: "thing", Shape: "it", Schema: 2}
+	older    = snapshot.Kind{Type: "thing", Shape: "it", Schema: 1}
+	newer    = snapshot.Kind{Type: "thing", Shape: "it", Schema: 3}
+	reshaped = snapshot.Kind{Type: "thing", Shape: "other", Schema: 2}
+	another  = snapshot.Kind{Type: "another", Shape: "it", Schema: 2}
 	nobodys  = snapshot.Kind{Type: "nobody's", Schema: 1}
 	noon     = time.Date(2024, 2, 29, 12, 0, 0, 0, time.UTC)
 	keepMany = snapshot.Retention{Latest: 1000}
@@ -79,7 +80,7 @@ func made(key string, version eventstore.Version, of snapshot.Kind) snapshot.Sna
 		Version:    version,
 		RecordedAt: noon.Add(time.Duration(version) * time.Minute),
 		Kind:       of,
-		Data:       fmt.Appendf(nil, "%s-%d-%s-%d", key, version, of.Type, of.Schema),
+		Data:       fmt.Appendf(nil, "%s-%d-%v", key, version, of),
 	}
 	copy(s.EventID[:], key)
 	binary.BigEndian.PutUint64(s.EventID[8:], uint64(version))
