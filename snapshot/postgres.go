@@ -96,8 +96,12 @@ func (p *Postgres) Load(ctx context.Context, stream eventstore.StreamID, kind Ki
 	return s, true, nil
 }
 
-// unflushedSQL holds until the end of the transaction.
-const unflushedSQL = `select set_config('synchronous_commit', 'off', true)`
+// settingsSQL holds until the end of the transaction. Planning, not work, is the cost of saving a few: the
+// plans are made once, and not for a table that was small then.
+const settingsSQL = `
+select set_config('synchronous_commit', 'off', true),
+       set_config('plan_cache_mode', 'force_generic_plan', true),
+       set_config('enable_seqscan', 'off', true)`
 
 // Rows are written in the order of their streams, which is that of the primary key, so that two processes
 // cannot deadlock.
@@ -199,7 +203,7 @@ func (p *Postgres) Save(ctx context.Context, snapshots ...Snapshot) error {
 		data = append(data, slices.Clip(append([]byte{}, s.Data...))) // never null
 	}
 	var batch pgx.Batch // which is a transaction
-	batch.Queue(unflushedSQL)
+	batch.Queue(settingsSQL)
 	batch.Queue(p.save, streams, versions, ids, times, types, shapes, schemas, data)
 	batch.Queue(p.prune, streams, types, shapes, schemas, p.retention.Latest, p.retention.Period.Microseconds())
 	if err := p.pool.SendBatch(ctx, &batch).Close(); err != nil {

@@ -14,6 +14,9 @@ import (
 const (
 	// maxBatch is how many snapshots are saved in one transaction.
 	maxBatch = 64
+	// pace is how long after one transaction the next one begins, unless that is full or somebody waits for
+	// it: a snapshot by itself costs as much as an append, together they cost a fraction.
+	pace = 50 * time.Millisecond
 	// saveTimeout bounds how long they take, so that Close ends.
 	saveTimeout = 10 * time.Second
 )
@@ -44,7 +47,10 @@ type Snapshotter struct {
 	saving  map[eventstore.StreamID]eventstore.Version // what is being saved
 	working bool
 	closed  bool
+	waiting int       // for the queue to be empty
 	idle    sync.Cond // of mu: working has become false
+	saved   time.Time // when the last ones were
+	hurry   chan struct{}
 }
 
 // counters are what Stats returns.
@@ -84,7 +90,7 @@ func New(store Store, config *Config) *Snapshotter {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	s := &Snapshotter{store: store, config: c, pending: make(map[eventstore.StreamID]Job), saving: make(map[eventstore.StreamID]eventstore.Version)}
+	s := &Snapshotter{store: store, config: c, pending: make(map[eventstore.StreamID]Job), saving: make(map[eventstore.StreamID]eventstore.Version), hurry: make(chan struct{}, 1)}
 	s.idle.L = &s.mu
 	return s
 }
@@ -194,6 +200,9 @@ func (s *Snapshotter) enqueue(job Job) {
 		s.queue = append(s.queue, job.Stream)
 	}
 	s.pending[job.Stream] = job
+	if len(s.queue) == maxBatch {
+		s.hurryUp()
+	}
 	if !s.working {
 		s.working = true
 		go s.work()
@@ -203,6 +212,7 @@ func (s *Snapshotter) enqueue(job Job) {
 // work saves what is in the queue, and ends when it is empty.
 func (s *Snapshotter) work() {
 	for {
+		s.wait()
 		jobs := s.next()
 		if len(jobs) == 0 {
 			return
@@ -211,10 +221,38 @@ func (s *Snapshotter) work() {
 	}
 }
 
+// wait lets snapshots come together.
+func (s *Snapshotter) wait() {
+	s.mu.Lock()
+	left := pace - time.Since(s.saved)
+	enough := s.waiting > 0 || len(s.queue) == 0 || len(s.queue) >= maxBatch
+	s.mu.Unlock()
+	if enough || left <= 0 {
+		return
+	}
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.hurry:
+	}
+}
+
+// hurryUp ends a wait, or spares the next one.
+func (s *Snapshotter) hurryUp() {
+	select {
+	case s.hurry <- struct{}{}:
+	default:
+	}
+}
+
 func (s *Snapshotter) next() (jobs []Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	clear(s.saving) // it is done
+	if len(s.saving) > 0 { // it is done
+		s.saved = time.Now()
+		clear(s.saving)
+	}
 	n := min(len(s.queue), maxBatch)
 	for _, stream := range s.queue[:n] {
 		job := s.pending[stream]
@@ -283,6 +321,9 @@ func (j Job) make() (snapshot Snapshot, err error) {
 func (s *Snapshotter) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.waiting++
+	defer func() { s.waiting-- }()
+	s.hurryUp()
 	for s.working {
 		s.idle.Wait()
 	}

@@ -183,6 +183,50 @@ func TestDefaultQueue(t *testing.T) {
 	})
 }
 
+// TestPace: the first snapshot is saved at once, those that come soon after it together; a full batch, and
+// who waits for the end, do not wait.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := newFake(t)
+		snapshots := snapshot.New(store, nil)
+		start := time.Now()
+		take := func(n int) {
+			for i := range n {
+				snapshots.Take(t.Context(), newJob(made(fmt.Sprint(len(store.batches()), "-", i), 1)).Job)
+			}
+			synctest.Wait()
+		}
+		saved := func(want ...int) {
+			t.Helper()
+			if got := store.batches(); !slices.Equal(got, want) {
+				t.Errorf("after %s: saved in batches of %v, want %v", time.Since(start), got, want)
+			}
+		}
+		take(1)
+		saved(1)
+		take(1)
+		time.Sleep(20 * time.Millisecond) // of the bubble's time
+		take(2)
+		saved(1)
+		time.Sleep(40 * time.Millisecond)
+		synctest.Wait()
+		saved(1, 2)
+		take(64)
+		saved(1, 2, 64)
+		take(3)
+		before := time.Now()
+		snapshots.Flush()
+		saved(1, 2, 64, 3)
+		if waited := time.Since(before); waited > 0 {
+			t.Errorf("Flush waited for %s", waited)
+		}
+		time.Sleep(time.Hour)
+		take(1)
+		saved(1, 2, 64, 3, 1)
+	})
+}
+
 // TestMerge: of several jobs of one stream that wait, the last is what is done.
 func TestMerge(t *testing.T) {
 	t.Parallel()
