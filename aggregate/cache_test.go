@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"sync"
 	"testing"
 
@@ -144,6 +145,70 @@ func TestCacheAndKeyOfAnother(t *testing.T) {
 			t.Error(err)
 		}
 		checkLoad(t, k, here, "a")
+	})
+}
+
+// deaf cannot be read.
+type deaf struct{ aggregate.Store }
+
+func (deaf) Read(context.Context, eventstore.StreamID, eventstore.ReadOptions) iter.Seq2[eventstore.Raw, error] {
+	return func(yield func(eventstore.Raw, error) bool) { yield(eventstore.Raw{}, errBroken) }
+}
+
+// switched is one store or another.
+type switched struct {
+	aggregate.Store
+	now *aggregate.Store
+}
+
+func (s switched) Read(ctx context.Context, stream eventstore.StreamID, options eventstore.ReadOptions) iter.Seq2[eventstore.Raw, error] {
+	return (*s.now).Read(ctx, stream, options)
+}
+
+// TestCacheCannotCheck: a refusal of a cached state that cannot be checked is none, nor is it nothing to do.
+func TestCacheCannotCheck(t *testing.T) {
+	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
+		now := aggregate.Store(k.events)
+		repo := aggregate.NewRepository(switched{k.events, &now}, counters, &aggregate.Config{CacheSize: 10})
+		if _, err := repo.Update(t.Context(), "a", limit(10)); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range []int{0, 11} {
+			now = deaf{k.events}
+			if receipt, err := repo.Update(t.Context(), "a", add(n)); !errors.Is(err, errBroken) {
+				t.Errorf("add %d: %+v, %v; want that it could not be checked", n, receipt, err)
+			}
+			now = k.events
+			if _, err := repo.Update(t.Context(), "a", limit(10)); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestCacheOfNothingToDo: updates that change nothing, beside others of the same aggregate, get the receipt
+// of the state they were decided on.
+func TestCacheOfNothingToDo(t *testing.T) {
+	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
+		repo, _, _ := k.repository(t, snapshot.Config{}, 10)
+		grow(t, repo, "a", 1)
+		var wg sync.WaitGroup
+		for g := range 4 {
+			wg.Go(func() {
+				for range 50 {
+					seen := -1
+					receipt, err := repo.Update(t.Context(), "a", func(c *counter) ([]event, error) {
+						seen = c.Value
+						return c.add(g % 2)
+					})
+					if want := eventstore.Version(seen + 1 + g%2); err != nil || receipt.Version != want {
+						t.Errorf("receipt %+v, %v; want version %d", receipt, err, want)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		checkLoad(t, k, repo, "a")
 	})
 }
 

@@ -43,9 +43,9 @@ func Define[S any, P State[S, E], E any](category string, codec *eventstore.Code
 }
 
 // WithSchema returns the definition at another schema version of its snapshots, from 1, which is what
-// Define sets. Raise it when Apply comes to another state from the same events: a snapshot of another
-// schema is passed over. A change of the fields of S needs no new schema: then a snapshot is of another
-// shape, unless [Definition.WithEncoding] makes it. It panics when the schema is out of bounds.
+// Define sets. Raise it when Apply, or the codec, comes to another state from the same events: a snapshot
+// of another schema is passed over. A change of the fields of S needs no new schema: then a snapshot is of
+// another shape, unless [Definition.WithEncoding] makes it. It panics when the schema is out of bounds.
 func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
 	if schema < 1 || schema > math.MaxInt32 {
 		panic(fmt.Sprintf("aggregate: %s: schema %d of snapshots is not between 1 and %d", d.category, schema, math.MaxInt32))
@@ -56,15 +56,15 @@ func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
 }
 
 // WithEncoding returns the definition with snapshots encoded by encode and decoded by decode, instead of
-// as JSON: for a state with unexported fields, or a large one. Raise the schema with [Definition.WithSchema] whenever decode could take older data for
-// what it is not. Both must be pure and safe for concurrent use; decode must not keep its argument.
+// as JSON: for a state with unexported fields, or a large one. Raise the schema, with
+// [Definition.WithSchema], whenever decode could take older data for what it is not. Both must be pure and safe for concurrent use; decode must not keep its argument.
 func (d *Definition[S, E]) WithEncoding(encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) *Definition[S, E] {
 	changed := *d
 	changed.state = ownState(d.category, d.state.kind.Schema, encode, decode)
 	return &changed
 }
 
-// SnapshotKind returns what snapshots of the aggregate are: it is other for another state, see
+// SnapshotKind returns what snapshots of the aggregate are: another one for another state, see
 // [Definition.WithSchema].
 func (d *Definition[S, E]) SnapshotKind() snapshot.Kind { return d.state.kind }
 

@@ -5,8 +5,10 @@ import (
 	"encoding"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/tidemark-es/tidemark/snapshot"
 )
@@ -23,6 +25,7 @@ type stateCodec[S any] struct {
 // something else, an older snapshot is of another shape, though nobody has raised the schema.
 func jsonState[S any](category string) stateCodec[S] {
 	shape, problem := shapeOf(reflect.TypeFor[S]())
+	shape = nameOf(reflect.TypeFor[S]()) + " " + shape // two views of a category may look alike
 	return stateCodec[S]{
 		kind:   snapshot.Kind{Type: category, Shape: fingerprint(shape), Schema: 1},
 		encode: func(state *S) ([]byte, error) { return json.Marshal(state) },
@@ -37,7 +40,7 @@ func jsonState[S any](category string) stateCodec[S] {
 // ownState is an encoding of the application's, which alone knows what becomes of an older shape.
 func ownState[S any](category string, schema int, encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) stateCodec[S] {
 	return stateCodec[S]{
-		kind:   snapshot.Kind{Type: category, Shape: "own", Schema: schema},
+		kind:   snapshot.Kind{Type: category, Shape: fingerprint("own " + nameOf(reflect.TypeFor[S]())), Schema: schema},
 		encode: encode,
 		decode: decode,
 	}
@@ -50,7 +53,15 @@ func recovered(err *error) {
 	}
 }
 
+// errEncode means that a state does not encode.
+var errEncode = errors.New("state does not encode")
+
 func (c *stateCodec[S]) save(state *S) (data []byte, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w: %w", errEncode, err)
+		}
+	}()
 	defer recovered(&err)
 	return c.encode(state)
 }
@@ -81,15 +92,50 @@ type shaper struct {
 }
 
 var (
-	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
-	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
+	jsonMarshaler   = reflect.TypeFor[json.Marshaler]()
+	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
+	textMarshaler   = reflect.TypeFor[encoding.TextMarshaler]()
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
+// nameOf returns the name of a type, with its package.
+func nameOf(t reflect.Type) string { return t.PkgPath() + "." + t.String() }
+
 func (s *shaper) of(t reflect.Type) string {
-	pointer := reflect.PointerTo(t)
-	if pointer.Implements(jsonMarshaler) || pointer.Implements(textMarshaler) {
-		return t.PkgPath() + "." + t.String() // it knows how it looks
+	if s.isOpaque(t) {
+		return nameOf(t)
 	}
+	if t.PkgPath() != "" && t.Kind() != reflect.Struct { // a number of cents is not one of euros
+		return nameOf(t) + " " + s.plain(t)
+	}
+	return s.plain(t)
+}
+
+// isOpaque reports whether a type knows how it looks as JSON. It must know its way back as well, and must
+// not have that from a field that is embedded in it, which would be all that is written.
+func (s *shaper) isOpaque(t reflect.Type) bool {
+	if !implements(t, jsonMarshaler, textMarshaler) {
+		return false
+	}
+	if !implements(t, jsonUnmarshaler, textUnmarshaler) {
+		s.lose("%s has a method to marshal it, but none to unmarshal it", t)
+	}
+	if t.Kind() == reflect.Struct {
+		for i := range t.NumField() {
+			if field := t.Field(i); field.Anonymous && implements(field.Type, jsonMarshaler, textMarshaler) {
+				s.lose("%s may be written as what is embedded in it, %s, without its other fields", t, field.Name)
+			}
+		}
+	}
+	return true
+}
+
+// implements reports whether a type, or a pointer to it, has the methods of one of the interfaces.
+func implements(t reflect.Type, interfaces ...reflect.Type) bool {
+	return slices.ContainsFunc(interfaces, reflect.PointerTo(t).Implements)
+}
+
+func (s *shaper) plain(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Pointer, reflect.Slice:
 		return t.Kind().String() + "(" + s.of(t.Elem()) + ")"

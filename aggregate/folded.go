@@ -25,9 +25,11 @@ type folded[S any] struct {
 	at       time.Time // when that was recorded
 	behind   bool      // events may be stored that are not in the state
 
-	// make is called before the state is changed: it makes the snapshot that waits in the queue, unless
+	// encode is called before the state is changed: it makes the snapshot that waits in the queue, unless
 	// that is made already. Nil for nothing to do.
-	make func() (snapshot.Snapshot, error)
+	encode func() (snapshot.Snapshot, error)
+
+	from eventstore.Version // of the snapshot it was loaded from, 0 for none
 
 	// What comes after the latest snapshot that there is, or is under way.
 	saved  eventstore.Version
@@ -53,7 +55,7 @@ func (r *Repository[S, E]) load(ctx context.Context, stream eventstore.StreamID,
 		f, from, found := r.restore(ctx, stream, to)
 		err := r.fold(ctx, f, options)
 		if found && errors.Is(err, errForeign) {
-			r.reject(ctx, from, err)
+			r.snapshots.Reject(ctx, from, err)
 			to = from.Version - 1
 			continue
 		}
@@ -78,20 +80,12 @@ func (r *Repository[S, E]) restore(ctx context.Context, stream eventstore.Stream
 		}
 		state, err := r.definition.state.restore(from.Data)
 		if err == nil {
-			return &folded[S]{stream: stream, state: state, version: from.Version, last: from.EventID, saved: max(from.Version, underWay)}, from, true
+			return &folded[S]{stream: stream, state: state, version: from.Version, last: from.EventID, from: from.Version, saved: max(from.Version, underWay)}, from, true
 		}
-		r.reject(ctx, from, fmt.Errorf("it does not decode: %w", err))
+		r.snapshots.Reject(ctx, from, fmt.Errorf("it does not decode: %w", err))
 		to = from.Version - 1
 	}
 	return &folded[S]{stream: stream, state: new(S), saved: underWay}, snapshot.Snapshot{}, false
-}
-
-// reject does away with a snapshot. A caller's transaction may be one that cannot see what the snapshot
-// was taken after: then it is only passed over.
-func (r *Repository[S, E]) reject(ctx context.Context, from snapshot.Snapshot, reason error) {
-	if !inTx(r.store) {
-		r.snapshots.Reject(ctx, from, reason)
-	}
 }
 
 // fold adds the events that come after a state. The event that the state ends with is read again: it
@@ -143,17 +137,7 @@ func (r *Repository[S, E]) apply(f *folded[S], raw eventstore.Raw) error {
 // take returns an aggregate to decide on, from the cache if that may be.
 func (r *Repository[S, E]) take(ctx context.Context, stream eventstore.StreamID, cached bool) (f *folded[S], err error) {
 	if cached {
-		f = r.cache.take(stream)
-	}
-	if f != nil {
-		f.loaded, f.loadTime = 0, 0
-		if f.make != nil {
-			_, _ = f.make() // whoever saves it sees what has gone wrong
-			f.make = nil
-		}
-	}
-	if f != nil && f.behind && r.fold(ctx, f, eventstore.ReadOptions{}) != nil {
-		f = nil // loading it says what is wrong
+		f = r.fromCache(ctx, stream)
 	}
 	hit := f != nil
 	if !hit {
@@ -163,6 +147,26 @@ func (r *Repository[S, E]) take(ctx context.Context, stream eventstore.StreamID,
 	}
 	loadedIn(ctx, stream, f.version, hit)
 	return f, nil
+}
+
+// fromCache takes an aggregate out of the cache, ready to be changed. It returns nil if there is none, or
+// if it cannot be caught up: loading says what is wrong.
+func (r *Repository[S, E]) fromCache(ctx context.Context, stream eventstore.StreamID) *folded[S] {
+	f := r.cache.take(stream)
+	if f == nil {
+		return nil
+	}
+	f.loaded, f.loadTime = 0, 0
+	if f.encode != nil {
+		_, _ = f.encode() // whoever saves it sees what has gone wrong
+		f.encode = nil
+	}
+	if f.behind {
+		if err := r.fold(ctx, f, eventstore.ReadOptions{}); err != nil {
+			return nil
+		}
+	}
+	return f
 }
 
 // giveIDs gives ids to the events of a change, which a snapshot of their last one must know.
@@ -191,29 +195,42 @@ func (r *Repository[S, E]) appended(ctx context.Context, f *folded[S], change ev
 	if receipt.Version != f.version+eventstore.Version(len(change.Events)) {
 		return
 	}
-	now := time.Now()
+	if err := r.applyDrafts(f, change, receipt); err != nil {
+		return // an event that cannot be read again: the next load says so
+	}
+	r.keep(ctx, f)
+}
+
+// applyDrafts applies what was appended. It is stored: a panic of Apply is for the next load.
+func (r *Repository[S, E]) applyDrafts(f *folded[S], change eventstore.Change, receipt eventstore.Receipt) (err error) {
+	defer recovered(&err)
+	now := time.Now() // about when Postgres has recorded them
 	for _, draft := range change.Events {
 		err := r.apply(f, eventstore.Raw{
 			ID: draft.ID, Type: draft.Type, Schema: max(draft.Schema, 1), Data: draft.Data,
 			Stream: f.stream, Version: f.version + 1, Position: receipt.Position, RecordedAt: now,
 		})
 		if err != nil {
-			return // an event that cannot be read again: the next load says so
+			return err
 		}
 	}
-	r.keep(ctx, f)
+	return nil
 }
 
-// keep takes a snapshot of an aggregate if it is time for one, and puts it into the cache. The snapshot is
-// made by whoever comes first: the snapshotter, or the next update, which changes the state.
+// keep takes a snapshot of an aggregate if it is time for one, and puts it into the cache: from then on it
+// is somebody else's. The snapshot is made by whoever comes first: the snapshotter, or the next update,
+// which changes the state.
 func (r *Repository[S, E]) keep(ctx context.Context, f *folded[S]) {
 	if r.isDue(f) {
 		taken := r.snapshotOf(f)
-		f.make = sync.OnceValues(func() (_ snapshot.Snapshot, err error) {
+		encode := sync.OnceValues(func() (_ snapshot.Snapshot, err error) {
 			taken.Data, err = r.definition.EncodeState(f.state)
 			return taken, err
 		})
-		r.snapshots.Take(ctx, snapshot.Job{Stream: f.stream, Version: f.version, Make: f.make})
+		if r.snapshots.Take(ctx, snapshot.Job{Stream: f.stream, Version: f.version, Make: encode}) {
+			f.encode = encode
+			f.taken()
+		}
 	}
 	r.cache.put(f)
 }
@@ -233,7 +250,7 @@ func (r *Repository[S, E]) saveNow(ctx context.Context, f *folded[S]) {
 }
 
 func (r *Repository[S, E]) isDue(f *folded[S]) bool {
-	if r.snapshots == nil || f.events == 0 || inTx(r.store) {
+	if r.snapshots == nil || f.events == 0 {
 		return false
 	}
 	p := snapshot.Progress{
@@ -246,9 +263,13 @@ func (r *Repository[S, E]) isDue(f *folded[S]) bool {
 	return r.snapshots.Due(p)
 }
 
-// snapshotOf returns the snapshot of an aggregate but for its data, and counts anew.
-func (r *Repository[S, E]) snapshotOf(f *folded[S]) snapshot.Snapshot {
+// taken counts anew.
+func (f *folded[S]) taken() {
 	f.saved, f.events, f.since, f.types = f.version, 0, time.Time{}, nil
+}
+
+// snapshotOf returns the snapshot of an aggregate but for its data.
+func (r *Repository[S, E]) snapshotOf(f *folded[S]) snapshot.Snapshot {
 	return snapshot.Snapshot{
 		Stream: f.stream, Version: f.version, EventID: f.last, RecordedAt: f.at, Kind: r.definition.state.kind,
 	}

@@ -27,7 +27,8 @@ type Repository[S, E any] struct {
 }
 
 // NewRepository returns a repository over a store. A nil config is the default. Over a store that is bound
-// to a caller's transaction there is no cache, and snapshots are used but not taken.
+// to a caller's transaction there is no cache and there are no snapshots: they would take a second
+// connection while the transaction holds the first, and could be of what is never committed.
 //
 // It panics when Config.CacheSize is negative, or when there are snapshots but part of the state would be
 // lost in JSON: an unexported field, a field of an interface type. See [Definition.WithEncoding].
@@ -42,8 +43,11 @@ func NewRepository[S, E any](store Store, definition *Definition[S, E], config *
 	if config.CacheSize > 0 && !inTx(store) {
 		r.cache = newCache[S](config.CacheSize)
 	}
-	if r.snapshots = config.Snapshots; r.snapshots != nil && definition.state.problem != nil {
+	if config.Snapshots != nil && definition.state.problem != nil {
 		panic(definition.unfit().Error())
+	}
+	if !inTx(store) {
+		r.snapshots = config.Snapshots
 	}
 	return r
 }
@@ -126,15 +130,16 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 		last, err = r.decide(ctx, key, seen, attempt == 1 && tries > 1, decide)
 		return []eventstore.Change{last.change}, err
 	})
+	if err == nil && receipt.Version == eventstore.NoStream { // nothing was appended
+		receipt = eventstore.Receipt{Version: last.on.version, Position: last.on.position}
+	}
+	// From here on the state may be somebody else's.
 	switch {
-	case last.on == nil: // there was none: what was stored under the key before has answered
+	case last.on == nil: // none was made: loading failed, or what is stored under the key has answered
 	case last.refused, err == nil && len(last.change.Events) == 0:
 		r.keep(ctx, last.on)
 	case err == nil:
 		r.appended(ctx, last.on, last.change, receipt)
-	}
-	if err == nil && receipt.Version == eventstore.NoStream { // nothing was appended
-		return eventstore.Receipt{Version: last.on.version, Position: last.on.position}, nil
 	}
 	return receipt, err
 }

@@ -382,6 +382,55 @@ func TestFailingSnapshots(t *testing.T) {
 	})
 }
 
+// TestPanicAfterCommit: what is stored is stored, whatever the application's policy does.
+func TestPanicAfterCommit(t *testing.T) {
+	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
+		repo, snapshots, log := k.repository(t, snapshot.Config{Policy: func(snapshot.Progress) bool { panic("no") }}, 10)
+		grow(t, repo, "a", 3)
+		checkLoad(t, k, repo, "a")
+		if stats := snapshots.Stats(); stats.Failed == 0 || !log.contains("policy") {
+			t.Errorf("stats %+v, log %s", stats, &log.text)
+		}
+	})
+}
+
+// TestDroppedIsDueAgain: a snapshot that found no room is taken with the next event, of whatever type.
+func TestDroppedIsDueAgain(t *testing.T) {
+	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
+		blocked := blocking{k.snapshots, make(chan struct{})}
+		snapshots := snapshot.New(blocked, &snapshot.Config{Policy: snapshot.On("limited"), Queue: 1})
+		t.Cleanup(snapshots.Close)
+		repo := aggregate.NewRepository(k.events, counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10})
+		for i := 0; snapshots.Stats().Dropped == 0; i++ { // "last" is the one that is dropped
+			grow(t, repo, fmt.Sprint("other", i), 1)
+			grow(t, repo, "last", 1)
+		}
+		close(blocked.gate)
+		snapshots.Flush()
+		if _, err := repo.Update(t.Context(), "last", add(1)); err != nil {
+			t.Fatal(err)
+		}
+		snapshots.Flush()
+		if last, ok := saved(t, k, "last"); !ok || last.Version < 2 {
+			t.Errorf("the snapshot is of version %d, %t", last.Version, ok)
+		}
+	})
+}
+
+// blocking is a snapshot store that saves when the gate is closed.
+type blocking struct {
+	snapshot.Store
+	gate chan struct{}
+}
+
+func (b blocking) Save(ctx context.Context, snapshots ...snapshot.Snapshot) error {
+	select {
+	case <-b.gate:
+	case <-ctx.Done():
+	}
+	return b.Store.Save(ctx, snapshots...)
+}
+
 // TestSnapshotInTransaction: what a transaction has appended is in no snapshot before it commits.
 func TestSnapshotInTransaction(t *testing.T) {
 	t.Parallel()
@@ -468,6 +517,22 @@ type nested struct {
 
 func (*nested) Apply(event) {}
 
+// clock has MarshalJSON from the time that is embedded in it.
+type clock struct {
+	time.Time
+	Value int
+}
+
+func (*clock) Apply(event) {}
+
+type way int
+
+func (way) MarshalText() ([]byte, error) { return nil, nil }
+
+type oneWay struct{ Way way }
+
+func (*oneWay) Apply(event) {}
+
 // TestUnfitState: a repository with snapshots refuses a state of which JSON loses a part.
 func TestUnfitState(t *testing.T) {
 	t.Parallel()
@@ -488,6 +553,12 @@ func TestUnfitState(t *testing.T) {
 		},
 		"nested.Embedded.hidden.private": func() {
 			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[nested]("a", counters.Codec()), config)
+		},
+		"clock may be written as what is embedded in it, Time": func() {
+			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[clock]("a", counters.Codec()), config)
+		},
+		"oneWay.Way": func() {
+			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[oneWay]("a", counters.Codec()), config)
 		},
 		"CacheSize": func() {
 			aggregate.NewRepository(eventstoretest.NewMemory(), counters, &aggregate.Config{CacheSize: -1})
@@ -525,6 +596,44 @@ func TestKindFollowsShape(t *testing.T) {
 	if diff := cmp.Diff(want, counters.WithSchema(7).SnapshotKind()); diff != "" {
 		t.Errorf("another schema (-want +got):\n%s", diff)
 	}
+}
+
+type (
+	cents int64
+	euros int64
+)
+
+// TestKinds: what looks alike as JSON may be something else.
+func TestKinds(t *testing.T) {
+	t.Parallel()
+	kinds := map[snapshot.Kind]string{
+		aggregate.Define[counter]("counter", counters.Codec()).SnapshotKind(): "the counter",
+		aggregate.Define[twin]("counter", counters.Codec()).SnapshotKind():    "another type with the same fields",
+		kindOf[struct{ Value int64 }](t):                                      "a number",
+		kindOf[struct{ Value cents }](t):                                      "cents",
+		kindOf[struct{ Value euros }](t):                                      "euros",
+		kindOf[struct{ Value []euros }](t):                                    "several",
+		kindOf[struct{ Value time.Time }](t):                                  "a time",
+		kindOf[struct {
+			Value int64 `json:"v"`
+		}](t): "a name",
+		own[counter]().SnapshotKind():                                       "an own encoding",
+		own[twin]().SnapshotKind():                                          "an own encoding of the other type",
+		aggregate.Define[counter]("other", counters.Codec()).SnapshotKind(): "another category",
+	}
+	if len(kinds) != 11 {
+		t.Errorf("of 11 kinds these are left: %v", kinds)
+	}
+}
+
+type twin counter
+
+func (*twin) Apply(event) {}
+
+func own[S any, P aggregate.State[S, event]]() *aggregate.Definition[S, event] {
+	return aggregate.Define[S, P]("counter", counters.Codec()).WithEncoding(
+		func(s *S) ([]byte, error) { return json.Marshal(s) },
+		func(data []byte) (*S, error) { return new(S), nil })
 }
 
 func shapeBefore(t *testing.T) snapshot.Kind {

@@ -10,8 +10,8 @@ import (
 )
 
 // LoadVersion returns the aggregate as it was at a version, at least 0. If it has not come so far, it is
-// returned as it is: compare Loaded.Version. It begins with the nearest earlier snapshot. What is decided on a past state conflicts when it is
-// appended.
+// returned as it is: compare Loaded.Version. It begins with the nearest earlier snapshot. What is decided on
+// a past state conflicts when it is appended.
 func (r *Repository[S, E]) LoadVersion(ctx context.Context, key string, version eventstore.Version) (*Loaded[S, E], error) {
 	stream := r.definition.Stream(key)
 	if version < 0 {

@@ -2,7 +2,9 @@ package aggregate
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -29,21 +31,23 @@ type WarmUp struct {
 const (
 	warmPage    = 200  // streams
 	warmAtOnce  = 4    // of them are loaded at a time
+	warmBatch   = 16   // snapshots that are saved at a time
 	deleteBatch = 1000 // snapshots
 )
 
-// WarmUp takes snapshots of all the aggregates of the repository's category, after the stream given, and then
-// deletes those of another shape or of an older schema: after a release that has changed the state, or
-// when snapshots are new to a service. A snapshot of a stream's last event is checked and left as it is;
-// one that cannot be used is replaced.
+// WarmUp takes snapshots of all the aggregates of the repository's category, after the stream given, and
+// then deletes those of another shape or of an older schema: after a release that has changed the state,
+// when the last process of the one before has ended, or when snapshots are new to a service. A snapshot of
+// a stream's last event is checked and left as it is; one that cannot be used is replaced.
 //
 // report, which may be nil, is called after every 200 streams, and at the end with what is returned. An
-// aggregate that does not load does not stop it. It is safe while the service runs, in other releases
-// too: a snapshot never replaces a later one of its kind, and one of a newer schema stays. When ctx is done, or
-// Postgres fails, the error says so, and Last where to go on.
+// aggregate whose events or state the codecs refuse does not stop it. It is safe while the service runs: a
+// snapshot never replaces a later one of its kind. An older release that still runs loads from events until
+// it has taken its own again. When ctx is done, or Postgres fails, the error says so, and Last where to go
+// on. In a caller's transaction, and without snapshots, the error is an eventstore.InvalidError.
 func (r *Repository[S, E]) WarmUp(ctx context.Context, streams Lister, after eventstore.StreamID, report func(WarmUp)) (WarmUp, error) {
 	done := WarmUp{Last: after}
-	if r.snapshots == nil {
+	if r.snapshots == nil { // nor has one in a transaction
 		return done, fmt.Errorf("aggregate: warm up %s: %w", r.definition.category, &eventstore.InvalidError{Reason: "the repository has no snapshots"})
 	}
 	if report == nil {
@@ -76,24 +80,26 @@ func (r *Repository[S, E]) WarmUp(ctx context.Context, streams Lister, after eve
 	}
 }
 
-// warm saves the snapshots of a page of streams in one step.
+// warm saves the snapshots of a page of streams. If it fails nothing of the page counts.
 func (r *Repository[S, E]) warm(ctx context.Context, page []eventstore.StreamInfo, done *WarmUp) error {
 	var (
 		mu    sync.Mutex
 		taken []snapshot.Snapshot
-		group errgroup.Group
+		next  = *done
 	)
+	group, loading := errgroup.WithContext(ctx)
 	group.SetLimit(warmAtOnce)
-	next := *done
 	for _, info := range page {
 		group.Go(func() error {
-			s, isNew, err := r.warmOne(ctx, info.Stream)
+			s, isNew, err := r.warmOne(loading, info.Stream)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case err != nil:
+			case isRefused(err):
 				next.Failed++
 				next.Err = err
+			case err != nil:
+				return err
 			case isNew:
 				taken = append(taken, s)
 			default:
@@ -102,22 +108,28 @@ func (r *Repository[S, E]) warm(ctx context.Context, page []eventstore.StreamInf
 			return nil
 		})
 	}
-	_ = group.Wait()
-	if err := ctx.Err(); err != nil { // and nothing of the page counts
+	if err := group.Wait(); err != nil {
 		return err
 	}
-	if err := r.snapshots.Store().Save(ctx, taken...); err != nil {
-		return err
+	for batch := range slices.Chunk(taken, warmBatch) {
+		if err := r.snapshots.Store().Save(ctx, batch...); err != nil {
+			return err
+		}
 	}
 	next.Saved += len(taken)
 	*done = next
 	return nil
 }
 
-// warmOne returns a snapshot of a stream, and whether there is none as new.
+// isRefused reports whether an error is about one aggregate, and would come again.
+func isRefused(err error) bool {
+	return errors.Is(err, eventstore.ErrDecode) || errors.Is(err, eventstore.ErrUnknownType) || errors.Is(err, errEncode)
+}
+
+// warmOne returns a new snapshot of a stream, and whether there is one to be saved.
 func (r *Repository[S, E]) warmOne(ctx context.Context, stream eventstore.StreamID) (snapshot.Snapshot, bool, error) {
 	f, err := r.load(ctx, stream, eventstore.ReadOptions{}) // which checks the one that is there
-	if err != nil || f.events == 0 {
+	if err != nil || f.from == f.version {
 		return snapshot.Snapshot{}, false, err
 	}
 	s := r.snapshotOf(f)

@@ -21,7 +21,7 @@
 //   - A snapshot is only used if the event it was taken after is in the stream, by its id. One that is
 //     ahead of its stream, as after a restored backup, or that does not decode, is logged, counted and
 //     deleted, and the aggregate is folded from an older one or from its events.
-//   - A snapshot is only written if none of its type and schema is there that is as new.
+//   - A snapshot is only written if none of its kind is there that is as new.
 //   - Saving happens after the append and off the caller's path, unless Config.Sync says otherwise. The
 //     queue is bounded: it drops, and never blocks. Several snapshots of one stream in it are one.
 //   - A snapshot that fails, in encoding or in saving, is logged and counted, and fails nothing else.

@@ -20,8 +20,8 @@ type Progress struct {
 	LoadTime time.Duration // that took
 }
 
-// A Policy reports whether it is time for a snapshot. It is asked after an append, and after a load that
-// changed nothing, when at least one event is not in a snapshot. It must be safe for concurrent use.
+// A Policy reports whether it is time for a snapshot. It is asked after an update or a load if at least one
+// event is not in a snapshot. It must be safe for concurrent use.
 type Policy func(Progress) bool
 
 // Every is for a snapshot after every n events, at least 1.

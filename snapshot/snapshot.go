@@ -29,7 +29,7 @@ type Snapshot struct {
 	Stream     eventstore.StreamID
 	Version    eventstore.Version // of the last event in it, from 1
 	EventID    uuid.UUID          // of that event: what proves that the snapshot belongs to the stream
-	RecordedAt time.Time          // when that event was; retention by period goes by it
+	RecordedAt time.Time          // about when that event was; retention by period goes by it
 	Kind       Kind
 	Data       []byte
 }

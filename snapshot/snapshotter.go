@@ -18,7 +18,9 @@ const (
 	// it: a snapshot by itself costs as much as an append, together they cost a fraction.
 	pace = 50 * time.Millisecond
 	// saveTimeout bounds how long they take, so that Close ends.
-	saveTimeout = 10 * time.Second
+	saveTimeout = 5 * time.Second
+	// loadTimeout bounds how long a load waits for a snapshot before it goes without.
+	loadTimeout = time.Second
 )
 
 // Config adjusts a [Snapshotter]. Nil and the zero value are the defaults.
@@ -61,10 +63,10 @@ type counters struct {
 
 // Stats counts what a [Snapshotter] has done since it was made.
 type Stats struct {
-	Used     int64 // loads that began with a snapshot
+	Used     int64 // loads for which there was one; Bad says how many of them were of no use
 	Absent   int64 // loads for which there was none
 	Outdated int64 // loads for which there were only such of another shape or schema
-	Bad      int64 // snapshots that could not be used, and were deleted
+	Bad      int64 // snapshots that could not be used, and are deleted
 	Saved    int64 // snapshots saved, also those for which there was one as new
 	Failed   int64 // snapshots that could not be encoded, saved or read
 	Dropped  int64 // snapshots that found the queue full, or the snapshotter closed
@@ -109,7 +111,9 @@ func (s *Snapshotter) Stats() Stats {
 // Load returns the latest snapshot of a kind up to a version, and whether there is one. It returns none
 // when the store fails, which is logged and counted: there are the events.
 func (s *Snapshotter) Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool) {
-	found, ok, err := s.store.Load(ctx, stream, kind, to)
+	bounded, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	found, ok, err := s.store.Load(bounded, stream, kind, to)
 	switch {
 	case err != nil:
 		if ctx.Err() == nil { // or the caller has given up
@@ -123,7 +127,7 @@ func (s *Snapshotter) Load(ctx context.Context, stream eventstore.StreamID, kind
 	case found.Kind.Type == kind.Type:
 		s.count.outdated.Add(1) // as is to be expected after a release
 	default:
-		s.reject(ctx, found, fmt.Errorf("it is of type %q, want %q", found.Kind.Type, kind.Type))
+		s.Reject(ctx, found, fmt.Errorf("it is of type %q, want %q", found.Kind.Type, kind.Type))
 	}
 	return Snapshot{}, false
 }
@@ -131,21 +135,24 @@ func (s *Snapshotter) Load(ctx context.Context, stream eventstore.StreamID, kind
 // Reject logs, counts and deletes a snapshot that cannot be used, and why. Who found that out carries on
 // with an older one, or without.
 func (s *Snapshotter) Reject(ctx context.Context, bad Snapshot, reason error) {
-	s.count.used.Add(-1)
-	s.reject(ctx, bad, reason)
-}
-
-func (s *Snapshotter) reject(ctx context.Context, bad Snapshot, reason error) {
 	s.count.bad.Add(1)
 	s.config.Logger.Warn("snapshot: it cannot be used and is deleted; the aggregate is folded from its events",
 		"stream", bad.Stream.String(), "version", int64(bad.Version), "reason", reason.Error())
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
 	if err := s.store.Delete(ctx, bad.Stream, bad.Version); err != nil {
 		s.failed(bad.Stream, "delete", err)
 	}
 }
 
-// Due reports whether it is time for a snapshot.
-func (s *Snapshotter) Due(progress Progress) bool {
+// Due reports whether it is time for a snapshot. A panic of the policy is logged and counted: the events
+// are stored by now.
+func (s *Snapshotter) Due(progress Progress) (due bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.failed(progress.Stream, "policy", fmt.Errorf("panic: %v", p))
+		}
+	}()
 	return progress.Events > 0 && s.config.Policy(progress)
 }
 
@@ -166,14 +173,14 @@ type Job struct {
 	Make func() (Snapshot, error)
 }
 
-// Take takes a snapshot: before it returns if Config.Sync is set, else some time later. It never fails;
-// what goes wrong is logged and counted.
-func (s *Snapshotter) Take(ctx context.Context, job Job) {
+// Take takes a snapshot: before it returns if Config.Sync is set, else some time later. It reports whether
+// there was room for it; what goes wrong later is logged and counted.
+func (s *Snapshotter) Take(ctx context.Context, job Job) bool {
 	if s.config.Sync && !s.isClosed() {
 		s.save(context.WithoutCancel(ctx), []Job{job})
-		return
+		return true
 	}
-	s.enqueue(job)
+	return s.enqueue(job)
 }
 
 func (s *Snapshotter) isClosed() bool {
@@ -183,18 +190,18 @@ func (s *Snapshotter) isClosed() bool {
 }
 
 // enqueue puts a job into the queue, in the place of one of an earlier version of its stream.
-func (s *Snapshotter) enqueue(job Job) {
+func (s *Snapshotter) enqueue(job Job) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	earlier, waits := s.pending[job.Stream]
 	switch {
 	case s.closed || !waits && len(s.queue) >= s.config.Queue:
 		s.count.dropped.Add(1)
-		return
+		return false
 	case waits:
 		s.count.merged.Add(1)
 		if earlier.Version > job.Version {
-			return
+			return true
 		}
 	default:
 		s.queue = append(s.queue, job.Stream)
@@ -207,6 +214,7 @@ func (s *Snapshotter) enqueue(job Job) {
 		s.working = true
 		go s.work()
 	}
+	return true
 }
 
 // work saves what is in the queue, and ends when it is empty.
@@ -282,13 +290,13 @@ func (s *Snapshotter) save(ctx context.Context, jobs []Job) {
 	if len(made) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
-	defer cancel()
-	err := s.store.Save(ctx, made...)
+	err := s.saveIn(ctx, made...)
 	if err == nil {
 		s.count.saved.Add(int64(len(made)))
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
 	for _, snapshot := range made {
 		if len(made) > 1 { // one of them may be what is wrong
 			err = s.store.Save(ctx, snapshot)
@@ -299,6 +307,12 @@ func (s *Snapshotter) save(ctx context.Context, jobs []Job) {
 		}
 		s.count.saved.Add(1)
 	}
+}
+
+func (s *Snapshotter) saveIn(ctx context.Context, snapshots ...Snapshot) error {
+	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
+	defer cancel()
+	return s.store.Save(ctx, snapshots...)
 }
 
 func (s *Snapshotter) failed(stream eventstore.StreamID, what string, err error) {
@@ -317,7 +331,8 @@ func (j Job) make() (snapshot Snapshot, err error) {
 	return j.Make()
 }
 
-// Flush waits until what is in the queue now, and what comes meanwhile, is saved or has failed.
+// Flush waits until the queue is empty and what was in it is saved or has failed; while ever more comes,
+// it waits. It is for tests and tools.
 func (s *Snapshotter) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -330,7 +345,8 @@ func (s *Snapshotter) Flush() {
 }
 
 // Close drops whatever comes from now on and returns when the queue is saved. That takes no longer than
-// 10 s per 64 snapshots, also when Postgres does not answer. Close it before the pool.
+// 10 s per 64 snapshots and what it takes to encode them, also when Postgres does not answer. It does not
+// wait for what Config.Sync saves. Close it before the pool.
 func (s *Snapshotter) Close() {
 	s.mu.Lock()
 	s.closed = true

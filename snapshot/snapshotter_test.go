@@ -525,7 +525,7 @@ func TestLoadFails(t *testing.T) {
 	}
 }
 
-// TestReject: what was found and cannot be used is deleted, and does not count as used.
+// TestReject: what was found and cannot be used is deleted.
 func TestReject(t *testing.T) {
 	t.Parallel()
 	store := newFake(t)
@@ -541,7 +541,7 @@ func TestReject(t *testing.T) {
 	if _, ok, err := store.Load(t.Context(), stream("b"), kind, 10); !ok || err != nil {
 		t.Errorf("another stream's: %v, %v", ok, err)
 	}
-	if got, want := snapshots.Stats(), (snapshot.Stats{Bad: 1}); got != want {
+	if got, want := snapshots.Stats(), (snapshot.Stats{Used: 1, Bad: 1}); got != want {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	for _, part := range []string{"level=WARN", "stream=thing-a", "version=5", "it does not decode"} {
@@ -555,7 +555,7 @@ func TestReject(t *testing.T) {
 
 	store.fail(errors.New("no connection"))
 	snapshots.Reject(t.Context(), made("b", 5), errors.New("it does not decode"))
-	if got, want := snapshots.Stats(), (snapshot.Stats{Used: -1, Bad: 2, Failed: 1}); got != want {
+	if got, want := snapshots.Stats(), (snapshot.Stats{Used: 1, Bad: 2, Failed: 1}); got != want {
 		t.Errorf("with a store that fails: %+v, want %+v", got, want)
 	}
 }
