@@ -193,9 +193,9 @@ func TestCacheOfNothingToDo(t *testing.T) {
 		repo, _, _ := k.repository(t, snapshot.Config{}, 10)
 		grow(t, repo, "a", 1)
 		var wg sync.WaitGroup
-		for g := range 4 {
+		for g := range 8 {
 			wg.Go(func() {
-				for range 50 {
+				for range 100 {
 					seen := -1
 					receipt, err := repo.Update(t.Context(), "a", func(c *counter) ([]event, error) {
 						seen = c.Value

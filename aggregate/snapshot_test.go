@@ -401,12 +401,15 @@ func TestDroppedIsDueAgain(t *testing.T) {
 		snapshots := snapshot.New(blocked, &snapshot.Config{Policy: snapshot.On("limited"), Queue: 1})
 		t.Cleanup(snapshots.Close)
 		repo := aggregate.NewRepository(k.events, counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10})
-		for i := 0; snapshots.Stats().Dropped == 0; i++ { // "last" is the one that is dropped
+		for i := 0; snapshots.Stats().Dropped == 0; i++ {
 			grow(t, repo, fmt.Sprint("other", i), 1)
-			grow(t, repo, "last", 1)
 		}
+		grow(t, repo, "last", 1) // the queue is full
 		close(blocked.gate)
 		snapshots.Flush()
+		if _, ok := saved(t, k, "last"); ok {
+			t.Fatal("it was not dropped")
+		}
 		if _, err := repo.Update(t.Context(), "last", add(1)); err != nil {
 			t.Fatal(err)
 		}
