@@ -28,6 +28,7 @@ import (
 	"github.com/tidemark-es/tidemark/httpapi"
 	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
+	"github.com/tidemark-es/tidemark/snapshot"
 )
 
 const usage = `usage: orders [flags]                     serve
@@ -87,8 +88,7 @@ func withService(ctx context.Context, data string, do func(context.Context, *ser
 		if err != nil {
 			return err
 		}
-		defer s.pool.Close()
-		defer s.store.Close()
+		defer s.close()
 		s.kept = kept
 		return host.Alongside(ctx, s.runner.Run, func(ctx context.Context) error { return do(ctx, s) })
 	})
@@ -96,11 +96,12 @@ func withService(ctx context.Context, data string, do func(context.Context, *ser
 
 // service is the order service, wired.
 type service struct {
-	pool   *pgxpool.Pool
-	store  *eventstore.Store
-	bus    *command.Bus
-	runner *projection.Runner
-	kept   bool // the database outlives the program
+	pool      *pgxpool.Pool
+	store     *eventstore.Store
+	snapshots *snapshot.Snapshotter
+	bus       *command.Bus
+	runner    *projection.Runner
+	kept      bool // the database outlives the program
 }
 
 // open connects, migrates and wires the service. Nothing runs yet.
@@ -134,11 +135,23 @@ func (s *service) wire(ctx context.Context) (err error) {
 	if s.store, err = eventstore.New(s.pool, nil); err != nil {
 		return err
 	}
+	saved, err := snapshot.NewPostgres(s.pool, nil)
+	if err != nil {
+		return err
+	}
+	s.snapshots = snapshot.New(saved, nil) // items that sell well have thousands of events
 	// Many customers want the same items: more attempts than usual until somebody gives up. Of a
 	// simulation of 5000 orders with 64 workers 271 things were given up with 10 attempts, 4 with 50.
-	s.bus = newBus(s.store, &aggregate.Config{MaxAttempts: 50})
+	s.bus = newBus(s.store, &aggregate.Config{MaxAttempts: 50, Snapshots: s.snapshots})
 	s.runner, err = projection.NewRunner(s.pool, s.store, nil, readModels()...)
 	return err
+}
+
+// close saves the snapshots that are waiting and disconnects. Nobody may use the service any more.
+func (s *service) close() {
+	s.snapshots.Close()
+	s.store.Close()
+	s.pool.Close()
 }
 
 // mux serves the orders over HTTP.

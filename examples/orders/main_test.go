@@ -114,7 +114,7 @@ func TestSimulationFinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.pool.Close)
+	t.Cleanup(s.close)
 	servicetest.Background(t, s.runner.Run)
 
 	broken := make(map[string]bool)

@@ -31,7 +31,7 @@ func start(t *testing.T) *shop {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.pool.Close)
+	t.Cleanup(s.close)
 	servicetest.Background(t, s.runner.Run)
 	return &shop{servicetest.Serve(t, s.mux()), s}
 }
@@ -534,7 +534,7 @@ func TestOpenTogether(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			s.pool.Close()
+			s.close()
 		})
 	}
 	services.Wait()

@@ -1,0 +1,20 @@
+package order_test
+
+import (
+	"testing"
+
+	"github.com/tidemark-es/tidemark/aggregate/aggregatetest"
+	"github.com/tidemark-es/tidemark/examples/orders/order"
+)
+
+// TestSnapshot: an order that was saved half-way goes on as if it had not been.
+func TestSnapshot(t *testing.T) {
+	t.Parallel()
+	aggregatetest.CheckSnapshot(t, order.Definition, []order.Event{
+		order.Placed{Customer: "Ada", Currency: "EUR", Lines: []order.Line{{Item: "cup", Name: "Cup", Quantity: 2, Price: 150}}, Date: "2026-03-01"},
+		order.Paid{Amount: 300, Date: "2026-03-02"},
+		order.Shipped{Carrier: "Post", Tracking: "1", Date: "2026-03-03"},
+		order.Delivered{Date: "2026-03-04"},
+		order.Returned{Reason: "broken", Refunded: 300, Date: "2026-03-05"},
+	})
+}

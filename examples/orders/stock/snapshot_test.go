@@ -1,0 +1,16 @@
+package stock_test
+
+import (
+	"testing"
+
+	"github.com/tidemark-es/tidemark/aggregate/aggregatetest"
+	"github.com/tidemark-es/tidemark/examples/orders/stock"
+)
+
+// TestSnapshot: an item that was saved half-way goes on as if it had not been.
+func TestSnapshot(t *testing.T) {
+	t.Parallel()
+	aggregatetest.CheckSnapshot(t, stock.Definition, []stock.Event{
+		received(10), reserved("1", 4), reserved("2", 3), released("1", 4), shippedOut("2", 3), received(5), reserved("3", 1),
+	})
+}
