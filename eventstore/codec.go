@@ -145,6 +145,9 @@ func (c *Codec[E]) Types() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
+// Retired returns the stored names of which the codec decodes events into none, sorted.
+func (c *Codec[E]) Retired() []string { return slices.Sorted(maps.Keys(c.retired)) }
+
 // Schemas returns the schema versions of a stored type that the codec decodes, sorted.
 func (c *Codec[E]) Schemas(name string) []int {
 	if newName, ok := c.renamed[name]; ok {

@@ -116,7 +116,7 @@ func (s *Store) listen() (leave func()) {
 	if s.listener == nil {
 		return func() {}
 	}
-	return s.listener.join()
+	return s.listener.Join()
 }
 
 // signal wakes everybody who waits for the next append through this process.

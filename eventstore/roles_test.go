@@ -94,6 +94,8 @@ func TestRoles(t *testing.T) {
 			`insert into tidemark.append_keys (key, content, versions, positions) values ('x', '', '{1}', '{1}')`,
 			`update tidemark.append_keys set versions = '{7}'`,
 			`truncate tidemark.append_keys`,
+			`delete from tidemark.projection_audit`,
+			`update tidemark.projection_audit set actor = 'nobody'`,
 			`delete from tidemark.schema_migrations`,
 			`create table tidemark.mine ()`,
 			`create or replace function tidemark.tidemark() returns bigint language sql as 'select 1::bigint'`,
@@ -103,8 +105,8 @@ func TestRoles(t *testing.T) {
 			}
 		}
 		for _, sql := range []string{
-			`insert into tidemark.projections (name) values ('p')`,
-			`update tidemark.projections set checkpoint = 1`,
+			`insert into tidemark.projections (name, version, phase, partitions, types) values ('p', 1, 'live', 1, '{}')`,
+			`update tidemark.projections set state = 'paused'`,
 			`delete from tidemark.projections`,
 		} {
 			if _, err := pool.Exec(t.Context(), sql); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/internal/pglisten"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
@@ -48,7 +49,7 @@ type Store struct {
 	appended *signal
 	group    *group
 	notifier *notifier
-	listener *listener // nil if it only polls
+	listener *pglisten.Listener // nil if it only polls
 }
 
 // querier is a pool or a transaction.
@@ -97,8 +98,9 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 		s.notifier.notify()
 	})
 	if !c.PollOnly {
-		s.listener = &listener{
-			pool: pool, channel: schema, own: s.notifier.sender, wake: s.appended.notify, logger: c.Logger,
+		s.listener = &pglisten.Listener{
+			Pool: pool, Channel: schema, Own: s.notifier.sender, Wake: s.appended.notify, Logger: c.Logger,
+			Failing: "eventstore: cannot listen for appends of other processes: until the connection is back they are seen by polling",
 		}
 	}
 	return s, nil
@@ -111,7 +113,7 @@ func (s *Store) Close() {
 	s.group.close()
 	s.notifier.running.Wait()
 	if s.listener != nil {
-		s.listener.close()
+		s.listener.Close()
 	}
 }
 

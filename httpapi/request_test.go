@@ -1,12 +1,14 @@
 package httpapi_test
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -100,8 +102,8 @@ func TestWrite(t *testing.T) {
 	page := func(next func(string) string, rows ...string) httpapi.Handler { // of at most two
 		return func(w http.ResponseWriter, _ *http.Request) error { return httpapi.WritePage(w, "rows", rows, 2, next) }
 	}
-	health := func(all ...projection.Status) httpapi.Handler {
-		return httpapi.Health(func() []projection.Status { return all })
+	health := func(s projection.Status, err error) httpapi.Handler {
+		return httpapi.Health(func(context.Context) (projection.Status, error) { return s, err })
 	}
 	next := func(row string) string { return "after " + row }
 	json := http.Header{"Content-Type": {"application/json"}}
@@ -121,10 +123,16 @@ func TestWrite(t *testing.T) {
 		{func(w http.ResponseWriter, _ *http.Request) error {
 			return httpapi.WritePage(w, "rows", []string{}, 0, next)
 		}, 200, json, `{"rows":[]}`},
-		{health(), 200, json, `{"projections":[]}`},
-		{health(projection.Status{Name: "a", Checkpoint: 7}), 200, json, `{"projections":[{"name":"a","checkpoint":7}]}`},
-		{health(projection.Status{Name: "a", Err: errors.New("broken")}, projection.Status{Name: "b", Checkpoint: 7}), 503, json,
-			`{"projections":[{"name":"a","checkpoint":0,"error":"broken"},{"name":"b","checkpoint":7}]}`},
+		{health(projection.Status{}, nil), 200, json, `{"projections":[],"tidemark":0}`},
+		{health(projection.Status{}, errors.New("no connection")), 503, json, `{"problem":"no connection"}`},
+		{health(projection.Status{Tidemark: 9, Projections: []projection.ProjectionStatus{
+			{Name: "a", Version: 1, Phase: "live", State: "running", Checkpoint: 7, Lag: 2, LagTime: 1500 * time.Millisecond, Parked: 1},
+		}, Held: &projection.Holder{PID: 4711, ApplicationName: "importer", Age: time.Minute}}, nil), 200, json,
+			`{"held_by":{"pid":4711,"application_name":"importer","seconds":60},"projections":[{"name":"a","version":1,"phase":"live","state":"running","checkpoint":7,"lag":2,"lag_seconds":1.5,"parked":1}],"tidemark":9}`},
+		{health(projection.Status{Projections: []projection.ProjectionStatus{
+			{Name: "a", Version: 1, Phase: "live", State: "stopped", Reason: "broken"},
+		}}, nil), 503, json,
+			`{"projections":[{"name":"a","version":1,"phase":"live","state":"stopped","checkpoint":0,"lag":0,"lag_seconds":0,"parked":0,"problem":"stopped: broken"}],"tidemark":0}`},
 	} {
 		answer := ask(handle(&httpapi.Config{Logger: slog.New(slog.DiscardHandler)}, test.handler), "GET", "/", "")
 		header := answer.Result().Header

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 
@@ -46,23 +47,43 @@ func WritePage[R any](w http.ResponseWriter, name string, rows []R, limit int, n
 	return WriteJSON(w, http.StatusOK, page)
 }
 
-// Health returns a handler for readiness probes: how far each projection is, with status 503 while
-// one of them is failing, and why. The reasons are for operators: do not serve it to the public.
-func Health(status func() []projection.Status) Handler {
+// Health returns a handler for readiness probes: how each projection is doing, with status 503 while
+// one of them has a problem, and which, or while status fails. Usually status is the method of a [projection.Runner]. The reasons are
+// for operators: do not serve it to the public.
+func Health(status func(context.Context) (projection.Status, error)) Handler {
 	type model struct {
 		Name       string              `json:"name"`
+		Version    int                 `json:"version"`
+		Phase      string              `json:"phase"`
+		State      string              `json:"state"`
 		Checkpoint eventstore.Position `json:"checkpoint"`
-		Error      string              `json:"error,omitempty"`
+		Lag        int64               `json:"lag"`         // events
+		LagSeconds float64             `json:"lag_seconds"` // age of the first of them
+		Parked     int                 `json:"parked"`
+		Problem    string              `json:"problem,omitempty"`
 	}
-	return func(w http.ResponseWriter, _ *http.Request) error {
+	type holder struct {
+		PID             int32   `json:"pid"`
+		ApplicationName string  `json:"application_name"`
+		Seconds         float64 `json:"seconds"`
+	}
+	return func(w http.ResponseWriter, r *http.Request) error {
+		s, err := status(r.Context())
+		if err != nil {
+			return WriteJSON(w, http.StatusServiceUnavailable, map[string]any{"problem": err.Error()})
+		}
 		code, models := http.StatusOK, []model{}
-		for _, s := range status() {
-			m := model{Name: s.Name, Checkpoint: s.Checkpoint}
-			if s.Err != nil {
-				code, m.Error = http.StatusServiceUnavailable, s.Err.Error()
+		for _, p := range s.Projections {
+			m := model{p.Name, p.Version, p.Phase, p.State, p.Checkpoint, p.Lag, p.LagTime.Seconds(), p.Parked, p.Problem()}
+			if m.Problem != "" {
+				code = http.StatusServiceUnavailable
 			}
 			models = append(models, m)
 		}
-		return WriteJSON(w, code, map[string]any{"projections": models})
+		answer := map[string]any{"tidemark": s.Tidemark, "projections": models}
+		if s.Held != nil {
+			answer["held_by"] = holder{s.Held.PID, s.Held.ApplicationName, s.Held.Age.Seconds()}
+		}
+		return WriteJSON(w, code, answer)
 	}
 }

@@ -86,29 +86,168 @@ create table tidemark.snapshots (
     primary key (stream, version)
 );
 
--- One row per projection: how far it is, and who may move it.
+-- One row per projection and version of its read model. Readers see the live version; a building one is
+-- on the way to take its place; a retired one is kept for the way back.
 create table tidemark.projections (
-    name          text        not null collate "C" primary key,
+    name       text        not null collate "C" check (name <> ''),
+    version    int         not null check (version > 0),
+    phase      text        not null check (phase in ('live', 'building', 'retired')),
+    state      text        not null default 'running' check (state in ('running', 'paused', 'stopped')),
+    reason     text,                                 -- why it is not running
+    partitions int         not null check (partitions > 0),
+    types      text[]      not null,                 -- the event types that are handled
+    added      json        not null default '{}',    -- those added later: the position each was added at
+    tables     text[]      not null default '{}',    -- what readers call the tables of the read model
+    definition text        not null default '',      -- a hash of the statements that made them
+    total      bigint      not null default 0,       -- how many events there were to handle
+    total_at   bigint      not null default 0,       -- up to this position, when it was made
+    created_at timestamptz not null default clock_timestamp(),
+    updated_at timestamptz not null default clock_timestamp(),
+    primary key (name, version)
+);
+
+create unique index projections_live on tidemark.projections (name) where phase = 'live';
+
+-- How far each partition of a projection is, and who may move it. What its owner remembers of it holds as
+-- long as the fencing token is the same: whoever else changes something adds one to it.
+create table tidemark.projection_partitions (
+    projection    text        not null collate "C",
+    version       int         not null,
+    partition     int         not null,
     checkpoint    bigint      not null default 0,
+    handled       bigint      not null default 0,     -- events
+    rate          real        not null default 0,     -- events per second, lately
+    parked        int         not null default 0,     -- rows in dead_letters
     lease_owner   text,
     lease_expires timestamptz,
     fencing_token bigint      not null default 0,
-    state         text        not null default 'running',
-    updated_at    timestamptz not null default clock_timestamp()
+    error         text,                               -- why it does not get on
+    error_at      bigint,                             -- the position that has to do with it, if one has
+    failing_since timestamptz,
+    advanced_at   timestamptz not null default clock_timestamp(),
+    primary key (projection, version, partition),
+    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
+) with (fillfactor = 50);
+
+-- One row per batch under way, gone when its runner commits it. A handler that commits in the middle of a
+-- batch would leave half of it behind: the row makes its commit fail.
+create unlogged table tidemark.projection_batches (
+    id uuid not null primary key
 );
 
--- Events a projection could not handle, and those of the same key waiting behind them.
+-- +goose StatementBegin
+create function tidemark.refuse_half_batch() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from tidemark.projection_batches b where b.id = new.id) then
+        raise exception using
+            errcode = 'TM007',
+            message = 'a projection handler has committed the transaction of a batch that is not finished',
+            hint = 'Leave commit and rollback to the runner.';
+    end if;
+    return null;
+end
+$$;
+-- +goose StatementEnd
+
+create constraint trigger projection_batches_finished
+    after insert on tidemark.projection_batches
+    deferrable initially deferred
+    for each row execute function tidemark.refuse_half_batch();
+
+-- advance_partition() moves a checkpoint, for the owner who has the fencing token and knows where it was.
+-- Anybody else gets SQLSTATE TM006, so that nothing of the same transaction remains.
+-- +goose StatementBegin
+create function tidemark.advance_partition(
+    projection text,
+    version    int,
+    partition  int,
+    token      bigint,
+    before     bigint,
+    after      bigint,
+    events     int,
+    parked     int,
+    rate       real,
+    batch      uuid default null -- that this ends
+) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+    update tidemark.projection_partitions p
+       set checkpoint = after, handled = p.handled + events, parked = p.parked + advance_partition.parked,
+           rate = advance_partition.rate, error = null, error_at = null, failing_since = null,
+           advanced_at = clock_timestamp()
+     where p.projection = advance_partition.projection
+       and p.version = advance_partition.version
+       and p.partition = advance_partition.partition
+       and p.fencing_token = token
+       and p.checkpoint = before;
+    if not found then
+        raise exception using
+            errcode = 'TM006',
+            message = format('projection %s: partition %s of version %s has another owner, or was changed by an operator',
+                             advance_partition.projection, advance_partition.partition, advance_partition.version);
+    end if;
+    if batch is not null then
+        delete from tidemark.projection_batches b where b.id = batch;
+    end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- Who runs a projection: each of them takes its share of the partitions.
+create table tidemark.projection_members (
+    projection text        not null collate "C",
+    version    int         not null,
+    owner      text        not null,
+    expires    timestamptz not null,
+    primary key (projection, version, owner),
+    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
+);
+
+-- Events a projection could not handle, with an error, and those of the same key waiting behind them.
 create table tidemark.dead_letters (
-    projection  text        not null collate "C" references tidemark.projections (name) on delete cascade,
-    position    bigint      not null,
+    projection  text        not null collate "C",
+    version     int         not null,
+    partition   int         not null,
     key         text        not null collate "C",
+    position    bigint      not null,
     error       text,
     attempts    int         not null default 0,
+    edited      json,                                 -- the payload to use instead of the event's
     recorded_at timestamptz not null default clock_timestamp(),
-    primary key (projection, position)
+    primary key (projection, version, position, key),
+    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
 );
 
-create index dead_letters_key on tidemark.dead_letters (projection, key, position);
+create index dead_letters_key on tidemark.dead_letters (projection, version, key, position);
+
+-- The events whose effect has happened: see projection.Once.
+create table tidemark.inbox (
+    projection  text        not null collate "C",
+    position    bigint      not null,
+    part        text        not null default '' collate "C",
+    recorded_at timestamptz not null default clock_timestamp(),
+    primary key (projection, position, part)
+);
+
+-- What operators have done to projections, and what projections have done to themselves.
+create table tidemark.projection_audit (
+    id          bigint      not null generated always as identity primary key,
+    projection  text        not null collate "C",
+    version     int         not null,
+    action      text        not null,
+    actor       text        not null default session_user,
+    details     json        not null default '{}',
+    recorded_at timestamptz not null default clock_timestamp()
+);
+
+create index projection_audit_projection on tidemark.projection_audit (projection, id);
 
 -- Long-running processes and what they wait for.
 create table tidemark.sagas (
@@ -581,6 +720,31 @@ end
 $$;
 -- +goose StatementEnd
 
+-- tidemark_holders() lists the open transactions that hold the tidemark back, the one that holds it back most
+-- first: where it is held, the backend, what its client calls itself, and since when it is open. A prepared
+-- transaction has no backend. Without the right to see the backends of other roles, since is null.
+-- +goose StatementBegin
+create function tidemark.tidemark_holders()
+returns table ("position" bigint, pid int, application_name text, since timestamptz)
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    with latest as (select coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0) as position)
+    select h.position - ((h.position - l.objid::bigint) & 4294967295), l.pid,
+           coalesce(a.application_name, 'prepared transaction ' || p.gid), coalesce(a.xact_start, p.prepared)
+      from latest h,
+           pg_locks l
+      left join pg_stat_activity a on a.pid = l.pid
+      left join pg_prepared_xacts p on l.pid is null and l.virtualtransaction = '-1/' || p.transaction
+     where l.locktype = 'advisory'
+       and l.database = (select d.oid from pg_database d where d.datname = current_database())
+       and l.classid = hashtext('tidemark.events')::oid
+       and l.objsubid = 2
+       and l.granted
+     order by 1, 4
+$$;
+-- +goose StatementEnd
+
 -- Nobody may append or read but the owner and those who are given the right.
 revoke all on function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int) from public;
 revoke all on function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int) from public;
@@ -590,13 +754,21 @@ revoke all on function tidemark.tidemark() from public;
 ---- create above / drop below ----
 
 -- +goose Down
+drop function tidemark.tidemark_holders();
 drop function tidemark.tidemark();
 drop function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea);
 drop function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int);
 drop function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int);
 drop table tidemark.timers;
 drop table tidemark.sagas;
+drop table tidemark.projection_audit;
+drop table tidemark.inbox;
 drop table tidemark.dead_letters;
+drop table tidemark.projection_members;
+drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint, int, int, real, uuid);
+drop table tidemark.projection_batches;
+drop function tidemark.refuse_half_batch();
+drop table tidemark.projection_partitions;
 drop table tidemark.projections;
 drop table tidemark.snapshots;
 drop table tidemark.append_keys;

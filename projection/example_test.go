@@ -26,7 +26,7 @@ func Example() {
 	}
 	events := eventstore.NewCodec(eventstore.TypeOf("deposited", func(e deposited) deposited { return e }))
 
-	balances := projection.New("balances", projection.On(events, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
+	balances := projection.New("balances", nil, projection.On(events, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
 		_, err := tx.Exec(ctx, `
 			insert into balances (account, balance)
 			values ($1, $2)

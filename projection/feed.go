@@ -12,87 +12,145 @@ type Log interface {
 	Next(ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int) (eventstore.Page, error)
 }
 
-// maxRecent bounds the pages a feed keeps.
-const maxRecent = 8
+const (
+	// maxRecent bounds the pages a feed keeps, and pageBytes about how large one is.
+	maxRecent = 16
+	pageBytes = 2 << 20
+)
 
-// feed lets several projections read the log once. It keeps the pages read last: a projection
-// that is a little behind gets its events from there, one at the same place shares a read under
-// way, and one further behind reads for itself until it has caught up.
+// feed lets all partitions of a process read the log once. It keeps the pages read last: who is a
+// little behind gets its events from there, one at the same place shares a read under way, and one
+// further behind reads for itself until it has caught up. While a page is being handled, the next
+// one is read.
 type feed struct {
-	log    Log
-	filter eventstore.Filter
-	limit  int
+	read func(after eventstore.Position, limit int) (eventstore.Page, error)
 
-	mu      sync.Mutex
-	recent  []section // at most maxRecent, oldest read first
-	reading map[eventstore.Position]*read
+	mu       sync.Mutex
+	limit    int     // events of a page
+	perEvent int     // bytes of one, on the latest page
+	recent   []*page // at most maxRecent, oldest read first
+	reading  map[eventstore.Position]*reading
+	running  sync.WaitGroup
 }
 
-// section is a page and where it starts: it holds all events with after < position <= Through.
-type section struct {
+// page is a piece of the log: it holds all events with after < position <= Through.
+type page struct {
 	after eventstore.Position
 	eventstore.Page
+	full bool // there was more
+
+	mu      sync.Mutex
+	decoded map[any][]decoded // by codec
 }
 
-// read is a read under way; page and err are set when done is closed.
-type read struct {
+// reading is a read under way; page and err are set when done is closed.
+type reading struct {
 	done chan struct{}
-	page eventstore.Page
+	page *page
 	err  error
 }
 
-func newFeed(log Log, filter eventstore.Filter, limit int) *feed {
-	return &feed{log: log, filter: filter, limit: limit, reading: make(map[eventstore.Position]*read)}
+// newFeed returns a feed that reads until ctx is done.
+func newFeed(ctx context.Context, log Log, filter eventstore.Filter, limit int) *feed {
+	return &feed{
+		read: func(after eventstore.Position, limit int) (eventstore.Page, error) {
+			return log.Next(ctx, after, filter, limit)
+		},
+		limit:   limit,
+		reading: make(map[eventstore.Position]*reading),
+	}
 }
 
-// next returns the next piece of the log after a position; it waits until there is one. All
-// callers must pass the same context: a read is shared, and so is its end.
-func (f *feed) next(ctx context.Context, after eventstore.Position) (eventstore.Page, error) {
+// next returns a page of the log that reaches beyond a position, and may begin before it. It waits
+// until there is one.
+func (f *feed) next(ctx context.Context, after eventstore.Position) (*page, error) {
 	f.mu.Lock()
-	if page, ok := f.remembered(after); ok {
+	if p := f.remembered(after); p != nil {
+		f.prefetch(p)
 		f.mu.Unlock()
-		return page, nil
+		return p, nil
 	}
-	r, shared := f.reading[after]
-	if !shared {
-		r = &read{done: make(chan struct{})}
-		f.reading[after] = r
-	}
+	r := f.start(after)
 	f.mu.Unlock()
-	if shared {
-		<-r.done // the reader listens to the context for all
-		return r.page, r.err
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-
-	r.page, r.err = f.log.Next(ctx, after, f.filter, f.limit)
+	if r.err != nil {
+		return nil, r.err
+	}
 	f.mu.Lock()
-	delete(f.reading, after)
-	if r.err == nil {
-		f.remember(section{after, r.page})
-	}
+	f.prefetch(r.page)
 	f.mu.Unlock()
-	close(r.done)
-	return r.page, r.err
+	return r.page, nil
 }
 
-// remembered returns what a recent page holds after a position.
-func (f *feed) remembered(after eventstore.Position) (eventstore.Page, bool) {
-	for _, s := range f.recent {
-		if s.after <= after && after < s.Through {
-			events := s.Events
-			for len(events) > 0 && events[0].Position <= after {
-				events = events[1:]
-			}
-			return eventstore.Page{Events: events, Through: s.Through}, true
+// start reads the page after a position, unless somebody does.
+func (f *feed) start(after eventstore.Position) *reading {
+	if r, ok := f.reading[after]; ok {
+		return r
+	}
+	r := &reading{done: make(chan struct{})}
+	f.reading[after] = r
+	limit := f.limit
+	if f.perEvent > 0 {
+		limit = max(1, min(limit, pageBytes/f.perEvent))
+	}
+	f.running.Go(func() {
+		p, err := f.read(after, limit)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.reading, after)
+		if err == nil {
+			r.page = &page{after: after, Page: p, full: len(p.Events) == limit, decoded: make(map[any][]decoded)}
+			f.remember(r.page)
+		}
+		r.err = err
+		close(r.done)
+	})
+	return r
+}
+
+// prefetch reads what comes behind a page, if there is more already.
+func (f *feed) prefetch(p *page) {
+	if p.full && f.remembered(p.Through) == nil {
+		f.start(p.Through)
+	}
+}
+
+func (f *feed) remembered(after eventstore.Position) *page {
+	for _, p := range f.recent {
+		if p.after <= after && after < p.Through {
+			return p
 		}
 	}
-	return eventstore.Page{}, false
+	return nil
 }
 
-func (f *feed) remember(s section) {
+func (f *feed) remember(p *page) {
 	if len(f.recent) == maxRecent {
 		copy(f.recent, f.recent[1:])
 		f.recent = f.recent[:maxRecent-1]
 	}
-	f.recent = append(f.recent, s)
+	f.recent = append(f.recent, p)
+	if n := len(p.Events); n > 0 {
+		bytes := 0
+		for _, e := range p.Events {
+			bytes += len(e.Data)
+		}
+		f.perEvent = bytes/n + 200
+	}
+}
+
+// of returns what the page's events mean to a source.
+func (p *page) of(s *Source) []decoded {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all, ok := p.decoded[s.codec]
+	if !ok {
+		all = s.decode(p.Events)
+		p.decoded[s.codec] = all
+	}
+	return all
 }

@@ -2,10 +2,13 @@ package projection
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"maps"
-	"runtime/debug"
 	"slices"
+	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,123 +17,279 @@ import (
 
 // Handler writes what one event means into the read model, through tx. The runner commits the
 // transaction together with the checkpoint, after a batch of events; the handler must neither
-// commit nor roll it back, and have no effect outside it, since it may be called again.
+// commit nor roll it back, and have no effect outside it, since it may be called again. It must not
+// change the event, which other projections are given too.
 type Handler[E any] func(ctx context.Context, tx pgx.Tx, event eventstore.Event[E]) error
 
-// Projection is a named read model and the handlers that keep it.
+// Projection is a named read model, at one version, and what keeps it.
 type Projection struct {
-	name     string
-	types    []string // of all sources, sorted
-	handlers map[string]rawHandler
+	name    string
+	options Options
+	sources []Source
+	types   []string        // of all sources, sorted
+	known   map[string]bool // types, and those that are retired
+	table   table           // nil unless it folds rows
+	effects bool            // a subscription
 }
 
-type rawHandler func(context.Context, pgx.Tx, eventstore.Raw) error
+// Options say how a projection is run. Nil and the zero value are the defaults.
+type Options struct {
+	// Version of the read model; 0 means 1. Raise it when the read model has to be made anew: the new
+	// version is built beside the one that readers see, into tables of its own, and takes its place
+	// when it has caught up.
+	Version int
+	// Partitions is how many parts of the keys are handled side by side, in one process or in
+	// several; 0 means 1, which keeps all events in the order of positions. With more of them only the events of
+	// one key are. It is fixed for a version.
+	Partitions int
+	// Tables are the names of the read model's tables, such as "bank.accounts". Readers find a view
+	// under each of these names, which shows the table of the live version.
+	Tables []string
+	// DDL makes the tables, once for each version: SQL statements in which a table's name in braces
+	// stands for the table of this version, such as
+	//
+	//	create table {bank.accounts} (account text primary key, balance bigint not null)
+	//
+	// Other objects need names that other versions do not use: leave the naming of indexes to Postgres.
+	DDL string
+	// Timeout bounds how long one event may be handled; 0 means 30 s.
+	Timeout time.Duration
+	// MaxAttempts is how often an event is tried before it becomes a dead letter, if nothing says that
+	// trying again is of no use; 0 means 3.
+	MaxAttempts int
+	// MaxParked is how many dead letters there may be, with those that wait behind them, before the
+	// projection stops; 0 means 10,000.
+	MaxParked int
+	// FromNow lets a new projection begin at the end of the log, as most subscriptions want to.
+	FromNow bool
+}
 
-// Source is a kind of events that a projection handles, and how. See [On].
+// Source is a kind of events that a projection handles, and how. See [On], [OnKeyed], [Fold] and [Effect].
 type Source struct {
-	types  []string
-	handle rawHandler
+	types   []string
+	retired []string
+	codec   any // the codec: the events of a page are decoded once for all who share it
+	decode  func([]eventstore.Raw) []decoded
+	key     func(decoded) string             // nil: the stream
+	split   func(decoded) map[string]decoded // by key, if there are several events; nil otherwise
+	handle  func(context.Context, pgx.Tx, decoded) error
+	effect  func(context.Context, decoded) error
+	row     any // of a table: func(*Row, decoded) (Op, error)
 }
 
-// On says that a projection gives the events whose types are in the codec to handler. It panics
-// when one of them is nil.
+// decoded is what a stored event means, for everybody with the same codec.
+type decoded struct {
+	index  int // in the page
+	events any // a []eventstore.Event[E], usually of one
+	err    error
+}
+
+// On says that a projection gives the events whose types are in the codec to handler. Events of one
+// stream are handled in their order. It panics when one of them is nil.
 func On[E any](codec *eventstore.Codec[E], handler Handler[E]) Source {
+	return OnKeyed(codec, nil, handler)
+}
+
+// OnKeyed is [On] for a read model whose rows are not those of streams: events with the same key are handled in
+// their order, and wait for one another when one of them cannot be handled. The function must be pure
+// and return the same key for an event for ever; "" is refused like an event that cannot be handled.
+func OnKeyed[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
 	if codec == nil || handler == nil {
 		panic("projection: codec and handler must be given")
 	}
-	return Source{
-		types: codec.Types(),
-		handle: func(ctx context.Context, tx pgx.Tx, raw eventstore.Raw) error {
-			events, err := codec.Decode(raw)
-			if err != nil {
+	s := source(codec, key)
+	s.handle = func(ctx context.Context, tx pgx.Tx, d decoded) error {
+		for _, event := range d.events.([]eventstore.Event[E]) {
+			if err := handler(ctx, tx, event); err != nil {
 				return err
 			}
-			for _, event := range events {
-				if err := handler(ctx, tx, event); err != nil {
-					return err
-				}
-			}
-			return nil
-		},
+		}
+		return nil
 	}
+	return s
+}
+
+func source[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string) Source {
+	s := Source{types: codec.Types(), retired: codec.Retired(), codec: codec}
+	handled := make(map[string]bool)
+	for _, t := range s.types {
+		handled[t] = true
+	}
+	s.decode = func(events []eventstore.Raw) []decoded {
+		all := make([]decoded, 0, len(events))
+		for i, raw := range events {
+			if !handled[raw.Type] {
+				continue
+			}
+			events, err := decode(codec, raw)
+			if len(events) > 0 || err != nil {
+				all = append(all, decoded{i, events, err})
+			}
+		}
+		return all
+	}
+	if key == nil {
+		return s
+	}
+	s.key = func(d decoded) string { return key(d.events.([]eventstore.Event[E])[0]) }
+	// An event that was split may belong to several keys.
+	s.split = func(d decoded) map[string]decoded {
+		events := d.events.([]eventstore.Event[E])
+		if len(events) == 1 {
+			return nil
+		}
+		byKey := make(map[string]decoded)
+		for _, event := range events {
+			k := key(event)
+			mine, _ := byKey[k].events.([]eventstore.Event[E])
+			byKey[k] = decoded{index: d.index, events: append(mine, event)}
+		}
+		return byKey
+	}
+	return s
+}
+
+// decode decodes an event with upcasters that may panic.
+func decode[E any](codec *eventstore.Codec[E], raw eventstore.Raw) (events []eventstore.Event[E], err error) {
+	defer recovered(&err)
+	return codec.Decode(raw)
 }
 
 // New returns a projection of the events of one or more sources, usually one for each kind of
 // aggregate that feeds it:
 //
-//	projection.New("shop.items", projection.On(stock.Codec, handleStock), projection.On(order.Codec, handleOrder))
+//	projection.New("shop.items", nil, projection.On(stock.Codec, handleStock), projection.On(order.Codec, handleOrder))
 //
-// All its handlers run in one goroutine and get the events in the order of positions. They may
-// read what the same projection has written, but not the tables of others, which are ahead or
-// behind. The tables are the application's to create, before the runner starts.
+// All its handlers get the events in the order of positions, or of their key if it has several
+// partitions. They may read what the same projection has written for the same key, but not the
+// tables of others, which are ahead or behind. With [Options.DDL] the runner makes the tables, and
+// handlers ask [TableName] for them; without it they are the application's to create before the
+// runner starts.
 //
 // A source or an event type that is added to a projection later gets events from its checkpoint
-// on, not those before: to have all of them, start from the beginning.
+// on, not those before: [Runner.Status] says so, and to have all of them raise [Options.Version].
 //
-// The name is what its checkpoint is stored under. Another name, and other tables, start from the
-// beginning of the log; so does an empty table after its row in the table projections was deleted
-// while no runner was running. New panics when the name is empty, there is no source, or an event
-// type has two.
-func New(name string, sources ...Source) *Projection {
+// New panics when the name is empty, there is no source, an event type has two, or an option is out of bounds.
+func New(name string, options *Options, sources ...Source) *Projection {
+	p := newProjection(name, options, sources)
+	for _, s := range sources {
+		if s.handle == nil {
+			panic(fmt.Sprintf("projection %q: its sources must be made by On or OnKeyed", name))
+		}
+	}
+	return p
+}
+
+func newProjection(name string, options *Options, sources []Source) *Projection {
 	if name == "" || len(sources) == 0 {
 		panic(fmt.Sprintf("projection %q: a name and a source must be given", name))
 	}
-	p := &Projection{name: name, handlers: make(map[string]rawHandler)}
-	for _, source := range sources {
-		for _, eventType := range source.types {
-			if _, taken := p.handlers[eventType]; taken {
-				panic(fmt.Sprintf("projection %q: two sources have the event type %q", name, eventType))
-			}
-			p.handlers[eventType] = source.handle
+	p := &Projection{name: name, options: options.withDefaults(), sources: sources}
+	o := p.options
+	if o.Version < 1 || o.Partitions < 1 || o.Partitions > maxPartitions || o.Timeout < 0 || o.MaxAttempts < 1 || o.MaxParked < 0 {
+		panic(fmt.Sprintf("projection %q: an option is out of bounds: %+v", name, o))
+	}
+	if (o.DDL == "") != (len(o.Tables) == 0) {
+		panic(fmt.Sprintf("projection %q: Tables and DDL must be given together", name))
+	}
+	for _, t := range o.Tables {
+		if !strings.Contains(o.DDL, "{"+t+"}") {
+			panic(fmt.Sprintf("projection %q: DDL does not make {%s}", name, t))
 		}
 	}
-	p.types = slices.Sorted(maps.Keys(p.handlers))
+	taken := make(map[string]bool)
+	for _, s := range sources {
+		for _, eventType := range s.types {
+			if taken[eventType] {
+				panic(fmt.Sprintf("projection %q: two sources have the event type %q", name, eventType))
+			}
+			taken[eventType] = true
+		}
+	}
+	p.types = slices.Sorted(maps.Keys(taken))
+	p.known = taken
+	for _, s := range sources {
+		for _, eventType := range s.retired {
+			p.known[eventType] = true
+		}
+	}
 	return p
+}
+
+// maxPartitions bounds a projection's partitions: each is a goroutine, and a row that is updated.
+const maxPartitions = 1024
+
+func (o *Options) withDefaults() Options {
+	var d Options
+	if o != nil {
+		d = *o
+	}
+	if d.Version == 0 {
+		d.Version = 1
+	}
+	if d.Partitions == 0 {
+		d.Partitions = 1
+	}
+	if d.Timeout == 0 {
+		d.Timeout = 30 * time.Second
+	}
+	if d.MaxAttempts == 0 {
+		d.MaxAttempts = 3
+	}
+	if d.MaxParked == 0 {
+		d.MaxParked = 10_000
+	}
+	return d
 }
 
 // Name returns the projection's name.
 func (p *Projection) Name() string { return p.name }
 
-// apply handles those of the events that the projection is for.
-func (p *Projection) apply(ctx context.Context, tx pgx.Tx, events []eventstore.Raw) error {
-	for _, event := range events {
-		if err := p.applyOne(ctx, tx, event); err != nil {
-			return &HandlerError{Projection: p.name, Stream: event.Stream, Position: event.Position, Type: event.Type, Err: err}
-		}
+// Version returns the version of its read model.
+func (p *Projection) Version() int { return p.options.Version }
+
+// definition identifies the statements that made the tables of a version.
+func (p *Projection) definition() string {
+	if p.options.DDL == "" {
+		return ""
 	}
-	return nil
+	sum := sha256.Sum256([]byte(p.options.DDL))
+	return hex.EncodeToString(sum[:8])
 }
 
-func (p *Projection) applyOne(ctx context.Context, tx pgx.Tx, event eventstore.Raw) (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
-		}
-	}()
-	// What the handler appends was caused by this event.
-	return p.handlers[event.Type](eventstore.WithCause(ctx, event), tx, event)
+// ddl returns the statements that make the tables of this version.
+func (p *Projection) ddl() string {
+	statements := p.options.DDL
+	for _, t := range p.options.Tables {
+		statements = strings.ReplaceAll(statements, "{"+t+"}", physical(t, p.options.Version))
+	}
+	return statements
 }
 
-// matching returns the events of the projection's types.
-func (p *Projection) matching(events []eventstore.Raw) []eventstore.Raw {
-	return slices.DeleteFunc(slices.Clone(events), func(event eventstore.Raw) bool {
-		_, handled := p.handlers[event.Type]
-		return !handled
-	})
+// physical returns the quoted name of a table of one version.
+func physical(table string, version int) string {
+	return quote(fmt.Sprintf("%s_v%d", table, version))
 }
 
-// HandlerError says which event a projection's handler failed on.
-type HandlerError struct {
-	Projection string
-	Stream     eventstore.StreamID
-	Position   eventstore.Position
-	Type       string
-	Err        error
+func quote(table string) string { return pgx.Identifier(strings.Split(table, ".")).Sanitize() }
+
+// TableName returns the name, quoted for SQL, of one of the tables in [Options.Tables] as the handler that was
+// given the context has to use it: that of the version it writes. It panics for a table that the
+// projection does not have, or outside of a handler.
+func TableName(ctx context.Context, table string) string {
+	b, ok := ctx.Value(batchKey{}).(*batchInfo)
+	if !ok || !slices.Contains(b.projection.options.Tables, table) {
+		panic(fmt.Sprintf("projection: TableName(%q): not in a handler, or not in its projection's Tables", table))
+	}
+	return physical(table, b.projection.options.Version)
 }
 
-func (e *HandlerError) Error() string {
-	return fmt.Sprintf("projection %s: event %q at position %d of stream %s: %v", e.Projection, e.Type, e.Position, e.Stream, e.Err)
-}
+type batchKey struct{}
 
-// Unwrap returns the handler's error.
-func (e *HandlerError) Unwrap() error { return e.Err }
+// batchInfo is what a handler can learn of its batch from the context.
+type batchInfo struct {
+	projection *Projection
+	live       bool
+	position   eventstore.Position
+	inbox      string
+}

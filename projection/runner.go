@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -20,103 +22,128 @@ import (
 type Config struct {
 	// Schema is the Postgres schema the store was migrated into; empty means "tidemark".
 	Schema string
-	// BatchSize is how many events of the log one transaction covers at most; 0 means 500.
+	// BatchSize is how many events of the log are read at once, and one transaction covers at most,
+	// unless they are folded into a table; 0 means 1000.
 	BatchSize int
+	// Concurrency bounds how many batches run side by side, each on a connection of the pool; 0
+	// means half of what the pool may have.
+	Concurrency int
+	// Lease is how long a process that is not heard of keeps its partitions, and how long a handler
+	// may leave its transaction alone before Postgres ends it; 0 means 10 s.
+	Lease time.Duration
 	// MaxBackoff bounds the pause after a failure, which starts at 100 ms; 0 means 30 s.
 	MaxBackoff time.Duration
+	// Stall says when a projection counts as stalled: more than StallLag events behind, and no progress for
+	// StallAfter; 0 means 0 events and one minute.
+	StallLag   int64
+	StallAfter time.Duration
+	// PollOnly leaves out the connection that listens for notifications, which a pooler in transaction
+	// mode such as PgBouncer does not pass on: then partitions that become free are found within a second.
+	PollOnly bool
 	// Logger is told about failures; nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// ErrUnknownProjection means that a runner has no projection of that name.
-var ErrUnknownProjection = errors.New("unknown projection")
-
-// Status tells how a projection is doing.
-type Status struct {
-	Name string
-	// Checkpoint is the position up to which all events are in the read model, as far as this
-	// process knows.
-	Checkpoint eventstore.Position
-	// Err is why the last attempt failed, nil if it did not; FailingSince is when that began.
-	Err          error
-	FailingSince time.Time
-}
-
-// WaitError says that a projection did not reach a position in time. It unwraps to the context's
-// error and, if the projection is failing, to the reason.
-type WaitError struct {
-	Status   Status
-	Position eventstore.Position
-	Err      error
-}
-
-func (e *WaitError) Error() string {
-	text := fmt.Sprintf("projection %s is at position %d and did not reach %d: %v",
-		e.Status.Name, e.Status.Checkpoint, e.Position, e.Err)
-	if e.Status.Err != nil {
-		text += fmt.Sprintf(" (it is failing: %v)", e.Status.Err)
-	}
-	return text
-}
-
-// Unwrap returns the errors behind it.
-func (e *WaitError) Unwrap() []error { return []error{e.Err, e.Status.Err} }
-
-// Runner runs projections in this process.
+// Runner runs projections in this process, and shares them with other processes that run the same
+// ones. It is also what operators use; the methods for them say which rights of Postgres they need
+// only where it is more than a service has.
 type Runner struct {
-	workers map[string]*worker
-	started sync.Once
+	*engine
+	versions map[versionID]*version
+	names    map[string]*named
+	started  sync.Once
+	bus      *bus
 }
+
+// versionID names a projection at a version.
+type versionID struct {
+	name    string
+	version int
+}
+
+func (p *Projection) id() versionID { return versionID{p.name, p.options.Version} }
+
+// engine is what all that a runner runs have in common.
+type engine struct {
+	pool    *pgxpool.Pool
+	log     Log
+	schema  string
+	batches string // the quoted name of the table of batches under way
+	config  Config
+	logger  *slog.Logger
+	owner   string        // the name of this runner in leases
+	slots   chan struct{} // one for each batch under way
+	cached  int           // rows that a partition of a table keeps in memory
+	feed    *feed         // since Run
+	changed *signal       // leases or phases may have changed
+
+	statements sync.Map // SQL with the schema put in
+}
+
+// maxRows bounds the rows of tables that a runner keeps in memory.
+const maxRows = 128_000
 
 // NewRunner returns a runner of the given projections over a log, whose read models and
-// checkpoints are in the database of pool. Names must differ.
+// checkpoints are in the database of pool, which must be that of the log. Names must differ, or
+// versions of one name.
 func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Projection) (*Runner, error) {
 	if pool == nil || log == nil {
 		return nil, errors.New("projection.NewRunner: pool and log must be given")
 	}
-	c := config.withDefaults()
+	c := config.withDefaults(pool)
 	schema, err := pgschema.Name(c.Schema)
 	if err != nil {
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
-	if c.BatchSize < 1 || c.MaxBackoff < 0 {
-		return nil, errors.New("projection.NewRunner: BatchSize and MaxBackoff must not be negative")
+	if c.BatchSize < 1 || c.Concurrency < 1 || c.Lease < 0 || c.MaxBackoff < 0 || c.StallLag < 0 || c.StallAfter < 0 {
+		return nil, errors.New("projection.NewRunner: no number or duration of the Config may be negative")
 	}
-	var types []string
+	e := &engine{
+		pool: pool, log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
+		config: c, logger: c.Logger, owner: uuid.NewString(), slots: make(chan struct{}, c.Concurrency), changed: newSignal(),
+	}
+	r := &Runner{engine: e, versions: make(map[versionID]*version), names: make(map[string]*named)}
+	tables := 0
 	for _, p := range projections {
-		types = append(types, p.types...)
-	}
-	slices.Sort(types)
-	feed := newFeed(log, eventstore.Filter{Types: slices.Compact(types)}, c.BatchSize)
-
-	r := &Runner{workers: make(map[string]*worker)}
-	for _, p := range projections {
-		if _, taken := r.workers[p.name]; taken {
-			return nil, fmt.Errorf("projection.NewRunner: two projections are named %q", p.name)
+		if _, taken := r.versions[p.id()]; taken {
+			return nil, fmt.Errorf("projection.NewRunner: two projections are named %q and have version %d", p.name, p.options.Version)
 		}
-		r.workers[p.name] = &worker{
-			Projection:  p,
-			checkpoints: newCheckpoints(pool, schema),
-			feed:        feed,
-			logger:      c.Logger,
-			maxBackoff:  c.MaxBackoff,
-			status:      Status{Name: p.name},
-			moved:       make(chan struct{}),
+		n := r.names[p.name]
+		if n == nil {
+			n = &named{moved: newSignal()}
+			r.names[p.name] = n
+		}
+		v := &version{Projection: p, engine: e, owned: make(map[int]eventstore.Position), moved: n.moved}
+		r.versions[p.id()] = v
+		n.versions = append(n.versions, v)
+		if p.table != nil {
+			tables += p.options.Partitions
 		}
 	}
+	e.cached = max(1000, maxRows/max(1, tables))
+	r.bus = newBus(e)
 	return r, nil
 }
 
-func (c *Config) withDefaults() Config {
+func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 	var d Config
 	if c != nil {
 		d = *c
 	}
 	if d.BatchSize == 0 {
-		d.BatchSize = 500
+		d.BatchSize = 1000
+	}
+	if d.Concurrency == 0 {
+		d.Concurrency = max(1, int(pool.Config().MaxConns)/2)
+	}
+	if d.Lease == 0 {
+		d.Lease = 10 * time.Second
 	}
 	if d.MaxBackoff == 0 {
 		d.MaxBackoff = 30 * time.Second
+	}
+	if d.StallAfter == 0 {
+		d.StallAfter = time.Minute
 	}
 	if d.Logger == nil {
 		d.Logger = slog.Default()
@@ -125,55 +152,74 @@ func (c *Config) withDefaults() Config {
 }
 
 // Run runs the projections until ctx is done and then returns nil; a batch under way is rolled
-// back and done again next time. It returns an error at once when the checkpoints cannot be
-// read, such as [eventstore.ErrNotMigrated]; later failures are retried. Run may be called once.
+// back and done again next time, here or in another process, which takes over at once. It returns an error at once when the
+// checkpoints cannot be read, such as [eventstore.ErrNotMigrated], or when what is stored of a
+// projection does not fit; later failures are retried. Run may be called once.
 func (r *Runner) Run(ctx context.Context) error {
 	first := false
 	r.started.Do(func() { first = true })
 	if !first {
 		return errors.New("projection: a runner runs once: make another one")
 	}
-	for _, w := range r.workers {
-		if err := w.start(ctx); err != nil {
+	for _, id := range r.ids() {
+		if err := r.versions[id].register(ctx); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r.feed = newFeed(ctx, r.log, r.filter(), r.config.BatchSize)
 	var running sync.WaitGroup
-	for _, w := range r.workers {
-		running.Go(func() { w.run(ctx) })
-	}
+	running.Go(func() { r.bus.run(ctx) })
+	l := newLeases(r)
+	running.Go(func() { l.run(ctx) })
+	running.Go(func() { r.switchVersions(ctx) })
 	running.Wait()
+	r.feed.running.Wait()
 	return nil
 }
 
-// Wait returns when all the named projections, or all there are if none is named, have every
-// event up to position in their read models. When ctx is done first it returns a [WaitError].
-// It waits only for projections of this runner, whichever process advances them.
-func (r *Runner) Wait(ctx context.Context, position eventstore.Position, projections ...string) error {
-	if len(projections) == 0 {
-		projections = slices.Collect(maps.Keys(r.workers))
+// filter selects the events that any of the projections handles.
+func (r *Runner) filter() eventstore.Filter {
+	var types []string
+	for _, v := range r.versions {
+		types = append(types, v.types...)
 	}
-	for _, name := range projections {
-		w, ok := r.workers[name]
-		if !ok {
-			return fmt.Errorf("wait for projection %q: %w", name, ErrUnknownProjection)
-		}
-		if err := w.wait(ctx, position); err != nil {
-			return err
-		}
-	}
-	return nil
+	slices.Sort(types)
+	return eventstore.Filter{Types: slices.Compact(types)}
 }
 
-// Status returns how each projection is doing, sorted by name.
-func (r *Runner) Status() []Status {
-	var all []Status
-	for _, name := range slices.Sorted(maps.Keys(r.workers)) {
-		status, _ := r.workers[name].now()
-		all = append(all, status)
-	}
-	return all
+// ids returns the projections in the order of their names and versions.
+func (r *Runner) ids() []versionID {
+	return slices.SortedFunc(maps.Keys(r.versions), func(a, b versionID) int {
+		if a.name != b.name {
+			return strings.Compare(a.name, b.name)
+		}
+		return a.version - b.version
+	})
+}
+
+// signal wakes everybody who waits for something to change.
+type signal struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func newSignal() *signal { return &signal{ch: make(chan struct{})} }
+
+// wait returns a channel that the next notify closes.
+func (s *signal) wait() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ch
+}
+
+func (s *signal) notify() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.ch)
+	s.ch = make(chan struct{})
 }

@@ -3,131 +3,445 @@ package projection
 import (
 	"context"
 	"errors"
-	"log/slog"
-	"sync"
+	"fmt"
+	"maps"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// worker runs one projection and tells how far it is.
-type worker struct {
-	*Projection
-	checkpoints *checkpoints
-	feed        *feed
-	logger      *slog.Logger
-	maxBackoff  time.Duration
+const loadSQL = `
+select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types,
+       (select coalesce(max(e.position), 0) from SCHEMA.events e)
+  from SCHEMA.projection_partitions p
+  join SCHEMA.projections v on (v.name, v.version) = (p.projection, p.version)
+ where p.projection = $1
+   and p.version = $2
+   and p.partition = $3`
 
-	mu     sync.Mutex
-	status Status
-	moved  chan struct{} // closed and replaced when status.Checkpoint changes
+const parkedKeysSQL = `
+select distinct key
+  from SCHEMA.dead_letters
+ where projection = $1
+   and version = $2
+   and partition = $3`
+
+const failSQL = `
+update SCHEMA.projection_partitions
+   set error = $4, error_at = $5, failing_since = coalesce(failing_since, clock_timestamp())
+ where projection = $1
+   and version = $2
+   and partition = $3
+   and fencing_token = $6`
+
+const stopStateSQL = `
+update SCHEMA.projections
+   set state = 'stopped', reason = $3, updated_at = clock_timestamp()
+ where name = $1
+   and version = $2
+   and state = 'running'`
+
+// saveAfter is how long a checkpoint is ahead in memory that has only passed events of other types.
+const saveAfter = 50 * time.Millisecond
+
+// errGone means that the partition is not this process's to run, or not at the moment.
+var errGone = errors.New("the partition has another owner, or is not running")
+
+// worker runs one partition of a projection, while this process has the lease of it.
+type worker struct {
+	*version
+	number int
+
+	// What is remembered of the partition, valid as long as its token is.
+	token      int64
+	checkpoint eventstore.Position // as stored
+	live       bool
+	parked     map[string]bool // keys that have dead letters
+	rows       rows            // of a table
+
+	read     eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
+	pending  int                 // items in rows since the checkpoint
+	since    time.Time           // when read left the checkpoint
+	limit    int                 // items of a batch while looking for the one that fails; 0 for any
+	halved   bool                // the limit is a guess
+	poison   map[eventstore.Position]poisoned
+	attempts map[eventstore.Position]int
+	failing  bool
+	rate     rate
 }
 
-// start finds out where the projection is.
-func (w *worker) start(ctx context.Context) error {
-	at, err := w.checkpoints.get(ctx, w.name)
-	if err == nil {
-		w.reached(at)
+func newWorker(v *version, number int) *worker {
+	return &worker{version: v, number: number, poison: make(map[eventstore.Position]poisoned), attempts: make(map[eventstore.Position]int)}
+}
+
+// poisoned is why an item was given up.
+type poisoned struct {
+	err      error
+	attempts int
+}
+
+// run handles batch after batch until ctx is done or the partition is gone.
+func (w *worker) run(ctx context.Context) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, w.config.MaxBackoff), w.config.MaxBackoff
+	loaded := false
+	for ctx.Err() == nil {
+		var err error
+		if !loaded {
+			err = w.load(ctx)
+		}
+		if err == nil {
+			loaded = true
+			err = w.step(ctx)
+		}
+		switch {
+		case err == nil:
+			pause.Reset()
+			continue
+		case ctx.Err() != nil:
+		case errors.Is(err, errGone):
+			return
+		case pgerr.Is(err, pgerr.Fenced):
+			loaded = false
+			continue
+		default:
+			w.forget()
+			w.failed(ctx, err)
+			loaded = loaded && classify(err) != fatal // then it is stopped
+			select {
+			case <-time.After(min(pause.NextBackOff(), w.config.MaxBackoff)): // jitter goes both ways
+			case <-ctx.Done():
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	_ = w.save(ctx)
+}
+
+// load reads what there is to remember.
+func (w *worker) load(ctx context.Context) error {
+	var mine bool
+	var phase, state string
+	var types []string
+	var last eventstore.Position
+	err := w.pool.QueryRow(ctx, w.sql(loadSQL), w.name, w.options.Version, w.number, w.owner).
+		Scan(&w.checkpoint, &w.token, &mine, &phase, &state, &types, &last)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types)) {
+		return errGone
+	}
+	if err != nil {
+		return fmt.Errorf("projection %s: read its checkpoint: %w", w.name, err)
+	}
+	found, _ := w.pool.Query(ctx, w.sql(parkedKeysSQL), w.name, w.options.Version, w.number)
+	keys, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("projection %s: read its dead letters: %w", w.name, err)
+	}
+	w.live = phase == phaseLive
+	w.parked = make(map[string]bool)
+	for _, key := range keys {
+		w.parked[key] = true
+	}
+	clear(w.poison)
+	clear(w.attempts)
+	w.limit = 0
+	w.forget()
+	w.reached(w.number, w.checkpoint)
+	if w.checkpoint > last {
+		return Fatal(fmt.Errorf("the checkpoint is %d, but the log ends at %d: was a backup restored? Its read model has events that the log has not: "+
+			"build it anew with a higher version, or Reset it", w.checkpoint, last))
+	}
+	return nil
+}
+
+// forget goes back to the checkpoint.
+func (w *worker) forget() {
+	w.read, w.pending = w.checkpoint, 0
+	if w.table != nil {
+		w.rows = w.table.open(w.cached, w.checkpoint == 0)
+	}
+}
+
+// step handles the next page, or as much of it as makes a batch.
+func (w *worker) step(ctx context.Context) error {
+	p, err := w.next(ctx)
+	if err != nil || p == nil {
+		return err
+	}
+	items, to := w.items(p, w.read, w.number), p.Through
+	if limit, ok, err := w.bound(ctx, to); err != nil {
+		return err
+	} else if ok && limit < to {
+		for len(items) > 0 && items[len(items)-1].raw.Position > limit {
+			items = items[:len(items)-1]
+		}
+		to = limit
+	}
+	full := p.full && to == p.Through && w.limit == 0
+	if w.limit > 0 && len(items) > w.limit {
+		n := w.limit
+		for n < len(items) && items[n].raw.Position == items[n-1].raw.Position {
+			n++ // the checkpoint is behind all items of an event or before them
+		}
+		if n < len(items) {
+			items, to = items[:n], items[n-1].raw.Position
+		}
+	}
+	if len(items) == 0 && w.pending == 0 {
+		if w.read == w.checkpoint {
+			w.since = time.Now()
+		}
+		w.read = to
+		return nil
+	}
+	select {
+	case w.slots <- struct{}{}:
+		defer func() { <-w.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if w.table != nil {
+		err = w.foldBatch(ctx, items, to, full)
+	} else {
+		err = w.handleBatch(ctx, items, to, full)
+	}
+	var f *failure
+	if errors.As(err, &f) {
+		err = w.judge(items, f)
 	}
 	return err
 }
 
-// run handles batch after batch until ctx is done. After a failure it pauses, longer each time.
-func (w *worker) run(ctx context.Context) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, w.maxBackoff), w.maxBackoff
-	for ctx.Err() == nil {
-		err := w.step(ctx)
-		if ctx.Err() != nil {
-			return
-		}
-		w.report(err)
-		if err == nil {
-			pause.Reset()
-			continue
-		}
-		delay := min(pause.NextBackOff(), w.maxBackoff) // jitter goes both ways
-		w.logger.ErrorContext(ctx, "projection failed and will be tried again",
-			"projection", w.name, "checkpoint", w.at(), "retry_in", delay, "error", err)
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
+// next returns the next page, or none when it is time to save a checkpoint that has only passed
+// events of other types.
+func (w *worker) next(ctx context.Context) (*page, error) {
+	if w.read == w.checkpoint || w.pending > 0 {
+		return w.feed.next(ctx, w.read)
+	}
+	left := time.Until(w.since.Add(saveAfter))
+	if left > 0 {
+		waiting, cancel := context.WithTimeoutCause(ctx, left, errSave)
+		defer cancel()
+		p, err := w.feed.next(waiting, w.read)
+		if !errors.Is(err, errSave) {
+			return p, err
 		}
 	}
+	return nil, w.save(ctx)
 }
 
-// step handles the next batch.
-func (w *worker) step(ctx context.Context) error {
-	from := w.at()
-	page, err := w.feed.next(ctx, from)
-	if err != nil {
+var errSave = errors.New("time to save the checkpoint")
+
+// save stores how far the worker has read, if nothing else is to be stored with it.
+func (w *worker) save(ctx context.Context) error {
+	if w.read == w.checkpoint || w.pending > 0 {
+		return nil
+	}
+	b := &batch{worker: w, to: w.read}
+	send := &pgx.Batch{}
+	send.Queue(`select set_config('synchronous_commit', 'off', true)`)
+	send.Queue(w.sql(advanceSQL), b.advanceArgs(nil)...)
+	if err := w.pool.SendBatch(ctx, send).Close(); err != nil {
 		return err
 	}
-	events := w.matching(page.Events)
-	err = w.checkpoints.advance(ctx, w.name, from, page.Through, func(tx pgx.Tx) error {
-		return w.apply(ctx, tx, events)
-	})
-	if errors.Is(err, errMoved) { // another process did this batch
-		return w.start(ctx)
-	}
-	if err != nil {
-		return err
-	}
-	w.reached(page.Through)
+	w.committed(b)
 	return nil
 }
 
-// now returns the status, and what is closed when its checkpoint changes.
-func (w *worker) now() (Status, <-chan struct{}) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.status, w.moved
+// handleBatch gives items to their handlers.
+func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
+	b := &batch{worker: w, to: to, durable: !full || w.effects}
+	handle := b.handle
+	if w.effects {
+		handle = b.effect
+	}
+	err := b.watched(ctx, func(ctx context.Context, conn *pgxpool.Conn) error { return handle(ctx, conn, items) })
+	if b.done {
+		w.committed(b)
+	}
+	return err
 }
 
-func (w *worker) at() eventstore.Position {
-	status, _ := w.now()
-	return status.Checkpoint
+// watched runs a batch on a connection of its own, in a goroutine that is abandoned when a handler
+// does not return although its time is over: then its connection is cut.
+func (b *batch) watched(ctx context.Context, run func(context.Context, *pgxpool.Conn) error) error {
+	conn, err := b.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	b.watchdog = time.AfterFunc(time.Hour, func() { cancel(ErrTimeout) })
+	defer b.watchdog.Stop()
+	wire := conn.Conn().PgConn().Conn()
+	done := make(chan error, 1)
+	go func() {
+		err := run(ctx, conn)
+		if err != nil && conn.Conn().IsClosed() && ctx.Err() == nil {
+			err = Transient(err)
+		}
+		conn.Release()
+		done <- err
+	}()
+	select {
+	case err = <-done:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err = <-done:
+		return err
+	case <-time.After(abandonAfter):
+		_ = wire.Close()
+		return &failure{int(b.at.Load()), fmt.Errorf("%w, and its handler does not return", context.Cause(ctx))}
+	}
 }
 
-// reached notes the checkpoint and wakes those who wait for it.
-func (w *worker) reached(position eventstore.Position) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.status.Checkpoint = position
-	close(w.moved)
-	w.moved = make(chan struct{})
+// foldBatch folds items into rows, and writes these when there are enough of them.
+func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
+	b := &batch{worker: w, to: to, durable: !full}
+	if err := w.rows.load(ctx, w.pool, items); err != nil {
+		return err
+	}
+	for n := range items {
+		if b.divert(&items[n]) {
+			continue
+		}
+		if err := w.rows.fold(&items[n]); err != nil {
+			return &failure{n, err}
+		}
+		b.handled++
+	}
+	if w.pending == 0 {
+		w.since = time.Now()
+	}
+	w.read = to
+	w.pending += b.handled
+	b.handled = w.pending
+	if full && len(b.letters) == 0 && w.rows.dirty() < w.cached && time.Since(w.since) < batchTime {
+		return nil
+	}
+	if w.pending == 0 && len(b.letters) == 0 {
+		return nil
+	}
+	conn, err := w.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	if err := b.flush(ctx, conn); err != nil {
+		if conn.Conn().IsClosed() {
+			err = Transient(err)
+		}
+		return &failure{-1, err}
+	}
+	w.rows.flushed()
+	w.committed(b)
+	return nil
 }
 
-// report notes the outcome of a step.
-func (w *worker) report(err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// flush writes the rows and the checkpoint.
+func (b *batch) flush(ctx context.Context, conn *pgxpool.Conn) error {
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{
+		BeginQuery: "begin isolation level read committed; set local synchronous_commit = " + commitMode(b.durable),
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
+	if err := b.rows.flush(ctx, tx); err != nil {
+		return err
+	}
+	return b.finish(ctx, tx, nil)
+}
+
+// committed notes what a batch has changed.
+func (w *worker) committed(b *batch) {
+	w.checkpoint, w.read, w.pending = b.to, b.to, 0
+	maps.Copy(w.parked, b.parking)
+	for position := range w.poison {
+		if position <= b.to {
+			delete(w.poison, position)
+		}
+	}
+	clear(w.attempts)
 	switch {
-	case err == nil:
-		w.status.Err, w.status.FailingSince = nil, time.Time{}
-	case w.status.Err == nil:
-		w.status.FailingSince = time.Now()
-		fallthrough
+	case w.limit > 0 && w.halved && w.limit < maxHalved:
+		w.limit *= 2
 	default:
-		w.status.Err = err
+		w.limit = 0
 	}
+	w.rate.add(b.handled, time.Now())
+	if w.failing {
+		w.failing = false
+		w.logger.Info("projection goes on", "projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
+	}
+	w.reached(w.number, w.checkpoint)
 }
 
-// wait returns when the projection has reached a position.
-func (w *worker) wait(ctx context.Context, position eventstore.Position) error {
-	for {
-		status, moved := w.now()
-		if status.Checkpoint >= position {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			status, _ = w.now()
-			return &WaitError{Status: status, Position: position, Err: context.Cause(ctx)}
-		}
+// maxHalved is from which size on a batch is not small any more.
+const maxHalved = 1000
+
+// judge decides what to do about a batch that failed. It returns nil if the next step does something
+// about it at once.
+func (w *worker) judge(items []item, f *failure) error {
+	class, err := classify(f.err), f.err
+	if f.at >= 0 {
+		raw := items[f.at].raw
+		err = &HandlerError{Projection: w.name, Stream: raw.Stream, Position: raw.Position, Type: raw.Type, Err: f.err}
 	}
+	if class == transient || class == fatal || pgerr.Is(f.err, pgerr.Fenced) {
+		return err
+	}
+	if n := max(w.pending, len(items)); f.at < 0 && n > 1 { // it is one of them
+		w.limit, w.halved = n/2, true
+		w.forget()
+		return nil
+	}
+	at := max(f.at, 0)
+	i := &items[at]
+	position := i.raw.Position
+	w.attempts[position]++
+	w.forget()
+	given := class == poison || w.table != nil || w.attempts[position] >= w.options.MaxAttempts
+	if given {
+		w.poison[position] = poisoned{f.err, w.attempts[position]}
+		w.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
+			"projection", w.name, "version", w.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
+	}
+	if at > 0 && w.table == nil { // what is before it can be committed
+		w.limit, w.halved = at, false
+		return nil
+	}
+	if given {
+		return nil
+	}
+	return err
+}
+
+// failed tells everybody that the partition does not get on, and stops the projection if that is of no use.
+func (w *worker) failed(ctx context.Context, err error) {
+	w.failing = true
+	var at *int64
+	var h *HandlerError
+	if errors.As(err, &h) {
+		at = new(int64)
+		*at = int64(h.Position)
+	}
+	if classify(err) == fatal {
+		w.logger.ErrorContext(ctx, "projection has stopped: see to the reason and call Runner.Resume",
+			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
+		_, _ = w.pool.Exec(ctx, w.sql(stopStateSQL), w.name, w.options.Version, err.Error())
+	} else {
+		w.logger.ErrorContext(ctx, "projection failed and will be tried again",
+			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
+	}
+	_, _ = w.pool.Exec(ctx, w.sql(failSQL), w.name, w.options.Version, w.number, err.Error(), at, w.token)
+	w.troubled(err)
 }

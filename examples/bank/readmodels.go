@@ -32,9 +32,9 @@ const (
 
 func readModels() []*projection.Projection {
 	return []*projection.Projection{
-		projection.New(accountsModel, projection.On(account.Codec, projectAccount)),
-		projection.New(statementModel, projection.On(account.Codec, projectStatement)),
-		projection.New(searchModel, projection.On(account.Codec, projectSearch)),
+		projection.New(accountsModel, nil, projection.On(account.Codec, projectAccount)),
+		projection.New(statementModel, nil, projection.On(account.Codec, projectStatement)),
+		projection.New(searchModel, nil, projection.On(account.Codec, projectSearch)),
 	}
 }
 

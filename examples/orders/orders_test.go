@@ -484,11 +484,7 @@ func TestReadingAfterWriting(t *testing.T) {
 	}
 	models := []string{ordersModel, customersModel, itemsModel, revenueModel}
 	for n, stopped := range models {
-		tx, err := s.pool.Begin(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := tx.Exec(t.Context(), `select from tidemark.projections where name = $1 for update`, stopped); err != nil {
+		if err := s.runner.Pause(t.Context(), stopped, 0, "a test"); err != nil {
 			t.Fatal(err)
 		}
 		s.place(fmt.Sprint("o", n), "ada", "2026-01-01", map[string]int{"cup": 1})
@@ -516,7 +512,7 @@ func TestReadingAfterWriting(t *testing.T) {
 				t.Errorf("GET %s without %s: %d %s, want %d", path, stopped, recorder.Code, recorder.Body, status)
 			}
 		}
-		if err := tx.Rollback(t.Context()); err != nil {
+		if err := s.runner.Resume(t.Context(), stopped, 0); err != nil {
 			t.Fatal(err)
 		}
 	}

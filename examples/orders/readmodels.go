@@ -35,10 +35,10 @@ const (
 
 func readModels() []*projection.Projection {
 	return []*projection.Projection{
-		projection.New(ordersModel, projection.On(order.Codec, projectOrder)),
-		projection.New(customersModel, projection.On(order.Codec, projectCustomer)),
-		projection.New(itemsModel, projection.On(stock.Codec, projectStock), projection.On(order.Codec, projectDemand)),
-		projection.New(revenueModel, projection.On(order.Codec, projectRevenue)),
+		projection.New(ordersModel, nil, projection.On(order.Codec, projectOrder)),
+		projection.New(customersModel, nil, projection.On(order.Codec, projectCustomer)),
+		projection.New(itemsModel, nil, projection.On(stock.Codec, projectStock), projection.On(order.Codec, projectDemand)),
+		projection.New(revenueModel, nil, projection.On(order.Codec, projectRevenue)),
 	}
 }
 

@@ -15,14 +15,19 @@ const (
 	Immutable       = "TM003"
 	KeyReused       = "TM004"
 	NoTidemark      = "TM005"
+	Fenced          = "TM006"
+	HalfBatch       = "TM007"
 
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"
 	Deadlock             = "40P01"
 	LockNotAvailable     = "55P03"
 	undefinedTable       = "42P01"
+	undefinedColumn      = "42703"
 	undefinedFunction    = "42883"
 	invalidSchemaName    = "3F000"
+
+	insufficientPrivilege = "42501"
 )
 
 // Is reports whether err comes from Postgres with one of the given SQLSTATEs.
@@ -34,6 +39,25 @@ func Is(err error, codes ...string) bool {
 // NotMigrated reports whether err says that the store's tables or functions do not exist.
 func NotMigrated(err error) bool {
 	return Is(err, undefinedTable, undefinedFunction, invalidSchemaName)
+}
+
+// BadData reports whether err says that a value was refused: it violates a constraint, or does not fit
+// its type. The same statement with the same values fails again.
+func BadData(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && len(e.Code) == 5 && (e.Code[:2] == "22" || e.Code[:2] == "23")
+}
+
+// BadObject reports whether err says that a table or column is missing or may not be used: nothing
+// will work until somebody mends that.
+func BadObject(err error) bool {
+	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, insufficientPrivilege)
+}
+
+// Passing reports whether err was sent by Postgres and [MayPass].
+func Passing(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && MayPass(err)
 }
 
 // MayPass reports whether an error may be gone when the same is tried again: the connection was lost or

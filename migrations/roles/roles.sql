@@ -31,7 +31,12 @@ grant select on all tables in schema tidemark to tidemark_app, tidemark_operator
 
 -- Working state that belongs to the application: losing it costs a rebuild, not the truth.
 grant insert, update, delete
-   on tidemark.projections, tidemark.dead_letters, tidemark.snapshots, tidemark.sagas, tidemark.timers
+   on tidemark.projections, tidemark.projection_partitions, tidemark.projection_members,
+      tidemark.projection_batches, tidemark.dead_letters,
+      tidemark.inbox, tidemark.snapshots, tidemark.sagas, tidemark.timers
    to tidemark_app, tidemark_operator;
+
+-- What was done stays written down.
+grant insert on tidemark.projection_audit to tidemark_app, tidemark_operator;
 
 grant delete on tidemark.append_keys to tidemark_operator;

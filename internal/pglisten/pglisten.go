@@ -1,0 +1,153 @@
+// Package pglisten listens for notifications of Postgres.
+package pglisten
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// linger is how long the connection stays open when nobody waits: readers come back as soon as they
+// have handled what they got.
+const linger = 2 * time.Second
+
+// Listener calls Wake when somebody notifies a channel. It has one connection, outside the pool,
+// however many have joined it, and none when nobody has. Its methods may be called from any
+// goroutine; the fields are set before.
+type Listener struct {
+	Pool    *pgxpool.Pool // says how to connect
+	Channel string
+	Own     string // notifications to ignore
+	Wake    func() // also called after every connect, for what was missed
+	Logger  *slog.Logger
+	Failing string // what is said when there is no connection
+
+	mu      sync.Mutex
+	readers int
+	stop    context.CancelFunc // of the goroutine that listens; nil if there is none
+	done    chan struct{}      // closed when the last one that was started has ended
+	idle    *time.Timer        // stops it when nobody reads
+}
+
+// Join makes sure that somebody listens, until the reader leaves.
+func (l *Listener) Join() (leave func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.readers++
+	if l.idle != nil {
+		l.idle.Stop()
+	}
+	if l.stop == nil {
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		l.stop, l.done = stop, done
+		go func() {
+			defer close(done)
+			defer stop()
+			l.run(ctx)
+		}()
+	}
+	return l.leave
+}
+
+func (l *Listener) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.readers--
+	if l.readers == 0 && l.stop != nil {
+		l.idle = time.AfterFunc(linger, func() {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if l.readers == 0 {
+				l.stopLocked()
+			}
+		})
+	}
+}
+
+// Close stops listening and waits for the end of it. A reader that joins later starts it again.
+func (l *Listener) Close() {
+	l.mu.Lock()
+	l.stopLocked()
+	done := l.done
+	l.mu.Unlock()
+	if done != nil {
+		<-done
+	}
+}
+
+func (l *Listener) stopLocked() {
+	if l.stop != nil {
+		l.stop()
+		l.stop = nil
+	}
+}
+
+// run listens until ctx is done, and connects again, after a pause, when the connection is lost.
+func (l *Listener) run(ctx context.Context) {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 10*time.Second
+	for {
+		err := l.listen(ctx, pause.Reset)
+		if ctx.Err() != nil || l.ended(ctx) {
+			return
+		}
+		delay := pause.NextBackOff()
+		l.Logger.WarnContext(ctx, l.Failing,
+			"channel", l.Channel, "retry_in", delay, "error", err)
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// ended reports whether nobody reads any more, so that a lost connection is not missed. Then the
+// goroutine ends.
+func (l *Listener) ended(ctx context.Context) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ctx.Err() != nil {
+		return true
+	}
+	if l.readers > 0 {
+		return false
+	}
+	l.stop = nil
+	return true
+}
+
+func (l *Listener) listen(ctx context.Context, connected func()) error {
+	pool := l.Pool.Config()
+	if pool.BeforeConnect != nil {
+		if err := pool.BeforeConnect(ctx, pool.ConnConfig); err != nil {
+			return err
+		}
+	}
+	pool.ConnConfig.OnNotification = nil // which would take them away
+	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{l.Channel}.Sanitize()); err != nil {
+		return err
+	}
+	connected()
+	l.Wake() // for what was appended before
+	for {
+		notification, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return err
+		}
+		if notification.Payload != l.Own {
+			l.Wake()
+		}
+	}
+}

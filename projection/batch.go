@@ -1,0 +1,218 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+const (
+	// batchTime is after how long a batch is committed although there are more events at hand.
+	batchTime = time.Second
+	// abandonAfter is how long a handler has to return once its context is done.
+	abandonAfter = time.Second
+)
+
+const advanceSQL = `
+select SCHEMA.advance_partition($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+
+const parkSQL = `
+insert into SCHEMA.dead_letters (projection, version, partition, key, position, error, attempts)
+select $1, $2, $3, u.key, u.position, u.error, u.attempts
+  from unnest($4::text[], $5::bigint[], $6::text[], $7::int[]) as u (key, position, error, attempts)`
+
+const parkedTotalSQL = `
+select coalesce(sum(parked), 0)
+  from SCHEMA.projection_partitions
+ where projection = $1
+   and version = $2`
+
+// batch is what a partition does in one transaction.
+type batch struct {
+	*worker
+	to      eventstore.Position // the checkpoint when all is done
+	handled int
+	letters []letter
+	parking map[string]bool // keys that are parked from this batch on
+	durable bool            // the commit is flushed before anything else happens
+
+	watchdog *time.Timer  // ends the context when an event takes too long
+	at       atomic.Int32 // the item that is being handled
+	done     bool         // committed
+}
+
+// letter is a row of dead_letters to be.
+type letter struct {
+	key      string
+	position eventstore.Position
+	err      *string
+	attempts int
+}
+
+// failure is why a batch cannot be committed, and at which of its items; -1 if nobody knows.
+type failure struct {
+	at  int
+	err error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// divert parks the item if it is poison, or its key is parked already, and reports whether it has.
+func (b *batch) divert(i *item) bool {
+	poison, isPoison := b.poison[i.raw.Position]
+	if !isPoison && len(b.parked) == 0 && len(b.parking) == 0 {
+		return false
+	}
+	key := i.keyText()
+	switch {
+	case b.parked[key] || b.parking[key]:
+		b.letters = append(b.letters, letter{key: key, position: i.raw.Position})
+	case isPoison:
+		reason := poison.err.Error()
+		b.letters = append(b.letters, letter{key, i.raw.Position, &reason, poison.attempts})
+		if b.parking == nil {
+			b.parking = make(map[string]bool)
+		}
+		b.parking[key] = true
+	default:
+		return false
+	}
+	return true
+}
+
+// begin is how the transaction of a batch with handlers starts. A worker that is stopped in the
+// middle of it, and has lost its lease, would hold the locks of its rows for ever: Postgres ends a
+// transaction whose client does nothing.
+func (b *batch) begin(id uuid.UUID) pgx.TxOptions {
+	return pgx.TxOptions{BeginQuery: fmt.Sprintf(
+		`begin isolation level read committed; set local idle_in_transaction_session_timeout = %d; set local synchronous_commit = %s; insert into %s values ('%s')`,
+		b.config.Lease.Milliseconds(), commitMode(b.durable), b.batches, id)}
+}
+
+// commitMode: what is lost in a crash is lost together with its checkpoint, and done again. So
+// nobody waits for the disk while there is a backlog.
+func commitMode(durable bool) string {
+	if durable {
+		return "on"
+	}
+	return "off"
+}
+
+// handle gives the items to their handlers, in a transaction that moves the checkpoint too. It may
+// stop early, when it takes long; then to is where it came.
+func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) error {
+	id := uuid.New()
+	tx, err := conn.BeginTx(ctx, b.begin(id))
+	if err != nil {
+		return &failure{-1, err}
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
+	start := time.Now()
+	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
+	hctx := context.WithValue(ctx, batchKey{}, info)
+	for n := range items {
+		i := &items[n]
+		if b.divert(i) {
+			continue
+		}
+		b.at.Store(int32(n))
+		b.watchdog.Reset(b.options.Timeout)
+		info.position = i.raw.Position
+		if err := b.handleOne(hctx, tx, i); err != nil {
+			return &failure{n, err}
+		}
+		b.handled++
+		if n+1 < len(items) && time.Since(start) > batchTime && items[n+1].raw.Position > i.raw.Position {
+			b.to = i.raw.Position
+			break
+		}
+	}
+	b.watchdog.Stop()
+	return b.finish(ctx, tx, &id)
+}
+
+// handleOne calls the handler of one item, and looks whether the transaction survived it.
+func (b *batch) handleOne(ctx context.Context, tx pgx.Tx, i *item) (err error) {
+	if i.err != nil {
+		return i.err
+	}
+	// What the handler appends was caused by this event.
+	err = call(eventstore.WithCause(ctx, *i.raw), handlerTx{tx}, i)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	if conn := tx.Conn(); conn.IsClosed() {
+		return Transient(fmt.Errorf("the connection was lost: %w", err))
+	}
+	switch status := tx.Conn().PgConn().TxStatus(); {
+	case status == 'I':
+		return errors.Join(errEnded, err)
+	case err == nil && status == 'E':
+		return errAborted
+	}
+	return err
+}
+
+func call(ctx context.Context, tx pgx.Tx, i *item) (err error) {
+	defer recovered(&err)
+	return i.source.handle(ctx, tx, i.decoded)
+}
+
+// handlerTx is the transaction as handlers get it.
+type handlerTx struct{ pgx.Tx }
+
+func (handlerTx) Commit(context.Context) error   { return errEnded }
+func (handlerTx) Rollback(context.Context) error { return errEnded }
+
+// finish writes the dead letters and the checkpoint, and commits.
+func (b *batch) finish(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
+	if err := b.writeLetters(ctx, tx); err != nil {
+		return &failure{-1, err}
+	}
+	if _, err := tx.Exec(ctx, b.sql(advanceSQL), b.advanceArgs(id)...); err != nil {
+		return &failure{-1, err}
+	}
+	if err := tx.Commit(ctx); err != nil {
+		return &failure{-1, err}
+	}
+	b.done = true
+	return nil
+}
+
+func (b *batch) advanceArgs(id *uuid.UUID) []any {
+	return []any{b.name, b.options.Version, b.number, b.token, b.checkpoint, b.to, b.handled, len(b.letters), b.rate.perSecond(), id}
+}
+
+// writeLetters parks what cannot be handled, unless that would be too much.
+func (b *batch) writeLetters(ctx context.Context, tx pgx.Tx) error {
+	if len(b.letters) == 0 {
+		return nil
+	}
+	var parked int
+	if err := tx.QueryRow(ctx, b.sql(parkedTotalSQL), b.name, b.options.Version).Scan(&parked); err != nil {
+		return err
+	}
+	if parked+len(b.letters) > b.options.MaxParked {
+		return Fatal(fmt.Errorf("%d dead letters and events behind them are parked, and %d more would be over the limit of %d: see Runner.DeadLetters",
+			parked, len(b.letters), b.options.MaxParked))
+	}
+	var keys []string
+	var positions []int64
+	var reasons []*string
+	var attempts []int32
+	for _, l := range b.letters {
+		keys, positions = append(keys, l.key), append(positions, int64(l.position))
+		reasons, attempts = append(reasons, l.err), append(attempts, int32(l.attempts))
+	}
+	_, err := tx.Exec(ctx, b.sql(parkSQL), b.name, b.options.Version, b.number, keys, positions, reasons, attempts)
+	return err
+}

@@ -1,0 +1,112 @@
+package projection
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+)
+
+// ErrUnknownProjection means that there is no projection of that name, or not at that version.
+var ErrUnknownProjection = errors.New("unknown projection")
+
+// ErrTimeout is why an event could not be handled that took longer than [Options.Timeout].
+var ErrTimeout = errors.New("handling the event took longer than the projection's timeout")
+
+// ErrRefused means that an operator's wish cannot be granted, for the reason that the error names; nothing was changed.
+var ErrRefused = errors.New("refused")
+
+// HandlerError says which event a projection could not handle.
+type HandlerError struct {
+	Projection string
+	Stream     eventstore.StreamID
+	Position   eventstore.Position
+	Type       string
+	Err        error
+}
+
+func (e *HandlerError) Error() string {
+	return fmt.Sprintf("projection %s: event %q at position %d of stream %s: %v", e.Projection, e.Type, e.Position, e.Stream, e.Err)
+}
+
+// Unwrap returns the handler's error.
+func (e *HandlerError) Unwrap() error { return e.Err }
+
+// marked is an error of which a handler has said what it is.
+type marked struct {
+	error
+	class class
+}
+
+func (e *marked) Unwrap() error { return e.error }
+
+// Transient marks an error of a handler as one that passes: the event is tried again, with growing
+// pauses, until it succeeds. Lost connections, deadlocks and the like need no mark. Nil stays nil.
+func Transient(err error) error { return mark(err, transient) }
+
+// Fatal marks an error of a handler as one that concerns the whole projection: it stops, and its status
+// says why, until somebody resumes it. Nil stays nil.
+func Fatal(err error) error { return mark(err, fatal) }
+
+func mark(err error, c class) error {
+	if err == nil {
+		return nil
+	}
+	return &marked{err, c}
+}
+
+// class is what an error means for the projection.
+type class int
+
+const (
+	unclear   class = iota // tried again a few times, then poison
+	transient              // tried again until it passes
+	poison                 // the event will never be handled as it is
+	fatal                  // no event can be handled
+)
+
+// errEnded is why a batch fails whose handler has ended its transaction.
+var errEnded = errors.New("the handler has committed or rolled back the batch's transaction: leave that to the runner")
+
+// errAborted is why a batch fails whose handler has not said that one of its statements failed.
+var errAborted = errors.New("the handler went on after a statement that failed, which has aborted the transaction: use a savepoint (tx.Begin) for what may fail")
+
+// classify judges an error that came while an event was handled.
+func classify(err error) class {
+	var m *marked
+	var p *panicError
+	switch {
+	case errors.As(err, &m):
+		return m.class
+	case errors.As(err, &p), errors.Is(err, eventstore.ErrDecode), errors.Is(err, errNoKey),
+		errors.Is(err, errEnded), errors.Is(err, errAborted), pgerr.BadData(err), pgerr.Is(err, pgerr.HalfBatch):
+		return poison
+	case pgerr.BadObject(err):
+		return fatal
+	case !errors.Is(err, ErrTimeout) && pgerr.Passing(err):
+		return transient
+	}
+	return unclear
+}
+
+// WaitError says that a projection did not reach a position in time. It unwraps to the context's
+// error.
+type WaitError struct {
+	Projection string
+	Checkpoint eventstore.Position // where it is
+	Position   eventstore.Position // that was waited for
+	Reason     error               // why it does not get on, if that is known
+	Err        error
+}
+
+func (e *WaitError) Error() string {
+	text := fmt.Sprintf("projection %s is at position %d and did not reach %d: %v", e.Projection, e.Checkpoint, e.Position, e.Err)
+	if e.Reason != nil {
+		text += fmt.Sprintf(" (%v)", e.Reason)
+	}
+	return text
+}
+
+// Unwrap returns the errors behind it.
+func (e *WaitError) Unwrap() []error { return []error{e.Err, e.Reason} }

@@ -1,0 +1,314 @@
+package projection
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/internal/pglisten"
+)
+
+// Whoever runs a projection is a member of it, until it is not heard of for the time of a lease.
+const heartbeatSQL = `
+insert into SCHEMA.projection_members as m (projection, version, owner, expires)
+select v.name, v.version, $1, clock_timestamp() + $2::interval
+  from SCHEMA.projections v
+  join unnest($3::text[], $4::int[]) as mine (name, version) on (v.name, v.version) = (mine.name, mine.version)
+on conflict (projection, version, owner) do update
+   set expires = excluded.expires`
+
+// In the order of partitions, so that nobody who changes several of them can deadlock with this.
+const renewSQL = `
+update SCHEMA.projection_partitions p
+   set lease_expires = clock_timestamp() + $2::interval
+  from (select projection, version, partition
+          from SCHEMA.projection_partitions
+         where lease_owner = $1
+         order by projection, version, partition
+           for update) mine
+ where (p.projection, p.version, p.partition) = (mine.projection, mine.version, mine.partition)
+returning p.projection, p.version, p.partition`
+
+const planSQL = `
+select v.name, v.version, v.phase, v.state, v.types,
+       array(select m.owner
+               from SCHEMA.projection_members m
+              where (m.projection, m.version) = (v.name, v.version)
+                and m.expires > clock_timestamp()
+              order by m.owner),
+       (select count(*)
+          from SCHEMA.projection_partitions p
+         where (p.projection, p.version) = (v.name, v.version)
+           and (p.lease_owner is null or p.lease_expires < clock_timestamp()))
+  from SCHEMA.projections v
+  join unnest($1::text[], $2::int[]) as mine (name, version) on (v.name, v.version) = (mine.name, mine.version)`
+
+// A lease is stolen when it has expired. The token makes what its owner is doing fail.
+const acquireSQL = `
+update SCHEMA.projection_partitions p
+   set lease_owner = $1, lease_expires = clock_timestamp() + $2::interval, fencing_token = fencing_token + 1
+  from (select partition
+          from SCHEMA.projection_partitions
+         where projection = $3
+           and version = $4
+           and (lease_owner is null or lease_expires < clock_timestamp())
+         order by partition
+         limit $5
+           for update skip locked) free
+ where p.projection = $3
+   and p.version = $4
+   and p.partition = free.partition
+returning p.partition`
+
+const releaseSQL = `
+update SCHEMA.projection_partitions
+   set lease_owner = null, lease_expires = null
+ where lease_owner = $1
+   and projection = $2
+   and version = $3
+   and partition = $4`
+
+const leaveSQL = `
+delete from SCHEMA.projection_members
+ where owner = $1
+    or expires < clock_timestamp() - interval '1 hour'`
+
+// leases spreads the partitions of all projections over the processes that run them: each takes its
+// share, counted over the members, and gives away what is more.
+type leases struct {
+	*Runner
+	held  map[partitionID]*holding
+	spawn func(*worker) *holding
+}
+
+type partitionID struct {
+	versionID
+	partition int
+}
+
+// holding is a partition that this process has the lease of.
+type holding struct {
+	worker *worker
+	stop   context.CancelFunc
+	done   chan struct{} // closed when the worker has ended
+}
+
+// plan is what the database says of a projection.
+type plan struct {
+	name    string
+	version int
+	phase   string
+	state   string
+	types   []string
+	members []string
+	free    int
+}
+
+func newLeases(r *Runner) *leases { return &leases{Runner: r, held: make(map[partitionID]*holding)} }
+
+// run keeps this process's share of the partitions, and a worker for each of them, until ctx is
+// done; then it gives them all back.
+func (l *leases) run(ctx context.Context) {
+	l.spawn = func(w *worker) *holding {
+		ctx, stop := context.WithCancel(ctx)
+		h := &holding{worker: w, stop: stop, done: make(chan struct{})}
+		go func() {
+			defer close(h.done)
+			defer stop()
+			w.run(ctx)
+		}()
+		return h
+	}
+	if !l.config.PollOnly {
+		listener := &pglisten.Listener{
+			Pool: l.pool, Channel: l.channel(), Wake: l.changed.notify, Logger: l.logger,
+			Failing: "projection: cannot listen for changes of leases: until the connection is back they are seen by polling",
+		}
+		defer listener.Close()
+		defer listener.Join()()
+	}
+	for ctx.Err() == nil {
+		changed := l.changed.wait()
+		if err := l.tick(ctx); err != nil && ctx.Err() == nil {
+			l.logger.WarnContext(ctx, "projection: cannot renew leases and will try again", "error", err)
+		}
+		select {
+		case <-changed:
+		case <-time.After(min(time.Second, l.config.Lease/3)):
+		case <-ctx.Done():
+		}
+	}
+	l.leave(context.WithoutCancel(ctx))
+}
+
+// tick renews what is held, and takes or gives away what the share has too little or too much.
+func (l *leases) tick(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.config.Lease)
+	defer cancel()
+	plans, err := l.ask(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range plans {
+		v := l.versions[versionID{p.name, p.version}]
+		v.planned(p)
+		share := p.share(l.owner, v.options.Partitions)
+		if !v.covers(p.types) {
+			share = 0
+		}
+		if err := l.settle(ctx, v, p, share); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ask sends a sign of life, renews the leases, and asks how things are, in one round trip.
+func (l *leases) ask(ctx context.Context) ([]plan, error) {
+	var names, all []string
+	var versions, allVersions []int32
+	for id, v := range l.versions {
+		all, allVersions = append(all, id.name), append(allVersions, int32(id.version))
+		if !v.outdated.Load() {
+			names, versions = append(names, id.name), append(versions, int32(id.version))
+		}
+	}
+	held := make(map[partitionID]bool)
+	var plans []plan
+	send := &pgx.Batch{}
+	send.Queue(l.sql(heartbeatSQL), l.owner, l.config.Lease, names, versions)
+	send.Queue(l.sql(renewSQL), l.owner, l.config.Lease).Query(func(rows pgx.Rows) error {
+		var id partitionID
+		_, err := pgx.ForEachRow(rows, []any{&id.name, &id.version, &id.partition}, func() error {
+			held[id] = true
+			return nil
+		})
+		return err
+	})
+	send.Queue(l.sql(planSQL), all, allVersions).Query(func(rows pgx.Rows) error {
+		var p plan
+		_, err := pgx.ForEachRow(rows, []any{&p.name, &p.version, &p.phase, &p.state, &p.types, &p.members, &p.free}, func() error {
+			plans = append(plans, p)
+			p.types, p.members = nil, nil
+			return nil
+		})
+		return err
+	})
+	if err := l.pool.SendBatch(ctx, send).Close(); err != nil {
+		return nil, err
+	}
+	for id, h := range l.held {
+		if !held[id] { // stolen, or its projection was dropped
+			l.logger.WarnContext(ctx, "projection: lost the lease of a partition", "projection", id.name, "version", id.version, "partition", id.partition)
+			h.stop()
+			delete(l.held, id)
+			h.worker.disowned(id.partition)
+		}
+	}
+	return plans, nil
+}
+
+// share returns how many partitions a member is to have. Those that cannot be divided go to other members from
+// projection to projection.
+func (p *plan) share(owner string, partitions int) int {
+	rank := -1
+	for n, m := range p.members {
+		if m == owner {
+			rank = n
+		}
+	}
+	if rank < 0 {
+		return 0
+	}
+	turn := 0
+	for _, c := range p.name {
+		turn += int(c)
+	}
+	share := partitions / len(p.members)
+	if (rank+turn)%len(p.members) < partitions%len(p.members) {
+		share++
+	}
+	return share
+}
+
+// settle brings the partitions held of one projection to the share, and sees to their workers.
+func (l *leases) settle(ctx context.Context, v *version, p plan, share int) error {
+	mine := 0
+	for id, h := range l.held {
+		if id.versionID != v.id() {
+			continue
+		}
+		mine++
+		if mine > share {
+			if err := l.release(ctx, id, h); err != nil {
+				return err
+			}
+			continue
+		}
+		select {
+		case <-h.done: // it was paused, or has stopped
+			if p.state == "running" {
+				l.held[id] = l.spawn(h.worker)
+			}
+		default:
+		}
+	}
+	if mine >= share || p.free == 0 {
+		return nil
+	}
+	found, _ := l.pool.Query(ctx, l.sql(acquireSQL), l.owner, l.config.Lease, v.name, v.options.Version, share-mine)
+	taken, err := pgx.CollectRows(found, pgx.RowTo[int])
+	if err != nil {
+		return err
+	}
+	for _, number := range taken {
+		l.held[partitionID{v.id(), number}] = l.spawn(newWorker(v, number))
+	}
+	return nil
+}
+
+// release ends the worker of a partition and gives the partition away.
+func (l *leases) release(ctx context.Context, id partitionID, h *holding) error {
+	h.stop()
+	<-h.done
+	h.worker.disowned(id.partition)
+	delete(l.held, id)
+	_, err := l.pool.Exec(ctx, l.sql(releaseSQL), l.owner, id.name, id.version, id.partition)
+	if err == nil {
+		l.announce(ctx)
+	}
+	return err
+}
+
+// leave ends all workers and gives everything back, so that others need not wait for the leases to
+// expire.
+func (l *leases) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	send := &pgx.Batch{}
+	for _, h := range l.held {
+		h.stop()
+	}
+	for id, h := range l.held {
+		<-h.done
+		h.worker.disowned(id.partition)
+		send.Queue(l.sql(releaseSQL), l.owner, id.name, id.versionID.version, id.partition)
+	}
+	send.Queue(l.sql(leaveSQL), l.owner)
+	if err := l.pool.SendBatch(ctx, send).Close(); err != nil {
+		l.logger.WarnContext(ctx, "projection: cannot release leases: they expire", "after", l.config.Lease, "error", err)
+		return
+	}
+	l.announce(ctx)
+}
+
+const notifySQL = `select pg_notify($1, '')`
+
+// channel is where runners tell each other that leases, or what operators want, have changed.
+func (e *engine) channel() string { return e.schema + "_projections" }
+
+// announce wakes the other runners. Who is not told finds out within a second.
+func (e *engine) announce(ctx context.Context) {
+	_, _ = e.pool.Exec(ctx, notifySQL, e.channel())
+}

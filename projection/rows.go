@@ -1,0 +1,281 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// rows are the rows of a table that a partition holds in memory. They are what the table holds, as of
+// the last flush, and what the events since have made of them. Nobody else writes rows of these keys
+// as long as the fencing token is the same.
+type rows interface {
+	// load makes sure that the rows of the items' keys are in memory.
+	load(ctx context.Context, db querier, items []item) error
+	// fold folds an item into its row, which must have been loaded. After an error the rows are of
+	// no use any more.
+	fold(i *item) error
+	// dirty is how many rows have changed since the last flush.
+	dirty() int
+	// flush writes the rows that have changed; copying the new ones in is faster for many.
+	flush(ctx context.Context, tx pgx.Tx) error
+	// flushed notes that the flush was committed.
+	flushed()
+}
+
+// entry is a row in memory.
+type entry[Row any] struct {
+	row     Row
+	stored  bool // it is in the table
+	present bool // it is to be there
+	changed bool
+}
+
+type rowsOf[Row any] struct {
+	*tableOf[Row]
+	entries  map[string]*entry[Row]
+	changed  []*entry[Row]
+	limit    int  // of entries, when nothing is dirty
+	complete bool // what is not in memory is not in the table
+
+	upsertSQL string
+	texts     []bool   // per column: sent as text, since it is an array or of a type that pgx does not know
+	oids      []uint32 // per column
+}
+
+func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item) error {
+	var missing []string
+	for n := range items {
+		key := items[n].keyText()
+		if _, ok := r.entries[key]; ok || items[n].err != nil {
+			continue
+		}
+		e := &entry[Row]{}
+		r.clear(e, key)
+		r.entries[key] = e
+		if !r.complete {
+			missing = append(missing, key)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	found, err := db.Query(ctx, r.loadSQL, missing)
+	if err != nil {
+		return err
+	}
+	var key string
+	var row Row
+	pointers := r.pointers(&row, nil)
+	_, err = pgx.ForEachRow(found, pointers, func() error {
+		key = *pointers[0].(*string)
+		e := r.entries[key]
+		e.row, e.stored, e.present = row, true, true
+		row = *new(Row) // what it points to belongs to the entry now
+		return nil
+	})
+	return err
+}
+
+// clear makes a row what it is before its first event.
+func (r *rowsOf[Row]) clear(e *entry[Row], key string) {
+	e.row = *new(Row)
+	reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[0].field).SetString(key)
+}
+
+// errWrongKey is why a fold cannot be stored that has changed the row's key.
+var errWrongKey = errors.New("the fold has changed the key of the row")
+
+func (r *rowsOf[Row]) fold(i *item) (err error) {
+	if i.err != nil {
+		return i.err
+	}
+	defer recovered(&err)
+	e := r.entries[i.key]
+	return i.source.row.(foldFunc[Row])(&e.row, i.decoded, func(op Op) error {
+		switch op.kind {
+		case put:
+			if reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[0].field).String() != i.key {
+				return mark(errWrongKey, poison)
+			}
+			e.present = true
+		case remove:
+			e.present = false
+			r.clear(e, i.key)
+		case skip:
+			return nil
+		case failed:
+			return op.err
+		default:
+			return errors.New("the fold returned none of Put, Delete, Skip and Fail")
+		}
+		if !e.changed {
+			e.changed = true
+			r.changed = append(r.changed, e)
+		}
+		return nil
+	})
+}
+
+func (r *rowsOf[Row]) dirty() int { return len(r.changed) }
+
+// copyFrom is from how many new rows on they are copied in.
+const copyFrom = 200
+
+func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
+	var added, kept []*entry[Row]
+	var gone []string
+	for _, e := range r.changed {
+		switch {
+		case e.present && !e.stored:
+			added = append(added, e)
+		case e.present:
+			kept = append(kept, e)
+		case e.stored:
+			gone = append(gone, r.keyOf(e))
+		}
+	}
+	if len(gone) > 0 {
+		if _, err := tx.Exec(ctx, r.deleteSQL, gone); err != nil {
+			return err
+		}
+	}
+	if len(added) < copyFrom {
+		return r.upsert(ctx, tx, append(kept, added...))
+	}
+	if err := r.upsert(ctx, tx, kept); err != nil {
+		return err
+	}
+	names := make([]string, len(r.columns))
+	for n, c := range r.columns {
+		names[n] = c.name
+	}
+	table := append(strings.Split(r.name, "."), "")[:len(strings.Split(r.name, "."))]
+	table[len(table)-1] += fmt.Sprintf("_v%d", r.version)
+	next, values := 0, make([]any, 0, len(r.columns))
+	_, err := tx.CopyFrom(ctx, table, names, pgx.CopyFromFunc(func() ([]any, error) {
+		if next == len(added) {
+			return nil, nil
+		}
+		next++
+		return r.pointers(&added[next-1].row, values[:0]), nil
+	}))
+	return err
+}
+
+func (r *rowsOf[Row]) keyOf(e *entry[Row]) string {
+	return reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[0].field).String()
+}
+
+// upsert writes rows with one statement, from arrays with an element per row.
+func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Row]) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	if r.upsertSQL == "" {
+		if err := r.describe(ctx, tx); err != nil {
+			return err
+		}
+	}
+	arrays := make([][]any, len(r.columns))
+	texts := tx.Conn().TypeMap()
+	var pointers []any
+	for _, e := range entries {
+		pointers = r.pointers(&e.row, pointers[:0])
+		for n, p := range pointers {
+			if r.texts[n] {
+				text, err := texts.Encode(r.oids[n], pgtype.TextFormatCode, p, nil)
+				if err != nil {
+					return fmt.Errorf("column %s: %w", r.columns[n].name, err)
+				}
+				p = nil
+				if text != nil {
+					p = string(text)
+				}
+			}
+			arrays[n] = append(arrays[n], p)
+		}
+	}
+	args := make([]any, len(arrays))
+	for n := range arrays {
+		args[n] = arrays[n]
+	}
+	_, err := tx.Exec(ctx, r.upsertSQL, args...)
+	return err
+}
+
+// describe asks Postgres for the types of the columns, and makes the statement.
+func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) error {
+	type attribute struct {
+		Name    string
+		OID     uint32
+		Type    string
+		IsArray bool
+	}
+	found, _ := tx.Query(ctx, r.describeSQL, physical(r.name, r.version))
+	attributes, err := pgx.CollectRows(found, pgx.RowToStructByPos[attribute])
+	if err != nil {
+		return err
+	}
+	byName := make(map[string]attribute)
+	for _, a := range attributes {
+		byName[a.Name] = a
+	}
+	var arrays, values, sets []string
+	r.texts, r.oids = nil, nil
+	for n, c := range r.columns {
+		a, ok := byName[c.name]
+		if !ok {
+			return Fatal(fmt.Errorf("table %s has no column %s, which %T has", physical(r.name, r.version), c.name, *new(Row)))
+		}
+		column := pgx.Identifier{c.name}.Sanitize()
+		_, known := tx.Conn().TypeMap().TypeForOID(a.OID)
+		asText, element, value := a.IsArray || !known, a.Type, "u."+column
+		if asText {
+			element, value = "text", value+"::"+a.Type
+		}
+		if !known {
+			a.OID = pgtype.TextOID
+		}
+		r.texts, r.oids = append(r.texts, asText), append(r.oids, a.OID)
+		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", n+1, element))
+		values = append(values, value)
+		if n > 0 {
+			sets = append(sets, column+" = excluded."+column)
+		}
+	}
+	action := "nothing"
+	if len(sets) > 0 {
+		action = "update set " + strings.Join(sets, ", ")
+	}
+	r.upsertSQL = fmt.Sprintf(`
+		insert into %s (%s)
+		select %s
+		  from unnest(%s) as u (%s)
+		on conflict (%s) do %s`,
+		physical(r.name, r.version), r.names(""), strings.Join(values, ", "), strings.Join(arrays, ", "), r.names(""),
+		pgx.Identifier{r.columns[0].name}.Sanitize(), action)
+	return nil
+}
+
+func (r *rowsOf[Row]) flushed() {
+	for _, e := range r.changed {
+		e.stored, e.changed = e.present, false
+	}
+	clear(r.changed)
+	r.changed = r.changed[:0]
+	if len(r.entries) <= r.limit {
+		return
+	}
+	r.complete = false
+	for key := range r.entries { // any of them: there is no order in a map
+		if delete(r.entries, key); len(r.entries) <= r.limit/2 {
+			return
+		}
+	}
+}

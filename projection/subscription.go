@@ -1,0 +1,133 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// Effect says that a subscription calls do for the events whose types are in the codec: to send an
+// e-mail, to call another service. Events of one stream come in their order. It panics when one of
+// them is nil.
+func Effect[E any](codec *eventstore.Codec[E], do func(context.Context, eventstore.Event[E]) error) Source {
+	if codec == nil || do == nil {
+		panic("projection: codec and function must be given")
+	}
+	s := source(codec, nil)
+	s.effect = func(ctx context.Context, d decoded) error {
+		for _, event := range d.events.([]eventstore.Event[E]) {
+			if err := do(ctx, event); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return s
+}
+
+// NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An
+// effect is called at least once for each event: after a crash, or when the lease was lost meanwhile,
+// again for those since the checkpoint. What an effect does in the same database is done exactly once when it asks [Once] in
+// its transaction. Several processes that run a subscription of one name share its events.
+//
+// A subscription has no versions and is not rebuilt; with [Options.FromNow] it begins at the end of
+// the log. NewSubscription panics like [New].
+func NewSubscription(name string, options *Options, sources ...Source) *Projection {
+	p := newProjection(name, options, sources)
+	for _, s := range sources {
+		if s.effect == nil {
+			panic(fmt.Sprintf("projection %q: the sources of a subscription must be made by Effect", name))
+		}
+	}
+	if p.options.Version != 1 || p.options.DDL != "" {
+		panic(fmt.Sprintf("projection %q: a subscription has neither versions nor tables", name))
+	}
+	p.effects = true
+	return p
+}
+
+const inboxSQL = `
+insert into SCHEMA.inbox (projection, position, part)
+values ($1, $2, $3)
+on conflict do nothing`
+
+// ErrNoEvent is returned by [Once] outside of a handler.
+var ErrNoEvent = errors.New("projection.Once: the context is not that of a handler")
+
+// Once reports whether an effect of the event that is being handled is still to happen, and notes in tx
+// that it has: commit tx together with what the effect does in the database, and the effect
+// happens exactly once, however often the event is handled, by whichever version of the projection. Effect tells several effects of
+// one event apart. In a version that is not live it reports false: what is
+// built anew has no effects.
+func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error) {
+	b, ok := ctx.Value(batchKey{}).(*batchInfo)
+	if !ok {
+		return false, ErrNoEvent
+	}
+	if !b.live {
+		return false, nil
+	}
+	done, err := tx.Exec(ctx, b.inbox, b.projection.name, b.position, effect)
+	if err != nil {
+		return false, fmt.Errorf("projection %s: note that %q has happened: %w", b.projection.name, effect, err)
+	}
+	return done.RowsAffected() == 1, nil
+}
+
+// effect calls the effects of the items, and moves the checkpoint behind those that have happened.
+func (b *batch) effect(ctx context.Context, conn *pgxpool.Conn, items []item) error {
+	var failed error
+	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
+	hctx := context.WithValue(ctx, batchKey{}, info)
+	for n := range items {
+		i := &items[n]
+		if b.divert(i) {
+			continue
+		}
+		b.at.Store(int32(n))
+		b.watchdog.Reset(b.options.Timeout)
+		info.position = i.raw.Position
+		if err := callEffect(hctx, i); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			failed = &failure{n, err}
+			for n > 0 && items[n-1].raw.Position == i.raw.Position {
+				n-- // all items of an event, or none
+			}
+			if n == 0 {
+				return failed
+			}
+			b.to = items[n-1].raw.Position
+			break
+		}
+		b.handled++
+	}
+	b.watchdog.Stop()
+	// What has happened is noted even if this one took too long, or the runner is being stopped.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return &failure{-1, err}
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // of no effect after the commit
+	if err := b.finish(ctx, tx, nil); err != nil {
+		return err
+	}
+	return failed
+}
+
+func callEffect(ctx context.Context, i *item) (err error) {
+	defer recovered(&err)
+	if i.err != nil {
+		return i.err
+	}
+	return i.source.effect(eventstore.WithCause(ctx, *i.raw), i.decoded)
+}

@@ -1,0 +1,201 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"strings"
+	"unicode"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// Op is what becomes of a row after an event: [Put], [Delete], [Skip] or [Fail].
+type Op struct {
+	kind opKind
+	err  error
+}
+
+type opKind int
+
+const (
+	put opKind = iota + 1
+	remove
+	skip
+	failed
+)
+
+// The outcomes of a fold.
+var (
+	Put    = Op{kind: put}    // the row is stored as the fold has left it
+	Delete = Op{kind: remove} // there is no such row any more
+	Skip   = Op{kind: skip}   // the event does not concern the row, which the fold has not changed
+)
+
+// Fail says that the event cannot be folded into the row: it becomes a dead letter, and the row stays as it was.
+func Fail(err error) Op { return Op{kind: failed, err: err} }
+
+// Folding is a kind of events that rows of type Row are made of, and how. See [Fold].
+type Folding[Row any] struct{ source Source }
+
+// Fold says how the events whose types are in the codec change the rows of a table: key names the
+// row, and fold changes it. Both must be pure: they may be called more than once for an event. A row
+// that does not exist is zero but for its key. The key must be the same for an event for ever.
+func Fold[Row, E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) Folding[Row] {
+	if codec == nil || key == nil || fold == nil {
+		panic("projection: codec, key and fold must be given")
+	}
+	s := source(codec, key)
+	s.row = func(row *Row, d decoded, done func(Op) error) error {
+		for _, event := range d.events.([]eventstore.Event[E]) {
+			if err := done(fold(row, event)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return Folding[Row]{s}
+}
+
+type foldFunc[Row any] = func(row *Row, d decoded, done func(Op) error) error
+
+// NewTable returns a projection that is a table with one row per key, which events are folded into.
+// The runner loads the rows that a batch concerns, folds in memory, and writes them back together;
+// while the table is built from the beginning of the log it keeps rows in memory and copies them in.
+//
+// Row is a struct with a field for each column it has to do with. A column is called as the tag says,
+// such as `db:"opened_on"`, or like the field in snake case; "-" leaves a field out. One field, of
+// type string, is the key: its tag ends with ",key", and its column is the primary key or has a
+// unique index.
+//
+// The table is called like the projection unless [Options.Tables] has another name, and
+// [Options.DDL] must make it. NewTable panics like [New], and for a Row that is not as described.
+func NewTable[Row any](name string, options *Options, folds ...Folding[Row]) *Projection {
+	o := options.withDefaults()
+	if len(o.Tables) == 0 {
+		o.Tables = []string{name}
+	}
+	if len(o.Tables) != 1 || o.DDL == "" || o.FromNow {
+		panic(fmt.Sprintf("projection %q: a table has one name, DDL that makes it, and all events from the beginning", name))
+	}
+	t := &tableOf[Row]{columns: columnsOf[Row](name), name: o.Tables[0]}
+	var sources []Source
+	for _, f := range folds {
+		sources = append(sources, f.source)
+	}
+	p := newProjection(name, &o, sources)
+	t.version = p.options.Version
+	p.table = t
+	t.prepare()
+	return p
+}
+
+// table is a tableOf some type of rows.
+type table interface {
+	// open returns the state of a partition. A fresh one has no rows in the table yet.
+	open(limit int, fresh bool) rows
+}
+
+// column is a field of a row type.
+type column struct {
+	name  string
+	field []int
+}
+
+// tableOf keeps rows of a type. The first column is the key.
+type tableOf[Row any] struct {
+	name    string
+	version int
+	columns []column
+
+	describeSQL, loadSQL, deleteSQL string
+}
+
+// columnsOf returns the columns of a row type, the key first.
+func columnsOf[Row any](name string) []column {
+	t := reflect.TypeFor[Row]()
+	if t.Kind() != reflect.Struct {
+		panic(fmt.Sprintf("projection %q: rows are structs, not %v", name, t))
+	}
+	var columns []column
+	keys := 0
+	for _, f := range reflect.VisibleFields(t) {
+		tag, option, _ := strings.Cut(f.Tag.Get("db"), ",")
+		switch {
+		case !f.IsExported() || f.Anonymous || tag == "-":
+			continue
+		case tag == "":
+			tag = snake(f.Name)
+		}
+		c := column{tag, f.Index}
+		if option == "key" && f.Type.Kind() == reflect.String {
+			columns = append([]column{c}, columns...)
+			keys++
+		} else {
+			columns = append(columns, c)
+		}
+	}
+	if keys != 1 {
+		panic(fmt.Sprintf(`projection %q: one field of %v, a string, must be the key and have a tag such as db:"account,key"`, name, t))
+	}
+	return columns
+}
+
+// snake turns OpenedOn into opened_on, and ID into id.
+func snake(name string) string {
+	var b strings.Builder
+	runes := []rune(name)
+	for i, r := range runes {
+		if unicode.IsUpper(r) && i > 0 && (!unicode.IsUpper(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1])) {
+			b.WriteByte('_')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// names returns the columns' names, quoted, with a prefix each.
+func (t *tableOf[Row]) names(prefix string) string {
+	var names []string
+	for _, c := range t.columns {
+		names = append(names, prefix+pgx.Identifier{c.name}.Sanitize())
+	}
+	return strings.Join(names, ", ")
+}
+
+func (t *tableOf[Row]) prepare() {
+	physical, key := physical(t.name, t.version), pgx.Identifier{t.columns[0].name}.Sanitize()
+	t.describeSQL = `
+		select attname::text, atttypid, format_type(atttypid, atttypmod), attndims > 0 or format_type(atttypid, atttypmod) like '%[]'
+		  from pg_attribute
+		 where attrelid = $1::regclass
+		   and attnum > 0
+		   and not attisdropped`
+	t.loadSQL = `
+		select ` + t.names("") + `
+		  from ` + physical + `
+		 where ` + key + ` = any ($1)`
+	t.deleteSQL = `
+		delete from ` + physical + `
+		 where ` + key + ` = any ($1)`
+}
+
+func (t *tableOf[Row]) open(limit int, fresh bool) rows {
+	return &rowsOf[Row]{tableOf: t, limit: limit, complete: fresh, entries: make(map[string]*entry[Row])}
+}
+
+// pointers returns pointers to the fields of a row, in the order of columns.
+func (t *tableOf[Row]) pointers(row *Row, into []any) []any {
+	value := reflect.ValueOf(row).Elem()
+	for _, c := range t.columns {
+		into = append(into, value.FieldByIndex(c.field).Addr().Interface())
+	}
+	return into
+}
+
+// querier is a pool, a connection or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}

@@ -1,0 +1,264 @@
+package projection
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+)
+
+// The phases of a version.
+const (
+	phaseLive     = "live"
+	phaseBuilding = "building"
+	phaseRetired  = "retired"
+)
+
+const versionsSQL = `
+select version, phase, partitions, types, definition,
+       (select coalesce(min(p.checkpoint), 0)
+          from SCHEMA.projection_partitions p
+         where (p.projection, p.version) = (v.name, v.version))
+  from SCHEMA.projections v
+ where name = $1
+ order by version`
+
+const registerSQL = `
+insert into SCHEMA.projections (name, version, phase, partitions, types, tables, definition, total, total_at)
+select $1, $2, $3, $4, $5, $6, $7, count(e.position), coalesce(max(e.position), 0)
+  from (select position
+          from SCHEMA.events
+         where $3 = 'building'
+           and type = any ($5)) e`
+
+const addPartitionsSQL = `
+insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint)
+select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end
+  from generate_series(0, $3::int - 1) n`
+
+const changeTypesSQL = `
+update SCHEMA.projections
+   set types = $3, added = (added::jsonb || $4::jsonb)::json, updated_at = clock_timestamp()
+ where name = $1
+   and version = $2`
+
+// ChangedError means that a projection is not what is stored under its name and version.
+type ChangedError struct {
+	Projection string
+	Version    int
+	What       string // that differs
+}
+
+func (e *ChangedError) Error() string {
+	return fmt.Sprintf("projection %s: %s; raise Options.Version to build it anew, while the present version stays", e.Projection, e.What)
+}
+
+// version is a projection as this process runs it.
+type version struct {
+	*Projection
+	*engine
+
+	outdated atomic.Bool // the stored set of types has some that this one does not handle, or it is not there at all
+
+	mu      sync.Mutex
+	phase   string                      // as of the last plan
+	owned   map[int]eventstore.Position // checkpoints of the partitions that this process runs
+	trouble error                       // why one of them does not get on
+	moved   *signal                     // shared by all versions of the name
+}
+
+// stored is a row of projections.
+type stored struct {
+	Version    int
+	Phase      string
+	Partitions int
+	Types      []string
+	Definition string
+	Checkpoint eventstore.Position
+}
+
+// register makes what there has to be of a projection before it can run, or checks that it is there.
+func (v *version) register(ctx context.Context) error {
+	err := pgx.BeginFunc(ctx, v.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`, v.name); err != nil {
+			return err
+		}
+		found, _ := tx.Query(ctx, v.sql(versionsSQL), v.name)
+		rows, err := pgx.CollectRows(found, pgx.RowToStructByPos[stored])
+		if err != nil {
+			return err
+		}
+		if n := slices.IndexFunc(rows, func(s stored) bool { return s.Version == v.options.Version }); n >= 0 {
+			return v.check(ctx, tx, rows[n])
+		}
+		phase := phaseLive
+		if n := slices.IndexFunc(rows, func(s stored) bool { return s.Phase == phaseLive }); n >= 0 {
+			phase = phaseBuilding
+			if rows[n].Version > v.options.Version {
+				v.outdated.Store(true)
+				v.logger.WarnContext(ctx, "projection is not run: a higher version is live, and this one is not there any more",
+					"projection", v.name, "version", v.options.Version, "live", rows[n].Version)
+				return nil
+			}
+		}
+		return v.create(ctx, tx, phase)
+	})
+	if pgerr.NotMigrated(err) {
+		return fmt.Errorf("projection %s: %w: call migrations.Up first: %w", v.name, eventstore.ErrNotMigrated, err)
+	}
+	if err != nil {
+		return fmt.Errorf("projection %s: register version %d: %w", v.name, v.options.Version, err)
+	}
+	return nil
+}
+
+// create stores a version that is new, and makes its tables.
+func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
+	o := v.options
+	_, err := tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.types, append([]string{}, o.Tables...), v.definition())
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, v.sql(addPartitionsSQL), v.name, o.Version, o.Partitions, o.FromNow); err != nil {
+		return err
+	}
+	if o.DDL != "" {
+		if _, err := tx.Exec(ctx, v.ddl()); err != nil {
+			return &ddlError{err}
+		}
+	}
+	if phase == phaseLive {
+		if err := showTables(ctx, tx, o.Tables, o.Version); err != nil {
+			return &ddlError{err}
+		}
+	}
+	return v.audit(ctx, tx, v.name, v.options.Version, "create", map[string]any{"phase": phase, "partitions": o.Partitions})
+}
+
+// ddlError keeps an undefined table of the application from being taken for a missing migration.
+type ddlError struct{ err error }
+
+func (e *ddlError) Error() string { return "make its tables: " + e.err.Error() }
+
+// check compares a projection with what is stored of it. Types that are added are handled from now
+// on, by those who know them.
+func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
+	switch {
+	case s.Partitions != v.options.Partitions:
+		return &ChangedError{v.name, s.Version, fmt.Sprintf("it has %d partitions, not %d", s.Partitions, v.options.Partitions)}
+	case s.Definition != v.definition():
+		return &ChangedError{v.name, s.Version, fmt.Sprintf("its tables were made by other DDL (%s, not %s)", s.Definition, v.definition())}
+	}
+	added := make(map[string]eventstore.Position)
+	all := slices.Clone(s.Types)
+	for _, t := range v.types {
+		if !slices.Contains(s.Types, t) {
+			all = append(all, t)
+			added[t] = s.Checkpoint
+		}
+	}
+	if len(added) == 0 {
+		return nil
+	}
+	slices.Sort(all)
+	if s.Checkpoint == 0 {
+		clear(added) // nothing was missed
+	} else {
+		v.logger.WarnContext(ctx, "projection handles new event types, from its checkpoint on: raise its version to have the earlier ones",
+			"projection", v.name, "version", s.Version, "types", added)
+	}
+	list, err := json.Marshal(added)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list)); err != nil {
+		return err
+	}
+	// Processes that do not know the types must not go on.
+	if _, err := tx.Exec(ctx, v.sql(fenceSQL), v.name, s.Version); err != nil {
+		return err
+	}
+	return v.audit(ctx, tx, v.name, s.Version, "add types", map[string]any{"types": added})
+}
+
+// covers reports whether this process knows all types that the projection handles. If it does not,
+// a newer release runs beside it: then it would pass over events.
+func (v *version) covers(types []string) bool {
+	for _, t := range types {
+		if !v.known[t] {
+			return false
+		}
+	}
+	return true
+}
+
+// planned notes what the database says.
+func (v *version) planned(p plan) {
+	outdated := !v.covers(p.types)
+	if outdated && !v.outdated.Swap(true) {
+		v.logger.Warn("projection is left to others: a newer release handles more event types than this one",
+			"projection", v.name, "version", v.options.Version, "types", p.types)
+	}
+	v.outdated.Store(outdated)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.phase != p.phase {
+		v.phase = p.phase
+		v.moved.notify()
+	}
+}
+
+// reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it.
+func (v *version) reached(partition int, at eventstore.Position) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.owned[partition] = at
+	v.trouble = nil
+	v.moved.notify()
+}
+
+func (v *version) troubled(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.trouble = err
+}
+
+// disowned notes that this process does not run a partition any more.
+func (v *version) disowned(partition int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.owned, partition)
+	v.moved.notify()
+}
+
+// local returns how far the projection is, if this process runs all of it.
+func (v *version) local() (at eventstore.Position, all bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if len(v.owned) < v.options.Partitions || v.phase != phaseLive {
+		return 0, false
+	}
+	first := true
+	for _, position := range v.owned {
+		if first || position < at {
+			at, first = position, false
+		}
+	}
+	return at, true
+}
+
+func (e *engine) audit(ctx context.Context, tx pgx.Tx, name string, version int, action string, details map[string]any) error {
+	text, err := json.Marshal(details)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, e.sql(auditSQL), name, version, action, eventstore.MetadataFrom(ctx).Actor, string(text))
+	return err
+}

@@ -1,0 +1,123 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+const checkpointSQL = `
+select min(p.checkpoint)
+  from SCHEMA.projections v
+  join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
+ where v.name = $1
+   and v.phase = 'live'
+having count(*) > 0`
+
+// askAfter is how often somebody who waits looks how far a projection is that other processes run.
+const askAfter = 10 * time.Millisecond
+
+// named are the versions of one name that this process runs.
+type named struct {
+	versions []*version
+	moved    *signal
+
+	mu    sync.Mutex // held while asking: whoever comes meanwhile gets the same answer
+	at    eventstore.Position
+	asked time.Time
+}
+
+// Wait returns when all the named projections, or all there are if none is named, have every
+// event up to position in the read models that readers see, but for those that are parked as dead
+// letters. When ctx is done first it returns a [WaitError]. It waits only for projections of this
+// runner, whichever process advances them.
+func (r *Runner) Wait(ctx context.Context, position eventstore.Position, projections ...string) error {
+	if len(projections) == 0 {
+		projections = slices.Sorted(maps.Keys(r.names))
+	}
+	for _, name := range projections {
+		n, ok := r.names[name]
+		if !ok {
+			return fmt.Errorf("wait for projection %q: %w", name, ErrUnknownProjection)
+		}
+		if err := r.wait(ctx, position, n, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wait is woken by this process's own progress, and looks after that of others.
+func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *named, name string) error {
+	for {
+		moved := n.moved.wait()
+		at, all := n.local()
+		if at >= position {
+			return nil
+		}
+		var poll <-chan time.Time
+		if !all {
+			var err error
+			at, err = r.ask(ctx, n, name)
+			if err == nil && at >= position {
+				return nil
+			}
+			if err != nil && ctx.Err() == nil && !errors.Is(err, pgx.ErrNoRows) {
+				r.logger.WarnContext(ctx, "projection: cannot read a checkpoint that somebody waits for", "projection", name, "error", err)
+			}
+			poll = time.After(askAfter)
+		}
+		select {
+		case <-moved:
+		case <-poll:
+		case <-ctx.Done():
+			return &WaitError{Projection: name, Checkpoint: at, Position: position, Reason: n.trouble(), Err: context.Cause(ctx)}
+		}
+	}
+}
+
+// ask reads how far the live version is.
+func (r *Runner) ask(ctx context.Context, n *named, name string) (eventstore.Position, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if time.Since(n.asked) < askAfter/2 {
+		return n.at, nil
+	}
+	var at eventstore.Position
+	if err := r.pool.QueryRow(ctx, r.sql(checkpointSQL), name).Scan(&at); err != nil {
+		return n.at, err
+	}
+	n.at, n.asked = at, time.Now()
+	return at, nil
+}
+
+// local returns how far the live version is, if this process runs all of it.
+func (n *named) local() (eventstore.Position, bool) {
+	for _, v := range n.versions {
+		if at, all := v.local(); all {
+			return at, true
+		}
+	}
+	return 0, false
+}
+
+// trouble returns why a version that this process runs does not get on.
+func (n *named) trouble() error {
+	for _, v := range n.versions {
+		v.mu.Lock()
+		err := v.trouble
+		v.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
