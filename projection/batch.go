@@ -77,7 +77,7 @@ func (b *batch) divert(i *item) bool {
 	case b.parked[key] || b.parking[key]:
 		b.letters = append(b.letters, letter{key: key, position: i.raw.Position})
 	case isPoison:
-		reason := poison.err.Error()
+		reason := storable(poison.err.Error())
 		b.letters = append(b.letters, letter{key, i.raw.Position, &reason, poison.attempts})
 		if b.parking == nil {
 			b.parking = make(map[string]bool)
@@ -127,7 +127,7 @@ func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) er
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.options.Timeout)
 		info.position = i.raw.Position
-		if err := b.handleOne(hctx, tx, i); err != nil {
+		if err := handleItem(hctx, tx, i); err != nil {
 			return &failure{n, err}
 		}
 		b.handled++
@@ -140,13 +140,13 @@ func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) er
 	return b.finish(ctx, tx, &id)
 }
 
-// handleOne calls the handler of one item, and looks whether the transaction survived it.
-func (b *batch) handleOne(ctx context.Context, tx pgx.Tx, i *item) (err error) {
+// handleItem calls the handler of an item, and looks whether the transaction survived it.
+func handleItem(ctx context.Context, tx pgx.Tx, i *item) error {
 	if i.err != nil {
 		return i.err
 	}
 	// What the handler appends was caused by this event.
-	err = call(eventstore.WithCause(ctx, *i.raw), handlerTx{tx}, i)
+	err := call(eventstore.WithCause(ctx, *i.raw), handlerTx{tx}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -1,9 +1,124 @@
 package projection
 
-import "context"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
 
-type bus struct{ *engine }
+	"github.com/cenkalti/backoff/v5"
 
-func newBus(e *engine) *bus { return &bus{e} }
+	"github.com/tidemark-es/tidemark/eventstore"
+)
 
-func (b *bus) run(ctx context.Context) { <-ctx.Done() }
+// bus gives events to the functions of this process that want to know of them, as they come.
+type bus struct {
+	*engine
+
+	mu      sync.Mutex
+	start   func(*listening) // nil while the runner does not run
+	waiting map[*listening]bool
+	running sync.WaitGroup
+}
+
+// listening is a subscription of the bus.
+type listening struct {
+	*Projection
+	after eventstore.Position
+	ended chan struct{} // closed by unsubscribe
+}
+
+func newBus(e *engine) *bus { return &bus{engine: e, waiting: make(map[*listening]bool)} }
+
+// Subscribe calls the effects of sources, made by [Effect] and [EffectAll], for the events that are stored from now on,
+// while the runner runs and until unsubscribe is called: for what concerns this process alone, such as its caches and
+// the connections of its clients. Every process gets every event, one after another, and none of those from
+// before it started. An effect that fails is logged and not tried again. Nothing is called after unsubscribe has returned, but a call under way goes on.
+func (r *Runner) Subscribe(ctx context.Context, sources ...Source) (unsubscribe func(), err error) {
+	l := &listening{Projection: newProjection("Runner.Subscribe", nil, sources), ended: make(chan struct{})}
+	for _, s := range sources {
+		if s.effect == nil {
+			return nil, errors.New("projection: the sources of Subscribe must be made by Effect or EffectAll")
+		}
+	}
+	var end eventstore.Position
+	if err := r.pool.QueryRow(ctx, r.sql(tidemarkSQL)).Scan(&l.after, &end); err != nil {
+		return nil, fmt.Errorf("projection: subscribe: %w", err)
+	}
+	r.bus.add(l)
+	return sync.OnceFunc(func() { r.bus.remove(l) }), nil
+}
+
+func (b *bus) add(l *listening) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.start == nil {
+		b.waiting[l] = true
+		return
+	}
+	b.start(l)
+}
+
+func (b *bus) remove(l *listening) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.waiting, l)
+	close(l.ended)
+}
+
+// run serves subscriptions until ctx is done.
+func (b *bus) run(ctx context.Context) {
+	feed := newFeed(ctx, b.log, eventstore.Filter{}, b.config.BatchSize)
+	b.mu.Lock()
+	b.start = func(l *listening) {
+		b.running.Go(func() { b.serve(ctx, feed, l) })
+	}
+	for l := range b.waiting {
+		b.start(l)
+	}
+	clear(b.waiting)
+	b.mu.Unlock()
+	<-ctx.Done()
+	b.mu.Lock()
+	b.start = func(*listening) {}
+	b.mu.Unlock()
+	b.running.Wait()
+	feed.running.Wait()
+}
+
+// serve calls the effects of one subscription.
+func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-l.ended:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, b.config.MaxBackoff), b.config.MaxBackoff
+	for ctx.Err() == nil {
+		p, err := feed.next(ctx, l.after)
+		if err != nil {
+			select {
+			case <-time.After(min(pause.NextBackOff(), b.config.MaxBackoff)):
+			case <-ctx.Done():
+			}
+			continue
+		}
+		pause.Reset()
+		for _, i := range l.items(p, l.after, 0) {
+			if ctx.Err() != nil {
+				return
+			}
+			if err := callEffect(ctx, &i); err != nil && ctx.Err() == nil {
+				b.logger.ErrorContext(ctx, "projection: an effect of a subscription of this process failed",
+					"stream", i.raw.Stream, "position", i.raw.Position, "type", i.raw.Type, "error", err)
+			}
+		}
+		l.after = p.Through
+	}
+}

@@ -79,22 +79,22 @@ func (r *Runner) setState(ctx context.Context, name string, version int, action,
 
 // operate does what an operator wants of a projection: what is under way there must be done again
 // after it, all runners are told, and it is written down.
-func (r *Runner) operate(ctx context.Context, action, name string, version int, do func(pgx.Tx) (map[string]any, error)) error {
-	err := pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, r.sql(fenceSQL), name, version); err != nil {
+func (e *engine) operate(ctx context.Context, action, name string, version int, do func(pgx.Tx) (map[string]any, error)) error {
+	err := pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, e.sql(fenceSQL), name, version); err != nil {
 			return err
 		}
 		details, err := do(tx)
 		if err != nil {
 			return err
 		}
-		return r.audit(ctx, tx, name, version, action, details)
+		return e.audit(ctx, tx, name, version, action, details)
 	})
 	if err != nil {
 		return fmt.Errorf("%s projection %s: %w", action, name, err)
 	}
-	r.announce(ctx)
-	r.changed.notify()
+	e.announce(ctx)
+	e.changed.notify()
 	return nil
 }
 

@@ -66,6 +66,7 @@ type Options struct {
 
 // Source is a kind of events that a projection handles, and how. See [On], [OnKeyed], [Fold] and [Effect].
 type Source struct {
+	all     bool // of whatever types
 	types   []string
 	retired []string
 	codec   any // the codec: the events of a page are decoded once for all who share it
@@ -199,6 +200,9 @@ func newProjection(name string, options *Options, sources []Source) *Projection 
 	}
 	taken := make(map[string]bool)
 	for _, s := range sources {
+		if s.all && len(sources) > 1 {
+			panic(fmt.Sprintf("projection %q: a source of all events must be the only one", name))
+		}
 		for _, eventType := range s.types {
 			if taken[eventType] {
 				panic(fmt.Sprintf("projection %q: two sources have the event type %q", name, eventType))

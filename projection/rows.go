@@ -26,6 +26,8 @@ type rows interface {
 	flush(ctx context.Context, tx pgx.Tx) error
 	// flushed notes that the flush was committed.
 	flushed()
+	// replace writes the row of a key that was folded anew, or deletes it if there is none.
+	replace(ctx context.Context, tx pgx.Tx, key string) error
 }
 
 // entry is a row in memory.
@@ -278,4 +280,11 @@ func (r *rowsOf[Row]) flushed() {
 			return
 		}
 	}
+}
+
+func (r *rowsOf[Row]) replace(ctx context.Context, tx pgx.Tx, key string) error {
+	if _, err := tx.Exec(ctx, r.deleteSQL, []string{key}); err != nil {
+		return err
+	}
+	return r.flush(ctx, tx)
 }

@@ -186,6 +186,9 @@ func (r *Runner) Run(ctx context.Context) error {
 func (r *Runner) filter() eventstore.Filter {
 	var types []string
 	for _, v := range r.versions {
+		if v.sources[0].all {
+			return eventstore.Filter{}
+		}
 		types = append(types, v.types...)
 	}
 	slices.Sort(types)

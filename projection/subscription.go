@@ -31,6 +31,26 @@ func Effect[E any](codec *eventstore.Codec[E], do func(context.Context, eventsto
 	return s
 }
 
+// EffectAll says that a subscription calls do for all events, whatever their types, as they are stored.
+// It panics when do is nil, and so does a subscription that has other sources beside it.
+func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
+	if do == nil {
+		panic("projection: the function must be given")
+	}
+	return Source{
+		all:   true,
+		codec: "all events",
+		decode: func(events []eventstore.Raw) []decoded {
+			all := make([]decoded, len(events))
+			for i, raw := range events {
+				all[i] = decoded{index: i, events: raw}
+			}
+			return all
+		},
+		effect: func(ctx context.Context, d decoded) error { return do(ctx, d.events.(eventstore.Raw)) },
+	}
+}
+
 // NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An
 // effect is called at least once for each event: after a crash, or when the lease was lost meanwhile,
 // again for those since the checkpoint. What an effect does in the same database is done exactly once when it asks [Once] in

@@ -437,11 +437,11 @@ func (w *worker) failed(ctx context.Context, err error) {
 	if classify(err) == fatal {
 		w.logger.ErrorContext(ctx, "projection has stopped: see to the reason and call Runner.Resume",
 			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
-		_, _ = w.pool.Exec(ctx, w.sql(stopStateSQL), w.name, w.options.Version, err.Error())
+		_, _ = w.pool.Exec(ctx, w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()))
 	} else {
 		w.logger.ErrorContext(ctx, "projection failed and will be tried again",
 			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
 	}
-	_, _ = w.pool.Exec(ctx, w.sql(failSQL), w.name, w.options.Version, w.number, err.Error(), at, w.token)
+	_, _ = w.pool.Exec(ctx, w.sql(failSQL), w.name, w.options.Version, w.number, storable(err.Error()), at, w.token)
 	w.troubled(err)
 }
