@@ -59,7 +59,7 @@ func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error
 		return s.group.commit(r)
 	}
 	for r.receipts == nil && r.err == nil { // again if its key was purged meanwhile
-		outcome, err := appendGroup(ctx, s.db, &s.sql, newAppendArgs([]*request{r}).group(nil))
+		outcome, err := s.appendInTx(ctx, r)
 		if err != nil {
 			return nil, translateAppend(err, changes)
 		}

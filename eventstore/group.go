@@ -47,7 +47,8 @@ const (
 type group struct {
 	pool     *pgxpool.Pool
 	sql      *statements
-	appended func() // called after a commit
+	inline   *inliner // nil if nothing is done inline
+	appended func()   // called after a commit
 
 	mu       sync.Mutex
 	queue    []*request          // not being written, in the order they came
@@ -353,6 +354,9 @@ func (g *group) isLate(n int) {
 // send asks Postgres to store a group, on the short path if that will do. The statement has no
 // context: pgx would answer a cancelled one by cutting the connection, for everybody in the group.
 func (g *group) send(conn *pgxpool.Conn, batch []*request) ([]row, error) {
+	if g.inline != nil {
+		return g.sendInline(conn, batch)
+	}
 	ctx := context.Background()
 	args := newAppendArgs(batch)
 	if one, ok := args.one(); ok {

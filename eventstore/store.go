@@ -30,6 +30,10 @@ type Config struct {
 	// PollOnly leaves out the connection that listens for notifications, which a pooler in
 	// transaction mode such as PgBouncer does not pass on.
 	PollOnly bool
+	// Inline is done in the transaction of every append, also of those in a caller's transaction: what
+	// it writes is there when the append returns, and when it fails nothing was stored. Appends that concern the
+	// same rows wait for each other. See projection.NewInline.
+	Inline Inline
 	// Logger is told when a connection is lost that somebody follows the log with; nil means
 	// slog.Default().
 	Logger *slog.Logger
@@ -46,6 +50,8 @@ type Store struct {
 	db     querier
 	inTx   bool // db is the caller's transaction: it must not be retried, and does not commit here
 
+	inline   *inliner // nil if nothing is done inline
+	schema   string
 	appended *signal
 	group    *group
 	notifier *notifier
@@ -90,6 +96,7 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 		config:   c,
 		sql:      newStatements(schema),
 		db:       pool,
+		schema:   schema,
 		appended: newSignal(),
 	}
 	s.notifier = newNotifier(pool, schema)
@@ -97,6 +104,10 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 		s.appended.notify()
 		s.notifier.notify()
 	})
+	if c.Inline != nil {
+		s.inline = &inliner{c.Inline, s}
+		s.group.inline = s.inline
+	}
 	if !c.PollOnly {
 		s.listener = &pglisten.Listener{
 			Pool: pool, Channel: schema, Own: s.notifier.sender, Wake: s.appended.notify, Logger: c.Logger,
@@ -159,6 +170,7 @@ type statements struct {
 	stream, backwards, asOf, through         string
 	page, pageBackwards, scan, scanBackwards string
 	correlated, stat, streams, recent        string
+	stored                                   string
 }
 
 func newStatements(schema string) statements {
@@ -180,6 +192,7 @@ func newStatements(schema string) statements {
 		stat:          pgschema.In(schema, statSQL),
 		streams:       pgschema.In(schema, streamsSQL),
 		recent:        pgschema.In(schema, recentSQL),
+		stored:        pgschema.In(schema, storedSQL),
 	}
 }
 

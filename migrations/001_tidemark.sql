@@ -101,12 +101,14 @@ create table tidemark.projections (
     definition text        not null default '',      -- a hash of the statements that made them
     total      bigint      not null default 0,       -- how many events there were to handle
     total_at   bigint      not null default 0,       -- up to this position, when it was made
+    inline     bigint,                               -- kept by the appends themselves after this position; -1 soon
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp(),
     primary key (name, version)
 );
 
 create unique index projections_live on tidemark.projections (name) where phase = 'live';
+create index projections_inline on tidemark.projections (name) where inline is not null;
 
 -- How far each partition of a projection is, and who may move it. What its owner remembers of it holds as
 -- long as the fencing token is the same: whoever else changes something adds one to it.
@@ -421,6 +423,17 @@ begin
         perform pg_advisory_xact_lock_shared(
             hashtext('tidemark.events'),
             (((fence + 2147483648) & 4294967295) - 2147483648)::int);
+        -- A projection that is kept by the appends misses those that do not know it. After the fence, so that
+        -- whoever asks for one knows which appends to wait for.
+        if exists (select
+                     from tidemark.projections p
+                    where p.inline is not null
+                      and p.types && append_group.types
+                      and p.name || ':' || p.version <> all (string_to_array(coalesce(current_setting('tidemark.inline', true), ''), ','))) then
+            raise exception using errcode = 'TM008',
+                message = 'append: a projection of these events is kept inline, and this writer does not know it',
+                hint = 'Deploy it to every writer before Runner.StartInline, or call Runner.StopInline.';
+        end if;
     end if;
 
     if refused is null and cardinality(keys) = 0 and changes = requests
@@ -559,6 +572,17 @@ begin
     perform pg_advisory_xact_lock_shared(
         hashtext('tidemark.events'),
         (((fence + 2147483648) & 4294967295) - 2147483648)::int);
+    -- A projection that is kept by the appends misses those that do not know it. After the fence, so that
+    -- whoever asks for one knows which appends to wait for.
+    if exists (select
+                 from tidemark.projections p
+                where p.inline is not null
+                  and append_one.type = any (p.types)
+                  and p.name || ':' || p.version <> all (string_to_array(coalesce(current_setting('tidemark.inline', true), ''), ','))) then
+        raise exception using errcode = 'TM008',
+            message = 'append: a projection of these events is kept inline, and this writer does not know it',
+            hint = 'Deploy it to every writer before Runner.StartInline, or call Runner.StopInline.';
+    end if;
     return query
     insert into tidemark.events
            (position, stream, version, id, type, schema, data, metadata, recorded_at)

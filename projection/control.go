@@ -11,6 +11,35 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
+// errNothing ends an operation that had nothing to do.
+var errNothing = errors.New("nothing to do")
+
+func isNothing(err error) bool { return errors.Is(err, errNothing) }
+
+const keptInlineSQL = `
+select exists (
+       select
+         from SCHEMA.projections
+        where name = $1
+          and ($2 = 0 or version = $2)
+          and inline is not null)`
+
+// refuseInline refuses what cannot be done to a projection that appends keep.
+func (e *engine) refuseInline(ctx context.Context, db querier, name string, version int) error {
+	found, err := db.Query(ctx, e.sql(keptInlineSQL), name, version)
+	if err != nil {
+		return err
+	}
+	inline, err := pgx.CollectExactlyOneRow(found, pgx.RowTo[bool])
+	if err != nil {
+		return err
+	}
+	if inline {
+		return fmt.Errorf("%w: it is kept inline: call StopInline first", ErrRefused)
+	}
+	return nil
+}
+
 const setStateSQL = `
 update SCHEMA.projections
    set state = $3, reason = $4, updated_at = clock_timestamp()
@@ -66,6 +95,11 @@ func (r *Runner) Resume(ctx context.Context, name string, version int) error {
 
 func (r *Runner) setState(ctx context.Context, name string, version int, action, state, reason string) error {
 	return r.operate(ctx, action, name, version, func(tx pgx.Tx) (map[string]any, error) {
+		if state != "running" {
+			if err := r.refuseInline(ctx, tx, name, version); err != nil {
+				return nil, err
+			}
+		}
 		done, err := tx.Exec(ctx, r.sql(setStateSQL), name, version, state, reason)
 		if err == nil && done.RowsAffected() == 0 {
 			err = ErrUnknownProjection
@@ -136,6 +170,9 @@ func (r *Runner) Reset(ctx context.Context, name string, version int, to eventst
 	}
 	number := v.options.Version
 	return r.operate(ctx, "reset", name, number, func(tx pgx.Tx) (map[string]any, error) {
+		if err := r.refuseInline(ctx, tx, name, number); err != nil {
+			return nil, err
+		}
 		var tidemark, end eventstore.Position
 		if err := tx.QueryRow(ctx, r.sql(tidemarkSQL)).Scan(&tidemark, &end); err != nil {
 			return nil, err

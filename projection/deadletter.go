@@ -258,7 +258,12 @@ func (v *version) retry(ctx context.Context, key string) (handled int, err error
 			if err != nil {
 				return nil, err
 			}
-			if failedAt, failure = v.redo(ctx, tx, items); failure != nil {
+			var phase string
+			if err := tx.QueryRow(ctx, v.sql(phaseSQL), v.name, v.options.Version).Scan(&phase); err != nil {
+				return nil, err
+			}
+			info := &batchInfo{projection: v.Projection, live: phase == phaseLive, inbox: v.sql(inboxSQL)}
+			if failedAt, failure = v.redo(ctx, tx, items, info); failure != nil {
 				return nil, failure
 			}
 			done = len(items)
@@ -323,20 +328,15 @@ func (v *version) keyItem(p *page, key string) item {
 }
 
 // redo handles items in a transaction, and returns which of them fails.
-func (v *version) redo(ctx context.Context, tx pgx.Tx, items []item) (int, error) {
-	var phase string
-	if err := tx.QueryRow(ctx, v.sql(phaseSQL), v.name, v.options.Version).Scan(&phase); err != nil {
-		return 0, err
-	}
+func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *batchInfo) (int, error) {
 	var rows rows
-	if v.table != nil {
-		rows = v.table.open(len(items), false)
+	if p.table != nil {
+		rows = p.table.open(len(items), false)
 		if err := rows.load(ctx, tx, present(items)); err != nil {
 			return 0, err
 		}
 	}
-	info := &batchInfo{projection: v.Projection, live: phase == phaseLive, inbox: v.sql(inboxSQL)}
-	ctx, cancel := context.WithTimeoutCause(context.WithValue(ctx, batchKey{}, info), time.Duration(len(items)+1)*v.options.Timeout, ErrTimeout)
+	ctx, cancel := context.WithTimeoutCause(context.WithValue(ctx, batchKey{}, info), time.Duration(len(items)+1)*p.options.Timeout, ErrTimeout)
 	defer cancel()
 	for n := range items {
 		i := &items[n]
@@ -346,13 +346,13 @@ func (v *version) redo(ctx context.Context, tx pgx.Tx, items []item) (int, error
 		case i.source == nil: // nothing any more
 		case rows != nil:
 			err = rows.fold(i)
-		case v.effects:
+		case p.effects:
 			err = callEffect(ctx, i)
 		default:
 			err = handleItem(ctx, tx, i)
 		}
 		if err != nil {
-			return n, &HandlerError{Projection: v.name, Stream: i.raw.Stream, Position: i.raw.Position, Type: i.raw.Type, Err: err}
+			return n, &HandlerError{Projection: p.name, Stream: i.raw.Stream, Position: i.raw.Position, Type: i.raw.Type, Err: err}
 		}
 	}
 	if rows != nil {
@@ -417,6 +417,9 @@ func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key s
 	}
 	if v.table == nil {
 		return fmt.Errorf("projection %s: %w: only the rows of a table can be rebuilt one by one", name, ErrRefused)
+	}
+	if err := r.refuseInline(ctx, r.pool, name, v.options.Version); err != nil {
+		return err
 	}
 	rows := v.table.open(1, true)
 	at, err := v.refold(ctx, rows, key, 0, func() (to eventstore.Position, err error) {

@@ -44,7 +44,10 @@ type rowsOf[Row any] struct {
 	changed  []*entry[Row]
 	limit    int  // of entries, when nothing is dirty
 	complete bool // what is not in memory is not in the table
+}
 
+// described is what Postgres says of a table.
+type described struct {
 	upsertSQL string
 	texts     []bool   // per column: sent as text, since it is an array or of a type that pgx does not know
 	oids      []uint32 // per column
@@ -179,10 +182,13 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Ro
 	if len(entries) == 0 {
 		return nil
 	}
-	if r.upsertSQL == "" {
-		if err := r.describe(ctx, tx); err != nil {
+	d := r.described.Load()
+	if d == nil {
+		var err error
+		if d, err = r.describe(ctx, tx); err != nil {
 			return err
 		}
+		r.described.Store(d)
 	}
 	arrays := make([][]any, len(r.columns))
 	texts := tx.Conn().TypeMap()
@@ -190,8 +196,8 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Ro
 	for _, e := range entries {
 		pointers = r.pointers(&e.row, pointers[:0])
 		for n, p := range pointers {
-			if r.texts[n] {
-				text, err := texts.Encode(r.oids[n], pgtype.TextFormatCode, p, nil)
+			if d.texts[n] {
+				text, err := texts.Encode(d.oids[n], pgtype.TextFormatCode, p, nil)
 				if err != nil {
 					return fmt.Errorf("column %s: %w", r.columns[n].name, err)
 				}
@@ -207,12 +213,15 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Ro
 	for n := range arrays {
 		args[n] = arrays[n]
 	}
-	_, err := tx.Exec(ctx, r.upsertSQL, args...)
+	_, err := tx.Exec(ctx, d.upsertSQL, args...)
+	if err != nil {
+		r.described.Store(nil) // it may have changed
+	}
 	return err
 }
 
 // describe asks Postgres for the types of the columns, and makes the statement.
-func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) error {
+func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, error) {
 	type attribute struct {
 		Name    string
 		OID     uint32
@@ -222,18 +231,18 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) error {
 	found, _ := tx.Query(ctx, r.describeSQL, physical(r.name, r.version))
 	attributes, err := pgx.CollectRows(found, pgx.RowToStructByPos[attribute])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	byName := make(map[string]attribute)
 	for _, a := range attributes {
 		byName[a.Name] = a
 	}
 	var arrays, values, sets []string
-	r.texts, r.oids = nil, nil
+	d := &described{}
 	for n, c := range r.columns {
 		a, ok := byName[c.name]
 		if !ok {
-			return Fatal(fmt.Errorf("table %s has no column %s, which %T has", physical(r.name, r.version), c.name, *new(Row)))
+			return nil, Fatal(fmt.Errorf("table %s has no column %s, which %T has", physical(r.name, r.version), c.name, *new(Row)))
 		}
 		column := pgx.Identifier{c.name}.Sanitize()
 		_, known := tx.Conn().TypeMap().TypeForOID(a.OID)
@@ -244,7 +253,7 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) error {
 		if !known {
 			a.OID = pgtype.TextOID
 		}
-		r.texts, r.oids = append(r.texts, asText), append(r.oids, a.OID)
+		d.texts, d.oids = append(d.texts, asText), append(d.oids, a.OID)
 		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", n+1, element))
 		values = append(values, value)
 		if n > 0 {
@@ -255,14 +264,14 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) error {
 	if len(sets) > 0 {
 		action = "update set " + strings.Join(sets, ", ")
 	}
-	r.upsertSQL = fmt.Sprintf(`
+	d.upsertSQL = fmt.Sprintf(`
 		insert into %s (%s)
 		select %s
 		  from unnest(%s) as u (%s)
 		on conflict (%s) do %s`,
 		physical(r.name, r.version), r.names(""), strings.Join(values, ", "), strings.Join(arrays, ", "), r.names(""),
 		pgx.Identifier{r.columns[0].name}.Sanitize(), action)
-	return nil
+	return d, nil
 }
 
 func (r *rowsOf[Row]) flushed() {

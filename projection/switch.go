@@ -143,6 +143,9 @@ func (r *Runner) trySwitch(ctx context.Context, name string, version int, from .
 		if !slices.Contains(from, next.phase) || next.state != "running" {
 			return fmt.Errorf("%w: version %d is %s and %s", ErrRefused, version, next.phase, next.state)
 		}
+		if err := r.refuseInline(ctx, tx, name, live.version); err != nil {
+			return err
+		}
 		if live.version > 0 {
 			deadline := time.Now().Add(switchTime)
 			for {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"unicode"
 
 	"github.com/jackc/pgx/v5"
@@ -111,6 +112,7 @@ type tableOf[Row any] struct {
 	columns []column
 
 	describeSQL, loadSQL, deleteSQL string
+	described                       atomic.Pointer[described]
 }
 
 // columnsOf returns the columns of a row type, the key first.

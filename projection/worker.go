@@ -16,7 +16,7 @@ import (
 )
 
 const loadSQL = `
-select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types,
+select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, coalesce(v.inline, -1),
        (select coalesce(max(e.position), 0) from SCHEMA.events e)
   from SCHEMA.projection_partitions p
   join SCHEMA.projections v on (v.name, v.version) = (p.projection, p.version)
@@ -61,8 +61,9 @@ type worker struct {
 	token      int64
 	checkpoint eventstore.Position // as stored
 	live       bool
-	parked     map[string]bool // keys that have dead letters
-	rows       rows            // of a table
+	inline     eventstore.Position // after it appends keep the projection; negative if they do not
+	parked     map[string]bool     // keys that have dead letters
+	rows       rows                // of a table
 
 	read     eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
 	pending  int                 // items in rows since the checkpoint
@@ -131,7 +132,7 @@ func (w *worker) load(ctx context.Context) error {
 	var types []string
 	var last eventstore.Position
 	err := w.pool.QueryRow(ctx, w.sql(loadSQL), w.name, w.options.Version, w.number, w.owner).
-		Scan(&w.checkpoint, &w.token, &mine, &phase, &state, &types, &last)
+		Scan(&w.checkpoint, &w.token, &mine, &phase, &state, &types, &w.inline, &last)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types)) {
 		return errGone
 	}
@@ -192,6 +193,9 @@ func (w *worker) step(ctx context.Context) error {
 		if n < len(items) {
 			items, to = items[:n], items[n-1].raw.Position
 		}
+	}
+	if w.inline >= 0 {
+		items = nil // appends have handled them
 	}
 	if len(items) == 0 && w.pending == 0 {
 		if w.read == w.checkpoint {

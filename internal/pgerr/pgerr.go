@@ -17,6 +17,7 @@ const (
 	NoTidemark      = "TM005"
 	Fenced          = "TM006"
 	HalfBatch       = "TM007"
+	UnknownInline   = "TM008"
 
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"

@@ -1,0 +1,295 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// sum is a row that counts events and adds up their numbers.
+type sum struct {
+	Key    string `db:"key,key"`
+	Events int64
+	Total  int64
+}
+
+const sumDDL = `create table {%s} (key text primary key, events bigint not null, total bigint not null)`
+
+// sums returns a table with a row per key of the function. Negative numbers cannot be folded.
+func sums(name string, options projection.Options, key func(eventstore.Event[counted]) string) *projection.Projection {
+	options.DDL = fmt.Sprintf(sumDDL, name)
+	return projection.NewTable(name, &options, projection.Fold(codec, key, func(row *sum, e eventstore.Event[counted]) projection.Op {
+		if e.Data.N < 0 {
+			return projection.Fail(errors.New("it is negative"))
+		}
+		row.Events++
+		row.Total += int64(e.Data.N)
+		return projection.Put
+	}))
+}
+
+func byStream(e eventstore.Event[counted]) string { return e.Stream.Key }
+
+// inlined is a database with projections that appends keep.
+type inlined struct {
+	*fixture
+	runner  *projection.Runner
+	aware   *eventstore.Store
+	written *projection.Projection
+}
+
+// setupInline starts three projections, two tables and one with a handler, and a store that knows them.
+func setupInline(t *testing.T) *inlined {
+	f := &inlined{fixture: setup(t)}
+	streams := sums("streams", projection.Options{}, byStream)
+	all := sums("all", projection.Options{}, func(eventstore.Event[counted]) string { return "all" })
+	f.written = record("written", nil)
+	f.append(codec, 1)
+	inline, err := projection.NewInline("", streams, all, f.written)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.aware, err = eventstore.New(f.pool, &eventstore.Config{Inline: inline}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.aware.Close)
+	f.runner, _ = f.start(quiet, f.store, streams, all, f.written)
+	f.wait(f.runner, 1) // they are there
+	return f
+}
+
+func (f *inlined) startInline() {
+	f.Helper()
+	for _, name := range []string{"streams", "all", "written"} {
+		if err := f.runner.StartInline(f.Context(), name, 0); err != nil {
+			f.Fatal(err)
+		}
+	}
+}
+
+func (f *inlined) put(store *eventstore.Store, key string, numbers ...int) error {
+	var drafts []eventstore.Draft
+	for _, n := range numbers {
+		draft, err := codec.Encode(counted{n})
+		if err != nil {
+			f.Fatal(err)
+		}
+		drafts = append(drafts, draft)
+	}
+	_, err := store.Append(f.Context(), eventstore.StreamID{Category: "counter", Key: key}, eventstore.Any, drafts...)
+	return err
+}
+
+// check compares the read models with a fold of the log.
+func (f *inlined) check() {
+	f.Helper()
+	want := make(map[string]sum)
+	var positions []eventstore.Position
+	for e, err := range f.store.ReadAll(f.Context(), 0, eventstore.Filter{Types: []string{"counted"}}) {
+		if err != nil {
+			f.Fatal(err)
+		}
+		decoded, err := codec.Decode(e)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, key := range []string{e.Stream.Key, "all"} {
+			row := want[key]
+			want[key] = sum{key, row.Events + 1, row.Total + int64(decoded[0].Data.N)}
+		}
+		positions = append(positions, e.Position)
+	}
+	rows, _ := f.pool.Query(f.Context(), `select * from streams union all select * from "all"`)
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[sum])
+	if err != nil {
+		f.Fatal(err)
+	}
+	got := make(map[string]sum)
+	for _, row := range found {
+		got[row.Key] = row
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		f.Errorf("tables (-log +tables):\n%s", diff)
+	}
+	rows, _ = f.pool.Query(f.Context(), `select position from model where name = 'written' order by position`)
+	written, err := pgx.CollectRows(rows, pgx.RowTo[eventstore.Position])
+	if err != nil {
+		f.Fatal(err)
+	}
+	if diff := cmp.Diff(positions, written); diff != "" {
+		f.Errorf("written by the handler (-log +model):\n%s", diff)
+	}
+}
+
+// TestInline: after an append its events are in the read models, whoever appends beside it, and
+// while the projections begin and end to be kept inline.
+func TestInline(t *testing.T) {
+	t.Parallel()
+	f := setupInline(t)
+	if err := f.put(f.store, "early", 1, 2, 3); err != nil {
+		t.Fatal(err)
+	}
+	var writers sync.WaitGroup
+	for n := range 8 {
+		writers.Go(func() {
+			for i := range 30 {
+				key := fmt.Sprint("k", (n+i)%5)
+				if err := f.put(f.aware, key, i, 1); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for range 3 {
+		f.startInline()
+		var seen int64
+		if err := f.put(f.aware, "own", 1); err != nil {
+			t.Fatal(err)
+		}
+		var own int64
+		if err := f.pool.QueryRow(t.Context(), `select events from streams where key = 'own'`).Scan(&own); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.pool.QueryRow(t.Context(), `select count(*) from tidemark.events where stream = 'counter-own'`).Scan(&seen); err != nil || seen != own {
+			t.Errorf("%d events after the append, want %d, %v", own, seen, err)
+		}
+		for _, name := range []string{"streams", "all", "written"} {
+			if err := f.runner.StopInline(t.Context(), name, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f.startInline()
+	writers.Wait()
+	f.check()
+	// Waiting is of no use now, but still works.
+	end, err := f.store.Tidemark(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.wait(f.runner, end)
+	f.check()
+}
+
+// TestInlineFailure: an event that cannot be handled fails its append alone.
+func TestInlineFailure(t *testing.T) {
+	t.Parallel()
+	f := setupInline(t)
+	f.startInline()
+	var writers sync.WaitGroup
+	for n := range 16 {
+		writers.Go(func() {
+			for i := range 10 {
+				number := i
+				if n%4 == 0 {
+					number = -1
+				}
+				err := f.put(f.aware, fmt.Sprint("k", n), number)
+				var failed *projection.HandlerError
+				if fails := number < 0; fails != errors.As(err, &failed) || !fails && err != nil {
+					t.Errorf("append of %d: %v", number, err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	f.check()
+}
+
+// TestInlineInTx: it is part of a caller's transaction too, which goes on after a failure.
+func TestInlineInTx(t *testing.T) {
+	t.Parallel()
+	f := setupInline(t)
+	f.startInline()
+	for _, commit := range []bool{true, false} {
+		tx, err := f.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.put(f.aware.WithTx(tx), "a", 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.put(f.aware.WithTx(tx), "a", -1); err == nil {
+			t.Error("a negative number was appended")
+		}
+		if err := f.put(f.aware.WithTx(tx), "a", 2); err != nil {
+			t.Fatal(err)
+		}
+		end := tx.Rollback
+		if commit {
+			end = tx.Commit
+		}
+		if err := end(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		f.check()
+	}
+}
+
+// TestInlineUnaware: an append that does not know of the projections is refused, rather than missing from them.
+func TestInlineUnaware(t *testing.T) {
+	t.Parallel()
+	f := setupInline(t)
+	f.startInline()
+	for _, numbers := range [][]int{{1}, {1, 2}} {
+		if err := f.put(f.store, "a", numbers...); !pgerr.Is(err, pgerr.UnknownInline) || !strings.Contains(err.Error(), "inline") {
+			t.Errorf("append of %v: %v, want it refused", numbers, err)
+		}
+	}
+	f.append(other, 1) // has nothing to do with them
+	for name, do := range map[string]func() error{
+		"pause":  func() error { return f.runner.Pause(t.Context(), "all", 0, "") },
+		"stop":   func() error { return f.runner.Stop(t.Context(), "all", 0, "") },
+		"reset":  func() error { return f.runner.Reset(t.Context(), "all", 0, 0) },
+		"refold": func() error { return f.runner.RebuildKey(t.Context(), "all", 0, "all") },
+	} {
+		if err := do(); !errors.Is(err, projection.ErrRefused) {
+			t.Errorf("%s: %v, want ErrRefused", name, err)
+		}
+	}
+	if err := f.runner.StartInline(t.Context(), "all", 0); err != nil {
+		t.Errorf("start again: %v", err)
+	}
+	f.check()
+}
+
+// TestInlineAwaitsAppends: an append under way that does not know of the projection is waited for.
+func TestInlineAwaitsAppends(t *testing.T) {
+	t.Parallel()
+	f := setupInline(t)
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.put(f.store.WithTx(tx), "a", 1); err != nil {
+		t.Fatal(err)
+	}
+	started := make(chan error, 1)
+	go func() { started <- f.runner.StartInline(context.WithoutCancel(t.Context()), "all", 0) }()
+	if err := f.put(f.aware, "b", 2); err != nil { // is done by the runner, or inline
+		t.Fatal(err)
+	}
+	select {
+	case err := <-started:
+		t.Errorf("it did not wait for the open append: %v", err)
+	default:
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-started; err != nil {
+		t.Fatal(err)
+	}
+	f.startInline()
+	f.check()
+}
