@@ -252,6 +252,9 @@ func (l *leases) settle(ctx context.Context, v *version, p plan, share int) erro
 				l.held[id] = l.spawn(h.worker)
 			}
 		default:
+			if p.state != "running" { // what it is doing cannot be committed
+				h.stop()
+			}
 		}
 	}
 	if mine >= share || p.free == 0 {

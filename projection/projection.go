@@ -210,7 +210,8 @@ func newProjection(name string, options *Options, sources []Source) *Projection 
 			taken[eventType] = true
 		}
 	}
-	p.types = slices.Sorted(maps.Keys(taken))
+	p.types = slices.AppendSeq([]string{}, maps.Keys(taken))
+	slices.Sort(p.types)
 	p.known = taken
 	for _, s := range sources {
 		for _, eventType := range s.retired {

@@ -168,9 +168,27 @@ func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
 			return nil, nil
 		}
 		next++
-		return r.pointers(&added[next-1].row, values[:0]), nil
+		values = r.pointers(&added[next-1].row, values[:0])
+		for n, c := range r.columns {
+			if c.isText { // which pgx turns into what the column is
+				values[n] = plainText(values[n])
+			}
+		}
+		return values, nil
 	}))
 	return err
+}
+
+// plainText returns what a pointer to a string, or to a pointer to one, points to; nil for NULL.
+func plainText(pointer any) any {
+	value := reflect.ValueOf(pointer).Elem()
+	if value.Kind() == reflect.Pointer {
+		if value.IsNil() {
+			return nil
+		}
+		value = value.Elem()
+	}
+	return value.String()
 }
 
 func (r *rowsOf[Row]) keyOf(e *entry[Row]) string {
@@ -246,6 +264,7 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, erro
 		}
 		column := pgx.Identifier{c.name}.Sanitize()
 		_, known := tx.Conn().TypeMap().TypeForOID(a.OID)
+		known = known && !c.isText
 		asText, element, value := a.IsArray || !known, a.Type, "u."+column
 		if asText {
 			element, value = "text", value+"::"+a.Type

@@ -113,7 +113,11 @@ func (b *batch) effect(ctx context.Context, conn *pgxpool.Conn, items []item) er
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.options.Timeout)
 		info.position = i.raw.Position
-		if err := callEffect(hctx, i); err != nil {
+		err := context.Cause(ctx)
+		if err == nil {
+			err = callEffect(hctx, i)
+		}
+		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}

@@ -66,7 +66,8 @@ type foldFunc[Row any] = func(row *Row, d decoded, done func(Op) error) error
 // The runner loads the rows that a batch concerns, folds in memory, and writes them back together;
 // while the table is built from the beginning of the log it keeps rows in memory and copies them in.
 //
-// Row is a struct with a field for each column it has to do with. A column is called as the tag says,
+// Row is a struct with a field for each column it has to do with; a string may be a column of any type, such as a date, as
+// its text. A column is called as the tag says,
 // such as `db:"opened_on"`, or like the field in snake case; "-" leaves a field out. One field, of
 // type string, is the key: its tag ends with ",key", and its column is the primary key or has a
 // unique index.
@@ -101,8 +102,9 @@ type table interface {
 
 // column is a field of a row type.
 type column struct {
-	name  string
-	field []int
+	name   string
+	field  []int
+	isText bool // the field is a string, whatever the column is
 }
 
 // tableOf keeps rows of a type. The first column is the key.
@@ -131,7 +133,11 @@ func columnsOf[Row any](name string) []column {
 		case tag == "":
 			tag = snake(f.Name)
 		}
-		c := column{tag, f.Index}
+		kind := f.Type.Kind()
+		if kind == reflect.Pointer {
+			kind = f.Type.Elem().Kind()
+		}
+		c := column{tag, f.Index, kind == reflect.String}
 		if option == "key" && f.Type.Kind() == reflect.String {
 			columns = append([]column{c}, columns...)
 			keys++
@@ -175,8 +181,16 @@ func (t *tableOf[Row]) prepare() {
 		 where attrelid = $1::regclass
 		   and attnum > 0
 		   and not attisdropped`
+	var selected []string
+	for _, c := range t.columns {
+		name := pgx.Identifier{c.name}.Sanitize()
+		if c.isText {
+			name += "::text"
+		}
+		selected = append(selected, name)
+	}
 	t.loadSQL = `
-		select ` + t.names("") + `
+		select ` + strings.Join(selected, ", ") + `
 		  from ` + physical + `
 		 where ` + key + ` = any ($1)`
 	t.deleteSQL = `

@@ -32,7 +32,7 @@ type (
 
 // AccountRow is a line of the overview.
 type AccountRow struct {
-	Account   string             `json:"account"`
+	Account   string             `json:"account" db:"account,key"`
 	Owner     string             `json:"owner"`
 	Currency  string             `json:"currency"`
 	Overdraft int64              `json:"overdraft"`

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	_ "embed"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -32,7 +30,7 @@ const (
 
 func readModels() []*projection.Projection {
 	return []*projection.Projection{
-		projection.New(accountsModel, nil, projection.On(account.Codec, projectAccount)),
+		projection.NewTable(accountsModel, &projection.Options{DDL: accountsDDL}, projection.Fold(account.Codec, accountOf, foldAccount)),
 		projection.New(statementModel, nil, projection.On(account.Codec, projectStatement)),
 		projection.New(searchModel, nil, projection.On(account.Codec, projectSearch)),
 	}
@@ -40,34 +38,35 @@ func readModels() []*projection.Projection {
 
 type event = eventstore.Event[account.Event]
 
-// projectAccount keeps one row per account: the present state.
-func projectAccount(ctx context.Context, tx pgx.Tx, e event) error {
-	var done pgconn.CommandTag
-	var err error
+// accountsDDL makes the table of the overview; readers find it as bank.accounts.
+const accountsDDL = `
+create table {bank.accounts} (
+    account   text   not null primary key,
+    owner     text   not null,
+    currency  text   not null,
+    overdraft bigint not null,
+    balance   bigint not null,
+    status    text   not null,
+    opened_on date   not null,
+    version   bigint not null
+)`
+
+func accountOf(e event) string { return e.Stream.Key }
+
+// foldAccount keeps one row per account: the present state.
+func foldAccount(row *AccountRow, e event) projection.Op {
 	switch data := e.Data.(type) {
 	case account.Opened:
-		done, err = tx.Exec(ctx, `
-			insert into bank.accounts (account, owner, currency, overdraft, balance, status, opened_on, version)
-			values ($1, $2, $3, $4, 0, $5, $6::text::date, $7)`,
-			e.Stream.Key, data.Owner, data.Currency, data.Overdraft, account.Open, data.Date, e.Version)
+		row.Owner, row.Currency, row.Overdraft = data.Owner, data.Currency, data.Overdraft
+		row.Status, row.OpenedOn = account.Open, data.Date
 	case account.AccountClosed:
-		done, err = tx.Exec(ctx, `
-			update bank.accounts
-			   set status = $2, version = $3
-			 where account = $1`,
-			e.Stream.Key, account.Closed, e.Version)
+		row.Status = account.Closed
 	default:
 		entry, _ := entryOf(e)
-		done, err = tx.Exec(ctx, `
-			update bank.accounts
-			   set balance = balance + $2, version = $3
-			 where account = $1`,
-			e.Stream.Key, entry.Amount, e.Version)
+		row.Balance += entry.Amount
 	}
-	if err == nil && done.RowsAffected() != 1 {
-		err = fmt.Errorf("account %s is not in bank.accounts: was the table emptied?", e.Stream.Key)
-	}
-	return err
+	row.Version = e.Version
+	return projection.Put
 }
 
 // projectStatement keeps one row per movement of money, with the balance after it. The balance

@@ -1,19 +1,9 @@
--- The bank's read models. Each is kept by one projection in readmodels.go.
+-- The tables of the bank's read models that handlers keep, in readmodels.go. The projection of bank.accounts
+-- makes its own.
 -- In one process at a time: "if not exists" does not see what another one is just creating.
 select pg_advisory_xact_lock(hashtext('bank read models'));
 
 create schema if not exists bank;
-
-create table if not exists bank.accounts (
-    account   text   not null primary key,
-    owner     text   not null,
-    currency  text   not null,
-    overdraft bigint not null,
-    balance   bigint not null,
-    status    text   not null,
-    opened_on date   not null,
-    version   bigint not null
-);
 
 create table if not exists bank.statement (
     account      text   not null,
