@@ -127,7 +127,7 @@ func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) er
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.options.Timeout)
 		info.position = i.raw.Position
-		if err := handleItem(hctx, tx, i); err != nil {
+		if err := handleItem(hctx, tx, i, b.config.Lease); err != nil {
 			return &failure{n, err}
 		}
 		b.handled++
@@ -140,17 +140,22 @@ func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) er
 	return b.finish(ctx, tx, &id)
 }
 
-// handleItem calls the handler of an item, and looks whether the transaction survived it.
-func handleItem(ctx context.Context, tx pgx.Tx, i *item) error {
+// handleItem calls the handler of an item, and looks whether the transaction survived it. It may be
+// idle for as long as a lease, or for ever with 0.
+func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) error {
 	if i.err != nil {
 		return i.err
 	}
+	start := time.Now()
 	// What the handler appends was caused by this event.
 	err := call(eventstore.WithCause(ctx, *i.raw), handlerTx{tx}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	if conn := tx.Conn(); conn.IsClosed() {
+		if took := time.Since(start); lease > 0 && took > lease {
+			return fmt.Errorf("the handler took %s, and left its transaction alone for longer than Config.Lease allows: %w", took.Round(time.Millisecond), err)
+		}
 		return Transient(fmt.Errorf("the connection was lost: %w", err))
 	}
 	switch status := tx.Conn().PgConn().TxStatus(); {

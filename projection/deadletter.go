@@ -349,7 +349,7 @@ func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *ba
 		case p.effects:
 			err = callEffect(ctx, i)
 		default:
-			err = handleItem(ctx, tx, i)
+			err = handleItem(ctx, tx, i, 0)
 		}
 		if err != nil {
 			return n, &HandlerError{Projection: p.name, Stream: i.raw.Stream, Position: i.raw.Position, Type: i.raw.Type, Err: err}

@@ -13,9 +13,11 @@ type Log interface {
 }
 
 const (
-	// maxRecent bounds the pages a feed keeps, and pageBytes about how large one is.
+	// maxRecent bounds the pages a feed keeps, and pageBytes about how large one is. The first one
+	// shows how large events are.
 	maxRecent = 16
 	pageBytes = 2 << 20
+	firstPage = 100
 )
 
 // feed lets all partitions of a process read the log once. It keeps the pages read last: who is a
@@ -93,9 +95,9 @@ func (f *feed) start(after eventstore.Position) *reading {
 	}
 	r := &reading{done: make(chan struct{})}
 	f.reading[after] = r
-	limit := f.limit
+	limit := min(f.limit, firstPage)
 	if f.perEvent > 0 {
-		limit = max(1, min(limit, pageBytes/f.perEvent))
+		limit = max(1, min(f.limit, pageBytes/f.perEvent))
 	}
 	f.running.Go(func() {
 		p, err := f.read(after, limit)

@@ -74,6 +74,12 @@ delete from SCHEMA.projection_members
  where owner = $1
     or expires < clock_timestamp() - interval '1 hour'`
 
+const leaveOneSQL = `
+delete from SCHEMA.projection_members
+ where owner = $1
+   and projection = $2
+   and version = $3`
+
 // leases spreads the partitions of all projections over the processes that run them: each takes its
 // share, counted over the members, and gives away what is more.
 type leases struct {
@@ -152,10 +158,12 @@ func (l *leases) tick(ctx context.Context) error {
 	}
 	for _, p := range plans {
 		v := l.versions[versionID{p.name, p.version}]
-		v.planned(p)
 		share := p.share(l.owner, v.options.Partitions)
-		if !v.covers(p.types) {
+		if !v.planned(p) {
 			share = 0
+			if _, err := l.pool.Exec(ctx, l.sql(leaveOneSQL), l.owner, p.name, p.version); err != nil {
+				return err
+			}
 		}
 		if err := l.settle(ctx, v, p, share); err != nil {
 			return err

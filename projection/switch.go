@@ -137,8 +137,11 @@ func (r *Runner) trySwitch(ctx context.Context, name string, version int, from .
 			return err
 		}
 		next, live, err := r.lockVersions(ctx, tx, name, version)
-		if err != nil || next.version == live.version {
+		if err != nil {
 			return err
+		}
+		if next.version == live.version {
+			return errNothing
 		}
 		if !slices.Contains(from, next.phase) || next.state != "running" {
 			return fmt.Errorf("%w: version %d is %s and %s", ErrRefused, version, next.phase, next.state)
@@ -174,6 +177,9 @@ func (r *Runner) trySwitch(ctx context.Context, name string, version int, from .
 		}
 		return r.audit(ctx, tx, name, version, "switch", map[string]any{"from": live.version})
 	})
+	if isNothing(err) {
+		return nil
+	}
 	if err == nil {
 		r.announce(ctx)
 		r.changed.notify()

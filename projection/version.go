@@ -199,10 +199,10 @@ func (v *version) covers(types []string) bool {
 	return true
 }
 
-// planned notes what the database says.
-func (v *version) planned(p plan) {
+// planned notes what the database says, and reports whether this process may run the projection.
+func (v *version) planned(p plan) bool {
 	outdated := !v.covers(p.types)
-	if outdated && !v.outdated.Swap(true) {
+	if outdated && !v.outdated.Load() {
 		v.logger.Warn("projection is left to others: a newer release handles more event types than this one",
 			"projection", v.name, "version", v.options.Version, "types", p.types)
 	}
@@ -213,6 +213,7 @@ func (v *version) planned(p plan) {
 		v.phase = p.phase
 		v.moved.notify()
 	}
+	return !outdated
 }
 
 // reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it.

@@ -24,6 +24,7 @@ const (
 	Deadlock             = "40P01"
 	LockNotAvailable     = "55P03"
 	undefinedTable       = "42P01"
+	queryCanceled        = "57014"
 	undefinedColumn      = "42703"
 	undefinedFunction    = "42883"
 	invalidSchemaName    = "3F000"
@@ -55,10 +56,11 @@ func BadObject(err error) bool {
 	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, insufficientPrivilege)
 }
 
-// Passing reports whether err was sent by Postgres and [MayPass].
+// Passing reports whether err was sent by Postgres and [MayPass], and is not that a statement took
+// too long.
 func Passing(err error) bool {
 	var e *pgconn.PgError
-	return errors.As(err, &e) && MayPass(err)
+	return errors.As(err, &e) && e.Code != queryCanceled && MayPass(err)
 }
 
 // MayPass reports whether an error may be gone when the same is tried again: the connection was lost or
