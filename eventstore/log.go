@@ -9,19 +9,31 @@ import (
 
 // matches is the condition of a Filter. An empty array lets every event through.
 const matches = `
-   and (cardinality($3::text[]) = 0 or type = any ($3))
+       (cardinality($3::text[]) = 0 or type = any ($3))
    and (cardinality($4::text[]) = 0 or split_part(stream, '-', 1) = any ($4))
    and (cardinality($5::text[]) = 0 or stream = any ($5))`
 
+// The inner limit is how many events are looked at.
 const pageSQL = `
 select ` + columns + `
-  from SCHEMA.events
- where position > $1
-   and position <= $2` + matches + `
+  from (select *
+          from SCHEMA.events
+         where position > $1
+           and position <= $2
+         order by position
+         limit $7) e
+ where` + matches + `
  order by position
  limit $6`
 
-var pageBackwardsSQL = strings.Replace(pageSQL, "order by position", "order by position desc", 1)
+const pageBackwardsSQL = `
+select ` + columns + `
+  from SCHEMA.events
+ where position > $1
+   and position <= $2
+   and` + matches + `
+ order by position desc
+ limit $6`
 
 // maxScan is how many events one statement looks at to find those that a filter selects: none
 // takes long, and readers advance over what does not match.
@@ -93,6 +105,8 @@ type Page struct {
 	// Through is how far the page reaches: every event that the filter selects, after the
 	// position asked for and up to Through, is in Events. It is the position of a stored event.
 	Through Position
+	// More says that there were more events behind it already, of whatever types.
+	More bool
 }
 
 // yieldAll yields events and reports whether the loop goes on.
@@ -214,21 +228,27 @@ func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error]
 
 // page reads after < position <= end in a statement that starts after end was a tidemark.
 func (s *Store) page(ctx context.Context, after, end Position, filter Filter, limit int) (Page, error) {
-	reach, err := s.window(ctx, s.sql.scan, after, end, filter)
-	if err != nil {
-		return Page{}, err
+	scan := limit
+	if !filter.isZero() {
+		scan = max(limit, maxScan)
 	}
-	if reach > 0 {
-		end = reach
-	}
-	events, err := s.query(ctx, s.sql.page, after, end, filter.types(), filter.categories(), filter.streams(), limit)
+	events, err := s.query(ctx, s.sql.page, after, end, filter.types(), filter.categories(), filter.streams(), limit, scan)
 	if err != nil {
 		return Page{}, translate(err, "read the log after position %d", after)
 	}
 	page := Page{Events: events, Through: end}
 	if len(events) == limit {
 		page.Through = events[limit-1].Position
+	} else {
+		reach, err := s.window(ctx, s.sql.scan, after, end, filter)
+		if err != nil {
+			return Page{}, err
+		}
+		if reach > 0 {
+			page.Through = reach
+		}
 	}
+	page.More = page.Through < end
 	return page, nil
 }
 
@@ -255,7 +275,7 @@ func (s *Store) window(ctx context.Context, sql string, after, end Position, fil
 	if filter.isZero() || end-after <= maxScan {
 		return 0, nil
 	}
-	reach, err := queryOne[Position](ctx, s.db, sql, after, end, maxScan)
+	reach, err := queryOne[Position](ctx, s.db, sql, after, end, maxScan-1)
 	if err != nil {
 		return 0, translate(err, "read the log after position %d", after)
 	}

@@ -101,6 +101,7 @@ create table tidemark.projections (
     definition text        not null default '',      -- a hash of the statements that made them
     total      bigint      not null default 0,       -- how many events there were to handle
     total_at   bigint      not null default 0,       -- up to this position, when it was made
+    held_until timestamptz,                          -- while another version takes its place, it does not move
     inline     bigint,                               -- kept by the appends themselves after this position; -1 soon
     created_at timestamptz not null default clock_timestamp(),
     updated_at timestamptz not null default clock_timestamp(),
@@ -188,7 +189,8 @@ begin
        and p.version = advance_partition.version
        and p.partition = advance_partition.partition
        and p.fencing_token = token
-       and p.checkpoint = before;
+       and p.checkpoint = before
+       and after >= before;
     if not found then
         raise exception using
             errcode = 'TM006',
@@ -197,6 +199,12 @@ begin
     end if;
     if batch is not null then
         delete from tidemark.projection_batches b where b.id = batch;
+        if not found then -- it went with the transaction that the batch was begun in
+            raise exception using
+                errcode = 'TM007',
+                message = 'a projection handler has ended the transaction of a batch and begun another one',
+                hint = 'Leave commit and rollback to the runner.';
+        end if;
     end if;
 end
 $$;

@@ -117,7 +117,7 @@ func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) er
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
 	start := time.Now()
-	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
+	info := &batchInfo{projection: b.Projection, live: b.live, liveAt: b.liveAt, inbox: b.sql(inboxSQL)}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	for n := range items {
 		i := &items[n]
@@ -126,7 +126,7 @@ func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) er
 		}
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.options.Timeout)
-		info.position = i.raw.Position
+		info.item = i
 		if err := handleItem(hctx, tx, i, b.config.Lease); err != nil {
 			return &failure{n, err}
 		}
@@ -180,10 +180,7 @@ func (handlerTx) Rollback(context.Context) error { return errEnded }
 
 // finish writes the dead letters and the checkpoint, and commits.
 func (b *batch) finish(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
-	if err := b.writeLetters(ctx, tx); err != nil {
-		return &failure{-1, err}
-	}
-	if _, err := tx.Exec(ctx, b.sql(advanceSQL), b.advanceArgs(id)...); err != nil {
+	if err := b.advance(ctx, tx, id); err != nil {
 		return &failure{-1, err}
 	}
 	if err := tx.Commit(ctx); err != nil {
@@ -191,6 +188,15 @@ func (b *batch) finish(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
 	}
 	b.done = true
 	return nil
+}
+
+// advance writes the dead letters and the checkpoint.
+func (b *batch) advance(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
+	if err := b.writeLetters(ctx, tx); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, b.sql(advanceSQL), b.advanceArgs(id)...)
+	return err
 }
 
 func (b *batch) advanceArgs(id *uuid.UUID) []any {

@@ -60,7 +60,7 @@ select version
 
 const resetSQL = `
 update SCHEMA.projection_partitions
-   set checkpoint = $3, parked = 0, handled = case when $3 = 0 then 0 else handled end, error = null, error_at = null,
+   set checkpoint = $3, parked = 0, handled = case when $3::bigint = 0 then 0 else handled end, error = null, error_at = null,
        failing_since = null, advanced_at = clock_timestamp()
  where projection = $1
    and version = $2`
@@ -113,8 +113,19 @@ func (r *Runner) setState(ctx context.Context, name string, version int, action,
 
 // operate does what an operator wants of a projection: what is under way there must be done again
 // after it, all runners are told, and it is written down.
-func (e *engine) operate(ctx context.Context, action, name string, version int, do func(pgx.Tx) (map[string]any, error)) error {
+//
+// Batches lock tables and rows before the partition, and this the other way round. What needs a lock
+// on a whole table takes it in one of the functions first; what meets a batch in a row may end in a deadlock, and is tried again.
+func (e *engine) operate(ctx context.Context, action, name string, version int, do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
 	err := pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
+		for _, f := range first {
+			if err := f(tx); err != nil {
+				return err
+			}
+		}
+		if _, err := tx.Exec(ctx, e.sql(lockVersionsSQL), name); err != nil { // before the partitions, like a switch
+			return err
+		}
 		if _, err := tx.Exec(ctx, e.sql(fenceSQL), name, version); err != nil {
 			return err
 		}
@@ -169,6 +180,7 @@ func (r *Runner) Reset(ctx context.Context, name string, version int, to eventst
 		return err
 	}
 	number := v.options.Version
+	defer v.disownAll()
 	return r.operate(ctx, "reset", name, number, func(tx pgx.Tx) (map[string]any, error) {
 		if err := r.refuseInline(ctx, tx, name, number); err != nil {
 			return nil, err
@@ -180,16 +192,17 @@ func (r *Runner) Reset(ctx context.Context, name string, version int, to eventst
 		if to < 0 || to > tidemark || to > 0 && v.table != nil {
 			return nil, fmt.Errorf("%w: to position %d: the log ends at %d, and a table can only begin at 0", ErrRefused, to, tidemark)
 		}
-		if v.table != nil {
-			if _, err := tx.Exec(ctx, "truncate "+physical(v.options.Tables[0], number)); err != nil {
-				return nil, err
-			}
-		}
 		if _, err := tx.Exec(ctx, r.sql(resetSQL), name, number, to); err != nil {
 			return nil, err
 		}
 		_, err := tx.Exec(ctx, r.sql(dropLettersSQL), name, number)
 		return map[string]any{"position": to}, err
+	}, func(tx pgx.Tx) error {
+		if v.table == nil {
+			return nil
+		}
+		_, err := tx.Exec(ctx, "truncate "+physical(v.options.Tables[0], number))
+		return err
 	})
 }
 

@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 // DeadLetter is an event that a projection could not handle, or one that waits behind it because it
@@ -247,15 +251,50 @@ update SCHEMA.dead_letters
 // retryBatch is how many dead letters one transaction handles.
 const retryBatch = 200
 
+// errChanged means that somebody else has changed the dead letters of a key meanwhile.
+var errChanged = errors.New("the dead letters were changed meanwhile")
+
+const beginRetrySQL = `
+insert into SCHEMA.projection_batches (id)
+values ($1)`
+
+const endRetrySQL = `
+delete from SCHEMA.projection_batches
+ where id = $1`
+
 // retry handles the dead letters of one key, some in each transaction, until there are none or one
 // fails again.
 func (v *version) retry(ctx context.Context, key string) (handled int, err error) {
-	for limit := retryBatch; ; {
-		var done, failedAt int
+	select {
+	case v.retries <- struct{}{}:
+		defer func() { <-v.retries }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	size := retryBatch
+	if v.effects {
+		size = 1 // what has happened is noted at once
+	}
+	for limit := size; ; {
+		letters, items, err := v.letters(ctx, key, limit)
+		if err != nil || len(letters) == 0 {
+			return handled, err
+		}
+		var failedAt int
 		var failure error
-		err := v.operate(ctx, "retry", v.name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-			items, err := v.letters(ctx, tx, key, limit)
+		err = v.operate(ctx, "retry", v.name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
+			now, err := v.letterRows(ctx, tx, key, limit)
 			if err != nil {
+				return nil, err
+			}
+			if !reflect.DeepEqual(now, letters) {
+				return nil, errChanged
+			}
+			if err := v.refuseOvertaking(ctx, tx, key, items); err != nil {
+				return nil, err
+			}
+			batch := uuid.New() // makes a commit of the handler fail
+			if _, err := tx.Exec(ctx, v.sql(beginRetrySQL), batch); err != nil {
 				return nil, err
 			}
 			var phase string
@@ -264,18 +303,24 @@ func (v *version) retry(ctx context.Context, key string) (handled int, err error
 			}
 			info := &batchInfo{projection: v.Projection, live: phase == phaseLive, inbox: v.sql(inboxSQL)}
 			if failedAt, failure = v.redo(ctx, tx, items, info); failure != nil {
+				failedAt = letterOf(letters, items, failedAt)
 				return nil, failure
 			}
-			done = len(items)
-			return map[string]any{"key": key, "events": done}, v.deleteItems(ctx, tx, key, items)
+			ended, err := tx.Exec(ctx, v.sql(endRetrySQL), batch)
+			if err == nil && ended.RowsAffected() != 1 {
+				failedAt, failure = len(letters)/2, errEnded
+				err = failure
+			}
+			if err != nil {
+				return nil, err
+			}
+			return map[string]any{"key": key, "events": len(letters)}, v.deleteItems(ctx, tx, key, letters)
 		})
 		switch {
 		case err == nil:
-			handled += done
-			if done == 0 {
-				return handled, nil
-			}
-			limit = retryBatch
+			handled += len(letters)
+			limit = size
+		case errors.Is(err, errChanged), pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil:
 		case failure != nil && failedAt > 0: // what is before it can be done
 			limit = failedAt
 		case failure != nil:
@@ -286,45 +331,97 @@ func (v *version) retry(ctx context.Context, key string) (handled int, err error
 	}
 }
 
-// letters reads dead letters of a key as the items they were.
-func (v *version) letters(ctx context.Context, tx pgx.Tx, key string, limit int) ([]item, error) {
-	type row struct {
-		Position eventstore.Position
-		Edited   []byte
+const overtakenSQL = `
+select key
+  from SCHEMA.dead_letters
+ where projection = $1
+   and version = $2
+   and key = any ($3)
+ limit 1`
+
+// refuseOvertaking refuses to handle events that had no key when they were parked, and have one now
+// that is parked itself.
+func (v *version) refuseOvertaking(ctx context.Context, tx pgx.Tx, key string, items []item) error {
+	var others []string
+	for n := range items {
+		if other := items[n].keyText(); other != key {
+			others = append(others, other)
+		}
 	}
-	found, _ := tx.Query(ctx, v.sql(keyLettersSQL), v.name, v.options.Version, key, limit)
-	rows, err := pgx.CollectRows(found, pgx.RowToStructByPos[row])
+	if len(others) == 0 {
+		return nil
+	}
+	var parked string
+	err := tx.QueryRow(ctx, v.sql(overtakenSQL), v.name, v.options.Version, others).Scan(&parked)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("%w: its event belongs to key %s, which is parked too: retry that one first", ErrRefused, parked)
+	}
+	return err
+}
+
+// letterOf returns which of the letters an item was.
+func letterOf(letters []letterRow, items []item, n int) int {
+	return slices.IndexFunc(letters, func(l letterRow) bool { return l.Position == items[n].raw.Position })
+}
+
+// letterRow is a dead letter, and what was put in the place of its payload.
+type letterRow struct {
+	Position eventstore.Position
+	Edited   []byte
+}
+
+func (v *version) letterRows(ctx context.Context, db querier, key string, limit int) ([]letterRow, error) {
+	found, _ := db.Query(ctx, v.sql(keyLettersSQL), v.name, v.options.Version, key, limit)
+	return pgx.CollectRows(found, pgx.RowToStructByPos[letterRow])
+}
+
+// letters reads dead letters of a key, and the items they were.
+func (v *version) letters(ctx context.Context, key string, limit int) ([]letterRow, []item, error) {
+	rows, err := v.letterRows(ctx, v.pool, key, limit)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var items []item
 	for _, letter := range rows {
 		p, err := v.log.Next(ctx, letter.Position-1, eventstore.Filter{}, 1)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if len(p.Events) == 0 || p.Events[0].Position != letter.Position {
-			return nil, fmt.Errorf("there is no event at position %d of the log: was a backup restored?", letter.Position)
+			return nil, nil, fmt.Errorf("there is no event at position %d of the log: was a backup restored?", letter.Position)
 		}
 		if letter.Edited != nil {
 			p.Events[0].Data = letter.Edited
 		}
-		own := v.keyItem(&page{Page: p, decoded: make(map[any][]decoded)}, key)
-		own.raw = &p.Events[0]
-		items = append(items, own)
+		own := v.keyItems(&page{Page: p, decoded: make(map[any][]decoded)}, key)
+		for n := range own {
+			own[n].raw = &p.Events[0]
+		}
+		items = append(items, own...)
 	}
-	return items, nil
+	return rows, items, nil
 }
 
-// keyItem returns what the event of a page means to a key; nothing, now that it is edited or upcast
-// by newer code, if it has no such key any more.
-func (v *version) keyItem(p *page, key string) item {
+// keyItems returns what the event of a page means to a key; nothing, now that it is edited or upcast
+// by newer code, if it has no such key any more. An event that had no key when it was parked is all
+// that it means to the keys it has now.
+func (v *version) keyItems(p *page, key string) []item {
 	for _, i := range v.items(p, 0, v.partitionOf(key)) {
 		if i.keyText() == key || i.err != nil {
-			return i
+			return []item{i}
 		}
 	}
-	return item{key: key}
+	if key != p.Events[0].Stream.String() {
+		return nil
+	}
+	var items []item
+	for partition := range v.options.Partitions {
+		items = append(items, v.items(p, 0, partition)...)
+	}
+	return items
 }
 
 // redo handles items in a transaction, and returns which of them fails.
@@ -332,7 +429,7 @@ func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *ba
 	var rows rows
 	if p.table != nil {
 		rows = p.table.open(len(items), false)
-		if err := rows.load(ctx, tx, present(items)); err != nil {
+		if err := rows.load(ctx, tx, items, present(items)); err != nil {
 			return 0, err
 		}
 	}
@@ -340,7 +437,7 @@ func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *ba
 	defer cancel()
 	for n := range items {
 		i := &items[n]
-		info.position = i.raw.Position
+		info.item = i
 		var err error
 		switch {
 		case i.source == nil: // nothing any more
@@ -369,21 +466,22 @@ select phase
  where name = $1
    and version = $2`
 
-func present(items []item) (some []item) {
-	for _, i := range items {
-		if i.source != nil {
-			some = append(some, i)
+// present returns which of the items mean anything.
+func present(items []item) (some []int) {
+	for n := range items {
+		if items[n].source != nil {
+			some = append(some, n)
 		}
 	}
 	return some
 }
 
-func (v *version) deleteItems(ctx context.Context, tx pgx.Tx, key string, items []item) error {
+func (v *version) deleteItems(ctx context.Context, tx pgx.Tx, key string, letters []letterRow) error {
 	var positions []eventstore.Position
-	for _, i := range items {
-		positions = append(positions, i.raw.Position)
+	for _, l := range letters {
+		positions = append(positions, l.Position)
 	}
-	_, err := tx.Exec(ctx, v.sql(deleteLettersSQL), v.name, v.options.Version, key, positions, v.partitionOf(key), len(items))
+	_, err := tx.Exec(ctx, v.sql(deleteLettersSQL), v.name, v.options.Version, key, positions, v.partitionOf(key), len(letters))
 	return err
 }
 
@@ -421,7 +519,15 @@ func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key s
 	if err := r.refuseInline(ctx, r.pool, name, v.options.Version); err != nil {
 		return err
 	}
-	rows := v.table.open(1, true)
+	for {
+		if err := r.rebuildKey(ctx, v, key); !pgerr.Is(err, pgerr.Deadlock) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (r *Runner) rebuildKey(ctx context.Context, v *version, key string) error {
+	name, rows := v.name, v.table.open(1, true)
 	at, err := v.refold(ctx, rows, key, 0, func() (to eventstore.Position, err error) {
 		return to, r.pool.QueryRow(ctx, r.sql(partitionAtSQL), name, v.options.Version, v.partitionOf(key)).Scan(&to)
 	})
@@ -476,7 +582,7 @@ func (v *version) refold(ctx context.Context, rows rows, key string, after event
 			if i.keyText() != key || i.raw.Position > to {
 				continue
 			}
-			if err := rows.load(ctx, v.pool, []item{i}); err != nil {
+			if err := rows.load(ctx, v.pool, []item{i}, []int{0}); err != nil {
 				return 0, err
 			}
 			if err := rows.fold(&i); err != nil {

@@ -3,6 +3,7 @@ package projection
 import (
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
@@ -76,6 +77,7 @@ var errAborted = errors.New("the handler went on after a statement that failed, 
 func classify(err error) class {
 	var m *marked
 	var p *panicError
+	var network net.Error
 	switch {
 	case errors.As(err, &m):
 		return m.class
@@ -84,7 +86,9 @@ func classify(err error) class {
 		return poison
 	case pgerr.BadObject(err):
 		return fatal
-	case !errors.Is(err, ErrTimeout) && pgerr.Passing(err):
+	case errors.Is(err, ErrTimeout):
+		return unclear
+	case pgerr.Passing(err), errors.As(err, &network) && !network.Timeout():
 		return transient
 	}
 	return unclear

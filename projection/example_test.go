@@ -2,45 +2,181 @@ package projection_test
 
 import (
 	"context"
-	"log"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-type deposited struct{ Amount int64 }
+// A handler writes what an event means into a table of the application. The runner commits the transaction
+// together with the checkpoint.
+func ExampleNew() {
+	pool, store, done := connect()
+	defer done()
+	ctx, stop := context.WithCancel(context.Background())
+	_, err := pool.Exec(ctx, `create table balances (account text primary key, balance bigint not null)`)
+	check(err)
 
-// A read model of balances, kept up to date while the program runs.
-func Example() {
-	ctx := context.Background()
-	pool, err := pgxpool.New(ctx, "postgres://localhost/bank")
-	if err != nil {
-		log.Fatal(err)
-	}
-	store, err := eventstore.New(pool, nil)
-	if err != nil {
-		log.Fatal(err)
-	}
-	events := eventstore.NewCodec(eventstore.TypeOf("deposited", func(e deposited) deposited { return e }))
+	balances := projection.New("balances", nil, projection.On(accounts,
+		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[AccountEvent]) error {
+			switch d := e.Data.(type) {
+			case Deposited:
+				_, err := tx.Exec(ctx, `
+					insert into balances values ($1, $2)
+					on conflict (account) do update set balance = balances.balance + excluded.balance`,
+					e.Stream.Key, d.Amount)
+				return err
+			}
+			return nil
+		}))
 
-	balances := projection.New("balances", nil, projection.On(events, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
-		_, err := tx.Exec(ctx, `
-			insert into balances (account, balance)
-			values ($1, $2)
-			on conflict (account) do update set balance = balances.balance + excluded.balance`,
-			event.Stream.Key, event.Data.Amount)
-		return err
-	}))
 	runner, err := projection.NewRunner(pool, store, nil, balances)
-	if err != nil {
-		log.Fatal(err)
+	check(err)
+	ended := make(chan error)
+	go func() { ended <- runner.Run(ctx) }() // until ctx is done
+
+	deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 7})
+	check(runner.Wait(ctx, deposit(store, "bob", Deposited{Amount: 1})))
+	query(pool, `select * from balances order by account`)
+	stop()
+	fmt.Println(<-ended)
+	// Output:
+	// ada 12
+	// bob 1
+	// <nil>
+}
+
+// A table is a row type, a key for each event, and a fold: the runner loads the rows, and writes them in bulk.
+func ExampleNewTable() {
+	pool, store, done := connect()
+	defer done()
+
+	type account struct {
+		Number      string `db:"account,key"` // the field that is the key
+		Balance     int64
+		LargestEver int64 // in the column largest_ever
 	}
-	go func() {
-		if err := runner.Run(ctx); err != nil {
-			log.Fatal(err)
-		}
-	}()
+	options := &projection.Options{DDL: `
+		create table {balances} (
+		    account      text   primary key,
+		    balance      bigint not null,
+		    largest_ever bigint not null
+		)`}
+	balances := projection.NewTable("balances", options, projection.Fold(accounts,
+		func(e eventstore.Event[AccountEvent]) string { return e.Stream.Key },
+		func(row *account, e eventstore.Event[AccountEvent]) projection.Op {
+			switch d := e.Data.(type) {
+			case Deposited:
+				row.Balance += d.Amount
+				row.LargestEver = max(row.LargestEver, d.Amount)
+				return projection.Put
+			}
+			return projection.Skip
+		}))
+
+	runner, stop := run(pool, store, balances)
+	defer stop()
+	deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 7})
+	wait(runner, deposit(store, "bob", Deposited{Amount: 1}))
+	query(pool, `select * from balances order by account`)
+	// Output:
+	// ada 12 7
+	// bob 1 1
+}
+
+// The rows are those of branches, which deposits into many accounts are made at. So the branch is the key:
+// four partitions work side by side, and no two of them ever write the same row.
+func ExampleOnKeyed() {
+	pool, store, done := connect()
+	defer done()
+	_, err := pool.Exec(context.Background(), `create table branches (branch text primary key, deposits int not null)`)
+	check(err)
+
+	branches := projection.New("branches", &projection.Options{Partitions: 4}, projection.OnKeyed(accounts,
+		func(e eventstore.Event[AccountEvent]) string { return e.Data.(Deposited).At },
+		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[AccountEvent]) error {
+			_, err := tx.Exec(ctx, `
+				insert into branches values ($1, 1)
+				on conflict (branch) do update set deposits = branches.deposits + 1`,
+				e.Data.(Deposited).At)
+			return err
+		}))
+
+	runner, stop := run(pool, store, branches)
+	defer stop()
+	deposit(store, "ada", Deposited{5, "Brno"}, Deposited{7, "Praha"})
+	wait(runner, deposit(store, "bob", Deposited{1, "Brno"}))
+	query(pool, `select * from branches order by branch`)
+	// Output:
+	// Brno 2
+	// Praha 1
+}
+
+// With DDL the runner makes the tables, a set for each version, and TableName is what this version's is called.
+func ExampleTableName() {
+	pool, store, done := connect()
+	defer done()
+
+	options := &projection.Options{
+		Version: 2,
+		Tables:  []string{"deposits"},
+		DDL:     `create table {deposits} (account text not null, amount bigint not null)`,
+	}
+	deposits := projection.New("deposits", options, projection.On(accounts,
+		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[AccountEvent]) error {
+			table := projection.TableName(ctx, "deposits") // "deposits_v2", quoted
+			_, err := tx.Exec(ctx, `insert into `+table+` values ($1, $2)`, e.Stream.Key, e.Data.(Deposited).Amount)
+			return err
+		}))
+
+	runner, stop := run(pool, store, deposits)
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+	query(pool, `select * from deposits`) // readers know of no version
+	query(pool, `select relname, relkind::text from pg_class where relname like 'deposits%' order by 1`)
+	// Output:
+	// ada 5
+	// deposits v
+	// deposits_v2 r
+}
+
+// What is read after an append shows it, without waiting for anybody: the append keeps the read model itself.
+func ExampleNewInline() {
+	pool, store, done := connect()
+	defer done()
+	balances := balancesTable(1)
+	runner, stop := run(pool, store, balances)
+	defer stop()
+
+	// Every store that appends has to know the projection, in every process.
+	inline, err := projection.NewInline("", balances)
+	check(err)
+	aware, err := eventstore.New(pool, &eventstore.Config{Inline: inline})
+	check(err)
+	defer aware.Close()
+	wait(runner, deposit(aware, "ada", Deposited{Amount: 5})) // as ever
+
+	check(runner.StartInline(context.Background(), "balances", 0))
+	deposit(aware, "ada", Deposited{Amount: 7})
+	query(pool, `select * from balances`)
+	// Output: ada 12
+}
+
+// A query that comes after a command waits for the position of the command's receipt.
+func ExampleRunner_Wait() {
+	pool, store, done := connect()
+	defer done()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+
+	position := deposit(store, "ada", Deposited{Amount: 5})
+	ctx, cancel := context.WithTimeout(context.Background(), exampleTimeout)
+	defer cancel()
+	if err := runner.Wait(ctx, position, "balances"); err != nil {
+		fmt.Println(err) // a WaitError: where the projection is, and why it does not get on
+	}
+	query(pool, `select * from balances`)
+	// Output: ada 5
 }

@@ -39,7 +39,6 @@ type feed struct {
 type page struct {
 	after eventstore.Position
 	eventstore.Page
-	full bool // there was more
 
 	mu      sync.Mutex
 	decoded map[any][]decoded // by codec
@@ -105,7 +104,7 @@ func (f *feed) start(after eventstore.Position) *reading {
 		defer f.mu.Unlock()
 		delete(f.reading, after)
 		if err == nil {
-			r.page = &page{after: after, Page: p, full: len(p.Events) == limit, decoded: make(map[any][]decoded)}
+			r.page = &page{after: after, Page: p, decoded: make(map[any][]decoded)}
 			f.remember(r.page)
 		}
 		r.err = err
@@ -116,7 +115,7 @@ func (f *feed) start(after eventstore.Position) *reading {
 
 // prefetch reads what comes behind a page, if there is more already.
 func (f *feed) prefetch(p *page) {
-	if p.full && f.remembered(p.Through) == nil {
+	if p.More && f.remembered(p.Through) == nil {
 		f.start(p.Through)
 	}
 }

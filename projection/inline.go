@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -112,6 +113,13 @@ update SCHEMA.projections
    and version = $2
    and inline is null`
 
+const disarmInlineSQL = `
+update SCHEMA.projections
+   set inline = null, updated_at = clock_timestamp()
+ where name = $1
+   and version = $2
+   and inline = -1`
+
 // The transactions that were appending when it was armed: they may not know of it.
 const appendingSQL = `
 select l.virtualtransaction
@@ -138,7 +146,7 @@ select min(checkpoint), sum(parked)::int
 // log; version 0 is the live one. From then on appends of its events through stores that do not know it are refused. Appends wait
 // while it takes over, usually for some milliseconds. Dead letters must be dealt with before. It waits until ctx is done,
 // and does nothing if the projection is kept inline already.
-func (r *Runner) StartInline(ctx context.Context, name string, version int) error {
+func (r *Runner) StartInline(ctx context.Context, name string, version int) (err error) {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return err
@@ -146,8 +154,17 @@ func (r *Runner) StartInline(ctx context.Context, name string, version int) erro
 	if v.effects || v.options.Partitions > 1 {
 		return fmt.Errorf("projection %s: %w: a subscription, or several partitions, cannot be kept inline", name, ErrRefused)
 	}
-	if _, err := r.pool.Exec(ctx, r.sql(armInlineSQL), name, v.options.Version); err != nil {
-		return err
+	armed, err := r.pool.Exec(ctx, r.sql(armInlineSQL), name, v.options.Version)
+	if err != nil {
+		return fmt.Errorf("start projection %s inline: %w", name, err)
+	}
+	if armed.RowsAffected() == 1 {
+		defer func() {
+			if err != nil { // writers that do not know it may go on
+				_, disarm := r.pool.Exec(context.WithoutCancel(ctx), r.sql(disarmInlineSQL), name, v.options.Version)
+				err = errors.Join(err, disarm)
+			}
+		}()
 	}
 	if err := r.awaitAppends(ctx); err != nil {
 		return fmt.Errorf("start projection %s inline: %w", name, err)

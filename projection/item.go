@@ -6,6 +6,8 @@ import (
 	"maps"
 	"runtime/debug"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
@@ -19,14 +21,16 @@ type item struct {
 }
 
 // errNoKey is why an event of which the key function returned "" cannot be handled.
-var errNoKey = errors.New(`the key function returned ""`)
+var errNoKey = errors.New("the key function returned no key that can be stored")
 
 // items returns those of a page's events after a position that belong to a partition.
 func (p *Projection) items(pg *page, after eventstore.Position, partition int) []item {
 	var items []item
 	for n := range p.sources {
 		s := &p.sources[n]
-		for _, d := range pg.of(s) {
+		all := pg.of(s)
+		items = slices.Grow(items, len(all)/p.options.Partitions)
+		for _, d := range all {
 			if raw := &pg.Events[d.index]; raw.Position > after {
 				items = p.addItems(items, item{raw: raw, source: s, decoded: d}, partition)
 			}
@@ -40,19 +44,17 @@ func (p *Projection) items(pg *page, after eventstore.Position, partition int) [
 
 // addItems adds what of an event belongs to the partition.
 func (p *Projection) addItems(items []item, i item, partition int) []item {
+	var parts map[string]decoded
 	if i.err == nil && i.source.key != nil {
-		parts, err := i.keys()
-		if err != nil {
-			i.err = err
-		}
+		parts = i.findKeys()
+	}
+	if parts != nil {
 		for _, key := range slices.Sorted(maps.Keys(parts)) {
 			if p.partitionOf(key) == partition {
 				items = append(items, item{raw: i.raw, source: i.source, key: key, decoded: parts[key]})
 			}
 		}
-		if err == nil {
-			return items
-		}
+		return items
 	}
 	if p.options.Partitions > 1 && p.partitionOf(i.keyText()) != partition {
 		return items
@@ -60,16 +62,30 @@ func (p *Projection) addItems(items []item, i item, partition int) []item {
 	return append(items, i)
 }
 
-// keys asks the key function, which may panic.
-func (i *item) keys() (parts map[string]decoded, err error) {
-	defer recovered(&err)
+// findKeys asks the key function, which may panic, and sets the item's key or why it has none. If the event was
+// split and its parts may have keys of their own, it returns them.
+func (i *item) findKeys() (parts map[string]decoded) {
+	defer recovered(&i.err)
 	if parts = i.source.split(i.decoded); parts == nil {
-		parts = map[string]decoded{i.source.key(i.decoded): i.decoded}
+		if i.key = i.source.key(i.decoded); !validKey(i.key) {
+			i.key, i.err = "", fmt.Errorf("%w: %.100q", errNoKey, i.key)
+		}
 	}
-	if _, ok := parts[""]; ok {
-		return nil, errNoKey
+	for key := range parts {
+		if !validKey(key) {
+			i.err = fmt.Errorf("%w: %.100q", errNoKey, key)
+			return nil
+		}
 	}
-	return parts, nil
+	return parts
+}
+
+// maxKey is how long a key may be, in bytes: it is in an index.
+const maxKey = 1000
+
+// validKey reports whether a key is one, and Postgres can store it.
+func validKey(key string) bool {
+	return key != "" && len(key) <= maxKey && utf8.ValidString(key) && strings.IndexByte(key, 0) < 0
 }
 
 // keyText returns the item's key: the stream if there is no function for it, or it failed.
@@ -80,16 +96,18 @@ func (i *item) keyText() string {
 	return i.key
 }
 
-// partitionOf returns which partition a key belongs to: FNV-1a of the key, for ever.
-func (p *Projection) partitionOf(key string) int {
-	if p.options.Partitions == 1 {
+func (p *Projection) partitionOf(key string) int { return partitionOf(key, p.options.Partitions) }
+
+// partitionOf returns which of some partitions a key belongs to: FNV-1a of the key, for ever.
+func partitionOf(key string, partitions int) int {
+	if partitions == 1 {
 		return 0
 	}
 	hash := uint32(2166136261)
 	for n := range len(key) {
 		hash = (hash ^ uint32(key[n])) * 16777619
 	}
-	return int(hash % uint32(p.options.Partitions))
+	return int(hash % uint32(partitions))
 }
 
 // panicError is a panic of the application's code.

@@ -28,7 +28,7 @@ update SCHEMA.projection_partitions p
          order by projection, version, partition
            for update) mine
  where (p.projection, p.version, p.partition) = (mine.projection, mine.version, mine.partition)
-returning p.projection, p.version, p.partition`
+returning p.projection, p.version, p.partition, p.fencing_token`
 
 const planSQL = `
 select v.name, v.version, v.phase, v.state, v.types,
@@ -128,7 +128,7 @@ func (l *leases) run(ctx context.Context) {
 	}
 	if !l.config.PollOnly {
 		listener := &pglisten.Listener{
-			Pool: l.pool, Channel: l.channel(), Wake: l.changed.notify, Logger: l.logger,
+			Pool: l.pool, Channel: l.channel(), Own: l.owner, Wake: l.changed.notify, Logger: l.logger,
 			Failing: "projection: cannot listen for changes of leases: until the connection is back they are seen by polling",
 		}
 		defer listener.Close()
@@ -164,6 +164,9 @@ func (l *leases) tick(ctx context.Context) error {
 			if _, err := l.pool.Exec(ctx, l.sql(leaveOneSQL), l.owner, p.name, p.version); err != nil {
 				return err
 			}
+			if v.left.CompareAndSwap(false, true) {
+				l.announce(ctx)
+			}
 		}
 		if err := l.settle(ctx, v, p, share); err != nil {
 			return err
@@ -182,14 +185,15 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 			names, versions = append(names, id.name), append(versions, int32(id.version))
 		}
 	}
-	held := make(map[partitionID]bool)
+	held := make(map[partitionID]int64) // and the fencing tokens
 	var plans []plan
 	send := &pgx.Batch{}
 	send.Queue(l.sql(heartbeatSQL), l.owner, l.config.Lease, names, versions)
 	send.Queue(l.sql(renewSQL), l.owner, l.config.Lease).Query(func(rows pgx.Rows) error {
 		var id partitionID
-		_, err := pgx.ForEachRow(rows, []any{&id.name, &id.version, &id.partition}, func() error {
-			held[id] = true
+		var token int64
+		_, err := pgx.ForEachRow(rows, []any{&id.name, &id.version, &id.partition, &token}, func() error {
+			held[id] = token
 			return nil
 		})
 		return err
@@ -207,11 +211,18 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 		return nil, err
 	}
 	for id, h := range l.held {
-		if !held[id] { // stolen, or its projection was dropped
+		if token, mine := held[id]; mine {
+			h.worker.outdate(token)
+		} else { // stolen, or its projection was dropped
 			l.logger.WarnContext(ctx, "projection: lost the lease of a partition", "projection", id.name, "version", id.version, "partition", id.partition)
 			h.stop()
 			delete(l.held, id)
 			h.worker.disowned(id.partition)
+		}
+	}
+	for id := range held { // the answer was lost when it was taken, or given away
+		if v, mine := l.versions[id.versionID]; mine && l.held[id] == nil {
+			l.held[id] = l.spawn(newWorker(v, id.partition))
 		}
 	}
 	return plans, nil
@@ -314,12 +325,12 @@ func (l *leases) leave(ctx context.Context) {
 	l.announce(ctx)
 }
 
-const notifySQL = `select pg_notify($1, '')`
+const notifySQL = `select pg_notify($1, $2)`
 
 // channel is where runners tell each other that leases, or what operators want, have changed.
 func (e *engine) channel() string { return e.schema + "_projections" }
 
 // announce wakes the other runners. Who is not told finds out within a second.
 func (e *engine) announce(ctx context.Context) {
-	_, _ = e.pool.Exec(ctx, notifySQL, e.channel())
+	_, _ = e.pool.Exec(ctx, notifySQL, e.channel(), e.owner)
 }

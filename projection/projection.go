@@ -295,6 +295,7 @@ type batchKey struct{}
 type batchInfo struct {
 	projection *Projection
 	live       bool
-	position   eventstore.Position
+	liveAt     []eventstore.Position // checkpoints of the live version, if this is another one
+	item       *item
 	inbox      string
 }

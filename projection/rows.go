@@ -15,8 +15,8 @@ import (
 // the last flush, and what the events since have made of them. Nobody else writes rows of these keys
 // as long as the fencing token is the same.
 type rows interface {
-	// load makes sure that the rows of the items' keys are in memory.
-	load(ctx context.Context, db querier, items []item) error
+	// load makes sure that the rows of some items' keys are in memory.
+	load(ctx context.Context, db querier, items []item, which []int) error
 	// fold folds an item into its row, which must have been loaded. After an error the rows are of
 	// no use any more.
 	fold(i *item) error
@@ -53,9 +53,9 @@ type described struct {
 	oids      []uint32 // per column
 }
 
-func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item) error {
+func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item, which []int) error {
 	var missing []string
-	for n := range items {
+	for _, n := range which {
 		key := items[n].keyText()
 		if _, ok := r.entries[key]; ok || items[n].err != nil {
 			continue
@@ -80,6 +80,9 @@ func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item) error 
 	_, err = pgx.ForEachRow(found, pointers, func() error {
 		key = *pointers[0].(*string)
 		e := r.entries[key]
+		if e == nil {
+			return mark(fmt.Errorf("%w: %q", errOtherKey, key), poison)
+		}
 		e.row, e.stored, e.present = row, true, true
 		row = *new(Row) // what it points to belongs to the entry now
 		return nil
@@ -92,6 +95,10 @@ func (r *rowsOf[Row]) clear(e *entry[Row], key string) {
 	e.row = *new(Row)
 	reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[0].field).SetString(key)
 }
+
+// errOtherKey is why rows cannot be loaded of which the table has the keys in another form: padded, or
+// as another number.
+var errOtherKey = errors.New("the key column does not hold keys as they are: the table has")
 
 // errWrongKey is why a fold cannot be stored that has changed the row's key.
 var errWrongKey = errors.New("the fold has changed the key of the row")
@@ -168,9 +175,9 @@ func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
 			return nil, nil
 		}
 		next++
-		values = r.pointers(&added[next-1].row, values[:0])
+		values = r.values(&added[next-1].row, values[:0])
 		for n, c := range r.columns {
-			if c.isText { // which pgx turns into what the column is
+			if c.isText && values[n] != nil { // which pgx turns into what the column is
 				values[n] = plainText(values[n])
 			}
 		}
@@ -179,17 +186,8 @@ func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// plainText returns what a pointer to a string, or to a pointer to one, points to; nil for NULL.
-func plainText(pointer any) any {
-	value := reflect.ValueOf(pointer).Elem()
-	if value.Kind() == reflect.Pointer {
-		if value.IsNil() {
-			return nil
-		}
-		value = value.Elem()
-	}
-	return value.String()
-}
+// plainText returns the string that a pointer to one, of whatever name, points to.
+func plainText(pointer any) any { return reflect.ValueOf(pointer).Elem().String() }
 
 func (r *rowsOf[Row]) keyOf(e *entry[Row]) string {
 	return reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[0].field).String()
@@ -210,12 +208,12 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Ro
 	}
 	arrays := make([][]any, len(r.columns))
 	texts := tx.Conn().TypeMap()
-	var pointers []any
+	var values []any
 	for _, e := range entries {
-		pointers = r.pointers(&e.row, pointers[:0])
-		for n, p := range pointers {
+		values = r.values(&e.row, values[:0])
+		for n, p := range values {
 			if d.texts[n] {
-				text, err := texts.Encode(d.oids[n], pgtype.TextFormatCode, p, nil)
+				text, err := texts.Encode(d.oids[n], pgtype.TextFormatCode, p, []byte{}) // nil is NULL
 				if err != nil {
 					return fmt.Errorf("column %s: %w", r.columns[n].name, err)
 				}
@@ -255,7 +253,7 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, erro
 	for _, a := range attributes {
 		byName[a.Name] = a
 	}
-	var arrays, values, sets []string
+	var arrays, selected, sets []string
 	d := &described{}
 	for n, c := range r.columns {
 		a, ok := byName[c.name]
@@ -269,12 +267,15 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, erro
 		if asText {
 			element, value = "text", value+"::"+a.Type
 		}
-		if !known {
+		switch {
+		case !known && a.IsArray && !c.isText:
+			a.OID = pgtype.TextArrayOID
+		case !known:
 			a.OID = pgtype.TextOID
 		}
 		d.texts, d.oids = append(d.texts, asText), append(d.oids, a.OID)
 		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", n+1, element))
-		values = append(values, value)
+		selected = append(selected, value)
 		if n > 0 {
 			sets = append(sets, column+" = excluded."+column)
 		}
@@ -288,7 +289,7 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, erro
 		select %s
 		  from unnest(%s) as u (%s)
 		on conflict (%s) do %s`,
-		physical(r.name, r.version), r.names(""), strings.Join(values, ", "), strings.Join(arrays, ", "), r.names(""),
+		physical(r.name, r.version), r.names(""), strings.Join(selected, ", "), strings.Join(arrays, ", "), r.names(""),
 		pgx.Identifier{r.columns[0].name}.Sanitize(), action)
 	return d, nil
 }

@@ -76,6 +76,7 @@ type engine struct {
 	cached  int           // rows that a partition of a table keeps in memory
 	feed    *feed         // since Run
 	changed *signal       // leases or phases may have changed
+	retries chan struct{} // one at a time: each needs a connection beside that of its transaction
 
 	statements sync.Map // SQL with the schema put in
 }
@@ -100,7 +101,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	}
 	e := &engine{
 		pool: pool, log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
-		config: c, logger: c.Logger, owner: uuid.NewString(), slots: make(chan struct{}, c.Concurrency), changed: newSignal(),
+		config: c, logger: c.Logger, owner: uuid.NewString(), slots: make(chan struct{}, c.Concurrency), changed: newSignal(), retries: make(chan struct{}, 1),
 	}
 	r := &Runner{engine: e, versions: make(map[versionID]*version), names: make(map[string]*named)}
 	tables := 0
@@ -113,7 +114,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 			n = &named{moved: newSignal()}
 			r.names[p.name] = n
 		}
-		v := &version{Projection: p, engine: e, owned: make(map[int]eventstore.Position), moved: n.moved}
+		v := &version{Projection: p, engine: e, owned: make(map[int]reached), moved: n.moved}
 		r.versions[p.id()] = v
 		n.versions = append(n.versions, v)
 		if p.table != nil {

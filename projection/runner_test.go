@@ -349,6 +349,23 @@ func TestCheckpointPassesOtherEvents(t *testing.T) {
 	f.checkModel("a")
 }
 
+// TestFullLastPage: a log that ends with a full page is at its end.
+func TestFullLastPage(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config := *quiet
+	config.BatchSize = 5
+	r, _ := f.start(&config, f.store, record("a", nil), sums("rows", projection.Options{}, byStream))
+	for range 3 {
+		f.wait(r, f.append(codec, 5))
+		var events int
+		if err := f.pool.QueryRow(t.Context(), `select events from rows`).Scan(&events); err != nil || events != len(f.log("counted")) {
+			t.Errorf("the table has %d events, %v", events, err)
+		}
+	}
+	f.checkModel("a")
+}
+
 // TestSources: one projection is fed by two kinds of events, each decoded by its own codec, in the
 // order of positions.
 func TestSources(t *testing.T) {

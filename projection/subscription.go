@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -83,25 +84,40 @@ var ErrNoEvent = errors.New("projection.Once: the context is not that of a handl
 // Once reports whether an effect of the event that is being handled is still to happen, and notes in tx
 // that it has: commit tx together with what the effect does in the database, and the effect
 // happens exactly once, however often the event is handled, by whichever version of the projection. Effect tells several effects of
-// one event apart. In a version that is not live it reports false: what is
-// built anew has no effects.
+// one event apart. In a version that is not live it reports false, unless
+// the live one has not come so far: what is built anew has no effects.
 func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error) {
 	b, ok := ctx.Value(batchKey{}).(*batchInfo)
 	if !ok {
 		return false, ErrNoEvent
 	}
-	if !b.live {
+	position := b.item.raw.Position
+	if !b.live && (len(b.liveAt) == 0 || position <= slices.Min(b.liveAt)) {
 		return false, nil
 	}
-	done, err := tx.Exec(ctx, b.inbox, b.projection.name, b.position, effect)
+	done, err := tx.Exec(ctx, b.inbox, b.projection.name, position, effect)
 	if err != nil {
 		return false, fmt.Errorf("projection %s: note that %q has happened: %w", b.projection.name, effect, err)
 	}
 	return done.RowsAffected() == 1, nil
 }
 
+const tokenSQL = `
+select fencing_token
+  from SCHEMA.projection_partitions
+ where projection = $1
+   and version = $2
+   and partition = $3`
+
 // effect calls the effects of the items, and moves the checkpoint behind those that have happened.
 func (b *batch) effect(ctx context.Context, conn *pgxpool.Conn, items []item) error {
+	var token int64
+	if err := conn.QueryRow(ctx, b.sql(tokenSQL), b.name, b.options.Version, b.number).Scan(&token); err != nil {
+		return err
+	}
+	if token != b.token { // it was paused, or stolen, while nothing was to be done
+		return errFenced
+	}
 	var failed error
 	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
 	hctx := context.WithValue(ctx, batchKey{}, info)
@@ -112,7 +128,7 @@ func (b *batch) effect(ctx context.Context, conn *pgxpool.Conn, items []item) er
 		}
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.options.Timeout)
-		info.position = i.raw.Position
+		info.item = i
 		err := context.Cause(ctx)
 		if err == nil {
 			err = callEffect(hctx, i)
@@ -137,7 +153,9 @@ func (b *batch) effect(ctx context.Context, conn *pgxpool.Conn, items []item) er
 	// What has happened is noted even if this one took too long, or the runner is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	tx, err := conn.Begin(ctx)
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{
+		BeginQuery: fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d", b.config.Lease.Milliseconds()),
+	})
 	if err != nil {
 		return &failure{-1, err}
 	}

@@ -124,7 +124,7 @@ func columnsOf[Row any](name string) []column {
 		panic(fmt.Sprintf("projection %q: rows are structs, not %v", name, t))
 	}
 	var columns []column
-	keys := 0
+	keys, taken := 0, make(map[string]bool)
 	for _, f := range reflect.VisibleFields(t) {
 		tag, option, _ := strings.Cut(f.Tag.Get("db"), ",")
 		switch {
@@ -132,6 +132,15 @@ func columnsOf[Row any](name string) []column {
 			continue
 		case tag == "":
 			tag = snake(f.Name)
+		}
+		if taken[tag] {
+			panic(fmt.Sprintf("projection %q: two fields of %v are the column %s", name, t, tag))
+		}
+		taken[tag] = true
+		for n := 1; n < len(f.Index); n++ {
+			if t.FieldByIndex(f.Index[:n]).Type.Kind() == reflect.Pointer {
+				panic(fmt.Sprintf("projection %q: %v embeds a pointer, which would be nil: embed the struct", name, t))
+			}
 		}
 		kind := f.Type.Kind()
 		if kind == reflect.Pointer {
@@ -176,7 +185,7 @@ func (t *tableOf[Row]) names(prefix string) string {
 func (t *tableOf[Row]) prepare() {
 	physical, key := physical(t.name, t.version), pgx.Identifier{t.columns[0].name}.Sanitize()
 	t.describeSQL = `
-		select attname::text, atttypid, format_type(atttypid, atttypmod), attndims > 0 or format_type(atttypid, atttypmod) like '%[]'
+		select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]'
 		  from pg_attribute
 		 where attrelid = $1::regclass
 		   and attnum > 0
@@ -207,6 +216,23 @@ func (t *tableOf[Row]) pointers(row *Row, into []any) []any {
 	value := reflect.ValueOf(row).Elem()
 	for _, c := range t.columns {
 		into = append(into, value.FieldByIndex(c.field).Addr().Interface())
+	}
+	return into
+}
+
+// values returns the fields of a row to be sent: as pointers, which costs no copies, but for those
+// that are pointers themselves.
+func (t *tableOf[Row]) values(row *Row, into []any) []any {
+	value := reflect.ValueOf(row).Elem()
+	for _, c := range t.columns {
+		switch field := value.FieldByIndex(c.field); {
+		case field.Kind() != reflect.Pointer:
+			into = append(into, field.Addr().Interface())
+		case field.IsNil():
+			into = append(into, nil)
+		default:
+			into = append(into, field.Interface())
+		}
 	}
 	return into
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -39,8 +40,9 @@ select $1, $2, $3, $4, $5, $6, $7, count(e.position), coalesce(max(e.position), 
            and type = any ($5)) e`
 
 const addPartitionsSQL = `
-insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint)
-select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end
+insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint, fencing_token)
+select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end, -- no token of a version that was dropped comes again
+       (1000 * extract(epoch from clock_timestamp()))::bigint
   from generate_series(0, $3::int - 1) n`
 
 const changeTypesSQL = `
@@ -67,11 +69,19 @@ type version struct {
 
 	outdated atomic.Bool // the stored set of types has some that this one does not handle, or it is not there at all
 
+	left atomic.Bool // the others know
+
 	mu      sync.Mutex
-	phase   string                      // as of the last plan
-	owned   map[int]eventstore.Position // checkpoints of the partitions that this process runs
-	trouble error                       // why one of them does not get on
-	moved   *signal                     // shared by all versions of the name
+	phase   string          // as of the last plan
+	owned   map[int]reached // the partitions that this process runs
+	trouble error           // why one of them does not get on
+	moved   *signal         // shared by all versions of the name
+}
+
+// reached is how far a partition is, and whether readers see its version.
+type reached struct {
+	at   eventstore.Position
+	live bool
 }
 
 // stored is a row of projections.
@@ -207,6 +217,9 @@ func (v *version) planned(p plan) bool {
 			"projection", v.name, "version", v.options.Version, "types", p.types)
 	}
 	v.outdated.Store(outdated)
+	if !outdated {
+		v.left.Store(false)
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.phase != p.phase {
@@ -217,10 +230,10 @@ func (v *version) planned(p plan) bool {
 }
 
 // reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it.
-func (v *version) reached(partition int, at eventstore.Position) {
+func (v *version) reached(partition int, at eventstore.Position, live bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.owned[partition] = at
+	v.owned[partition] = reached{at, live}
 	v.trouble = nil
 	v.moved.notify()
 }
@@ -243,16 +256,25 @@ func (v *version) disowned(partition int) {
 func (v *version) local() (at eventstore.Position, all bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.owned) < v.options.Partitions || v.phase != phaseLive {
+	if len(v.owned) < v.options.Partitions {
 		return 0, false
 	}
-	first := true
-	for _, position := range v.owned {
-		if first || position < at {
-			at, first = position, false
+	at = math.MaxInt64
+	for _, r := range v.owned {
+		if !r.live {
+			return 0, false
 		}
+		at = min(at, r.at)
 	}
 	return at, true
+}
+
+// disownAll forgets how far the partitions are, since somebody has changed that: whoever waits asks the database.
+func (v *version) disownAll() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.owned)
+	v.moved.notify()
 }
 
 func (e *engine) audit(ctx context.Context, tx pgx.Tx, name string, version int, action string, details map[string]any) error {

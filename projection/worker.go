@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -17,6 +18,7 @@ import (
 
 const loadSQL = `
 select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, coalesce(v.inline, -1),
+       coalesce(v.held_until > clock_timestamp(), false),
        (select coalesce(max(e.position), 0) from SCHEMA.events e)
   from SCHEMA.projection_partitions p
   join SCHEMA.projections v on (v.name, v.version) = (p.projection, p.version)
@@ -44,36 +46,76 @@ update SCHEMA.projections
    set state = 'stopped', reason = $3, updated_at = clock_timestamp()
  where name = $1
    and version = $2
-   and state = 'running'`
+   and state = 'running'
+   and exists (
+       select
+         from SCHEMA.projection_partitions p
+        where (p.projection, p.version, p.partition) = ($1, $2, $4)
+          and p.fencing_token = $5)`
 
 // saveAfter is how long a checkpoint is ahead in memory that has only passed events of other types.
 const saveAfter = 50 * time.Millisecond
 
+// errFenced is what [pgerr.Fenced] is, found out without a statement that fails.
+var errFenced = errors.New("the partition has another owner, or was changed by an operator")
+
+func fenced(err error) bool { return pgerr.Is(err, pgerr.Fenced) || errors.Is(err, errFenced) }
+
 // errGone means that the partition is not this process's to run, or not at the moment.
 var errGone = errors.New("the partition has another owner, or is not running")
+
+// errHeld means that another version is about to take this one's place.
+var errHeld = errors.New("the projection is held for a moment")
 
 // worker runs one partition of a projection, while this process has the lease of it.
 type worker struct {
 	*version
 	number int
 
+	stale atomic.Pointer[outdated]
+
 	// What is remembered of the partition, valid as long as its token is.
 	token      int64
 	checkpoint eventstore.Position // as stored
 	live       bool
-	inline     eventstore.Position // after it appends keep the projection; negative if they do not
-	parked     map[string]bool     // keys that have dead letters
-	rows       rows                // of a table
+	inline     eventstore.Position   // after it appends keep the projection; negative if they do not
+	liveAt     []eventstore.Position // checkpoints of the live version, while this is another one
+	parked     map[string]bool       // keys that have dead letters
+	rows       rows                  // of a table
 
 	read     eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
 	pending  int                 // items in rows since the checkpoint
 	since    time.Time           // when read left the checkpoint
 	limit    int                 // items of a batch while looking for the one that fails; 0 for any
 	halved   bool                // the limit is a guess
+	until    eventstore.Position // of a table: commit what is before this position, which cannot be folded; 0 for none
 	poison   map[eventstore.Position]poisoned
 	attempts map[eventstore.Position]int
 	failing  bool
 	rate     rate
+}
+
+// outdated ends what a worker does under a token when there is a newer one: it may have nothing to
+// commit, and would not find out.
+type outdated struct {
+	token int64
+	end   context.CancelCauseFunc
+}
+
+// outdate tells the worker the token of its partition.
+func (w *worker) outdate(token int64) {
+	if o := w.stale.Load(); o != nil && o.token < token {
+		o.end(errFenced)
+	}
+}
+
+// hold returns a context for what is done under the present token.
+func (w *worker) hold(ctx context.Context) context.Context {
+	held, end := context.WithCancelCause(ctx)
+	if old := w.stale.Swap(&outdated{w.token, end}); old != nil {
+		old.end(nil)
+	}
+	return held
 }
 
 func newWorker(v *version, number int) *worker {
@@ -91,14 +133,16 @@ func (w *worker) run(ctx context.Context) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, w.config.MaxBackoff), w.config.MaxBackoff
 	loaded := false
+	held := w.hold(ctx)
 	for ctx.Err() == nil {
 		var err error
 		if !loaded {
 			err = w.load(ctx)
+			held = w.hold(ctx)
 		}
 		if err == nil {
 			loaded = true
-			err = w.step(ctx)
+			err = w.step(held)
 		}
 		switch {
 		case err == nil:
@@ -107,7 +151,13 @@ func (w *worker) run(ctx context.Context) {
 		case ctx.Err() != nil:
 		case errors.Is(err, errGone):
 			return
-		case pgerr.Is(err, pgerr.Fenced):
+		case errors.Is(err, errHeld):
+			select {
+			case <-time.After(askAfter / 2):
+			case <-ctx.Done():
+			}
+			continue
+		case fenced(err), errors.Is(context.Cause(held), errFenced):
 			loaded = false
 			continue
 		default:
@@ -130,30 +180,35 @@ func (w *worker) load(ctx context.Context) error {
 	var mine bool
 	var phase, state string
 	var types []string
-	var last eventstore.Position
+	var checkpoint, inline, last eventstore.Position
+	var token int64
+	var heldBack bool
 	err := w.pool.QueryRow(ctx, w.sql(loadSQL), w.name, w.options.Version, w.number, w.owner).
-		Scan(&w.checkpoint, &w.token, &mine, &phase, &state, &types, &w.inline, &last)
+		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &inline, &heldBack, &last)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types)) {
 		return errGone
 	}
 	if err != nil {
 		return fmt.Errorf("projection %s: read its checkpoint: %w", w.name, err)
 	}
+	if heldBack {
+		return errHeld
+	}
 	found, _ := w.pool.Query(ctx, w.sql(parkedKeysSQL), w.name, w.options.Version, w.number)
 	keys, err := pgx.CollectRows(found, pgx.RowTo[string])
 	if err != nil {
 		return fmt.Errorf("projection %s: read its dead letters: %w", w.name, err)
 	}
-	w.live = phase == phaseLive
+	w.checkpoint, w.token, w.inline, w.live = checkpoint, token, inline, phase == phaseLive
 	w.parked = make(map[string]bool)
 	for _, key := range keys {
 		w.parked[key] = true
 	}
 	clear(w.poison)
 	clear(w.attempts)
-	w.limit = 0
+	w.limit, w.until = 0, 0
 	w.forget()
-	w.reached(w.number, w.checkpoint)
+	w.reached(w.number, w.checkpoint, w.live)
 	if w.checkpoint > last {
 		return Fatal(fmt.Errorf("the checkpoint is %d, but the log ends at %d: was a backup restored? Its read model has events that the log has not: "+
 			"build it anew with a higher version, or Reset it", w.checkpoint, last))
@@ -184,7 +239,13 @@ func (w *worker) step(ctx context.Context) error {
 		}
 		to = limit
 	}
-	full := p.full && to == p.Through && w.limit == 0
+	for n := range items {
+		if w.until > 0 && items[n].raw.Position >= w.until {
+			items, to = items[:n], w.until-1
+			break
+		}
+	}
+	full := p.More && to == p.Through && w.limit == 0
 	if w.limit > 0 && len(items) > w.limit {
 		n := w.limit
 		for n < len(items) && items[n].raw.Position == items[n-1].raw.Position {
@@ -225,7 +286,7 @@ func (w *worker) step(ctx context.Context) error {
 // next returns the next page, or none when it is time to save a checkpoint that has only passed
 // events of other types.
 func (w *worker) next(ctx context.Context) (*page, error) {
-	if w.read == w.checkpoint || w.pending > 0 {
+	if w.read == w.checkpoint || w.pending > 0 { // then there is more
 		return w.feed.next(ctx, w.read)
 	}
 	left := time.Until(w.since.Add(saveAfter))
@@ -240,11 +301,14 @@ func (w *worker) next(ctx context.Context) (*page, error) {
 	return nil, w.save(ctx)
 }
 
+// errAbandoned is why an event fails whose handler ignores that its time is over.
+var errAbandoned = errors.New("its handler does not return")
+
 var errSave = errors.New("time to save the checkpoint")
 
 // save stores how far the worker has read, if nothing else is to be stored with it.
 func (w *worker) save(ctx context.Context) error {
-	if w.read == w.checkpoint || w.pending > 0 {
+	if w.read <= w.checkpoint || w.pending > 0 {
 		return nil
 	}
 	b := &batch{worker: w, to: w.read}
@@ -266,10 +330,39 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 		handle = b.effect
 	}
 	err := b.watched(ctx, func(ctx context.Context, conn *pgxpool.Conn) error { return handle(ctx, conn, items) })
+	var f *failure
+	if w.effects && !b.done && errors.Is(err, errAbandoned) && errors.As(err, &f) {
+		if noted := w.happened(ctx, items, f.at); noted != nil {
+			b = noted
+		}
+	}
 	if b.done {
 		w.committed(b)
 	}
 	return err
+}
+
+// happened notes the effects of the items before one that is abandoned; nil if there are none.
+func (w *worker) happened(ctx context.Context, items []item, at int) *batch {
+	for at > 0 && items[at-1].raw.Position == items[at].raw.Position {
+		at-- // all items of an event, or none
+	}
+	if at == 0 {
+		return nil
+	}
+	b := &batch{worker: w, to: items[at-1].raw.Position, durable: true}
+	for n := range items[:at] {
+		if !b.divert(&items[n]) {
+			b.handled++
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return b.advance(ctx, tx, nil) }); err != nil {
+		return nil
+	}
+	b.done = true
+	return b
 }
 
 // watched runs a batch on a connection of its own, in a goroutine that is abandoned when a handler
@@ -303,20 +396,25 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgxpool.
 		return err
 	case <-time.After(abandonAfter):
 		_ = wire.Close()
-		return &failure{int(b.at.Load()), fmt.Errorf("%w, and its handler does not return", context.Cause(ctx))}
+		return &failure{int(b.at.Load()), fmt.Errorf("%w, and %w", context.Cause(ctx), errAbandoned)}
 	}
 }
 
 // foldBatch folds items into rows, and writes these when there are enough of them.
 func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
 	b := &batch{worker: w, to: to, durable: !full}
-	if err := w.rows.load(ctx, w.pool, items); err != nil {
+	kept := make([]int, 0, len(items))
+	for n := range items {
+		if !b.divert(&items[n]) {
+			kept = append(kept, n)
+		}
+	}
+	if err := w.rows.load(ctx, w.pool, items, kept); pgerr.BadData(err) || errors.Is(err, errOtherKey) { // of a key that is none of the column's type
+		return &failure{-1, err}
+	} else if err != nil {
 		return err
 	}
-	for n := range items {
-		if b.divert(&items[n]) {
-			continue
-		}
+	for _, n := range kept {
 		if err := w.rows.fold(&items[n]); err != nil {
 			return &failure{n, err}
 		}
@@ -325,15 +423,12 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 	if w.pending == 0 {
 		w.since = time.Now()
 	}
-	w.read = to
-	w.pending += b.handled
-	b.handled = w.pending
-	if full && len(b.letters) == 0 && w.rows.dirty() < w.cached && time.Since(w.since) < batchTime {
+	b.handled += w.pending
+	if full && len(b.letters) == 0 && w.rows.dirty() < w.cached && time.Since(w.since) < batchTime || b.handled == 0 && len(b.letters) == 0 {
+		w.read, w.pending = to, b.handled
 		return nil
 	}
-	if w.pending == 0 && len(b.letters) == 0 {
-		return nil
-	}
+	// Until it is committed it has not been read: a worker that ends saves how far it has.
 	conn, err := w.pool.Acquire(ctx)
 	if err != nil {
 		return err
@@ -353,7 +448,8 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 // flush writes the rows and the checkpoint.
 func (b *batch) flush(ctx context.Context, conn *pgxpool.Conn) error {
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{
-		BeginQuery: "begin isolation level read committed; set local synchronous_commit = " + commitMode(b.durable),
+		BeginQuery: fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d; set local synchronous_commit = %s",
+			b.config.Lease.Milliseconds(), commitMode(b.durable)),
 	})
 	if err != nil {
 		return err
@@ -367,14 +463,18 @@ func (b *batch) flush(ctx context.Context, conn *pgxpool.Conn) error {
 
 // committed notes what a batch has changed.
 func (w *worker) committed(b *batch) {
-	w.checkpoint, w.read, w.pending = b.to, b.to, 0
+	w.checkpoint, w.read, w.pending, w.until = b.to, b.to, 0, 0
 	maps.Copy(w.parked, b.parking)
 	for position := range w.poison {
 		if position <= b.to {
 			delete(w.poison, position)
 		}
 	}
-	clear(w.attempts)
+	for position := range w.attempts {
+		if position <= b.to {
+			delete(w.attempts, position)
+		}
+	}
 	switch {
 	case w.limit > 0 && w.halved && w.limit < maxHalved:
 		w.limit *= 2
@@ -386,7 +486,7 @@ func (w *worker) committed(b *batch) {
 		w.failing = false
 		w.logger.Info("projection goes on", "projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
 	}
-	w.reached(w.number, w.checkpoint)
+	w.reached(w.number, w.checkpoint, w.live)
 }
 
 // maxHalved is from which size on a batch is not small any more.
@@ -400,11 +500,11 @@ func (w *worker) judge(items []item, f *failure) error {
 		raw := items[f.at].raw
 		err = &HandlerError{Projection: w.name, Stream: raw.Stream, Position: raw.Position, Type: raw.Type, Err: f.err}
 	}
-	if class == transient || class == fatal || pgerr.Is(f.err, pgerr.Fenced) {
+	if class == transient || class == fatal || fenced(f.err) {
 		return err
 	}
-	if n := max(w.pending, len(items)); f.at < 0 && n > 1 { // it is one of them
-		w.limit, w.halved = n/2, true
+	if n := w.pending + len(items); f.at < 0 && (n > 1 || len(items) == 0) { // it is one of them
+		w.limit, w.halved = max(1, n/2), true
 		w.forget()
 		return nil
 	}
@@ -412,6 +512,10 @@ func (w *worker) judge(items []item, f *failure) error {
 	i := &items[at]
 	position := i.raw.Position
 	w.attempts[position]++
+	w.until = 0
+	if w.table != nil && f.at >= 0 && (at > 0 || w.pending > 0) { // what is before it can be committed
+		w.until = position
+	}
 	w.forget()
 	given := class == poison || w.table != nil || w.attempts[position] >= w.options.MaxAttempts
 	if given {
@@ -441,7 +545,7 @@ func (w *worker) failed(ctx context.Context, err error) {
 	if classify(err) == fatal {
 		w.logger.ErrorContext(ctx, "projection has stopped: see to the reason and call Runner.Resume",
 			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
-		_, _ = w.pool.Exec(ctx, w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()))
+		_, _ = w.pool.Exec(ctx, w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()), w.number, w.token)
 	} else {
 		w.logger.ErrorContext(ctx, "projection failed and will be tried again",
 			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)

@@ -413,5 +413,6 @@ func pageOf(log []eventstore.Raw, after eventstore.Position, filter eventstore.F
 			break
 		}
 	}
+	page.More = page.Through < eventstore.Position(len(log))
 	return page
 }

@@ -148,6 +148,9 @@ func (m *model) next(t *rapid.T) {
 	if page.Through <= after || len(page.Events) > limit || !slices.ContainsFunc(m.log, isStored) {
 		t.Fatalf("the page after %d reaches %d and has %d events of at most %d", after, page.Through, len(page.Events), limit)
 	}
+	if page.More != (page.Through < m.end()) {
+		t.Fatalf("the page after %d reaches %d of %d and says that there is more: %t", after, page.Through, m.end(), page.More)
+	}
 	want := m.after(after, filter)
 	want = slices.DeleteFunc(want, func(event eventstore.Raw) bool { return event.Position > page.Through })
 	same(t, "the page", filter, page.Events, want)

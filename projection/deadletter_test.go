@@ -1,0 +1,436 @@
+package projection_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// picky returns a projection of each kind, called like it, that cannot handle numbers below the floor.
+func picky(f *fixture, floor *atomic.Int64) (projections []*projection.Projection) {
+	for _, k := range kinds {
+		projections = append(projections, k.make(f, k.name, projection.Options{MaxAttempts: 1}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+			if int64(e.Data.N) < floor.Load() {
+				return fmt.Errorf("number %d is too low\nreally", e.Data.N)
+			}
+			return nil
+		}))
+	}
+	return projections
+}
+
+// letters returns dead letters as text.
+func (f *fixture) letters(r *projection.Runner, name, key string, after eventstore.Position, limit int) (found []string) {
+	f.Helper()
+	letters, err := r.DeadLetters(f.Context(), name, 0, key, after, limit)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, l := range letters {
+		reason, _, _ := strings.Cut(l.Error, "\n")
+		found = append(found, fmt.Sprintf("%s %d: %d tries, %d wait, %s", l.Key, l.Position, l.Attempts, l.Waiting, reason))
+	}
+	return found
+}
+
+func (f *fixture) equal(what string, want, got any) {
+	f.Helper()
+	if diff := cmp.Diff(want, got); diff != "" {
+		f.Errorf("%s (-want +got):\n%s", what, diff)
+	}
+}
+
+func TestDeadLetters(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store, picky(f, new(atomic.Int64))...)
+	f.put("a", -1, 0)         // 1, 2
+	f.put("b", -2, 0)         // 3, 4
+	f.put("a", -1)            // 5
+	f.wait(r, f.put("c", -1)) // 6
+	for _, k := range kinds {
+		a, b, c := "counter-a 1: 1 tries, 2 wait, number -1 is too low", "counter-b 3: 1 tries, 1 wait, number -2 is too low", "counter-c 6: 1 tries, 0 wait, number -1 is too low"
+		f.equal(k.name+": heads", []string{a, b, c}, f.letters(r, k.name, "", 0, 10))
+		f.equal(k.name+": first page", []string{a, b}, f.letters(r, k.name, "", 0, 2))
+		f.equal(k.name+": second page", []string{c}, f.letters(r, k.name, "", 3, 2))
+		f.equal(k.name+": a key", []string{a, "counter-a 2: 0 tries, 1 wait, ", "counter-a 5: 0 tries, 0 wait, "}, f.letters(r, k.name, "counter-a", 0, 10))
+		f.equal(k.name+": more of a key", []string{"counter-a 2: 0 tries, 1 wait, "}, f.letters(r, k.name, "counter-a", 1, 1))
+		groups, err := r.DeadLetterGroups(t.Context(), k.name, 0)
+		if err != nil || len(groups) != 2 || groups[0].Since.IsZero() {
+			t.Fatalf("%s: groups %+v, %v", k.name, groups, err)
+		}
+		groups[1].Since = groups[0].Since
+		f.equal(k.name+": groups", []projection.DeadLetterGroup{
+			{Error: "number -1 is too low", Count: 2, Waiting: 2, First: 1, Last: 6, Since: groups[0].Since},
+			{Error: "number -2 is too low", Count: 1, Waiting: 1, First: 3, Last: 3, Since: groups[0].Since},
+		}, groups)
+	}
+	if _, err := r.DeadLetters(t.Context(), "nobody", 0, "", 0, 10); !errors.Is(err, projection.ErrUnknownProjection) {
+		t.Errorf("dead letters of an unknown projection: %v", err)
+	}
+}
+
+// TestRetry: one key or all, as far as they go; what has been done is not done again.
+func TestRetry(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var floor atomic.Int64
+	r, _ := f.start(quiet, f.store, picky(f, &floor)...)
+	f.put("a", -1, 0, -600, 0) // 1 to 4
+	f.put("b", -1, 0)          // 5, 6
+	f.wait(r, f.put("c", -1))  // 7
+	for _, k := range kinds {
+		floor.Store(0)
+		f.retry(r, 0, k.name, "counter-none")
+		if n, err := r.Retry(t.Context(), k.name, 0, "counter-b"); n != 0 || err == nil || !strings.Contains(err.Error(), "too low") {
+			t.Errorf("%s: %d handled, %v; want the reason again", k.name, n, err)
+		}
+		f.equal(k.name+": b failed again", []string{"counter-b 5: 2 tries, 1 wait, number -1 is too low"}, f.letters(r, k.name, "counter-b", 0, 1))
+		f.checkFold(k, r, k.name)
+
+		floor.Store(-500)
+		n, err := r.Retry(t.Context(), k.name, 0) // stops half-way in a, and goes on with the others
+		var h *projection.HandlerError
+		if n != 5 || !errors.As(err, &h) || h.Position != 3 {
+			t.Errorf("%s: %d handled, %v; want 5, and why not the event at 3", k.name, n, err)
+		}
+		f.equal(k.name+": a is left", []string{"counter-a 3: 1 tries, 1 wait, number -600 is too low", "counter-a 4: 0 tries, 0 wait, "}, f.letters(r, k.name, "counter-a", 0, 10))
+		f.equal(k.name+": only a is left", 1, len(f.letters(r, k.name, "", 0, 10)))
+		f.checkFold(k, r, k.name)
+
+		floor.Store(-1000)
+		f.retry(r, 2, k.name)
+		f.checkFold(k, r, k.name)
+	}
+	f.wait(r, f.put("a", 0))
+	for _, k := range kinds {
+		f.checkFold(k, r, k.name)
+		f.equal(k.name+": parked", 0, f.statusOf(r, k.name).Parked)
+	}
+}
+
+// audit returns action, actor and details of what was done, the oldest first.
+func (f *fixture) audit(r *projection.Runner, name string) (found []string) {
+	f.Helper()
+	entries, err := r.Audit(f.Context(), name, 100)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, e := range entries {
+		details, _ := json.Marshal(e.Details)
+		found = append(found, fmt.Sprintf("%s by %s: %s", e.Action, e.Actor, details))
+	}
+	slices.Reverse(found)
+	return found
+}
+
+// TestEditAndSkip: another payload is used in the place of the event's, which stays as it is in the log; an
+// event is given up for a reason; both are written down with who did it.
+func TestEditAndSkip(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store, picky(f, new(atomic.Int64))...)
+	f.wait(r, f.put("a", -1, 0, -2, 0)) // 1 to 4
+	ctx := eventstore.WithMetadata(t.Context(), eventstore.Metadata{Actor: "alice"})
+	for _, k := range kinds {
+		refused := func(what string, n int, err error) {
+			t.Helper()
+			if n != 0 || !errors.Is(err, projection.ErrRefused) {
+				t.Errorf("%s: %s: %d, %v; want it refused", k.name, what, n, err)
+			}
+		}
+		n, err := r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`{"N":`))
+		refused("edit to what is no JSON", n, err)
+		n, err = r.Edit(ctx, k.name, 0, "counter-b", 1, json.RawMessage(`{}`))
+		refused("edit of another key", n, err)
+		n, err = r.Skip(ctx, k.name, 0, "counter-a", 1, "")
+		refused("skip for no reason", n, err)
+		n, err = r.Skip(ctx, k.name, 0, "counter-a", 2, "in a hurry")
+		refused("skip of what waits", n, err)
+		n, err = r.Skip(ctx, k.name, 0, "counter-b", 1, "no such key")
+		refused("skip of another key", n, err)
+		f.equal(k.name+": all is as it was", 4, len(f.letters(r, k.name, "counter-a", 0, 10)))
+
+		if n, err := r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`{"N":-7}`)); n != 0 || err == nil {
+			t.Errorf("%s: an edit that does not help: %d, %v", k.name, n, err)
+		}
+		if n, err := r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`{"N":77}`)); n != 2 || err == nil {
+			t.Errorf("%s: edit: %d handled, %v; want 2, and why not the event at 3", k.name, n, err)
+		}
+		f.checkFold(k, r, k.name)
+		if n, err := r.Skip(ctx, k.name, 0, "counter-a", 3, "a test"); n != 1 || err != nil {
+			t.Errorf("%s: skip: %d handled, %v; want 1", k.name, n, err)
+		}
+		f.equal(k.name+": parked", 0, f.statusOf(r, k.name).Parked)
+		numbers := f.streams(`select e.stream, m.n || ' ' from model m join tidemark.events e using (position) where m.name = $1 order by m.written`, k.name)
+		if k.name == "table" {
+			numbers = f.streams(`select stream, numbers from "table"`)
+		}
+		f.equal(k.name+": numbers", map[string]string{"counter-a": "77 0 0 "}, numbers)
+		var audit []string // without the retries that found nothing more
+		for _, line := range f.audit(r, k.name) {
+			if strings.Contains(line, " by alice: ") && !strings.Contains(line, `"events":0`) {
+				audit = append(audit, line)
+			}
+		}
+		f.equal(k.name+": audit", []string{
+			`edit by alice: {"data":{"N":-7},"key":"counter-a","position":1}`,
+			`edit by alice: {"data":{"N":77},"key":"counter-a","position":1}`,
+			`retry by alice: {"events":2,"key":"counter-a"}`,
+			`skip by alice: {"key":"counter-a","position":3,"reason":"a test"}`,
+			`retry by alice: {"events":1,"key":"counter-a"}`,
+		}, merged(audit))
+	}
+	f.equal("the log", map[string]string{"counter-a": `{"N":-1}{"N":0}{"N":-2}{"N":0}`}, f.streams(`select stream, data::text from tidemark.events order by position`))
+}
+
+// merged leaves out how many transactions a retry took: effects have one each.
+func merged(audit []string) (lines []string) {
+	for _, line := range audit {
+		if n := len(lines); n > 0 && strings.HasPrefix(line, "retry ") && strings.HasPrefix(lines[n-1], "retry ") {
+			lines[n-1] = strings.Replace(line, `"events":1`, `"events":2`, 1)
+			continue
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// onceEffect is an effect in the same database, which happens once though a batch is done again when
+// an operator has changed something meanwhile.
+func onceEffect(f *fixture, name string, hook hook) *projection.Projection {
+	return projection.NewSubscription(name, nil, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+		if err := hook(ctx, nil, e); err != nil {
+			return err
+		}
+		return pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
+			if first, err := projection.Once(ctx, tx, ""); err != nil || !first {
+				return err
+			}
+			_, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, name, e.Position, e.Data.N)
+			return err
+		})
+	}))
+}
+
+// TestRetryWhileAppending retries, from the process that handles the events and from another, while
+// events are appended that fail when they are handled first. Each is handled once, in order.
+func TestRetryWhileAppending(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config := *quiet
+	config.BatchSize = 3
+	fickle := func() hook { // the same in both processes
+		var tried sync.Map
+		return func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+			if _, again := tried.LoadOrStore(e.Position, true); e.Data.N == bad && !again {
+				panic("bad")
+			}
+			return nil
+		}
+	}
+	hooks := []hook{fickle(), fickle(), fickle()}
+	all := func() (projections []*projection.Projection) {
+		for n, k := range kinds[:2] {
+			projections = append(projections, k.make(f, k.name, projection.Options{}, hooks[n]))
+		}
+		return append(projections, onceEffect(f, kinds[2].name, hooks[2]))
+	}
+	owner, _ := f.start(&config, f.store, all()...)
+	second, err := projection.NewRunner(f.pool, f.store, &config, all()...) // that does not run
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.wait(owner, f.put("a", bad, 0, 0))
+	var retrying, appending sync.WaitGroup
+	var retried [3]atomic.Int64
+	done := make(chan struct{})
+	for n, k := range kinds {
+		for _, r := range []*projection.Runner{owner, second} {
+			retrying.Go(func() {
+				for {
+					handled, err := r.Retry(t.Context(), k.name, 0)
+					var failed *projection.HandlerError
+					if err != nil && !errors.As(err, &failed) {
+						t.Errorf("%s: %v", k.name, err)
+						return
+					}
+					retried[n].Add(int64(handled))
+					select {
+					case <-done:
+						return
+					default:
+					}
+				}
+			})
+		}
+	}
+	for _, key := range []string{"a", "b"} {
+		appending.Go(func() {
+			for range 10 {
+				f.put(key, 0, bad, 0)
+			}
+		})
+	}
+	appending.Wait()
+	f.wait(owner, f.put("a", 0))
+	close(done)
+	retrying.Wait()
+	for n, k := range kinds {
+		f.until(k.name+" has handled all", func() bool {
+			handled, err := second.Retry(t.Context(), k.name, 0)
+			retried[n].Add(int64(handled))
+			return err == nil
+		})
+		f.checkFold(k, owner, k.name)
+		f.equal(k.name+": parked", 0, f.statusOf(owner, k.name).Parked)
+		if retried[n].Load() < 3 {
+			t.Errorf("%s: %d events were retried: this has shown nothing", k.name, retried[n].Load())
+		}
+	}
+}
+
+// TestRetryAppends: what a handler appends, through its transaction, is stored once, also in a retry,
+// and says what caused it.
+func TestRetryAppends(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var floor atomic.Int64
+	r, _ := f.start(quiet, f.store, kinds[0].make(f, "follow", projection.Options{}, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+		defer func() { _ = tx.Rollback(ctx) }() // a habit that does no harm
+		draft, err := other.Encode(e.Data)
+		if err == nil {
+			_, err = f.store.WithTx(tx).Append(ctx, eventstore.StreamID{Category: "follower", Key: e.Stream.Key}, eventstore.Any, draft)
+		}
+		if err == nil && int64(e.Data.N) < floor.Load() {
+			panic("too low")
+		}
+		return err
+	}))
+	f.wait(r, f.put("a", 1, -1, 2))
+	floor.Store(-1000)
+	f.retry(r, 2, "follow")
+	f.wait(r, f.put("a", 3))
+	f.checkFold(kinds[0], r, "follow")
+	f.equal("what was appended", map[string]string{"follower-a": "1 -1 2 3 "}, f.streams(`
+		select o.stream, (o.data->>'N') || ' '
+		  from tidemark.events o
+		  join tidemark.events c on c.id::text = o.metadata->>'causation_id' and c.data->>'N' = o.data->>'N'
+		 where o.type = 'other'
+		 order by o.position`))
+}
+
+// TestRetryCommit: a handler that commits cannot leave half of a retry behind either.
+func TestRetryCommit(t *testing.T) {
+	t.Parallel()
+	for _, sql := range []string{`commit`, `rollback`, `rollback; begin`, `rollback and chain`} {
+		t.Run(sql, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			var repaired atomic.Bool
+			r, _ := f.start(quiet, f.store, kinds[0].make(f, "commits", projection.Options{}, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+				if e.Data.N == bad && !repaired.Load() {
+					return execute(sql)(ctx, tx, e)
+				}
+				return nil
+			}))
+			f.wait(r, f.put("a", bad, 0, 0))
+			for range 2 {
+				if n, err := r.Retry(t.Context(), "commits", 0); n != 0 || err == nil {
+					t.Errorf("retry: %d, %v; want it to fail again", n, err)
+				}
+				f.checkFold(kinds[0], r, "commits")
+			}
+			repaired.Store(true)
+			f.retry(r, 3, "commits")
+			f.checkFold(kinds[0], r, "commits")
+		})
+	}
+}
+
+// TestKeylessLetters: an event that has no key yet is parked under its stream. When it has one at
+// last, since the payload was edited or the code was mended, it takes effect under that.
+func TestKeylessLetters(t *testing.T) {
+	t.Parallel()
+	type row struct {
+		Key string `db:"key,key"`
+		Sum int
+	}
+	for name, partitions := range map[string]int{"one partition": 1, "partitions": 5} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			var mended atomic.Bool
+			key := func(e eventstore.Event[counted]) string {
+				switch {
+				case mended.Load() || e.Data.N < 10:
+					return fmt.Sprint("key ", e.Data.N%10)
+				case e.Data.N < 20:
+					return ""
+				case e.Data.N < 30:
+					return "\x00"
+				case e.Data.N < 40:
+					return "\xff"
+				}
+				panic("no key")
+			}
+			sums := projection.NewTable[row]("sums", &projection.Options{Partitions: partitions, DDL: `create table {sums} (key text primary key, sum int not null)`},
+				projection.Fold(codec, key, func(row *row, e eventstore.Event[counted]) projection.Op {
+					row.Sum += e.Data.N
+					return projection.Put
+				}))
+			keyed := projection.New("keyed", &projection.Options{Partitions: partitions},
+				projection.OnKeyed(codec, key, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+					_, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, key(e), e.Position, e.Data.N)
+					return err
+				}))
+			r, _ := f.start(quiet, f.store, sums, keyed)
+			for n, key := range []string{"empty", "nul", "invalid", "panic"} {
+				f.put(key, 10*(n+1)+1)
+			}
+			f.putDrafts("payload", eventstore.Draft{Type: "counted", Data: []byte(`{"N":"six"}`)})
+			f.putDrafts("schema", eventstore.Draft{Type: "counted", Schema: 99, Data: []byte(`{"N":7}`)})
+			f.wait(r, f.put("good", 1, 2))
+			check := func(want map[string]string) {
+				t.Helper()
+				f.equal("table", want, f.streams(`select key, sum || '' from sums`))
+				f.equal("handlers", want, f.streams(`select name, sum(n) || '' from model group by name`))
+			}
+			check(map[string]string{"key 1": "1", "key 2": "2"})
+			for _, p := range []string{"sums", "keyed"} {
+				heads, err := r.DeadLetters(t.Context(), p, 0, "", 0, 10)
+				if err != nil || len(heads) != 6 {
+					t.Fatalf("%s: %+v, %v; want 6 dead letters", p, heads, err)
+				}
+				if n, err := r.Retry(t.Context(), p, 0); n != 0 || err == nil {
+					t.Errorf("%s: retry: %d, %v; want it to fail", p, n, err)
+				}
+				if n, err := r.Edit(t.Context(), p, 0, "counter-payload", heads[4].Position, json.RawMessage(`{"N":6}`)); n != 1 || err != nil {
+					t.Errorf("%s: edit: %d, %v", p, n, err)
+				}
+			}
+			check(map[string]string{"key 1": "1", "key 2": "2", "key 6": "6"})
+			mended.Store(true)
+			for _, p := range []string{"sums", "keyed"} {
+				if n, err := r.Retry(t.Context(), p, 0); n != 4 || err == nil || !strings.Contains(err.Error(), "schema 99") {
+					t.Errorf("%s: retry: %d, %v; want 4, and why not schema 99", p, n, err)
+				}
+			}
+			check(map[string]string{"key 1": fmt.Sprint(1 + 11 + 21 + 31 + 41), "key 2": "2", "key 6": "6"})
+			f.wait(r, f.put("good", 1))
+			check(map[string]string{"key 1": fmt.Sprint(2 + 11 + 21 + 31 + 41), "key 2": "2", "key 6": "6"})
+		})
+	}
+}

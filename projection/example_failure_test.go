@@ -1,0 +1,183 @@
+package projection_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// What passes is tried again, with growing pauses, for as long as it takes. Nothing of the failed attempts is left.
+func ExampleTransient() {
+	pool, store, done := connect()
+	defer done()
+	_, err := pool.Exec(context.Background(), `create table deposits (account text, amount bigint)`)
+	check(err)
+
+	attempts := 0
+	deposits := projection.New("deposits", nil, projection.On(accounts,
+		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[AccountEvent]) error {
+			if _, err := tx.Exec(ctx, `insert into deposits values ($1, $2)`, e.Stream.Key, e.Data.(Deposited).Amount); err != nil {
+				return err
+			}
+			if attempts++; attempts < 5 { // more often than MaxAttempts
+				return projection.Transient(errors.New("the exchange rates are not there yet"))
+			}
+			return nil
+		}))
+
+	runner, stop := run(pool, store, deposits)
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+	fmt.Println(attempts, "attempts")
+	query(pool, `select * from deposits`)
+	// Output:
+	// 5 attempts
+	// ada 5
+}
+
+// What concerns all events stops the projection, rather than making dead letters of them one by one.
+func ExampleFatal() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+
+	var configured atomic.Bool
+	converted := projection.New("converted", nil, projection.On(accounts,
+		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[AccountEvent]) error {
+			if !configured.Load() {
+				return projection.Fatal(errors.New("no currency is configured"))
+			}
+			return nil
+		}))
+
+	runner, stop := run(pool, store, converted)
+	defer stop()
+	position := deposit(store, "ada", Deposited{Amount: 5})
+	until(func() bool { return runner.Health(ctx) != nil })
+	fmt.Println(runner.Health(ctx))
+
+	configured.Store(true)
+	check(runner.Resume(ctx, "converted", 0))
+	wait(runner, position)
+	fmt.Println(runner.Health(ctx))
+	// Output:
+	// unhealthy: projection converted, version 1: stopped: projection converted: event "account.deposited" at position 1 of stream account-ada: no currency is configured
+	// <nil>
+}
+
+// One bad event stops its key: what comes after it waits in order, all other keys go on. When the code is
+// mended, the dead letters are handled again.
+func ExampleRunner_DeadLetters() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+	_, err := pool.Exec(ctx, `create table deposits (n bigserial, account text, amount bigint)`)
+	check(err)
+
+	var mended atomic.Bool
+	deposits := projection.New("deposits", nil, projection.On(accounts,
+		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[AccountEvent]) error {
+			d := e.Data.(Deposited)
+			if d.Amount > 1000 && !mended.Load() {
+				return errors.New("more than there is")
+			}
+			_, err := tx.Exec(ctx, `insert into deposits (account, amount) values ($1, $2)`, e.Stream.Key, d.Amount)
+			return err
+		}))
+
+	runner, stop := run(pool, store, deposits)
+	defer stop()
+	deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 2000}, Deposited{Amount: 7})
+	wait(runner, deposit(store, "bob", Deposited{Amount: 1}))
+
+	letters, err := runner.DeadLetters(ctx, "deposits", 0, "", 0, 100)
+	check(err)
+	for _, l := range letters {
+		fmt.Printf("%s: %s at %d, %q after %d attempts, %d waiting\n", l.Key, l.Type, l.Position, l.Error, l.Attempts, l.Waiting)
+	}
+	query(pool, `select account, amount from deposits order by n`)
+
+	mended.Store(true)                            // usually: deploy a release
+	fmt.Println(runner.Retry(ctx, "deposits", 0)) // all keys
+	query(pool, `select account, amount from deposits order by n`)
+	// Output:
+	// account-ada: account.deposited at 2, "more than there is" after 3 attempts, 1 waiting
+	// ada 5
+	// bob 1
+	// 2 <nil>
+	// ada 5
+	// bob 1
+	// ada 2000
+	// ada 7
+}
+
+// Many dead letters usually have few reasons.
+func ExampleRunner_DeadLetterGroups() {
+	pool, store, done := connect()
+	defer done()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	deposit(store, "ada", Deposited{Amount: 0}, Deposited{Amount: 5})
+	wait(runner, deposit(store, "bob", Deposited{Amount: 0}))
+
+	groups, err := runner.DeadLetterGroups(context.Background(), "balances", 0)
+	check(err)
+	for _, g := range groups {
+		fmt.Printf("%s: %d, and %d behind them, at %d to %d\n", g.Error, g.Count, g.Waiting, g.First, g.Last)
+	}
+	// Output: a deposit of nothing: 2, and 1 behind them, at 1 to 3
+}
+
+// The payload was wrong: this projection gets another one. The event in the log stays as it is.
+func ExampleRunner_Edit() {
+	pool, store, done := connect()
+	defer done()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 0}, Deposited{Amount: 5}))
+
+	ctx := context.Background()
+	letters, err := runner.DeadLetters(ctx, "balances", 0, "", 0, 1)
+	check(err)
+	bad := letters[0]
+	fmt.Println(string(bad.Data))
+	fmt.Println(runner.Edit(ctx, "balances", 0, bad.Key, bad.Position, json.RawMessage(`{"amount":100}`)))
+	query(pool, `select * from balances`)
+	// Output:
+	// {"amount":0,"at":""}
+	// 2 <nil>
+	// ada 105
+}
+
+// Nobody wants the event: it is passed over, with a reason, and what waits behind it is handled.
+func ExampleRunner_Skip() {
+	pool, store, done := connect()
+	defer done()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 0}, Deposited{Amount: 5}))
+
+	// Who does it is the actor in the context.
+	ctx := eventstore.WithMetadata(context.Background(), eventstore.Metadata{Actor: "eva"})
+	fmt.Println(runner.Skip(ctx, "balances", 0, "ada", 1, "a test of the teller's"))
+	query(pool, `select * from balances`)
+
+	audit, err := runner.Audit(ctx, "balances", 10)
+	check(err)
+	for _, a := range audit {
+		if a.Action == "skip" {
+			fmt.Println(a.Actor, a.Details)
+		}
+	}
+	// Output:
+	// 1 <nil>
+	// ada 5
+	// eva map[key:ada position:1 reason:a test of the teller's]
+}

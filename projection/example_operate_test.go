@@ -1,0 +1,169 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// A new version is built beside the one that readers see, and takes its place when it has caught up. The old
+// one goes on as long as some process runs it: then there is a way back.
+func ExampleRunner_Switch() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+	runner, stop := run(pool, store, balancesTable(1))
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+	query(pool, `select * from balances`)
+	stop()
+
+	// The next release runs both.
+	runner, stop = run(pool, store, balancesTable(1), balancesTable(2))
+	defer stop()
+	until(func() bool { return live(runner) == 2 })
+	query(pool, `select * from balances`)
+
+	// It turns out to be wrong.
+	wait(runner, deposit(store, "ada", Deposited{Amount: 7}))
+	query(pool, `select * from balances`)
+	check(runner.Switch(ctx, "balances", 1))
+	query(pool, `select * from balances`)
+	// Output:
+	// ada 5
+	// ada 10
+	// ada 24
+	// ada 12
+}
+
+// live returns the version that readers see.
+func live(runner *projection.Runner) int {
+	status, err := runner.Status(context.Background())
+	check(err)
+	for _, p := range status.Projections {
+		if p.Phase == "live" {
+			return p.Version
+		}
+	}
+	return 0
+}
+
+// Nobody wants the old version back: it goes, with its table. So a version goes that is being built.
+func ExampleRunner_Drop() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+	runner, stop := run(pool, store, balancesTable(1))
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+	stop()
+	runner, stop = run(pool, store, balancesTable(2))
+	defer stop()
+	until(func() bool { return live(runner) == 2 })
+
+	fmt.Println(runner.Drop(ctx, "balances", 1))
+	fmt.Println(errors.Is(runner.Drop(ctx, "balances", 2), projection.ErrRefused))
+	query(pool, `select tablename from pg_tables where tablename like 'balances%'`)
+	// Output:
+	// <nil>
+	// true
+	// balances_v2
+}
+
+// How the projections of a runner are doing, whichever processes run them.
+func ExampleRunner_Status() {
+	pool, store, done := connect()
+	defer done()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 0}))
+
+	status, err := runner.Status(context.Background())
+	check(err)
+	fmt.Println("tidemark", status.Tidemark, "of", status.LogEnd, "held by", status.Held)
+	for _, p := range status.Projections {
+		fmt.Println(p.Name, p.Version, p.Phase, p.State, "at", p.Checkpoint, "lag", p.Lag, p.LagTime)
+		fmt.Println("handled", p.Handled, "parked", p.Parked, "stalled", p.Stalled, "partitions", len(p.Partitions))
+	}
+	// Output:
+	// tidemark 2 of 2 held by <nil>
+	// balances 1 live running at 2 lag 0 0s
+	// handled 1 parked 1 stalled false partitions 1
+}
+
+// An error says that something is wrong with a projection of this runner: for readiness probes.
+func ExampleRunner_Health() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+	fmt.Println(runner.Health(ctx))
+
+	check(runner.Stop(ctx, "balances", 0, "the numbers are wrong")) // Pause would not be a problem
+	fmt.Println(runner.Health(ctx))
+	// Output:
+	// <nil>
+	// unhealthy: projection balances, version 1: stopped: the numbers are wrong
+}
+
+// When Pause has returned nothing is written any more, in whichever process.
+func ExampleRunner_Pause() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+
+	check(runner.Pause(ctx, "balances", 0, "the table gets an index"))
+	position := deposit(store, "ada", Deposited{Amount: 7})
+	status, err := runner.Status(ctx)
+	check(err)
+	p := status.Projections[0]
+	fmt.Println(p.State, p.Reason, "lag", p.Lag)
+
+	check(runner.Resume(ctx, "balances", 0))
+	wait(runner, position)
+	query(pool, `select * from balances`)
+	// Output:
+	// paused the table gets an index lag 1
+	// ada 12
+}
+
+// Reset handles the log again, in place. Readers see the table fill.
+func ExampleRunner_Reset() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+	_, err := pool.Exec(ctx, `update balances set balance = 0`) // somebody has
+	check(err)
+
+	check(runner.Reset(ctx, "balances", 0, 0))
+	wait(runner, deposit(store, "ada", Deposited{Amount: 7}))
+	query(pool, `select * from balances`)
+	// Output: ada 12
+}
+
+// RebuildKey mends one row, beside the live projection.
+func ExampleRunner_RebuildKey() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	deposit(store, "ada", Deposited{Amount: 5})
+	wait(runner, deposit(store, "bob", Deposited{Amount: 7}))
+	_, err := pool.Exec(ctx, `update balances set balance = 0`) // somebody has
+	check(err)
+
+	check(runner.RebuildKey(ctx, "balances", 0, "ada"))
+	query(pool, `select * from balances order by account`)
+	// Output:
+	// ada 5
+	// bob 0
+}

@@ -1,0 +1,115 @@
+package projection_test
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// A subscription has effects elsewhere. They are called at least once for each event.
+func ExampleNewSubscription() {
+	pool, store, done := connect()
+	defer done()
+
+	mails := projection.NewSubscription("mails", &projection.Options{FromNow: true}, projection.Effect(accounts,
+		func(ctx context.Context, e eventstore.Event[AccountEvent]) error {
+			// The id lets who gets the mail, or the call, recognise a repeat.
+			fmt.Println("mail to", e.Stream.Key, "about", e.Data.(Deposited).Amount, "with an id:", e.ID.Version())
+			return nil
+		}))
+
+	deposit(store, "ada", Deposited{Amount: 1}) // before it was there: nobody is told
+	runner, stop := run(pool, store, mails)
+	defer stop()
+	wait(runner, 1) // now it is there
+	deposit(store, "ada", Deposited{Amount: 5})
+	wait(runner, deposit(store, "bob", Deposited{Amount: 7}))
+	// Output:
+	// mail to ada about 5 with an id: VERSION_7
+	// mail to bob about 7 with an id: VERSION_7
+}
+
+// What an effect does in the same database happens once, however often the effect is called.
+func ExampleOnce() {
+	pool, store, done := connect()
+	defer done()
+	ctx := context.Background()
+	_, err := pool.Exec(ctx, `create table outgoing (recipient text, amount bigint)`)
+	check(err)
+
+	calls := 0
+	mails := projection.NewSubscription("mails", nil, projection.Effect(accounts,
+		func(ctx context.Context, e eventstore.Event[AccountEvent]) error {
+			calls++
+			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+				first, err := projection.Once(ctx, tx, "receipt")
+				if err != nil || !first {
+					return err
+				}
+				_, err = tx.Exec(ctx, `insert into outgoing values ($1, $2)`, e.Stream.Key, e.Data.(Deposited).Amount)
+				return err
+			})
+		}))
+
+	runner, stop := run(pool, store, mails)
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+	stop()
+
+	check(runner.Reset(ctx, "mails", 1, 0)) // as if nothing had been handled
+	again, stop := run(pool, store, mails)
+	wait(again, deposit(store, "bob", Deposited{Amount: 7}))
+	stop()
+	fmt.Println(calls, "calls")
+	query(pool, `select * from outgoing order by recipient`)
+	// Output:
+	// 3 calls
+	// ada 5
+	// bob 7
+}
+
+// What concerns this process alone, such as its cache, needs no checkpoint: every process hears of every
+// event, as it comes.
+func ExampleRunner_Subscribe() {
+	pool, store, done := connect()
+	defer done()
+	runner, stop := run(pool, store)
+	defer stop()
+
+	heard := make(chan string)
+	unsubscribe, err := runner.Subscribe(context.Background(), projection.Effect(accounts,
+		func(ctx context.Context, e eventstore.Event[AccountEvent]) error {
+			heard <- fmt.Sprint(e.Stream.Key, " has got ", e.Data.(Deposited).Amount)
+			return nil
+		}))
+	check(err)
+	deposit(store, "ada", Deposited{Amount: 5})
+	fmt.Println(<-heard)
+
+	unsubscribe()
+	deposit(store, "ada", Deposited{Amount: 7}) // nobody listens any more
+	// Output: ada has got 5
+}
+
+// EffectAll hears of events of all types, as they are stored.
+func ExampleEffectAll() {
+	pool, store, done := connect()
+	defer done()
+	runner, stop := run(pool, store)
+	defer stop()
+
+	heard := make(chan string)
+	unsubscribe, err := runner.Subscribe(context.Background(), projection.EffectAll(
+		func(ctx context.Context, e eventstore.Raw) error {
+			heard <- fmt.Sprintf("%s of %s: %s", e.Type, e.Stream, e.Data)
+			return nil
+		}))
+	check(err)
+	defer unsubscribe()
+	deposit(store, "ada", Deposited{5, "Brno"})
+	fmt.Println(<-heard)
+	// Output: account.deposited of account-ada: {"amount":5,"at":"Brno"}
+}

@@ -1,0 +1,588 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// hook is called for each event that a projection of some kind handles; tx is nil unless it has one.
+type hook = func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error
+
+// kind is a way to write a projection that notes the positions it has handled, by stream.
+type kind struct {
+	name string
+	make func(f *fixture, name string, o projection.Options, hook hook) *projection.Projection
+}
+
+var kinds = []kind{{"handler", newHandler}, {"table", newPositions}, {"subscription", newEffect}}
+
+// newHandler writes into the model before the hook fails, so that what a failed batch leaves behind is seen.
+func newHandler(_ *fixture, name string, o projection.Options, hook hook) *projection.Projection {
+	return projection.New(name, &o, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+		if _, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, name, e.Position, e.Data.N); err != nil {
+			return err
+		}
+		return hook(ctx, tx, e)
+	}))
+}
+
+// newEffect writes into the model once the hook is happy: an effect that is repeated is there twice.
+func newEffect(f *fixture, name string, o projection.Options, hook hook) *projection.Projection {
+	return projection.NewSubscription(name, &o, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+		if err := hook(ctx, nil, e); err != nil {
+			return err
+		}
+		_, err := f.pool.Exec(ctx, `insert into model values ($1, $2, $3)`, name, e.Position, e.Data.N)
+		return err
+	}))
+}
+
+type positionsRow struct {
+	Stream    string `db:"stream,key"`
+	Positions string
+	Numbers   string
+}
+
+func newPositions(_ *fixture, name string, o projection.Options, hook hook) *projection.Projection {
+	o.DDL = fmt.Sprintf(`create table {%s} (stream text primary key, positions text not null, numbers text not null)`, name)
+	return projection.NewTable[positionsRow](name, &o, projection.Fold(codec,
+		func(e eventstore.Event[counted]) string { return e.Stream.String() },
+		func(row *positionsRow, e eventstore.Event[counted]) projection.Op {
+			row.Positions += fmt.Sprint(e.Position, " ")
+			row.Numbers += fmt.Sprint(e.Data.N, " ")
+			if err := hook(context.Background(), nil, e); err != nil {
+				return projection.Fail(err)
+			}
+			return projection.Put
+		}))
+}
+
+// put stores events with the given numbers in the stream of a key.
+func (f *fixture) put(key string, numbers ...int) eventstore.Position {
+	f.Helper()
+	var drafts []eventstore.Draft
+	for _, n := range numbers {
+		draft, err := codec.Encode(counted{n})
+		if err != nil {
+			f.Fatal(err)
+		}
+		drafts = append(drafts, draft)
+	}
+	return f.putDrafts(key, drafts...)
+}
+
+func (f *fixture) putDrafts(key string, drafts ...eventstore.Draft) eventstore.Position {
+	f.Helper()
+	receipt, err := f.store.Append(f.Context(), eventstore.StreamID{Category: "counter", Key: key}, eventstore.Any, drafts...)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return receipt.Position
+}
+
+// streams returns what a query finds, as lists of positions by stream.
+func (f *fixture) streams(sql string, args ...any) map[string]string {
+	f.Helper()
+	found := make(map[string]string)
+	rows, _ := f.pool.Query(f.Context(), sql, args...)
+	var stream, positions string
+	if _, err := pgx.ForEachRow(rows, []any{&stream, &positions}, func() error {
+		found[stream] += positions
+		return nil
+	}); err != nil {
+		f.Fatalf("%s: %v", sql, err)
+	}
+	return found
+}
+
+// checkFold compares a read model with a fold of the log from scratch, but for what is parked, and
+// the counts in the status with both.
+func (f *fixture) checkFold(k kind, r *projection.Runner, name string) {
+	f.Helper()
+	want := f.streams(`
+		select stream, position || ' '
+		  from tidemark.events e
+		 where type = 'counted'
+		   and not exists (select from tidemark.dead_letters l where l.projection = $1 and l.position = e.position)
+		 order by position`, name)
+	sql := `select e.stream, e.position || ' ' from model m join tidemark.events e using (position) where m.name = $1 order by m.written`
+	args := []any{name}
+	if k.name == "table" {
+		sql, args = `select stream, positions from `+pgx.Identifier{name}.Sanitize(), nil
+	}
+	if diff := cmp.Diff(want, f.streams(sql, args...)); diff != "" {
+		f.Errorf("%s: the read model is not what the log means (-log +model):\n%s", name, diff)
+	}
+	var parked, handled int
+	for _, positions := range want {
+		handled += strings.Count(positions, " ")
+	}
+	if err := f.pool.QueryRow(f.Context(), `select count(*) from tidemark.dead_letters where projection = $1`, name).Scan(&parked); err != nil {
+		f.Fatal(err)
+	}
+	if s := f.statusOf(r, name); s.Parked != parked || s.Handled != int64(handled) {
+		f.Errorf("%s: the status says %d handled and %d parked, want %d and %d", name, s.Handled, s.Parked, handled, parked)
+	}
+}
+
+func (f *fixture) statusOf(r *projection.Runner, name string) projection.ProjectionStatus {
+	f.Helper()
+	status, err := r.Status(f.Context())
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range status.Projections {
+		if s.Name == name {
+			return s
+		}
+	}
+	f.Fatalf("no status of %s", name)
+	return projection.ProjectionStatus{}
+}
+
+// until looks until something is so.
+func (f *fixture) until(what string, so func() bool) {
+	f.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.Fatalf("after 30 s: not %s", what)
+		}
+	}
+}
+
+func (f *fixture) stopped(r *projection.Runner, name, reason string) {
+	f.Helper()
+	f.until(name+" stopped", func() bool { return f.statusOf(r, name).State == "stopped" })
+	s := f.statusOf(r, name)
+	if !strings.Contains(s.Reason, reason) {
+		f.Errorf("%s: stopped with reason %q, want %q in it", name, s.Reason, reason)
+	}
+	if err := r.Health(f.Context()); err == nil || !strings.Contains(err.Error(), reason) {
+		f.Errorf("health: %v, want the reason why %s has stopped", err, name)
+	}
+}
+
+func (f *fixture) retry(r *projection.Runner, want int, name string, keys ...string) {
+	f.Helper()
+	if n, err := r.Retry(f.Context(), name, 0, keys...); err != nil || n != want {
+		f.Errorf("%s: retry handled %d, %v; want %d", name, n, err, want)
+	}
+}
+
+const bad = -1
+
+// way is a way to fail at an event.
+type way struct {
+	name     string
+	fail     hook
+	text     string // in the dead letter's error
+	attempts int    // of handlers and effects; folds are pure, and tried once
+	calls    int    // if not attempts
+	handlers bool   // needs a transaction
+	options  projection.Options
+}
+
+func execute(sql string) hook {
+	return func(ctx context.Context, tx pgx.Tx, _ eventstore.Event[counted]) error {
+		_, err := tx.Exec(ctx, sql)
+		return err
+	}
+}
+
+// swallow does not tell the runner of the error.
+func swallow(fail hook) hook {
+	return func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+		_ = fail(ctx, tx, e)
+		return nil
+	}
+}
+
+func ways(t *testing.T) []way {
+	forever := make(chan struct{})
+	t.Cleanup(func() { close(forever) })
+	say := func(text string) hook {
+		return func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return errors.New(text) }
+	}
+	return []way{
+		{name: "panic", text: "panic: ouch", attempts: 1, fail: func(context.Context, pgx.Tx, eventstore.Event[counted]) error { panic("ouch") }},
+		{name: "error", text: "no good", attempts: 3, fail: say("no good")},
+		{name: "two attempts", text: "no good", attempts: 2, fail: say("no good"), options: projection.Options{MaxAttempts: 2}},
+		{name: "strange text", text: "nul � and � here", attempts: 3, fail: say("nul \x00 and \xff here")},
+		{name: "constraint", text: "23502", attempts: 1, handlers: true, fail: execute(`insert into strict values (null, 0)`)},
+		{name: "deferred constraint", text: "strict_once", attempts: 1, calls: -1, handlers: true, fail: execute(`insert into strict values (1, 1), (1, 2)`)},
+		{name: "aborted", text: "went on after a statement that failed", attempts: 1, handlers: true, fail: swallow(execute(`select 1 / 0`))},
+		{name: "commit", text: "leave that to the runner", attempts: 1, handlers: true, fail: func(ctx context.Context, tx pgx.Tx, _ eventstore.Event[counted]) error { return tx.Commit(ctx) }},
+		{name: "rollback", text: "leave that to the runner", attempts: 1, handlers: true, fail: func(ctx context.Context, tx pgx.Tx, _ eventstore.Event[counted]) error { return tx.Rollback(ctx) }},
+		{name: "SQL commit", text: "TM007", attempts: 1, handlers: true, fail: execute(`commit`)},
+		{name: "SQL commit, hidden", text: "leave that to the runner", attempts: 1, handlers: true, fail: swallow(execute(`commit`))},
+		{name: "SQL commit and begin", text: "", attempts: 1, calls: -1, handlers: true, fail: func(ctx context.Context, tx pgx.Tx, _ eventstore.Event[counted]) error {
+			_, _ = tx.Exec(ctx, `commit`)
+			_, err := tx.Exec(ctx, `begin`)
+			return err
+		}},
+		{name: "SQL rollback", text: "leave that to the runner", attempts: 1, handlers: true, fail: execute(`rollback`)},
+		{name: "SQL rollback and chain", text: "", attempts: 1, calls: -1, handlers: true, fail: execute(`rollback and chain`)},
+		{name: "SQL rollback and begin", text: "", attempts: 1, calls: -1, handlers: true, fail: execute(`rollback; begin`)},
+		{name: "hangs, listens", text: "longer than", attempts: 2, handlers: true, options: projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 2},
+			fail: func(ctx context.Context, _ pgx.Tx, _ eventstore.Event[counted]) error { <-ctx.Done(); return ctx.Err() }},
+		{name: "hangs in SQL", text: "longer than", attempts: 2, handlers: true, options: projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 2},
+			fail: execute(`select pg_sleep(600)`)},
+		{name: "hangs, deaf", text: "does not return", attempts: 1, handlers: true, options: projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 1},
+			fail: func(context.Context, pgx.Tx, eventstore.Event[counted]) error { <-forever; return nil }},
+	}
+}
+
+// TestFailures lets projections fail in all ways at one event of key b. It becomes a dead letter with
+// what follows of its key, and nothing else is held up; once it can be handled, Retry catches up.
+func TestFailures(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 2, 3, 1000} {
+		t.Run(fmt.Sprint("batches of ", size), func(t *testing.T) {
+			t.Parallel()
+			testFailures(t, size)
+		})
+	}
+}
+
+// attempt is a way to fail, of a kind of projection.
+type attempt struct {
+	kind
+	way
+	name  string
+	fixed atomic.Bool
+	calls atomic.Int64 // for the event that fails
+}
+
+func (a *attempt) hook(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+	if e.Data.N != bad {
+		return nil
+	}
+	a.calls.Add(1)
+	if a.fixed.Load() {
+		return nil
+	}
+	return a.fail(ctx, tx, e)
+}
+
+func testFailures(t *testing.T, size int) {
+	f := setup(t)
+	f.exec(`create table strict (n int not null, m int, constraint strict_once unique (n) deferrable initially deferred)`)
+	var attempts []*attempt
+	var projections []*projection.Projection
+	for _, w := range ways(t) {
+		for _, k := range kinds {
+			hangs := strings.HasPrefix(w.name, "hangs, ")
+			if w.handlers && k.name != "handler" && !(hangs && k.name == "subscription") {
+				continue
+			}
+			a := &attempt{kind: k, way: w, name: k.name + ": " + w.name}
+			attempts = append(attempts, a)
+			projections = append(projections, k.make(f, a.name, w.options, a.hook))
+		}
+	}
+	config := *quiet
+	config.BatchSize = size
+	f.put("a", 0, 0)
+	f.put("b", 0, bad, 0, 0)
+	f.put("c", 0, 0)
+	last := f.put("b", 0)
+	r, _ := f.start(&config, f.store, projections...)
+	f.wait(r, last)
+	f.put("c", 0)
+	f.wait(r, f.put("b", 0))
+	for _, a := range attempts {
+		f.checkParked(r, a)
+		a.fixed.Store(true)
+		f.retry(r, 5, a.name)
+		f.checkFold(a.kind, r, a.name)
+	}
+	f.wait(r, f.put("b", 0)) // the key is free again
+	for _, a := range attempts {
+		f.checkFold(a.kind, r, a.name)
+		if s := f.statusOf(r, a.name); s.Parked != 0 || s.Problem() != "" {
+			t.Errorf("%s: %d parked, %s", a.name, s.Parked, s.Problem())
+		}
+	}
+}
+
+func (f *fixture) checkParked(r *projection.Runner, a *attempt) {
+	f.Helper()
+	f.checkFold(a.kind, r, a.name)
+	letters, err := r.DeadLetters(f.Context(), a.name, 0, "counter-b", 0, 100)
+	if err != nil {
+		f.Fatal(err)
+	}
+	attempts := a.attempts
+	if a.kind.name == "table" {
+		attempts = 1
+	}
+	want := []projection.DeadLetter{{Attempts: attempts, Waiting: 4}, {Waiting: 3}, {Waiting: 2}, {Waiting: 1}, {}}
+	seen := cmpopts.IgnoreFields(projection.DeadLetter{}, "Key", "Position", "Stream", "Type", "Data", "Edited", "RecordedAt", "Error")
+	if diff := cmp.Diff(want, letters, seen); diff != "" {
+		f.Errorf("%s: dead letters (-want +got):\n%s", a.name, diff)
+		return
+	}
+	if text := letters[0].Error; text == "" || !strings.Contains(text, a.text) {
+		f.Errorf("%s: dead letter with error %q, want %q in it", a.name, text, a.text)
+	}
+	for _, l := range letters[1:] {
+		if l.Error != "" {
+			f.Errorf("%s: a letter that waits has error %q", a.name, l.Error)
+		}
+	}
+	if calls := a.calls.Load(); a.way.calls == 0 && calls != int64(attempts) {
+		f.Errorf("%s: the event was tried %d times, want %d", a.name, calls, attempts)
+	}
+}
+
+// TestTransient: what passes is tried again for as long as it takes, and never given up.
+func TestTransient(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const failures = 8 // more than MaxAttempts
+	var projections []*projection.Projection
+	for _, k := range kinds {
+		var mu sync.Mutex
+		tries := 0
+		projections = append(projections, k.make(f, k.name, projection.Options{}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if e.Data.N != bad || tries == failures {
+				return nil
+			}
+			tries++
+			return projection.Transient(errors.New("not now"))
+		}))
+	}
+	r, _ := f.start(quiet, f.store, projections...)
+	f.wait(r, f.put("a", 0, bad, 0))
+	for _, k := range kinds {
+		f.checkFold(k, r, k.name)
+		if s := f.statusOf(r, k.name); s.Parked != 0 || s.Problem() != "" {
+			t.Errorf("%s: %d parked, problem %q, want none", k.name, s.Parked, s.Problem())
+		}
+	}
+}
+
+// TestFatal: the projection stops with the reason, and goes on where it was when it is told to.
+func TestFatal(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var fixed atomic.Bool
+	var projections []*projection.Projection
+	for _, k := range kinds {
+		projections = append(projections, k.make(f, k.name, projection.Options{}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+			if e.Data.N == bad && !fixed.Load() {
+				return projection.Fatal(errors.New("out of stamps"))
+			}
+			return nil
+		}))
+	}
+	r, _ := f.start(quiet, f.store, projections...)
+	f.put("b", 0)
+	last := f.put("a", 0, bad, 0)
+	for _, k := range kinds {
+		f.stopped(r, k.name, "out of stamps")
+		if at := f.statusOf(r, k.name).Checkpoint; at >= last-1 {
+			t.Errorf("%s: stopped with checkpoint %d, which is not before the event at %d", k.name, at, last-1)
+		}
+		if err := r.Resume(t.Context(), k.name, 0); err != nil { // too early: it stops again
+			t.Fatal(err)
+		}
+	}
+	for _, k := range kinds {
+		f.stopped(r, k.name, "out of stamps")
+	}
+	fixed.Store(true)
+	for _, k := range kinds {
+		if err := r.Resume(t.Context(), k.name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.wait(r, last)
+	for _, k := range kinds {
+		f.checkFold(k, r, k.name)
+	}
+}
+
+// TestTableConstraint: rows that the table refuses are found out when they are written, long after
+// they were folded; also when nothing follows them, or nothing that concerns the table.
+func TestTableConstraint(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 2, 3, 1000} {
+		t.Run(fmt.Sprint("batches of ", size), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			refused := projection.NewTable[positionsRow]("refused", &projection.Options{
+				DDL: `create table {refused} (stream text primary key, positions text not null, numbers text check (numbers not like '%-1 %'))`,
+			}, projection.Fold(codec, func(e eventstore.Event[counted]) string { return e.Stream.String() },
+				func(row *positionsRow, e eventstore.Event[counted]) projection.Op {
+					row.Positions += fmt.Sprint(e.Position, " ")
+					row.Numbers += fmt.Sprint(e.Data.N, " ")
+					if e.Data.N == -2 {
+						row.Numbers = "\x00" // no text that Postgres stores
+					}
+					return projection.Put
+				}))
+			f.put("a", bad)
+			last := f.append(other, 1)
+			config := *quiet
+			config.BatchSize = size
+			r, _ := f.start(&config, f.store, refused)
+			f.wait(r, last)
+			f.put("b", 0, 0, bad, 0)
+			f.put("c", 0, -2)
+			f.put("d", 0)
+			f.wait(r, f.put("e", 0))
+			f.checkFold(kinds[1], r, "refused")
+			if heads, err := r.DeadLetters(t.Context(), "refused", 0, "", 0, 10); err != nil || len(heads) != 3 {
+				t.Errorf("%d keys are parked, %v; want a, b and c", len(heads), err)
+			}
+			if s := f.statusOf(r, "refused"); s.Parked != 4 {
+				t.Errorf("%d events are parked, want 4", s.Parked)
+			}
+		})
+	}
+}
+
+// TestDroppedTable: without its table a projection stops; once the table is there again it goes on.
+func TestDroppedTable(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
+	r, _ := f.start(quiet, f.store, kinds[0].make(f, "handler", projection.Options{}, nothing), kinds[1].make(f, "table", projection.Options{}, nothing))
+	f.wait(r, f.put("a", 0))
+	f.exec(`alter table model rename to gone`)
+	f.exec(`alter table table_v1 rename to gone_too`)
+	last := f.put("b", 0, 0)
+	f.stopped(r, "handler", `relation "model" does not exist`)
+	f.stopped(r, "table", `relation "table_v1" does not exist`)
+	f.exec(`create table model (like gone including all)`)
+	f.exec(`insert into model select * from gone`)
+	f.exec(`alter table gone_too rename to table_v1`)
+	for _, k := range kinds[:2] {
+		if err := r.Resume(t.Context(), k.name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.wait(r, last)
+	for _, k := range kinds[:2] {
+		f.checkFold(k, r, k.name)
+	}
+}
+
+// TestCheckpointAhead: a log that ends before the checkpoint was restored from a backup. That is said
+// once, and nothing is changed, until an operator does.
+func TestCheckpointAhead(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
+	restored := kinds[0].make(f, "restored", projection.Options{}, nothing)
+	r, stop := f.start(quiet, f.store, restored, kinds[0].make(f, "good", projection.Options{}, nothing))
+	f.wait(r, f.put("a", 0, 0))
+	stop()
+	f.exec(`update tidemark.projection_partitions set checkpoint = 1000000 where projection = 'restored'`)
+	config, failed := alarmed()
+	r, _ = f.start(config, f.store, restored, kinds[0].make(f, "good", projection.Options{}, nothing))
+	f.stopped(r, "restored", "was a backup restored?")
+	f.wait(r, f.put("a", 0), "good")
+	<-failed
+	if err := r.Resume(t.Context(), "restored", 0); err != nil {
+		t.Fatal(err)
+	}
+	f.stopped(r, "restored", "was a backup restored?")
+	if s := f.statusOf(r, "restored"); s.Checkpoint != 1000000 || s.Handled != 2 {
+		t.Errorf("checkpoint %d after %d events, want both as they were", s.Checkpoint, s.Handled)
+	}
+	f.checkFold(kinds[0], r, "good")
+	if err := r.Reset(t.Context(), "restored", 0, 2); err != nil { // as the reason says
+		t.Fatal(err)
+	}
+	if err := r.Resume(t.Context(), "restored", 0); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(r, f.put("a", 0))
+	f.checkFold(kinds[0], r, "restored")
+}
+
+// TestManyPoison: what many bad events in one batch cost is linear in their number.
+func TestManyPoison(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const keys = 150
+	var last eventstore.Position
+	for n := range keys {
+		last = f.put(fmt.Sprint("key", n), 0, bad, 0)
+	}
+	var calls [3]atomic.Int64
+	var projections []*projection.Projection
+	for n, k := range kinds {
+		projections = append(projections, k.make(f, k.name, projection.Options{}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+			calls[n].Add(1)
+			if e.Data.N == bad {
+				panic("bad")
+			}
+			return nil
+		}))
+	}
+	r, _ := f.start(quiet, f.store, projections...)
+	f.wait(r, last)
+	for n, k := range kinds {
+		f.checkFold(k, r, k.name)
+		if s := f.statusOf(r, k.name); s.Parked != 2*keys {
+			t.Errorf("%s: %d parked, want %d", k.name, s.Parked, 2*keys)
+		}
+		if c := calls[n].Load(); c > 4*keys {
+			t.Errorf("%s: %d calls for %d events of which every third is bad", k.name, c, 3*keys)
+		}
+	}
+}
+
+// TestMaxParked: a projection stops before more is parked than it may, and goes on from there.
+func TestMaxParked(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var fixed atomic.Bool
+	var projections []*projection.Projection
+	for _, k := range kinds {
+		projections = append(projections, k.make(f, k.name, projection.Options{MaxParked: 3}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+			if e.Data.N == bad && !fixed.Load() {
+				panic("bad")
+			}
+			return nil
+		}))
+	}
+	r, _ := f.start(quiet, f.store, projections...)
+	f.wait(r, f.put("a", bad, 0, 0))
+	last := f.put("b", 0, bad, 0)
+	for _, k := range kinds {
+		f.stopped(r, k.name, "over the limit of 3")
+		if s := f.statusOf(r, k.name); s.Parked != 3 || s.Checkpoint >= last {
+			t.Errorf("%s: %d parked at checkpoint %d, want 3 before %d", k.name, s.Parked, s.Checkpoint, last)
+		}
+	}
+	fixed.Store(true)
+	for _, k := range kinds {
+		f.retry(r, 3, k.name)
+		if err := r.Resume(t.Context(), k.name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.wait(r, last)
+	for _, k := range kinds {
+		f.checkFold(k, r, k.name)
+	}
+}

@@ -1,0 +1,332 @@
+//go:build unix
+
+package projection_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/localpg"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/migrations"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+var soakFor = flag.Duration("soak", 5*time.Second, "how long the tests with several processes make trouble")
+
+// processFixture is a database that processes run projections over; this process only appends, waits
+// and looks.
+type processFixture struct {
+	*fixture
+	url    string
+	runner *projection.Runner // that does not run
+}
+
+func setupProcesses(t *testing.T, address string) *processFixture {
+	t.Helper()
+	pool, err := pgxpool.New(context.Background(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store, err := eventstore.New(pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	f := &processFixture{fixture: &fixture{T: t, pool: pool, store: store}, url: address}
+	none := func(context.Context, pgx.Tx, eventstore.Event[counted]) {}
+	if f.runner, err = projection.NewRunner(pool, store, quiet, processProjections(none, none)...); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// load appends until ctx is done, each time a few events to some of the streams. What fails is not
+// repeated: the read models are compared with the log.
+func (f *processFixture) load(ctx context.Context, writer uint64) {
+	random := rand.New(rand.NewPCG(1, writer))
+	for ctx.Err() == nil {
+		var changes []eventstore.Change
+		for range 1 + random.IntN(4) {
+			draft, err := codec.Encode(counted{random.IntN(100)})
+			if err != nil {
+				f.Error(err)
+				return
+			}
+			changes = append(changes, eventstore.Change{
+				Stream: eventstore.StreamID{Category: "counter", Key: fmt.Sprint(random.IntN(40))}, Expected: eventstore.Any,
+				Events: []eventstore.Draft{draft},
+			})
+		}
+		if _, err := f.store.Commit(ctx, changes...); err != nil {
+			time.Sleep(10 * time.Millisecond) // not to burn the processor while Postgres is down
+		}
+	}
+}
+
+// check waits until everything is handled, and compares the read models with the log.
+func (f *processFixture) check() {
+	f.Helper()
+	var last eventstore.Position
+	f.eventually(30*time.Second, "Postgres answers", func() bool {
+		draft, err := codec.Encode(counted{1})
+		if err != nil {
+			f.Fatal(err)
+		}
+		receipt, err := f.store.Append(f.Context(), eventstore.StreamID{Category: "counter", Key: "last"}, eventstore.Any, draft)
+		last = receipt.Position
+		return err == nil
+	})
+	ctx, cancel := context.WithTimeout(f.Context(), 30*time.Second)
+	defer cancel()
+	if err := f.runner.Wait(ctx, last); err != nil {
+		status, _ := f.runner.Status(f.Context()) // says more, if Postgres answers
+		f.Fatalf("%v; status: %+v", err, status)
+	}
+	f.checkTallies("handled")
+	f.checkTallies("folded")
+}
+
+// TestStoppedProcess stops a process in the middle of a batch, until another one has taken over and
+// gone past. When it wakes up, nothing of its batch remains.
+func TestStoppedProcess(t *testing.T) {
+	t.Parallel()
+	for _, trap := range []string{"handler", "fold"} {
+		t.Run(trap, func(t *testing.T) {
+			t.Parallel()
+			f := setupProcesses(t, pgtest.URL(t))
+			stopped := startProcess(t, f.url, trap)
+			f.eventually(30*time.Second, "the process is there", func() bool { return f.shares(f.runner)[""] == 0 && len(f.shares(f.runner)) == 1 })
+			f.appendKeys(20)
+			draft, err := codec.Encode(counted{trapped})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := f.store.Append(t.Context(), eventstore.StreamID{Category: "counter", Key: "3"}, eventstore.Any, draft); err != nil {
+				t.Fatal(err)
+			}
+			xid := stopped.trapped()
+			if err := stopped.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			other := startProcess(t, f.url, "")
+			f.appendKeys(20)
+			f.check() // the other has gone past
+			if _, err := stopped.stdin.Write([]byte("go on\n")); err != nil {
+				t.Fatal(err)
+			}
+			if err := stopped.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			f.awaitShares(30*time.Second, f.runner, 8, 8) // it is back
+			if xid != "" {
+				var status string
+				if err := f.pool.QueryRow(t.Context(), `select pg_xact_status($1::xid8)`, xid).Scan(&status); err != nil || status != "aborted" {
+					t.Errorf("the transaction of the process that was stopped: %s, %v; want aborted", status, err)
+				}
+			}
+			f.checkTallies("handled")
+			f.checkTallies("folded")
+			f.appendKeys(20)
+			f.check()
+			if got := other.end(); got != "exit status 0" {
+				t.Errorf("the other process's end: %s", got)
+			}
+			f.appendKeys(20)
+			f.check()
+			if got := stopped.end(); got != "exit status 0" {
+				t.Errorf("the stopped process's end: %s", got)
+			}
+		})
+	}
+}
+
+// TestKilledProcesses kills processes that run the same projections, one after the other, while
+// events are appended.
+func TestKilledProcesses(t *testing.T) {
+	t.Parallel()
+	f := setupProcesses(t, pgtest.URL(t))
+	makeProcessTrouble(t, f, 300*time.Millisecond, nil)
+}
+
+// TestRestartedPostgres crashes Postgres as well.
+func TestRestartedPostgres(t *testing.T) {
+	t.Parallel()
+	server := startRestarting(t)
+	f := setupProcesses(t, server.url())
+	if err := migrations.Up(t.Context(), f.pool, nil); err != nil {
+		t.Fatal(err)
+	}
+	makeProcessTrouble(t, f, 700*time.Millisecond, server.crash)
+}
+
+// makeProcessTrouble kills a process each period, and lets Postgres crash now and then, if crash is
+// given.
+func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, crash func()) {
+	t.Helper()
+	var processes []*process
+	for range 3 {
+		processes = append(processes, startProcess(t, f.url, ""))
+	}
+	f.eventually(30*time.Second, "the processes are there", func() bool {
+		var n int // the tables of projections are there before the first process
+		err := f.pool.QueryRow(t.Context(), `select count(distinct owner) from tidemark.projection_members`).Scan(&n)
+		return err == nil && n == 3
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), *soakFor)
+	defer cancel()
+	var loading sync.WaitGroup
+	for writer := range uint64(4) {
+		loading.Go(func() { f.load(ctx, writer) })
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	kills, crashes := 0, 0
+	for ctx.Err() == nil {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			continue
+		}
+		i := random.IntN(len(processes))
+		processes[i].kill()
+		processes[i] = startProcess(t, f.url, "")
+		kills++
+		if crash != nil && kills%2 == 0 {
+			crash()
+			crashes++
+		}
+	}
+	loading.Wait()
+	f.check()
+	t.Logf("%d events, %d processes killed, Postgres crashed %d times", len(f.log("counted")), kills, crashes)
+	if kills == 0 || (crash != nil) != (crashes > 0) {
+		t.Error("there was no such trouble")
+	}
+	for _, p := range processes {
+		if got := p.end(); got != "exit status 0" {
+			t.Errorf("a process's end: %s", got)
+		}
+	}
+}
+
+// restarting is a Postgres of the test's own that can crash and comes back with the same data, at the
+// same address.
+type restarting struct {
+	*testing.T
+	dir    string
+	config localpg.Config
+	server atomic.Pointer[localpg.Server]
+}
+
+func startRestarting(t *testing.T) *restarting {
+	t.Helper()
+	if forced := os.Getenv("TIDEMARK_POSTGRES"); forced != "" && forced != "local" && forced != "download" {
+		t.Skipf("TIDEMARK_POSTGRES=%s, but only a server from local binaries can crash", forced)
+	}
+	dir, err := os.MkdirTemp("/tmp", "tidemark-restart-") // where the server's user may go
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r := &restarting{T: t, dir: dir, config: localpg.Config{
+		URLVar: "TIDEMARK_NO_URL", // never that of somebody else's server
+		// All is as in production, but that it does not survive the death of the machine.
+		Durable: true, Dir: filepath.Join(dir, "cluster"), Settings: map[string]string{"fsync": "off"},
+	}}
+	r.start()
+	t.Cleanup(func() { r.server.Load().Stop() })
+	return r
+}
+
+// start starts the server, once nothing is left of the one before.
+func (r *restarting) start() {
+	r.Helper()
+	ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
+	defer cancel()
+	retry := time.NewTicker(10 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		server, err := localpg.Start(ctx, &r.config)
+		if err == nil {
+			r.server.Store(server)
+			break
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			r.Fatal(err)
+		}
+	}
+	if source := r.server.Load().Source(); source != localpg.Local && source != localpg.Download {
+		r.Skipf("there are no local binaries, and a server of source %q cannot crash", source)
+	}
+	// Each server has a socket of its own: the link to it is the address that does not change.
+	address, err := url.Parse(r.server.Load().URL())
+	if err != nil {
+		r.Fatal(err)
+	}
+	socket := ".s.PGSQL." + address.Query().Get("port")
+	link := filepath.Join(r.dir, socket)
+	if err := os.Symlink(filepath.Join(address.Query().Get("host"), socket), link+".new"); err != nil {
+		r.Fatal(err)
+	}
+	if err := os.Rename(link+".new", link); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// url leads to the server, whichever it is.
+func (r *restarting) url() string {
+	r.Helper()
+	address, err := url.Parse(r.server.Load().URL())
+	if err != nil {
+		r.Fatal(err)
+	}
+	query := address.Query()
+	query.Set("host", r.dir)
+	address.RawQuery = query.Encode()
+	return address.String()
+}
+
+// crash makes the server end at once, without a checkpoint, and starts it again.
+func (r *restarting) crash() {
+	r.Helper()
+	content, err := os.ReadFile(filepath.Join(r.config.Dir, "data", "postmaster.pid"))
+	if err != nil {
+		r.Fatal(err)
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	pid, err := strconv.Atoi(first)
+	if err != nil {
+		r.Fatal(err)
+	}
+	killed := r.server.Load()
+	if err := syscall.Kill(pid, syscall.SIGQUIT); err != nil {
+		r.Fatal(err)
+	}
+	<-killed.Done()
+	_ = killed.Stop() // it may say that it was killed
+	r.start()
+}

@@ -1,0 +1,77 @@
+package projectiontest
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/migrations"
+)
+
+// Databases returns a function for [Config.Database]: it makes a database for each run, on the server of a pool whose
+// role may create databases. Each has the store's tables, and what prepare makes if it is given: the application's own. That is
+// done once, and then copied. The end of t drops what is left.
+func Databases(t testing.TB, server *pgxpool.Pool, prepare func(ctx context.Context, pool *pgxpool.Pool) error) func(testing.TB) *pgxpool.Pool {
+	t.Helper()
+	template := sync.OnceValues(func() (string, error) {
+		name, err := create(t, server, "template0")
+		if err != nil {
+			return "", err
+		}
+		pool, err := connect(t.Context(), server, name)
+		if err != nil {
+			return "", err
+		}
+		defer pool.Close() // nobody may be connected to what is copied
+		if err := migrations.Up(t.Context(), pool, nil); err != nil {
+			return "", err
+		}
+		if prepare != nil {
+			err = prepare(t.Context(), pool)
+		}
+		return name, err
+	})
+	return func(t testing.TB) *pgxpool.Pool {
+		t.Helper()
+		copied, err := template()
+		if err != nil {
+			t.Fatalf("projectiontest: prepare a database: %v", err)
+		}
+		name, err := create(t, server, copied)
+		if err != nil {
+			t.Fatalf("projectiontest: %v", err)
+		}
+		pool, err := connect(t.Context(), server, name)
+		if err != nil {
+			t.Fatalf("projectiontest: %v", err)
+		}
+		t.Cleanup(pool.Close)
+		return pool
+	}
+}
+
+// create makes a database, and drops it at the end of t.
+func create(t testing.TB, server *pgxpool.Pool, template string) (string, error) {
+	name := "projectiontest_" + uuid.NewString()
+	quoted := pgx.Identifier{name}.Sanitize()
+	if _, err := server.Exec(t.Context(), "create database "+quoted+" template "+pgx.Identifier{template}.Sanitize()); err != nil {
+		return "", fmt.Errorf("create a database: %w", err)
+	}
+	t.Cleanup(func() {
+		if _, err := server.Exec(context.Background(), "drop database "+quoted+" with (force)"); err != nil {
+			t.Errorf("projectiontest: drop a database: %v", err)
+		}
+	})
+	return name, nil
+}
+
+func connect(ctx context.Context, server *pgxpool.Pool, database string) (*pgxpool.Pool, error) {
+	config := server.Config()
+	config.ConnConfig.Database = database
+	return pgxpool.NewWithConfig(ctx, config)
+}

@@ -1,0 +1,499 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// rollGate is a hook that holds a version up after so many events, until it is opened.
+type rollGate struct {
+	after   int64
+	seen    atomic.Int64
+	reached chan struct{}
+	opened  chan struct{}
+	once    sync.Once
+}
+
+func newRollGate(f *fixture, after int64) *rollGate {
+	g := &rollGate{after: after, reached: make(chan struct{}, 1), opened: make(chan struct{})}
+	f.Cleanup(g.open) // a fold cannot be cancelled
+	return g
+}
+
+func (g *rollGate) open() { g.once.Do(func() { close(g.opened) }) }
+
+func (g *rollGate) hook(ctx context.Context, _ pgx.Tx, _ eventstore.Event[counted]) error {
+	if g.seen.Add(1) <= g.after {
+		return nil
+	}
+	select {
+	case g.reached <- struct{}{}:
+	default:
+	}
+	select {
+	case <-g.opened:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (f *fixture) rollStatus(r *projection.Runner, version int) projection.ProjectionStatus {
+	f.Helper()
+	s, err := r.Status(f.Context())
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, p := range s.Projections {
+		if p.Version == version {
+			return p
+		}
+	}
+	f.Fatalf("the status has no version %d", version)
+	return projection.ProjectionStatus{}
+}
+
+func (f *fixture) rollTables(version int) int64 {
+	return f.rollNumber(`select count(*) from pg_tables where tablename = $1`, fmt.Sprintf("tally_v%d", version))
+}
+
+// rollNotice returns a configuration, and whether that message has been logged.
+func rollNotice(message string) (*projection.Config, *atomic.Bool) {
+	logged := new(atomic.Bool)
+	config := *quiet
+	config.Logger = slog.New(slog.NewTextHandler(rollWriter(func(line string) {
+		if strings.Contains(line, message) {
+			logged.Store(true)
+		}
+	}), nil))
+	return &config, logged
+}
+
+type rollWriter func(string)
+
+func (w rollWriter) Write(line []byte) (int, error) { w(string(line)); return len(line), nil }
+
+// small makes many batches of few events.
+func small() *projection.Config {
+	c := *quiet
+	c.BatchSize = 10
+	return &c
+}
+
+// TestBuild looks at a version while it is built, pauses it, stops its process half-way, starts it
+// again, and lets it take over.
+func TestBuild(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r1, _ := f.rollProcess(quiet, rollHandler(projection.Options{}, nil))
+	last := f.rollHistory(10, 10)
+	f.wait(r1, last)
+	gate := newRollGate(f, 55)
+	r2, stop2 := f.rollProcess(small(), rollHandler(projection.Options{Version: 2}, gate.hook))
+	<-gate.reached
+	s := f.rollStatus(r2, 2)
+	if s.Phase != "building" || s.Progress == nil || s.Progress.Total != 100 || s.Progress.Done != 50 || s.Rate <= 0 || s.Progress.ETA <= 0 {
+		t.Errorf("while it is built: %+v, progress %+v", s, s.Progress)
+	}
+	f.rollHistory(1, 5)
+	if s := f.rollStatus(r2, 2); s.Progress.Total != 105 {
+		t.Errorf("with five more events the total is %d, want 105", s.Progress.Total)
+	}
+	if live := f.rollStatus(r2, 1); live.Phase != "live" || live.Progress != nil {
+		t.Errorf("version 1: %+v", live)
+	}
+	if err := r1.Pause(t.Context(), "tally", 2, "too much at a time"); err != nil {
+		t.Fatal(err)
+	}
+	gate.open() // what it is doing is not committed
+	if err := r2.Switch(t.Context(), "tally", 2); !errors.Is(err, projection.ErrRefused) {
+		t.Errorf("switch to a paused version: %v, want ErrRefused", err)
+	}
+	f.wait(r1, f.rollHistory(1, 1))
+	stop2()
+	if s := f.rollStatus(r2, 2); s.State != "paused" || s.Reason != "too much at a time" || s.Progress.Done != 50 {
+		t.Errorf("paused: %+v, progress %+v", s, s.Progress)
+	}
+	if err := r1.Resume(t.Context(), "tally", 2); err != nil {
+		t.Fatal(err)
+	}
+	again := newRollGate(f, 1000)
+	var effects atomic.Int64
+	r2, _ = f.rollProcess(small(), rollHandler(projection.Options{Version: 2}, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+		first, err := projection.Once(ctx, tx, "an effect that only version 2 has")
+		if err == nil && first {
+			effects.Add(1)
+		}
+		return errors.Join(err, again.hook(ctx, tx, e))
+	}))
+	f.rollPhase(2, "live")
+	f.wait(r2, f.rollHistory(1, 1))
+	if n := effects.Load(); n != 1 {
+		t.Errorf("it had %d effects, want 1: only what is handled by the live version has any", n)
+	}
+	if n := again.seen.Load(); n != 57 {
+		t.Errorf("after the restart it handled %d events, want 57: those after the checkpoint", n)
+	}
+	f.checkRolled()
+}
+
+// TestCancelBuild drops a version that is being built, with batches under way, while its process runs on.
+func TestCancelBuild(t *testing.T) {
+	t.Parallel()
+	for name, kind := range rollKinds {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			config, lost := rollNotice("projection: lost the lease of a partition")
+			r1, _ := f.rollProcess(quiet, kind(projection.Options{}, nil))
+			f.wait(r1, f.rollHistory(10, 20))
+			gate := newRollGate(f, 55)
+			config.BatchSize = 10
+			r2, _ := f.rollProcess(config, kind(projection.Options{Version: 2}, gate.hook))
+			<-gate.reached
+			time.AfterFunc(50*time.Millisecond, gate.open) // its batch goes on while Drop is at work
+			if err := r1.Drop(t.Context(), "tally", 2); err != nil {
+				t.Fatal(err)
+			}
+			if n := f.rollTables(2); n != 0 {
+				t.Error("its table is still there")
+			}
+			if err := r1.Drop(t.Context(), "tally", 1); !errors.Is(err, projection.ErrRefused) {
+				t.Errorf("drop the live version: %v, want ErrRefused", err)
+			}
+			if err := r1.Drop(t.Context(), "tally", 7); !errors.Is(err, projection.ErrRefused) || !errors.Is(err, projection.ErrUnknownProjection) {
+				t.Errorf("drop an unknown version: %v", err)
+			}
+			f.rollUntil("the other process forgets it", lost.Load)
+			f.rollUntil("what was dropped handles no event any more", func() bool {
+				seen := gate.seen.Load()
+				f.wait(r2, f.rollHistory(1, 1)) // for the live one, which the first process runs
+				return gate.seen.Load() == seen
+			})
+			f.checkRolled()
+			// It can be built again, from the beginning.
+			f.rollProcess(quiet, kind(projection.Options{Version: 2}, nil))
+			f.rollPhase(2, "live")
+			f.checkRolled()
+		})
+	}
+}
+
+// TestSwitchWaits: an old version that is behind takes over only when it has what readers have seen.
+func TestSwitchWaits(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	one, two := rollTable(projection.Options{}, nil), rollTable(projection.Options{Version: 2}, nil)
+	_, stop1 := f.rollProcess(quiet, one)
+	f.rollPhase(1, "live")
+	r2, _ := f.rollProcess(quiet, two)
+	f.rollPhase(2, "live")
+	stop1()
+	f.wait(r2, f.rollHistory(5, 5))
+	if err := r2.Switch(t.Context(), "tally", 3); !errors.Is(err, projection.ErrRefused) || !errors.Is(err, projection.ErrUnknownProjection) {
+		t.Errorf("switch to an unknown version: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := r2.Switch(ctx, "tally", 1); err == nil {
+		t.Error("it has switched to a version that nobody runs, and which is behind")
+	}
+	f.checkRolled()
+	f.rollProcess(quiet, one)
+	if err := r2.Switch(t.Context(), "tally", 1); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(r2, f.rollHistory(5, 5))
+	f.checkRolled()
+	if phase := f.rollStatus(r2, 2).Phase; phase != "retired" {
+		t.Errorf("version 2 is %s, want retired", phase)
+	}
+}
+
+// TestWaitAfterTheSwitch: a process whose version is ahead, but is not what readers see any more, must not say
+// that they see an event. It does not hear of the switch, so that it learns of it late.
+func TestWaitAfterTheSwitch(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config := *quiet
+	config.PollOnly = true
+	for range 5 {
+		f.exec(`drop view if exists tally; drop table if exists tally_v1, tally_v2`)
+		f.exec(`delete from tidemark.projections`)
+		r1, stop1 := f.rollProcess(&config, rollTable(projection.Options{}, nil))
+		last := f.rollHistory(2, 5)
+		f.wait(r1, last)
+		gate := newRollGate(f, f.rollNumber(`select count(*) from tidemark.events`))
+		r2, stop2 := f.rollProcess(quiet, rollTable(projection.Options{Version: 2}, gate.hook))
+		f.rollPhase(2, "live")
+		last = f.rollHistory(1, 1)
+		<-gate.reached // version 2 is held up before it
+		f.rollUntil("version 1 has it", func() bool { return f.rollStatus(r1, 1).Checkpoint >= last })
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		if err := r1.Wait(ctx, last); err == nil {
+			t.Error("Wait returned although readers do not see the event")
+		}
+		cancel()
+		gate.open()
+		f.wait(r1, last)
+		f.wait(r2, last)
+		f.checkRolled()
+		stop1()
+		stop2()
+	}
+}
+
+// TestOnlyHigherVersionsTakeOver: a build that somebody else has overtaken does not set readers back.
+func TestOnlyHigherVersionsTakeOver(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r1, _ := f.rollProcess(quiet, rollTable(projection.Options{}, nil))
+	f.wait(r1, f.rollHistory(2, 5))
+	gate := newRollGate(f, 3)
+	f.rollProcess(quiet, rollTable(projection.Options{Version: 2}, gate.hook))
+	<-gate.reached
+	r3, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 3}, nil))
+	f.rollPhase(3, "live")
+	gate.open()
+	last := f.rollHistory(1, 1)
+	f.rollUntil("version 2 has caught up", func() bool { return f.rollStatus(r3, 2).Checkpoint >= last })
+	// It looks five times a second: what it does when it has caught up is in the audit soon.
+	deadline := time.Now().Add(600 * time.Millisecond)
+	f.rollUntil("version 2 has tried", func() bool { return time.Now().After(deadline) })
+	if live := f.rollNumber(`select version from tidemark.projections where phase = 'live'`); live != 3 {
+		t.Errorf("version %d is live, want 3", live)
+	}
+}
+
+// TestOtherKeys: a new version has as many partitions, but other keys. Then a partition of it has not the events of
+// the old version's partition of the same number, and no effect may get lost between them.
+func TestOtherKeys(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`create table effects (position bigint, version int)`)
+	version := func(n int) *projection.Projection {
+		effect := rollEffect(n)
+		hook := func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+			if n == 1 && e.Stream.Key == "old-3" {
+				return projection.Transient(errRollHalt)
+			}
+			return effect(ctx, tx, e)
+		}
+		key := func(e eventstore.Event[counted]) string { return e.Stream.Key }
+		if n == 2 {
+			key = func(e eventstore.Event[counted]) string { return "x" + e.Stream.Key }
+		}
+		return projection.New("tally", rollOptions(projection.Options{Version: n, Partitions: 8}), projection.OnKeyed(codec, key, rollWrite(hook)))
+	}
+	_, stop1 := f.rollProcess(small(), version(1))
+	last := f.rollHistory(20, 2)
+	f.rollUntil("version 1 has got as far as it can", func() bool {
+		return f.rollNumber(`select count(*) from tidemark.projection_partitions where checkpoint >= $1`, last) == 7
+	})
+	r2, _ := f.rollProcess(quiet, version(2))
+	f.rollUntil("version 2 has got as far as it can", func() bool {
+		return f.rollNumber(`select count(*) from tidemark.projection_partitions where version = 2 and checkpoint > 0`) == 8
+	})
+	deadline := time.Now().Add(600 * time.Millisecond) // it looks five times a second
+	f.rollUntil("version 2 has tried", func() bool { return time.Now().After(deadline) })
+	if f.rollStatus(r2, 2).Phase == "live" {
+		stop1()
+		f.wait(r2, last)
+		f.rollEffects()
+		f.checkRolled()
+	}
+}
+
+// TestColumns: readers get the new columns, and keep their rights.
+func TestColumns(t *testing.T) {
+	t.Parallel()
+	for name, ddl := range map[string]string{
+		"added":   `create table {tally} (key text primary key, n bigint not null, last bigint not null, more text)`,
+		"dropped": `create table {tally} (key text primary key, last bigint not null, n bigint not null)`,
+		"changed": `create table {tally} (key text primary key, n numeric not null, last bigint not null)`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			old := strings.Replace(rollDDL, "n bigint", "gone text, n bigint", 1)
+			if name != "dropped" {
+				old = rollDDL
+			}
+			config := small()
+			r1, _ := f.rollProcess(config, rollHandler(projection.Options{DDL: old}, nil))
+			f.wait(r1, f.rollHistory(10, 3))
+			f.exec(`grant select on tally to public`)
+			load := f.rollLoad(r1)
+			r2, _ := f.rollProcess(config, rollHandler(projection.Options{Version: 2, DDL: ddl}, nil))
+			load.runners[1].Store(r2)
+			f.rollPhase(2, "live")
+			load.grow()
+			if f.rollNumber(`select count(*) from pg_class c, aclexplode(c.relacl) a where c.relname = 'tally' and a.grantee = 0`) != 1 {
+				t.Error("readers have lost their rights")
+			}
+			load.switchTo(r1, 1)
+			load.grow()
+			load.stop()
+			f.wait(r1, f.rollHistory(1, 1))
+			f.checkRolled()
+		})
+	}
+}
+
+// TestDependentView: what somebody else has made of the view does not get lost, and the live version goes on.
+func TestDependentView(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r1, _ := f.rollProcess(quiet, rollTable(projection.Options{}, nil))
+	f.wait(r1, f.rollHistory(3, 3))
+	f.exec(`create view theirs as select sum(n) as n from tally`)
+	r2, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 2, DDL: strings.Replace(rollDDL, "n bigint", "n numeric", 1)}, nil))
+	f.rollUntil("version 2 has caught up", func() bool {
+		return f.rollNumber(`select coalesce(min(checkpoint), 0) from tidemark.projection_partitions where version = 2`) > 0
+	})
+	if err := r2.Switch(t.Context(), "tally", 2); err == nil || !strings.Contains(err.Error(), "tally") || !strings.Contains(err.Error(), "depend") {
+		t.Errorf("switch: %v, want it to say what is in the way", err)
+	}
+	for range 3 {
+		f.wait(r1, f.rollHistory(3, 3))
+		if n := f.rollNumber(`select n::bigint from theirs`); n != f.rollNumber(`select count(*) from tidemark.events`) {
+			t.Errorf("the view on top shows %d events", n)
+		}
+	}
+	f.exec(`drop view theirs`)
+	f.rollPhase(2, "live")
+	f.checkRolled()
+}
+
+// TestLongReader: a report that reads the view for long does not hold up other readers, or the live version.
+func TestLongReader(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r1, _ := f.rollProcess(quiet, rollTable(projection.Options{}, nil))
+	f.wait(r1, f.rollHistory(3, 3))
+	report, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := report.Exec(t.Context(), rollTotal); err != nil {
+		t.Fatal(err)
+	}
+	r2, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 2}, nil))
+	f.rollUntil("version 2 wants to take over", func() bool {
+		return f.rollNumber(`select count(*) from pg_locks where not granted and mode = 'AccessExclusiveLock'`) > 0
+	})
+	var slow []time.Duration
+	for range 20 {
+		start := time.Now()
+		f.wait(r1, f.rollHistory(1, 1))
+		f.rollNumber(`select count(*) from tally`)
+		slow = append(slow, time.Since(start))
+	}
+	slices.Sort(slow)
+	t.Logf("an append, a Wait and a read took %v in the middle, at most %v", slow[10], slow[19])
+	if slow[19] > 600*time.Millisecond {
+		t.Errorf("an append, a Wait and a read took %v: a long reader must not be felt", slow[19])
+	}
+	if s := f.rollStatus(r2, 2); s.Phase != "building" {
+		t.Errorf("version 2 is %s below a reader", s.Phase)
+	}
+	if err := report.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.rollPhase(2, "live")
+	f.checkRolled()
+}
+
+// TestRegisterTogether starts eight processes at once, with a new name, and then with a new version.
+func TestRegisterTogether(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	last := f.rollHistory(8, 3)
+	for version := 1; version <= 2; version++ {
+		var starting sync.WaitGroup
+		for range 8 {
+			starting.Go(func() {
+				f.rollProcess(small(), rollTable(projection.Options{Version: version, Partitions: 4}, nil))
+			})
+		}
+		starting.Wait()
+		f.rollPhase(version, "live")
+	}
+	r, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 2, Partitions: 4}, nil))
+	f.wait(r, last)
+	f.checkRolled()
+	if n := f.rollNumber(`select count(*) from tidemark.projection_audit where action in ('create', 'switch')`); n != 3 {
+		t.Errorf("%d versions were made or shown, want two made and one shown", n)
+	}
+}
+
+// TestAddedType: a type that an existing projection is given later is reported, with the position its events are missing
+// up to, until it is accepted; a new version handles all of them.
+func TestAddedType(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	version := func(n int, sources ...*eventstore.Codec[counted]) *projection.Projection {
+		var all []projection.Source
+		for _, c := range sources {
+			all = append(all, projection.On(c, rollWrite(nil)))
+		}
+		return projection.New("tally", rollOptions(projection.Options{Version: n}), all...)
+	}
+	r, stop := f.rollProcess(quiet, version(1, codec))
+	f.append(other, 3)
+	last := f.append(codec, 2)
+	f.wait(r, last)
+	stop()
+	r, stop = f.rollProcess(quiet, version(1, codec, other))
+	f.wait(r, f.append(other, 4))
+	want := map[string]eventstore.Position{"other": last}
+	if got := f.rollStatus(r, 1).Added; !maps.Equal(got, want) {
+		t.Errorf("added types: %v, want %v", got, want)
+	}
+	events := func() int64 { return f.rollNumber(`select sum(n)::bigint from tally`) }
+	if n := events(); n != 6 {
+		t.Errorf("it has %d events, want 6: the new type from now on", n)
+	}
+	if err := r.Accept(t.Context(), "tally", 1); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.rollStatus(r, 1).Added; len(got) != 0 {
+		t.Errorf("after Accept: %v", got)
+	}
+	r2, _ := f.rollProcess(quiet, version(2, codec, other))
+	f.rollPhase(2, "live")
+	f.wait(r2, last)
+	if n := events(); n != 9 || len(f.rollStatus(r2, 2).Added) != 0 {
+		t.Errorf("version 2 has %d events, want all 9; added %v", n, f.rollStatus(r2, 2).Added)
+	}
+	// Both versions in one process, and the old one dropped under it.
+	stop()
+	both, _ := f.rollProcess(quiet, version(1, codec, other), version(2, codec, other))
+	for _, to := range []int{1, 2} {
+		if err := both.Switch(t.Context(), "tally", to); err != nil {
+			t.Fatal(err)
+		}
+		f.wait(both, f.append(other, 1))
+	}
+	if err := both.Drop(t.Context(), "tally", 1); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(both, f.append(codec, 1))
+	if n := events(); n != 12 || f.rollTables(1) != 0 {
+		t.Errorf("after Drop: %d events, want 12; %d old tables", n, f.rollTables(1))
+	}
+}

@@ -1,0 +1,408 @@
+package projection_test
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	gocmp "github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/jackc/pgx/v5"
+	"pgregory.net/rapid"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// change is what happens to an entry of a book. N is different for each, so that an entry's history
+// shows which of them were folded into it, and in which order.
+type change struct {
+	Key, Op string
+	N       int64
+}
+
+// entry is a row.
+type entry struct {
+	Name    string `db:"name,key"`
+	Total   int64
+	History []int64
+}
+
+// book is a table of entries, fed by event types of its own, of two codecs, from several streams.
+type book struct {
+	*fixture
+	name   string
+	codecs [2]*eventstore.Codec[change]
+	n      int64
+	broken atomic.Bool // "touchy" changes fail
+}
+
+const bookDDL = `create table {%s} (
+	name    text primary key,
+	total   bigint not null,
+	history bigint[] not null check (not -1 = any (history)))`
+
+func (f *fixture) book(name string) *book {
+	b := &book{fixture: f, name: name}
+	for i := range b.codecs {
+		b.codecs[i] = eventstore.NewCodec(eventstore.TypeOf(fmt.Sprint(name, i), func(c change) change { return c }))
+	}
+	return b
+}
+
+func (b *book) projection(partitions int) *projection.Projection {
+	return projection.NewTable(b.name, &projection.Options{Partitions: partitions, DDL: fmt.Sprintf(bookDDL, b.name)}, folds(b, b.fold)...)
+}
+
+// folds returns the same fold for both codecs.
+func folds[Row any](b *book, fold func(*Row, eventstore.Event[change]) projection.Op) (both []projection.Folding[Row]) {
+	// Some keys cannot be in a payload.
+	special := strings.NewReplacer("ZERO", "\x00", "BAD", "\xff")
+	for _, codec := range b.codecs {
+		both = append(both, projection.Fold(codec, func(e eventstore.Event[change]) string { return special.Replace(e.Data.Key) }, fold))
+	}
+	return both
+}
+
+// fold spoils the row before it fails: nothing of that may be seen.
+func (b *book) fold(row *entry, event eventstore.Event[change]) projection.Op {
+	c := event.Data
+	row.Total, row.History = row.Total+c.N, append(row.History, c.N)
+	switch c.Op {
+	case "put":
+		row.Total = c.N
+	case "add":
+	case "delete":
+		if !slices.Contains(row.History, -1) {
+			return projection.Delete
+		}
+	case "skip":
+		row.Total, row.History = row.Total-c.N, row.History[:len(row.History)-1]
+		return projection.Skip
+	case "touchy":
+		if b.broken.Load() {
+			return projection.Fail(errors.New("it is broken"))
+		}
+	case "fail":
+		return projection.Fail(errors.New("it failed"))
+	case "panic":
+		panic("it panicked")
+	case "rekey":
+		row.Name = "another"
+	case "nothing":
+		return projection.Op{}
+	case "check":
+		row.History = append(row.History, -1) // which nothing takes back, in whichever batch it is
+	default:
+		panic("unknown change")
+	}
+	return projection.Put
+}
+
+// append stores changes in one go and returns the position of the last one. It is the stream that
+// they are given to, and the number of the change, that decide about their types.
+func (b *book) append(stream int, changes ...change) eventstore.Position {
+	b.Helper()
+	var drafts []eventstore.Draft
+	for _, c := range changes {
+		b.n++
+		if c.N == 0 {
+			c.N = 1000 + b.n
+		}
+		draft, err := b.codecs[(int(b.n)+stream)%2].Encode(c)
+		if err != nil {
+			b.Fatal(err)
+		}
+		drafts = append(drafts, draft)
+	}
+	receipt, err := b.store.Append(b.Context(), eventstore.StreamID{Category: "book", Key: fmt.Sprint(stream)}, eventstore.Any, drafts...)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return receipt.Position
+}
+
+// fromLog folds the log from scratch. What follows a bad change of a key is parked, unless bad ones
+// are skipped.
+func (b *book) fromLog(skipBad bool) []entry {
+	b.Helper()
+	rows, parked := make(map[string]entry), make(map[string]bool)
+	var types []string
+	for _, c := range b.codecs {
+		types = append(types, c.Types()...)
+	}
+	for raw, err := range b.store.ReadAll(b.Context(), 0, eventstore.Filter{Types: types}) {
+		if err != nil {
+			b.Fatal(err)
+		}
+		events, err := b.codecs[slices.Index(types, raw.Type)].Decode(raw)
+		if err != nil {
+			b.Fatal(err)
+		}
+		c := events[0].Data
+		row, there := rows[c.Key]
+		switch {
+		case parked[c.Key], c.Op == "skip":
+		case slices.Contains(badOps, c.Op), c.Op == "touchy" && b.broken.Load():
+			parked[c.Key] = !skipBad
+		case c.Op == "delete":
+			delete(rows, c.Key)
+		default:
+			if !there {
+				row.Name = c.Key
+			}
+			if c.Op == "put" {
+				row.Total = 0
+			}
+			row.Total += c.N
+			row.History = append(slices.Clip(row.History), c.N)
+			rows[c.Key] = row
+		}
+	}
+	return slices.SortedFunc(maps.Values(rows), func(a, b entry) int { return cmp.Compare(a.Name, b.Name) })
+}
+
+// badOps are the changes that can never be folded, or not be stored.
+var badOps = []string{"fail", "panic", "rekey", "nothing", "check"}
+
+// rows returns the table as readers see it.
+func (b *book) rows() []entry {
+	b.Helper()
+	found, _ := b.pool.Query(b.Context(), `select name, total, history from `+b.name+` order by name collate "C"`)
+	rows, err := pgx.CollectRows(found, pgx.RowToStructByPos[entry])
+	if err != nil {
+		b.Fatal(err)
+	}
+	return rows
+}
+
+func (b *book) diff(skipBad bool) string {
+	b.Helper()
+	return gocmp.Diff(b.fromLog(skipBad), b.rows(), cmpopts.EquateEmpty())
+}
+
+func (b *book) check() {
+	b.Helper()
+	if diff := b.diff(false); diff != "" {
+		b.Errorf("the table %s differs from the log (-log +table):\n%s", b.name, diff)
+	}
+}
+
+// TestTableModel: whatever happens to a table, in the end it is the log, folded from scratch: changes
+// of all kinds over a few keys in several streams, batches of any size, any number of partitions, runners that are
+// stopped in the middle, folds that fail for a while, and operators who retry, skip and rebuild keys.
+func TestTableModel(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	histories := 0
+	rapid.Check(t, func(t *rapid.T) {
+		if histories++; histories > 8 {
+			return // enough for every run
+		}
+		b := f.book(fmt.Sprint("model", histories))
+		config := *quiet
+		config.BatchSize = rapid.IntRange(1, 12).Draw(t, "batch size")
+		partitions := rapid.SampledFrom([]int{1, 2, 4, 16}).Draw(t, "partitions")
+		key := rapid.Custom(func(t *rapid.T) string {
+			return rapid.SampledFrom([]string{"a", `b"'\`, "ç ü 漢", "d/e", "{f}", ",g", "H", "h"}).Draw(t, "key")
+		})
+		op := rapid.SampledFrom([]string{"put", "add", "add", "delete", "skip", "touchy", "put", "add", "touchy", "fail", "panic", "rekey", "nothing", "check"})
+		var r *projection.Runner
+		stop := func() {}
+		last := b.append(1, change{Key: "a", Op: "put"})
+		start := func() { r, stop = b.start(&config, b.store, b.projection(partitions)) }
+		start()
+		defer func() { stop() }()
+		t.Repeat(map[string]func(*rapid.T){
+			"append": func(t *rapid.T) {
+				var changes []change
+				for range rapid.IntRange(1, 15).Draw(t, "changes") {
+					changes = append(changes, change{Key: key.Draw(t, "key"), Op: op.Draw(t, "op")})
+				}
+				last = b.append(rapid.IntRange(1, 3).Draw(t, "stream"), changes...)
+			},
+			"wait":    func(*rapid.T) { b.wait(r, last) },
+			"break":   func(*rapid.T) { b.broken.Store(true) },
+			"restart": func(*rapid.T) { stop(); start() },
+			"mend": func(t *rapid.T) {
+				b.broken.Store(false)
+				if rapid.Bool().Draw(t, "retry") {
+					_, _ = r.Retry(b.Context(), b.name, 1) // the bad ones fail again
+				}
+			},
+			"rebuild a key": func(t *rapid.T) {
+				_ = r.RebuildKey(b.Context(), b.name, 1, key.Draw(t, "key")) // not if a change of it is bad
+			},
+		})
+		b.broken.Store(false)
+		b.wait(r, last)
+		_, _ = r.Retry(b.Context(), b.name, 1)
+		if diff := b.diff(false); diff != "" {
+			t.Fatalf("the table differs from the log (-log +table):\n%s", diff)
+		}
+		for {
+			letters, err := r.DeadLetters(b.Context(), b.name, 1, "", 0, 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(letters) == 0 {
+				break
+			}
+			for _, l := range letters {
+				var next *projection.HandlerError // of the same key
+				if _, err := r.Skip(b.Context(), b.name, 1, l.Key, l.Position, "a test"); err != nil && !errors.As(err, &next) && !strings.Contains(err.Error(), "check constraint") {
+					t.Fatal(err)
+				}
+			}
+		}
+		if diff := b.diff(true); diff != "" {
+			t.Fatalf("after bad changes were skipped the table differs from the log (-log +table):\n%s", diff)
+		}
+	})
+}
+
+// TestTableManyRows: batches with enough new rows are copied in and small ones are not, live as well
+// as while catching up, and it makes no difference.
+func TestTableManyRows(t *testing.T) {
+	t.Parallel()
+	for _, partitions := range []int{1, 4, 16} {
+		t.Run(fmt.Sprint(partitions), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			b := f.book("book")
+			many := func(from, to int, op string) (changes []change) {
+				for i := from; i < to; i++ {
+					changes = append(changes, change{Key: fmt.Sprint(i), Op: op})
+				}
+				return changes
+			}
+			b.append(1, many(0, 16*400, "put")...)
+			b.append(2, many(0, 1000, "add")...)
+			config := *quiet
+			config.BatchSize = 5000 // all that is new is one batch
+			r, stop := b.start(&config, b.store, b.projection(partitions))
+			b.wait(r, b.append(3, many(500, 700, "delete")...))
+			b.check()
+			f.exec(`create table statements (kind text)`)
+			f.exec(`create function note() returns trigger language plpgsql as $$ begin
+				insert into public.statements values (left(ltrim(current_query(), E' \t\n'), 4)); return null; end $$`)
+			f.exec(`create trigger note after insert on book_v1 for each statement execute function note()`)
+			b.wait(r, b.append(2, many(16*400, 16*400+partitions*300, "put")...))
+			b.wait(r, b.append(3, many(400, 600, "add")...)) // again after it was deleted
+			b.wait(r, b.append(3, change{Key: "single", Op: "put"}))
+			b.check()
+			stop()
+			b.append(3, many(300, 900, "add")...)
+			b.append(1, many(600, 800, "delete")...)
+			r, _ = b.start(quiet, b.store, b.projection(partitions))
+			b.wait(r, b.append(2, many(16*400, 16*400+300, "add")...))
+			b.check()
+			if kinds := texts(f, `select distinct lower(kind) from statements order by 1`); !slices.Equal(kinds, []string{"copy", "inse"}) {
+				t.Errorf("statements %v: want both kinds", kinds)
+			}
+		})
+	}
+}
+
+// TestTableEviction: rows that do not fit into memory are written, forgotten, and read again.
+func TestTableEviction(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	b := f.book("book")
+	var changes []change
+	for i := range 3000 {
+		changes = append(changes, change{Key: fmt.Sprint(i), Op: "put"})
+	}
+	// The more partitions of tables, the fewer rows each of them keeps: a thousand here.
+	others := f.book("others").projection(128)
+	r, _ := b.start(quiet, b.store, b.projection(1), others)
+	b.wait(r, b.append(1, changes...), "book")
+	for range 20 { // too few to be copied in: a row taken for a new one would be overwritten
+		changes = nil
+		for range 150 {
+			changes = append(changes, change{Key: fmt.Sprint(rand.IntN(3000)), Op: []string{"add", "put", "delete", "skip"}[rand.IntN(4)]})
+		}
+		b.wait(r, b.append(rand.IntN(9), changes...), "book")
+	}
+	b.check()
+}
+
+// TestTableFullPages: a full page that is the last one does not keep its rows to itself.
+func TestTableFullPages(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	b := f.book("book")
+	config := *quiet
+	config.BatchSize = 4
+	changes := slices.Repeat([]change{{Key: "a", Op: "add"}, {Key: "b", Op: "add"}}, 4)
+	last := b.append(1, changes...)
+	r, _ := b.start(&config, b.store, b.projection(1))
+	b.wait(r, last)
+	b.wait(r, b.append(2, changes...))
+	b.check()
+}
+
+// TestTableRebuildKey: a row that was damaged is folded anew, dead letters of its key included,
+// while events for it and others go on coming. A table can be reset too, but only to the beginning.
+func TestTableRebuildKey(t *testing.T) {
+	t.Parallel()
+	for _, partitions := range []int{1, 4} {
+		t.Run(fmt.Sprint(partitions), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			b := f.book("book")
+			round := func(op string) []change {
+				return []change{{Key: "a", Op: op}, {Key: "b", Op: op}, {Key: "gone", Op: op}}
+			}
+			b.broken.Store(true)
+			b.append(1, slices.Concat(round("put"), round("add"), []change{{Key: "gone", Op: "delete"}, {Key: "b", Op: "touchy"}})...)
+			r, _ := b.start(quiet, b.store, b.projection(partitions))
+			b.wait(r, b.append(2, change{Key: "a", Op: "add"}, change{Key: "b", Op: "add"}))
+			f.exec(`update book_v1 set total = 0 where name = 'a'`)
+			f.exec(`insert into book_v1 values ('gone', 1, '{1}'), ('never', 1, '{1}')`)
+			if err := r.RebuildKey(t.Context(), "book", 0, "b"); err == nil {
+				t.Error("a key was rebuilt that has an event that fails")
+			}
+			b.broken.Store(false)
+			var stopped atomic.Bool
+			last := make(chan eventstore.Position)
+			go func() { // the only one who appends meanwhile
+				var position eventstore.Position
+				for !stopped.Load() {
+					position = b.append(3, change{Key: "a", Op: "add"}, change{Key: "b", Op: "add"})
+				}
+				last <- position
+			}()
+			for range 2 {
+				for _, key := range []string{"a", "b", "gone", "never"} {
+					if err := r.RebuildKey(t.Context(), "book", 0, key); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+			stopped.Store(true)
+			b.wait(r, <-last)
+			b.check()
+			if letters, err := r.DeadLetters(t.Context(), "book", 0, "b", 0, 10); err != nil || len(letters) > 0 {
+				t.Errorf("%d dead letters are left, %v", len(letters), err)
+			}
+			at := b.append(1, append(round("add"), change{Key: "a", Op: "fail"})...)
+			b.wait(r, at)
+			f.exec(`update book_v1 set total = 0`)
+			if err := r.Reset(t.Context(), "book", 0, at); !errors.Is(err, projection.ErrRefused) {
+				t.Errorf("reset to %d: %v, want ErrRefused", at, err)
+			}
+			if err := r.Reset(t.Context(), "book", 0, 0); err != nil {
+				t.Fatal(err)
+			}
+			b.wait(r, b.append(1, round("add")...))
+			b.check()
+		})
+	}
+}
