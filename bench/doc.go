@@ -26,6 +26,9 @@
 //   - snapshots: how long loading an aggregate takes, with and without snapshots, while it grows from 100
 //     events to a million; and the updates per second of a repository with snapshots against one without,
 //     and with a cache against one without.
+//   - projections: how fast projections catch up with the log, against COPY of it, in several partitions and
+//     several together; how they keep up with writers; and how long after an append its event is in
+//     the read model.
 //
 // # Guarantees
 //

@@ -41,6 +41,7 @@ var sections = []struct {
 	{"latency", (*bench).latency},
 	{"bystanders", (*bench).bystanders},
 	{"snapshots", (*bench).snapshots},
+	{"projections", (*bench).projections},
 }
 
 func main() {

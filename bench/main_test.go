@@ -32,8 +32,10 @@ func TestRun(t *testing.T) {
 	}
 	results := string(text)
 	for section, want := range map[string]int{
-		"Targets": 9, "Append": 9, "Read": 3, "Growth": 2, "Growth of reading": 2, "Latency": 2, "Bystanders": 2,
+		"Targets": 16, "Append": 9, "Read": 3, "Growth": 2, "Growth of reading": 2, "Latency": 2, "Bystanders": 2,
 		"Loading with snapshots": 3, "Updating with snapshots": 3,
+		"Projections that catch up": 4, "Projections together": 2, "Projections over a log that grows": 2,
+		"Projections that keep up": 4, "Projections' lag": 4,
 	} {
 		_, rest, _ := strings.Cut(results, "\n## "+section+"\n")
 		rest, _, _ = strings.Cut(rest, "\n## ")
@@ -44,12 +46,12 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s has figures that are none:\n%s", section, rest)
 		}
 	}
-	for _, want := range []string{"fsync on", "append.svg", "growth.svg", "load.svg"} {
+	for _, want := range []string{"fsync on", "append.svg", "growth.svg", "load.svg", "rebuild.svg"} {
 		if !strings.Contains(results, want) {
 			t.Errorf("RESULTS.md does not contain %q", want)
 		}
 	}
-	for file, lines := range map[string]int{"append.svg": 3, "growth.svg": 5, "load.svg": 2} {
+	for file, lines := range map[string]int{"append.svg": 3, "growth.svg": 5, "load.svg": 2, "rebuild.svg": 2} {
 		if n := countPaths(t, filepath.Join(folder, file)); n < lines {
 			t.Errorf("%s has %d paths, want at least the %d lines", file, n, lines)
 		}

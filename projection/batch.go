@@ -17,6 +17,8 @@ import (
 const (
 	// batchTime is after how long a batch is committed although there are more events at hand.
 	batchTime = time.Second
+	// maxFlushAfter is the same for rows, where writing them takes long.
+	maxFlushAfter = 5 * time.Second
 	// abandonAfter is how long a handler has to return once its context is done.
 	abandonAfter = time.Second
 )

@@ -171,7 +171,6 @@ type rollTraffic struct {
 	runners  [2]atomic.Pointer[projection.Runner] // that are asked to wait
 	appended atomic.Int64
 	reads    atomic.Int64
-	last     atomic.Int64
 }
 
 // rollLoad starts writers that append, wait for their own event, and read it; one that waits for

@@ -179,29 +179,30 @@ type (
 	// everything has a field of each kind of column.
 	everything struct {
 		base
-		OpenedOn  time.Time
-		ID        string `db:",key"`
-		HTTPCode  int32  // http_code
-		Renamed   int16  `db:"other name"`
-		Flag      bool
-		At        time.Time
-		Money     string // numeric, to the cent
-		Day       string // date
-		Ratio     float64
-		Doc       detail
-		Tags      map[string]int
-		Names     []string
-		Numbers   []int64
-		Times     []time.Time
-		Feeling   mood
-		Feelings  []string
-		Code      *string // varchar(3)
-		Codes     []string
-		Maybe     *int64
-		MaybeAt   *time.Time
-		Blob      []byte
-		UID       uuid.UUID
-		MaybeUID  *uuid.UUID
+		OpenedOn time.Time
+		ID       string `db:",key"`
+		HTTPCode int32  // http_code
+		Renamed  int16  `db:"other name"`
+		Flag     bool
+		At       time.Time
+		Money    string // numeric, to the cent
+		Day      string // date
+		Ratio    float64
+		Doc      detail
+		Tags     map[string]int
+		Names    []string
+		Numbers  []int64
+		Times    []time.Time
+		Feeling  mood
+		Feelings []string
+		Code     *string // varchar(3)
+		Codes    []string
+		Maybe    *int64
+		MaybeAt  *time.Time
+		Blob     []byte
+		UID      uuid.UUID
+		MaybeUID *uuid.UUID
+		//lint:ignore U1000 a field that is not exported is no column
 		unwritten int
 	}
 )

@@ -92,7 +92,9 @@ type worker struct {
 	poison   map[eventstore.Position]poisoned
 	attempts map[eventstore.Position]int
 	failing  bool
-	rate     rate
+
+	flushTook time.Duration // the latest one of rows
+	rate      rate
 }
 
 // outdated ends what a worker does under a token when there is a newer one: it may have nothing to
@@ -262,7 +264,11 @@ func (w *worker) step(ctx context.Context) error {
 		if w.read == w.checkpoint {
 			w.since = time.Now()
 		}
-		w.read = to
+		if w.read = to; full {
+			return nil
+		}
+		// Of no event of this partition, so that nobody can see that it is not stored yet.
+		w.reached(w.number, to, w.live)
 		return nil
 	}
 	select {
@@ -424,7 +430,7 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		w.since = time.Now()
 	}
 	b.handled += w.pending
-	if full && len(b.letters) == 0 && w.rows.dirty() < w.cached && time.Since(w.since) < batchTime || b.handled == 0 && len(b.letters) == 0 {
+	if full && len(b.letters) == 0 && w.rows.dirty() < w.cached && time.Since(w.since) < w.flushAfter() || b.handled == 0 && len(b.letters) == 0 {
 		w.read, w.pending = to, b.handled
 		return nil
 	}
@@ -434,15 +440,23 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		return err
 	}
 	defer conn.Release()
+	start := time.Now()
 	if err := b.flush(ctx, conn); err != nil {
 		if conn.Conn().IsClosed() {
 			err = Transient(err)
 		}
 		return &failure{-1, err}
 	}
+	w.flushTook = time.Since(start)
 	w.rows.flushed()
 	w.committed(b)
 	return nil
+}
+
+// flushAfter is how long rows are folded before they are written, while there is a backlog: longer if it takes long, since
+// many rows are written again each time.
+func (w *worker) flushAfter() time.Duration {
+	return max(batchTime, min(10*w.flushTook, maxFlushAfter))
 }
 
 // flush writes the rows and the checkpoint.

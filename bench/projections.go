@@ -1,0 +1,355 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+const (
+	fewKeys, manyKeys = 1000, 100_000
+	// together is how many projections share the reading of the log.
+	together = 10
+	// memoryLimit is how much a rebuild may take.
+	memoryLimit = 200 << 20
+)
+
+// partitions are how many parts of a projection are handled side by side. A short run takes the first.
+func (b *bench) partitions(all ...int) []int { return all[:b.either(len(all), 1)] }
+
+// model is a way to write a projection.
+type model struct {
+	name  string
+	share int     // of the events one in so many is handled when rebuilding, for the slow ones
+	want  float64 // the target of rebuilding with one partition to COPY, 0 for none
+	make  func(partitions int) *projection.Projection
+	table bool // the read model has rows that count the events
+}
+
+var models = []model{
+	{name: "handler, trivial", share: 1, make: func(partitions int) *projection.Projection { return trivial("trivial", partitions) }},
+	{name: "handler, upserts", share: 20, make: upserts, table: true},
+	{name: "table, " + whole(fewKeys) + " keys", share: 1, want: 0.15, make: tableOf(fewKeys), table: true},
+	{name: "table, " + whole(manyKeys) + " keys", share: 1, want: 0.15, make: tableOf(manyKeys), table: true},
+}
+
+// balance is a row of a read model.
+type balance struct {
+	Account string `db:"account,key"`
+	Events  int64
+	Balance int64
+}
+
+// options are those of a projection whose table counts the events of accounts.
+func options(partitions int) *projection.Options {
+	return &projection.Options{
+		Partitions: partitions,
+		Tables:     []string{schema + ".balances"},
+		DDL:        `create table {` + schema + `.balances} (account text primary key, events bigint not null, balance bigint not null)`,
+	}
+}
+
+// keyed spreads the events over so many accounts.
+func keyed(keys int) func(eventstore.Event[deposited]) string {
+	return func(event eventstore.Event[deposited]) string {
+		return "account-" + strconv.FormatInt(int64(event.Position)%int64(keys), 10)
+	}
+}
+
+// trivial returns a projection that does nothing.
+func trivial(name string, partitions int) *projection.Projection {
+	return projection.New(name, &projection.Options{Partitions: partitions},
+		projection.On(codec, func(context.Context, pgx.Tx, eventstore.Event[deposited]) error { return nil }))
+}
+
+// upserts returns a projection that writes a row for each event.
+func upserts(partitions int) *projection.Projection {
+	const upsertSQL = `
+insert into %s as b (account, events, balance)
+values ($1, 1, $2)
+on conflict (account) do update
+   set events = b.events + 1, balance = b.balance + excluded.balance`
+	key := keyed(fewKeys)
+	return projection.New("upserts", options(partitions),
+		projection.OnKeyed(codec, key, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
+			_, err := tx.Exec(ctx, fmt.Sprintf(upsertSQL, projection.TableName(ctx, schema+".balances")), key(event), event.Data.Amount)
+			return err
+		}))
+}
+
+// tableOf returns a projection that folds the events into so many rows.
+func tableOf(keys int) func(partitions int) *projection.Projection {
+	return func(partitions int) *projection.Projection {
+		return projection.NewTable("table", options(partitions),
+			projection.Fold(codec, keyed(keys), func(row *balance, event eventstore.Event[deposited]) projection.Op {
+				row.Events++
+				row.Balance += event.Data.Amount
+				return projection.Put
+			}))
+	}
+}
+
+func (b *bench) projections(ctx context.Context) error {
+	for _, part := range []func(context.Context) error{b.rebuilding, b.sharing, b.rebuildingMore, b.keepingUp, b.lagging} {
+		if err := part(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// backlog is how many events there are to catch up with.
+func (b *bench) backlog() int { return min(b.max, b.either(500_000, 5000)) }
+
+func (b *bench) rebuilding(ctx context.Context) error {
+	b.section("Projections that catch up", fmt.Sprintf("Events per second from the beginning of a log of %s events (for upserts a %dth of them), with checkpoints, "+
+		"against COPY of the log as in Read. The handlers do nothing, or write one row per event, of %s; the tables fold the events into rows. "+
+		"Memory is the most that Go took from the system meanwhile.", whole(b.backlog()), models[1].share, whole(fewKeys)),
+		"projection", "partitions", "events/s", "COPY/s", "ratio", "of turns", "memory")
+	return b.database(ctx, func(db *database) error {
+		if _, err := b.grow(ctx, db, b.backlog()); err != nil {
+			return err
+		}
+		most := int64(0)
+		for _, m := range models {
+			for _, n := range b.partitions(1, 2, 4) {
+				r, err := b.rebuilds(ctx, db, b.backlog()/m.share, m.table, m.make(n))
+				if err != nil {
+					return fmt.Errorf("%s, %d partitions: %w", m.name, n, err)
+				}
+				b.row(m.name, whole(n), rate(r.measured), rate(r.reference), ratio(r.ratio()), r.spread(), megabytes(r.memory))
+				most = max(most, r.memory)
+				if n == 1 && m.want > 0 {
+					b.target("rebuild to COPY, "+m.name, r.ratio(), m.want)
+				}
+			}
+		}
+		b.target(megabytes(memoryLimit)+" to the memory of a rebuild", float64(memoryLimit)/float64(most), 1)
+		return nil
+	})
+}
+
+func (b *bench) sharing(ctx context.Context) error {
+	b.section("Projections together", fmt.Sprintf("How long it takes to catch up with %s events, with handlers that do nothing, and what that is to one projection.", whole(b.backlog())),
+		"projections", "partitions", "median", "times one")
+	return b.database(ctx, func(db *database) error {
+		if _, err := b.grow(ctx, db, b.backlog()); err != nil {
+			return err
+		}
+		for _, partitions := range b.partitions(1, 4) {
+			var one, all []time.Duration
+			for start := time.Now(); len(one) < 3 || time.Since(start) < b.duration(); {
+				for _, group := range []struct {
+					size int
+					took *[]time.Duration
+				}{{1, &one}, {together, &all}} {
+					var ps []*projection.Projection
+					for n := range group.size {
+						ps = append(ps, trivial(fmt.Sprintf("trivial-%d", n), partitions))
+					}
+					t, err := b.rebuild(ctx, db, b.backlog(), false, ps...)
+					if err != nil {
+						return err
+					}
+					*group.took = append(*group.took, t.took)
+				}
+			}
+			first, last := percentile(one, 50), percentile(all, 50)
+			b.row("1", whole(partitions), millis(first), ratio(1))
+			b.row(whole(together), whole(partitions), millis(last), ratio(last.Seconds()/first.Seconds()))
+			if partitions == 1 {
+				b.target(fmt.Sprintf("time for one projection to %d", together), first.Seconds()/last.Seconds(), 1./3)
+			}
+		}
+		return nil
+	})
+}
+
+func (b *bench) rebuildingMore(ctx context.Context) error {
+	b.section("Projections over a log that grows", fmt.Sprintf("Catching up from the beginning with a table of %s keys.", whole(manyKeys)),
+		"log", "seconds", "events/s", "COPY/s", "ratio", "memory")
+	var sizes []int
+	var all []rebuilds
+	err := b.database(ctx, func(db *database) error {
+		for _, events := range b.sizes() {
+			if _, err := b.grow(ctx, db, events); err != nil {
+				return err
+			}
+			r, err := b.rebuilds(ctx, db, events, true, tableOf(manyKeys)(1))
+			if err != nil {
+				return fmt.Errorf("%d events: %w", events, err)
+			}
+			b.row(whole(events), ratio(float64(events)/r.measured.rate()), rate(r.measured), rate(r.reference), ratio(r.ratio()), megabytes(r.memory))
+			sizes, all = append(sizes, events), append(all, r)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	first, last := 0, len(sizes)-1
+	for n, events := range sizes {
+		if events == 100_000 {
+			first = n
+		}
+	}
+	b.target(fmt.Sprintf("rebuild, %s events to %s", whole(sizes[last]), whole(sizes[first])), all[last].measured.rate()/all[first].measured.rate(), 0.8)
+	plot := rebuildPlot(whole(sizes[first]))
+	var rebuild, copied []point
+	for n, r := range all {
+		rebuild = append(rebuild, point{float64(sizes[n]), all[first].measured.rate() / r.measured.rate()})
+		copied = append(copied, point{float64(sizes[n]), all[first].reference.rate() / r.reference.rate()})
+	}
+	plot.line("rebuilding a table, with checkpoints", rebuild...)
+	plot.line("COPY of the log", copied...)
+	plot.mark(point{float64(sizes[last]), 1 / 0.8})
+	return b.plot("rebuild.svg", plot)
+}
+
+func rebuildPlot(first string) *chart {
+	return newChart("Rebuild: times the time per event at "+first+" events", "events in the log",
+		map[float64]string{1e3: "1,000", 1e4: "10,000", 1e5: "100,000", 1e6: "1 million", 5e6: "5 million"},
+		map[float64]string{0.25: "0.25", 0.5: "0.5", 0.8: "0.8", 1: "1", 1.25: "1.25", 2: "2", 4: "4", 8: "8"})
+}
+
+// rebuilds is a projection that catches up, compared with COPY.
+type rebuilds struct {
+	comparison
+	memory int64 // bytes
+}
+
+// rebuilds lets a projection catch up with so many events in turns with COPY of the whole log.
+func (b *bench) rebuilds(ctx context.Context, db *database, events int, table bool, p *projection.Projection) (r rebuilds, err error) {
+	for start, turn := time.Now(), 0; turn < 2 || time.Since(start) < b.duration(); turn++ {
+		copied, err := again(int(db.appended.Load()), db.copyOut)(ctx, 1)
+		if err != nil {
+			return r, err
+		}
+		used := watchMemory()
+		t, err := b.rebuild(ctx, db, events, table, p)
+		r.memory = max(r.memory, used())
+		if err != nil {
+			return r, err
+		}
+		r.reference.add(copied)
+		r.measured.add(t)
+		ratio := t.rate() / copied.rate()
+		if turn == 0 {
+			r.low, r.high = ratio, ratio
+		}
+		r.low, r.high = min(r.low, ratio), max(r.high, ratio)
+	}
+	return r, nil
+}
+
+// rebuild lets projections catch up with the first events of the log, and forgets what came of it.
+func (b *bench) rebuild(ctx context.Context, db *database, events int, table bool, ps ...*projection.Projection) (t tally, err error) {
+	var last eventstore.Position
+	row := db.pool.QueryRow(ctx, in(`select position from SCHEMA.events order by position offset $1 limit 1`), events-1)
+	if err := row.Scan(&last); err != nil {
+		return t, err
+	}
+	// One that does not get on is an error, however slow the machine is.
+	ctx, cancel := context.WithTimeout(ctx, time.Minute+time.Duration(events)*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	err = b.project(ctx, ps, func(ctx context.Context, r *projection.Runner) error {
+		err := r.Wait(ctx, last)
+		t.took = time.Since(start)
+		return err
+	})
+	if err != nil {
+		return t, err
+	}
+	handled, err := db.handled(ctx, table)
+	if err != nil {
+		return t, err
+	}
+	if t.events = handled / len(ps); t.events < events {
+		return t, fmt.Errorf("%d projections have handled %d events, want %d each", len(ps), handled, events)
+	}
+	_, err = db.exec(ctx, `drop view if exists SCHEMA.balances; drop table if exists SCHEMA.balances_v1; delete from SCHEMA.projections`)
+	return t, err
+}
+
+// handled returns how many events are behind the checkpoints. They must be in the read model.
+func (db *database) handled(ctx context.Context, table bool) (handled int, err error) {
+	if err := db.pool.QueryRow(ctx, in(`select sum(handled)::bigint from SCHEMA.projection_partitions`)).Scan(&handled); err != nil || !table {
+		return handled, err
+	}
+	var counted int
+	err = db.pool.QueryRow(ctx, in(`select sum(events)::bigint from SCHEMA.balances`)).Scan(&counted)
+	if err == nil && counted != handled {
+		err = fmt.Errorf("the read model has %d events, want %d", counted, handled)
+	}
+	return handled, err
+}
+
+// project runs projections, as another process would, for the time of something else.
+func (b *bench) project(ctx context.Context, ps []*projection.Projection, do func(context.Context, *projection.Runner) error) error {
+	pool, err := b.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	store, err := eventstore.New(pool, &eventstore.Config{Schema: schema})
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	runner, err := projection.NewRunner(pool, store, &projection.Config{Schema: schema}, ps...)
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	running, stop := context.WithCancel(ctx)
+	defer stop()
+	group.Go(func() error { return runner.Run(running) })
+	group.Go(func() error {
+		defer stop()
+		return do(ctx, runner)
+	})
+	return group.Wait()
+}
+
+// watchMemory watches how much memory Go has from the system until the function it returns is called,
+// which returns the most there was.
+func watchMemory() (most func() int64) {
+	debug.FreeOSMemory()
+	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	peak, stop, stopped := int64(0), make(chan struct{}), make(chan struct{})
+	look := func() {
+		metrics.Read(sample)
+		peak = max(peak, int64(sample[0].Value.Uint64()-sample[1].Value.Uint64()))
+	}
+	go func() {
+		defer close(stopped)
+		every := time.NewTicker(10 * time.Millisecond)
+		defer every.Stop()
+		for {
+			look()
+			select {
+			case <-every.C:
+			case <-stop:
+				return
+			}
+		}
+	}()
+	return func() int64 {
+		close(stop)
+		<-stopped
+		look()
+		return peak
+	}
+}
+
+func megabytes(bytes int64) string { return english.Sprintf("%.0f MB", float64(bytes)/(1<<20)) }
