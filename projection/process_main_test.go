@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -85,6 +86,8 @@ func (f *fixture) checkTallies(table string) {
 const (
 	urlVar  = "PROJECTION_TEST_PROCESS"
 	trapVar = "PROJECTION_TEST_TRAP" // "handler" or "fold"
+	// versionVar is the version of the projections.
+	versionVar = "PROJECTION_TEST_VERSION"
 )
 
 // trapped is the number of the event that a process with a trap stops at.
@@ -93,8 +96,8 @@ const trapped = -1
 const processLease = time.Second
 
 // processProjections are a handler and a table that keep the same tallies.
-func processProjections(inHandler, inFold func(context.Context, pgx.Tx, eventstore.Event[counted])) []*projection.Projection {
-	options := &projection.Options{Partitions: 8, Tables: []string{"handled"}, DDL: tallyDDL("handled")}
+func processProjections(version int, inHandler, inFold func(context.Context, pgx.Tx, eventstore.Event[counted])) []*projection.Projection {
+	options := &projection.Options{Version: version, Partitions: 8, Tables: []string{"handled"}, DDL: tallyDDL("handled")}
 	handled := projection.New("handled", options, projection.On(codec, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 		_, err := tx.Exec(ctx, `
 			insert into `+projection.TableName(ctx, "handled")+` as t (key, n, chain)
@@ -106,7 +109,7 @@ func processProjections(inHandler, inFold func(context.Context, pgx.Tx, eventsto
 		}
 		return err
 	}))
-	folded := projection.NewTable("folded", &projection.Options{Partitions: 8, DDL: tallyDDL("folded")}, tallyFold(func(event eventstore.Event[counted]) {
+	folded := projection.NewTable("folded", &projection.Options{Version: version, Partitions: 8, DDL: tallyDDL("folded")}, tallyFold(func(event eventstore.Event[counted]) {
 		inFold(nil, nil, event)
 	}))
 	return []*projection.Projection{handled, folded}
@@ -145,6 +148,10 @@ func TestProcess(t *testing.T) {
 			}
 		}
 	}
+	version, err := strconv.Atoi(os.Getenv(versionVar))
+	if err != nil {
+		t.Fatal(err)
+	}
 	pool, err := pgxpool.New(ctx, address)
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +166,7 @@ func TestProcess(t *testing.T) {
 	config.Lease, config.BatchSize = processLease, 50
 	config.MaxBackoff = 50 * time.Millisecond
 	for ctx.Err() == nil {
-		r, err := projection.NewRunner(pool, store, &config, processProjections(trap("handler"), trap("fold"))...)
+		r, err := projection.NewRunner(pool, store, &config, processProjections(version, trap("handler"), trap("fold"))...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,14 +186,14 @@ type process struct {
 
 // startProcess starts one over a database. It is killed when the test ends, and ends itself when
 // this process does.
-func startProcess(t *testing.T, address, trap string) *process {
+func startProcess(t *testing.T, address, trap string, version int) *process {
 	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(program, "-test.run=^TestProcess$")
-	cmd.Env = append(os.Environ(), urlVar+"="+address, trapVar+"="+trap)
+	cmd.Env = append(os.Environ(), urlVar+"="+address, trapVar+"="+trap, fmt.Sprint(versionVar, "=", version))
 	p := &process{T: t, cmd: cmd}
 	if p.stdin, err = cmd.StdinPipe(); err != nil {
 		t.Fatal(err)

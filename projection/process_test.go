@@ -52,7 +52,7 @@ func setupProcesses(t *testing.T, address string) *processFixture {
 	t.Cleanup(store.Close)
 	f := &processFixture{fixture: &fixture{T: t, pool: pool, store: store}, url: address}
 	none := func(context.Context, pgx.Tx, eventstore.Event[counted]) {}
-	if f.runner, err = projection.NewRunner(pool, store, quiet, processProjections(none, none)...); err != nil {
+	if f.runner, err = projection.NewRunner(pool, store, quiet, processProjections(1, none, none)...); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -112,7 +112,7 @@ func TestStoppedProcess(t *testing.T) {
 		t.Run(trap, func(t *testing.T) {
 			t.Parallel()
 			f := setupProcesses(t, pgtest.URL(t))
-			stopped := startProcess(t, f.url, trap)
+			stopped := startProcess(t, f.url, trap, 1)
 			f.eventually(30*time.Second, "the process is there", func() bool { return f.shares(f.runner)[""] == 0 && len(f.shares(f.runner)) == 1 })
 			f.appendKeys(20)
 			draft, err := codec.Encode(counted{trapped})
@@ -126,7 +126,7 @@ func TestStoppedProcess(t *testing.T) {
 			if err := stopped.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
-			other := startProcess(t, f.url, "")
+			other := startProcess(t, f.url, "", 1)
 			f.appendKeys(20)
 			f.check() // the other has gone past
 			if _, err := stopped.stdin.Write([]byte("go on\n")); err != nil {
@@ -177,13 +177,77 @@ func TestRestartedPostgres(t *testing.T) {
 	makeProcessTrouble(t, f, 700*time.Millisecond, server.crash)
 }
 
+// TestRollingProcesses deploys version 2 of the projections, process by process, while events are
+// appended and the processes of version 1 end, one of them by kill -9. Readers never see less than before.
+func TestRollingProcesses(t *testing.T) {
+	t.Parallel()
+	f := setupProcesses(t, pgtest.URL(t))
+	old := []*process{startProcess(t, f.url, "", 1), startProcess(t, f.url, "", 1)}
+	live := func(version int) bool {
+		var n int // of both projections
+		err := f.pool.QueryRow(t.Context(), `select count(*) from tidemark.projections where phase = 'live' and version = $1`, version).Scan(&n)
+		return err == nil && n == 2
+	}
+	f.eventually(30*time.Second, "version 1 is there", func() bool { return live(1) })
+	f.appendKeys(400)
+	f.check()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var running sync.WaitGroup
+	for writer := range uint64(2) {
+		running.Go(func() { f.load(ctx, writer) })
+	}
+	var reads atomic.Int64
+	for _, table := range []string{"handled", "folded"} {
+		running.Go(func() {
+			rows, events := int64(0), int64(0)
+			for ctx.Err() == nil {
+				var r, e int64
+				if err := f.pool.QueryRow(ctx, `select count(*), coalesce(sum(n), 0)::bigint from `+table).Scan(&r, &e); err != nil {
+					if ctx.Err() == nil {
+						t.Errorf("read %s: %v", table, err)
+					}
+					return
+				}
+				if r < max(rows, 1) || e < events {
+					t.Errorf("%s had %d rows of %d events, and now has %d of %d", table, rows, events, r, e)
+				}
+				rows, events = r, e
+				reads.Add(1)
+			}
+		})
+	}
+	young := []*process{startProcess(t, f.url, "", 2)}
+	f.eventually(30*time.Second, "version 2 is being built, or is there", func() bool {
+		var n int
+		err := f.pool.QueryRow(t.Context(), `select count(*) from tidemark.projections where version = 2`).Scan(&n)
+		return err == nil && n == 2
+	})
+	old[0].kill()
+	young = append(young, startProcess(t, f.url, "", 2))
+	f.eventually(60*time.Second, "readers see version 2", func() bool { return live(2) })
+	if got := old[1].end(); got != "exit status 0" {
+		t.Errorf("the end of a process of version 1: %s", got)
+	}
+	before := reads.Load()
+	f.eventually(30*time.Second, "readers have read on", func() bool { return reads.Load() > before+20 })
+	stop()
+	running.Wait()
+	f.check()
+	for _, p := range young {
+		if got := p.end(); got != "exit status 0" {
+			t.Errorf("the end of a process of version 2: %s", got)
+		}
+	}
+}
+
 // makeProcessTrouble kills a process each period, and lets Postgres crash now and then, if crash is
 // given.
 func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, crash func()) {
 	t.Helper()
 	var processes []*process
 	for range 3 {
-		processes = append(processes, startProcess(t, f.url, ""))
+		processes = append(processes, startProcess(t, f.url, "", 1))
 	}
 	f.eventually(30*time.Second, "the processes are there", func() bool {
 		var n int // the tables of projections are there before the first process
@@ -208,7 +272,7 @@ func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, c
 		}
 		i := random.IntN(len(processes))
 		processes[i].kill()
-		processes[i] = startProcess(t, f.url, "")
+		processes[i] = startProcess(t, f.url, "", 1)
 		kills++
 		if crash != nil && kills%2 == 0 {
 			crash()

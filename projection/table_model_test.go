@@ -2,18 +2,22 @@ package projection_test
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -405,4 +409,39 @@ func TestTableRebuildKey(t *testing.T) {
 			b.check()
 		})
 	}
+}
+
+// TestTableRebuildKeyConnection: while a key is rebuilt its partition is locked, and all other connections of the pool may
+// be waiting for that. So it reads what was appended meanwhile on the connection that it has.
+func TestTableRebuildKeyConnection(t *testing.T) {
+	t.Parallel()
+	b := setup(t).book("book")
+	r, _ := b.start(quiet, b.store, b.projection(1))
+	b.wait(r, b.append(1, change{Key: "a", Op: "put"}))
+	config := b.pool.Config()
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	store, err := eventstore.New(pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	meanwhile := sync.OnceFunc(func() { b.wait(r, b.append(1, change{Key: "a", Op: "add"})) })
+	operator, err := projection.NewRunner(pool, store, quiet, projection.NewTable("book", &projection.Options{DDL: fmt.Sprintf(bookDDL, "book")},
+		folds(b, func(row *entry, event eventstore.Event[change]) projection.Op {
+			meanwhile()
+			return b.fold(row, event)
+		})...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := operator.RebuildKey(ctx, "book", 0, "a"); err != nil {
+		t.Error(err)
+	}
+	b.check()
 }
