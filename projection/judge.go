@@ -1,0 +1,68 @@
+package projection
+
+import (
+	"context"
+	"errors"
+)
+
+// judge decides what to do about a batch that failed. It returns nil if the next step does something
+// about it at once.
+func (w *worker) judge(items []item, f *failure) error {
+	class, err := classify(f.err), f.err
+	if f.at >= 0 {
+		raw := items[f.at].raw
+		err = &HandlerError{Projection: w.name, Stream: raw.Stream, Position: raw.Position, Type: raw.Type, Err: f.err}
+	}
+	if class == transient || class == fatal || fenced(f.err) {
+		return err
+	}
+	if n := w.pending + len(items); f.at < 0 && (n > 1 || len(items) == 0) { // it is one of them
+		w.limit, w.halved = max(1, n/2), true
+		w.forget()
+		return nil
+	}
+	at := max(f.at, 0)
+	i := &items[at]
+	position := i.raw.Position
+	w.attempts[position]++
+	w.until = 0
+	if w.table != nil && f.at >= 0 && (at > 0 || w.pending > 0) { // what is before it can be committed
+		w.until = position
+	}
+	w.forget()
+	given := class == poison || w.table != nil || w.attempts[position] >= w.options.MaxAttempts
+	if given {
+		w.poison[position] = poisoned{f.err, w.attempts[position]}
+		w.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
+			"projection", w.name, "version", w.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
+	}
+	if at > 0 && w.table == nil { // what is before it can be committed
+		w.limit, w.halved = at, false
+		return nil
+	}
+	if given {
+		return nil
+	}
+	return err
+}
+
+// failed tells everybody that the partition does not get on, and stops the projection if that is of no use.
+func (w *worker) failed(ctx context.Context, err error) {
+	w.failing = true
+	var at *int64
+	var h *HandlerError
+	if errors.As(err, &h) {
+		at = new(int64)
+		*at = int64(h.Position)
+	}
+	if classify(err) == fatal {
+		w.logger.ErrorContext(ctx, "projection has stopped: see to the reason and call Runner.Resume",
+			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
+		_, _ = w.pool.Exec(ctx, w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()), w.number, w.token)
+	} else {
+		w.logger.ErrorContext(ctx, "projection failed and will be tried again",
+			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
+	}
+	_, _ = w.pool.Exec(ctx, w.sql(failSQL), w.name, w.options.Version, w.number, storable(err.Error()), at, w.token)
+	w.troubled(err)
+}

@@ -1,0 +1,228 @@
+package projection_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// TestPausedSubscription: no effect begins after the subscription was paused, also when its runner was
+// only waiting for the next event.
+func TestPausedSubscription(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var effects atomic.Int64
+	r, _ := f.start(quiet, f.store, by(1, "b", 1, nil), projection.NewSubscription("mail", nil,
+		projection.Effect(codec, func(context.Context, eventstore.Event[counted]) error {
+			effects.Add(1)
+			return nil
+		})))
+	f.wait(r, f.append(codec, 1))
+	if err := r.Pause(t.Context(), "mail", 0, "a test"); err != nil {
+		t.Fatal(err)
+	}
+	last := f.append(codec, 1)
+	f.wait(r, last, "b")
+	// The page reaches both: what is wrong happens now, or within the time that a few more take.
+	for range 10 {
+		last = f.append(codec, 1)
+		f.wait(r, last, "b")
+	}
+	if n := effects.Load(); n != 1 {
+		t.Errorf("%d effects after the subscription was paused", n-1)
+	}
+	if err := r.Resume(t.Context(), "mail", 0); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(r, last)
+	if n := effects.Load(); n != 12 {
+		t.Errorf("%d effects of 12 events", n)
+	}
+}
+
+// The codecs of an old release, of a newer one that has one type more, and of one that has retired it.
+type extra struct{ N int }
+
+func countedType() eventstore.Type[any] {
+	return eventstore.TypeOf("counted", func(e counted) any { return e })
+}
+
+func extraType() eventstore.Type[any] {
+	return eventstore.TypeOf("extra", func(e extra) any { return e })
+}
+
+// release returns the projection as a release has it.
+func release(types ...eventstore.Type[any]) *projection.Projection {
+	return projection.New("a", &projection.Options{Partitions: 4}, projection.On(eventstore.NewCodec(types...),
+		func(ctx context.Context, tx pgx.Tx, event eventstore.Event[any]) error {
+			_, err := tx.Exec(ctx, `insert into model values ('a', $1, 0)`, event.Position)
+			return err
+		}))
+}
+
+// appendExtra stores events of the new type in streams of all partitions.
+func (f *fixture) appendExtra(n int) (last eventstore.Position) {
+	f.Helper()
+	for i := range n {
+		receipt, err := f.store.Append(f.Context(), eventstore.StreamID{Category: "counter", Key: fmt.Sprint(i)}, eventstore.Any,
+			eventstore.Draft{Type: "extra", Data: []byte(`{"N":1}`)})
+		if err != nil {
+			f.Fatal(err)
+		}
+		last = receipt.Position
+	}
+	return last
+}
+
+// waitWithin waits for a shorter time than the leases of these tests: nobody waits for one to expire.
+func (f *fixture) waitWithin(d time.Duration, r *projection.Runner, position eventstore.Position) {
+	f.Helper()
+	ctx, cancel := context.WithTimeout(f.Context(), d)
+	defer cancel()
+	if err := r.Wait(ctx, position); err != nil {
+		f.Errorf("not within %s: %v", d, err)
+	}
+}
+
+func talking() (*projection.Config, *logged) {
+	config, said := *quiet, &logged{}
+	config.Logger, config.Lease = slog.New(slog.NewTextHandler(said, nil)), 30*time.Second
+	return &config, said
+}
+
+// logged is what a logger was told.
+type logged struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *logged) Write(text []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(text)
+}
+
+func (l *logged) has(text string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Contains(l.text.String(), text)
+}
+
+// TestOldRelease: a release that does not know an event type does not pass over events of it when a
+// newer one runs beside it, and leaves the projection to that one at once.
+func TestOldRelease(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config, said := talking()
+	old, stopOld := f.start(config, f.store, release(countedType()))
+	f.wait(old, f.appendKeys(10))
+	f.appendKeys(10)
+	newer, stopNewer := f.start(config, f.store, release(countedType(), extraType()))
+	f.eventually(20*time.Second, "the newer release is known", func() bool { return len(f.status(old, "a").Added) > 0 })
+	f.appendExtra(10)
+	last := f.appendKeys(10)
+	f.waitWithin(10*time.Second, newer, last)
+	f.wait(newer, last)
+	f.checkSet("a", "counted", "extra")
+	f.eventually(20*time.Second, "the old release says that it leaves the projection", func() bool { return said.has("left to others") })
+
+	// One that is started again neither handles anything nor keeps the newer one from it.
+	stopOld()
+	stopNewer()
+	f.start(config, f.store, release(countedType()))
+	newer, _ = f.start(config, f.store, release(countedType(), extraType()))
+	f.appendExtra(10)
+	f.waitWithin(10*time.Second, newer, f.appendKeys(10))
+	f.checkSet("a", "counted", "extra")
+}
+
+// TestRetiredType: a release that has retired an event type runs the projection. One that has just
+// dropped it does not, until somebody accepts that.
+func TestRetiredType(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config, said := talking()
+	r, stop := f.start(config, f.store, release(countedType(), extraType()))
+	f.appendExtra(5)
+	f.wait(r, f.appendKeys(10))
+	stop()
+	r, stop = f.start(config, f.store, release(countedType(), eventstore.Retired[any]("extra")))
+	f.waitWithin(10*time.Second, r, f.appendKeys(10))
+	stop()
+	f.checkSet("a", "counted", "extra")
+	if said.has("left to others") {
+		t.Error("a release that has retired a type was locked out")
+	}
+
+	r, _ = f.start(config, f.store, release(countedType()))
+	last := f.appendKeys(10)
+	f.eventually(20*time.Second, "it is left to others", func() bool { return said.has("left to others") })
+	if n := len(f.model("a")); n != 25 {
+		t.Errorf("a release that does not know a type has handled %d events", n-25)
+	}
+	if err := r.Accept(t.Context(), "a", 0); err != nil {
+		t.Fatal(err)
+	}
+	f.waitWithin(10*time.Second, r, last)
+	f.checkSet("a", "counted", "extra")
+}
+
+// stopper ends a context at the n-th statement.
+type stopper struct {
+	left atomic.Int64
+	stop context.CancelFunc
+}
+
+func (s *stopper) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	if s.left.Add(-1) == 0 {
+		s.stop()
+	}
+	return ctx
+}
+
+func (s *stopper) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// TestStopAtEveryStatement: at whichever statement a runner is stopped, the next one goes on where it
+// was. Most of all a checkpoint never goes back.
+func TestStopAtEveryStatement(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for n := range int64(16) {
+		f.append(codec, 1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // if there are fewer statements
+		s := &stopper{stop: cancel}
+		s.left.Store(n + 1)
+		config := f.pool.Config()
+		config.ConnConfig.Tracer = s
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := projection.NewRunner(pool, f.store, quiet, by(1, "a", 1, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Run(ctx); err != nil {
+			t.Errorf("stopped at statement %d: %v", n+1, err)
+		}
+		cancel()
+		pool.Close()
+		r, stop := f.start(quiet, f.store, by(1, "a", 1, nil))
+		f.wait(r, f.append(codec, 1))
+		stop()
+		if f.checkModel("a"); t.Failed() {
+			t.Fatalf("stopped at statement %d", n+1)
+		}
+	}
+}

@@ -1,0 +1,182 @@
+package projection_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// TestTableConstraint: rows that the table refuses are found out when they are written, long after
+// they were folded; also when nothing follows them, or nothing that concerns the table.
+func TestTableConstraint(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, 2, 3, 1000} {
+		t.Run(fmt.Sprint("batches of ", size), func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			refused := projection.NewTable[positionsRow]("refused", &projection.Options{
+				DDL: `create table {refused} (stream text primary key, positions text not null, numbers text check (numbers not like '%-1 %'))`,
+			}, projection.Fold(codec, func(e eventstore.Event[counted]) string { return e.Stream.String() },
+				func(row *positionsRow, e eventstore.Event[counted]) projection.Op {
+					row.Positions += fmt.Sprint(e.Position, " ")
+					row.Numbers += fmt.Sprint(e.Data.N, " ")
+					if e.Data.N == -2 {
+						row.Numbers = "\x00" // no text that Postgres stores
+					}
+					return projection.Put
+				}))
+			f.put("a", bad)
+			last := f.append(other, 1)
+			config := *quiet
+			config.BatchSize = size
+			r, _ := f.start(&config, f.store, refused)
+			f.wait(r, last)
+			f.put("b", 0, 0, bad, 0)
+			f.put("c", 0, -2)
+			f.put("d", 0)
+			f.wait(r, f.put("e", 0))
+			f.checkFold(kinds[1], r, "refused")
+			if heads, err := r.DeadLetters(t.Context(), "refused", 0, "", 0, 10); err != nil || len(heads) != 3 {
+				t.Errorf("%d keys are parked, %v; want a, b and c", len(heads), err)
+			}
+			if s := f.statusOf(r, "refused"); s.Parked != 4 {
+				t.Errorf("%d events are parked, want 4", s.Parked)
+			}
+		})
+	}
+}
+
+// TestDroppedTable: without its table a projection stops; once the table is there again it goes on.
+func TestDroppedTable(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
+	r, _ := f.start(quiet, f.store, kinds[0].make(f, "handler", projection.Options{}, nothing), kinds[1].make(f, "table", projection.Options{}, nothing))
+	f.wait(r, f.put("a", 0))
+	f.exec(`alter table model rename to gone`)
+	f.exec(`alter table table_v1 rename to gone_too`)
+	last := f.put("b", 0, 0)
+	f.stopped(r, "handler", `relation "model" does not exist`)
+	f.stopped(r, "table", `relation "table_v1" does not exist`)
+	f.exec(`create table model (like gone including all)`)
+	f.exec(`insert into model select * from gone`)
+	f.exec(`alter table gone_too rename to table_v1`)
+	for _, k := range kinds[:2] {
+		if err := r.Resume(t.Context(), k.name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.wait(r, last)
+	for _, k := range kinds[:2] {
+		f.checkFold(k, r, k.name)
+	}
+}
+
+// TestCheckpointAhead: a log that ends before the checkpoint was restored from a backup. That is said
+// once, and nothing is changed, until an operator does.
+func TestCheckpointAhead(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
+	restored := kinds[0].make(f, "restored", projection.Options{}, nothing)
+	r, stop := f.start(quiet, f.store, restored, kinds[0].make(f, "good", projection.Options{}, nothing))
+	f.wait(r, f.put("a", 0, 0))
+	stop()
+	f.exec(`update tidemark.projection_partitions set checkpoint = 1000000 where projection = 'restored'`)
+	config, failed := alarmed()
+	r, _ = f.start(config, f.store, restored, kinds[0].make(f, "good", projection.Options{}, nothing))
+	f.stopped(r, "restored", "was a backup restored?")
+	f.wait(r, f.put("a", 0), "good")
+	<-failed
+	if err := r.Resume(t.Context(), "restored", 0); err != nil {
+		t.Fatal(err)
+	}
+	f.stopped(r, "restored", "was a backup restored?")
+	if s := f.statusOf(r, "restored"); s.Checkpoint != 1000000 || s.Handled != 2 {
+		t.Errorf("checkpoint %d after %d events, want both as they were", s.Checkpoint, s.Handled)
+	}
+	f.checkFold(kinds[0], r, "good")
+	if err := r.Reset(t.Context(), "restored", 0, 2); err != nil { // as the reason says
+		t.Fatal(err)
+	}
+	if err := r.Resume(t.Context(), "restored", 0); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(r, f.put("a", 0))
+	f.checkFold(kinds[0], r, "restored")
+}
+
+// TestManyPoison: what many bad events in one batch cost is linear in their number.
+func TestManyPoison(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const keys = 150
+	var last eventstore.Position
+	for n := range keys {
+		last = f.put(fmt.Sprint("key", n), 0, bad, 0)
+	}
+	var calls [3]atomic.Int64
+	var projections []*projection.Projection
+	for n, k := range kinds {
+		projections = append(projections, k.make(f, k.name, projection.Options{}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+			calls[n].Add(1)
+			if e.Data.N == bad {
+				panic("bad")
+			}
+			return nil
+		}))
+	}
+	r, _ := f.start(quiet, f.store, projections...)
+	f.wait(r, last)
+	for n, k := range kinds {
+		f.checkFold(k, r, k.name)
+		if s := f.statusOf(r, k.name); s.Parked != 2*keys {
+			t.Errorf("%s: %d parked, want %d", k.name, s.Parked, 2*keys)
+		}
+		if c := calls[n].Load(); c > 4*keys {
+			t.Errorf("%s: %d calls for %d events of which every third is bad", k.name, c, 3*keys)
+		}
+	}
+}
+
+// TestMaxParked: a projection stops before more is parked than it may, and goes on from there.
+func TestMaxParked(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var fixed atomic.Bool
+	var projections []*projection.Projection
+	for _, k := range kinds {
+		projections = append(projections, k.make(f, k.name, projection.Options{MaxParked: 3}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+			if e.Data.N == bad && !fixed.Load() {
+				panic("bad")
+			}
+			return nil
+		}))
+	}
+	r, _ := f.start(quiet, f.store, projections...)
+	f.wait(r, f.put("a", bad, 0, 0))
+	last := f.put("b", 0, bad, 0)
+	for _, k := range kinds {
+		f.stopped(r, k.name, "over the limit of 3")
+		if s := f.statusOf(r, k.name); s.Parked != 3 || s.Checkpoint >= last {
+			t.Errorf("%s: %d parked at checkpoint %d, want 3 before %d", k.name, s.Parked, s.Checkpoint, last)
+		}
+	}
+	fixed.Store(true)
+	for _, k := range kinds {
+		f.retry(r, 3, k.name)
+		if err := r.Resume(t.Context(), k.name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.wait(r, last)
+	for _, k := range kinds {
+		f.checkFold(k, r, k.name)
+	}
+}
