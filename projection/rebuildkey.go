@@ -33,7 +33,7 @@ func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key s
 
 func (r *Runner) rebuildKey(ctx context.Context, v *version, key string) error {
 	name, rows := v.name, v.table.open(1, true)
-	at, err := v.refold(ctx, rows, key, 0, func() (to eventstore.Position, err error) {
+	at, err := v.refold(ctx, r.log, r.pool, rows, key, 0, func() (to eventstore.Position, err error) {
 		return to, r.pool.QueryRow(ctx, r.sql(partitionAtSQL), name, v.options.Version, v.partitionOf(key)).Scan(&to)
 	})
 	if err != nil {
@@ -41,7 +41,11 @@ func (r *Runner) rebuildKey(ctx context.Context, v *version, key string) error {
 	}
 	return r.operate(ctx, "rebuild key", name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
 		// The rest, now that nobody moves the checkpoint: operate has locked it.
-		_, err := v.refold(ctx, rows, key, at, func() (to eventstore.Position, err error) {
+		log := r.log
+		if store, ok := r.log.(*eventstore.Store); ok { // on the connection there is: others may wait for the partition with all the rest
+			log = store.WithTx(tx)
+		}
+		_, err := v.refold(ctx, log, tx, rows, key, at, func() (to eventstore.Position, err error) {
 			return to, tx.QueryRow(ctx, r.sql(partitionAtSQL), name, v.options.Version, v.partitionOf(key)).Scan(&to)
 		})
 		if err != nil {
@@ -76,18 +80,18 @@ update SCHEMA.projection_partitions
    and partition = $4`
 
 // refold folds the events of a key after a position, up to the partition's checkpoint.
-func (v *version) refold(ctx context.Context, rows rows, key string, after eventstore.Position, end func() (eventstore.Position, error)) (eventstore.Position, error) {
+func (v *version) refold(ctx context.Context, log Log, db querier, rows rows, key string, after eventstore.Position, end func() (eventstore.Position, error)) (eventstore.Position, error) {
 	to, err := end()
 	for err == nil && after < to {
 		var p eventstore.Page
-		if p, err = v.log.Next(ctx, after, eventstore.Filter{Types: v.types}, v.config.BatchSize); err != nil {
+		if p, err = log.Next(ctx, after, eventstore.Filter{Types: v.types}, v.config.BatchSize); err != nil {
 			break
 		}
 		for _, i := range v.items(&page{Page: p, decoded: make(map[any][]decoded)}, after, v.partitionOf(key)) {
 			if i.keyText() != key || i.raw.Position > to {
 				continue
 			}
-			if err := rows.load(ctx, v.pool, []item{i}, []int{0}); err != nil {
+			if err := rows.load(ctx, db, []item{i}, []int{0}); err != nil {
 				return 0, err
 			}
 			if err := rows.fold(&i); err != nil {
