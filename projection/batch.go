@@ -70,11 +70,11 @@ func (f *failure) Unwrap() error { return f.err }
 
 // divert parks the item if it is poison, or its key is parked already, and reports whether it has.
 func (b *batch) divert(i *item) bool {
-	poison, isPoison := b.poison[i.raw.Position]
-	if !isPoison && len(b.parked) == 0 && len(b.parking) == 0 {
+	if len(b.poison) == 0 && len(b.parked) == 0 && len(b.parking) == 0 {
 		return false
 	}
 	key := i.keyText()
+	poison, isPoison := b.poison[itemID{i.raw.Position, key}]
 	switch {
 	case b.parked[key] || b.parking[key]:
 		b.letters = append(b.letters, letter{key: key, position: i.raw.Position})

@@ -32,7 +32,7 @@ func (w *worker) judge(items []item, f *failure) error {
 	w.forget()
 	given := class == poison || w.table != nil || w.attempts[position] >= w.options.MaxAttempts
 	if given {
-		w.poison[position] = poisoned{f.err, w.attempts[position]}
+		w.poison[itemID{position, i.keyText()}] = poisoned{f.err, w.attempts[position]}
 		w.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
 			"projection", w.name, "version", w.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
 	}

@@ -148,9 +148,13 @@ func (l *leases) run(ctx context.Context) {
 	l.leave(context.WithoutCancel(ctx))
 }
 
+// maxTick is how long a tick may take when Postgres does not answer.
+const maxTick = 5 * time.Second
+
 // tick renews what is held, and takes or gives away what the share has too little or too much.
 func (l *leases) tick(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, l.config.Lease)
+	// Not cut short when the runner is stopped: what Postgres does of it after all would come after leave.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(l.config.Lease, maxTick))
 	defer cancel()
 	plans, err := l.ask(ctx)
 	if err != nil {

@@ -18,10 +18,14 @@ import (
 // statusOf returns the whole status, and that of the first projection.
 func (f *fixture) statusNow(r *projection.Runner) (projection.Status, projection.ProjectionStatus) {
 	f.Helper()
-	s, err := r.Status(f.Context())
-	if err != nil {
-		f.Fatal(err)
-	}
+	var s projection.Status
+	f.eventually(10*time.Second, "the projection is there", func() (there bool) {
+		var err error
+		if s, err = r.Status(f.Context()); err != nil {
+			f.Fatal(err)
+		}
+		return len(s.Projections) > 0
+	})
 	return s, s.Projections[0]
 }
 
@@ -114,7 +118,6 @@ func TestStalled(t *testing.T) {
 	config := *quiet
 	config.StallAfter, config.StallLag = 20*time.Millisecond, 2
 	r, _ := f.start(&config, f.store, record("a", stuck))
-	f.wait(r, 0)
 	f.append(codec, 2)
 	lenient := config
 	lenient.StallAfter = time.Hour

@@ -88,7 +88,7 @@ type worker struct {
 	limit    int                 // items of a batch while looking for the one that fails; 0 for any
 	halved   bool                // the limit is a guess
 	until    eventstore.Position // of a table: commit what is before this position, which cannot be folded; 0 for none
-	poison   map[eventstore.Position]poisoned
+	poison   map[itemID]poisoned
 	attempts map[eventstore.Position]int
 	failing  bool
 
@@ -120,7 +120,13 @@ func (w *worker) hold(ctx context.Context) context.Context {
 }
 
 func newWorker(v *version, number int) *worker {
-	return &worker{version: v, number: number, poison: make(map[eventstore.Position]poisoned), attempts: make(map[eventstore.Position]int)}
+	return &worker{version: v, number: number, poison: make(map[itemID]poisoned), attempts: make(map[eventstore.Position]int)}
+}
+
+// itemID names an item: an event that was split has several.
+type itemID struct {
+	position eventstore.Position
+	key      string
 }
 
 // poisoned is why an item was given up.
@@ -331,9 +337,9 @@ func (w *worker) save(ctx context.Context) error {
 func (w *worker) committed(b *batch) {
 	w.checkpoint, w.read, w.pending, w.until = b.to, b.to, 0, 0
 	maps.Copy(w.parked, b.parking)
-	for position := range w.poison {
-		if position <= b.to {
-			delete(w.poison, position)
+	for id := range w.poison {
+		if id.position <= b.to {
+			delete(w.poison, id)
 		}
 	}
 	for position := range w.attempts {
