@@ -18,6 +18,11 @@ func (w *worker) judge(items []item, f *failure) error {
 	}
 	if n := w.pending + len(items); f.at < 0 && (n > 1 || len(items) == 0) { // it is one of them
 		w.limit, w.halved = max(1, n/2), true
+		if last := len(items) - 1; last > 0 && w.pending == 0 && items[0].raw.Position == items[last].raw.Position {
+			for k := range items { // the parts of one event, which are handled together
+				w.poison[itemID{items[k].raw.Position, items[k].keyText()}] = poisoned{f.err, 1}
+			}
+		}
 		w.forget()
 		return nil
 	}

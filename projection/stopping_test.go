@@ -3,6 +3,7 @@ package projection_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 
@@ -178,5 +179,30 @@ func TestMaxParked(t *testing.T) {
 	f.wait(r, last)
 	for _, k := range kinds {
 		f.checkFold(k, r, k.name)
+	}
+}
+
+// TestSplitConstraint: the parts of one event have keys of their own, and Postgres refuses one of them. Nobody
+// knows which: all become dead letters, and the rest goes on.
+func TestSplitConstraint(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	split := eventstore.NewCodec(eventstore.Split("counted", func(e counted) []counted { return []counted{{e.N}, {e.N + 1000}} }))
+	key := func(e eventstore.Event[counted]) string { return fmt.Sprint(e.Data.N) }
+	table := projection.NewTable("parts", &projection.Options{
+		DDL: `create table {parts} (key text primary key, events bigint not null, total bigint not null check (total <> 1003))`,
+	}, projection.Fold(split, key, func(row *sum, e eventstore.Event[counted]) projection.Op {
+		row.Events++
+		row.Total = int64(e.Data.N)
+		return projection.Put
+	}))
+	r, _ := f.start(quiet, f.store, table)
+	f.wait(r, f.append(codec, 6))
+	if n := texts(f, `select key from parts where key in ('3', '1003') or total = 5 order by key`); !slices.Equal(n, []string{"5"}) {
+		t.Errorf("rows %v, want that of the last event alone", n)
+	}
+	letters, err := r.DeadLetters(t.Context(), "parts", 0, "", 0, 10)
+	if err != nil || len(letters) != 2 {
+		t.Errorf("dead letters %+v, %v; want the two parts", letters, err)
 	}
 }
