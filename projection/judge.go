@@ -51,23 +51,23 @@ func (w *worker) judge(items []item, f *failure) error {
 	return err
 }
 
-// failed tells everybody that the partition does not get on, and stops the projection if that is of no use.
+// failed tells everybody that the partition does not get on, and stops the projection if that is of
+// no use. The log comes last: who reads it there finds the same in the status.
 func (w *worker) failed(ctx context.Context, err error) {
 	w.failing = true
+	w.troubled(err)
 	var at *int64
 	var h *HandlerError
 	if errors.As(err, &h) {
 		at = new(int64)
 		*at = int64(h.Position)
 	}
+	does := "projection failed and will be tried again"
 	if classify(err) == fatal {
-		w.logger.ErrorContext(ctx, "projection has stopped: see to the reason and call Runner.Resume",
-			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
+		does = "projection has stopped: see to the reason and call Runner.Resume"
 		_, _ = w.pool.Exec(ctx, w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()), w.number, w.token)
-	} else {
-		w.logger.ErrorContext(ctx, "projection failed and will be tried again",
-			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
 	}
 	_, _ = w.pool.Exec(ctx, w.sql(failSQL), w.name, w.options.Version, w.number, storable(err.Error()), at, w.token)
-	w.troubled(err)
+	w.logger.ErrorContext(ctx, does,
+		"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
 }

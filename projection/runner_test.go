@@ -33,9 +33,9 @@ var (
 // alarm is a logger's handler that tells when a projection has failed.
 type alarm chan struct{}
 
-func (a alarm) Enabled(context.Context, slog.Level) bool { return true }
-func (a alarm) WithAttrs([]slog.Attr) slog.Handler       { return a }
-func (a alarm) WithGroup(string) slog.Handler            { return a }
+func (a alarm) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelError }
+func (a alarm) WithAttrs([]slog.Attr) slog.Handler           { return a }
+func (a alarm) WithGroup(string) slog.Handler                { return a }
 
 func (a alarm) Handle(context.Context, slog.Record) error {
 	select {
