@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -20,7 +21,7 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 	if w.effects {
 		handle = b.effect
 	}
-	err := b.watched(ctx, func(ctx context.Context, conn *pgxpool.Conn) error { return handle(ctx, conn, items) })
+	err := b.watched(ctx, func(ctx context.Context, conn *pgx.Conn) error { return handle(ctx, conn, items) })
 	var f *failure
 	if w.effects && !b.done && errors.Is(err, errAbandoned) && errors.As(err, &f) {
 		if noted := w.happened(ctx, items, f.at); noted != nil {
@@ -35,9 +36,6 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 
 // happened notes the effects of the items before one that is abandoned; nil if there are none.
 func (w *worker) happened(ctx context.Context, items []item, at int) *batch {
-	for at > 0 && items[at-1].raw.Position == items[at].raw.Position {
-		at-- // all items of an event, or none
-	}
 	if at == 0 {
 		return nil
 	}
@@ -57,9 +55,9 @@ func (w *worker) happened(ctx context.Context, items []item, at int) *batch {
 }
 
 // watched runs a batch on a connection of its own, in a goroutine that is abandoned when a handler
-// does not return although its time is over: then its connection is cut.
-func (b *batch) watched(ctx context.Context, run func(context.Context, *pgxpool.Conn) error) error {
-	conn, err := b.pool.Acquire(ctx)
+// does not return although its time is over: then its connection is cut, and no longer the pool's.
+func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn) error) error {
+	conn, err := b.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -67,28 +65,52 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgxpool.
 	defer cancel(nil)
 	b.watchdog = time.AfterFunc(time.Hour, func() { cancel(ErrTimeout) })
 	defer b.watchdog.Stop()
-	wire := conn.Conn().PgConn().Conn()
 	done := make(chan error, 1)
-	go func() {
-		err := run(ctx, conn)
-		if err != nil && conn.Conn().IsClosed() && ctx.Err() == nil {
-			err = Transient(err)
-		}
-		conn.Release()
-		done <- err
-	}()
+	go func() { done <- run(ctx, conn.Conn()) }()
+	late := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(abandonAfter, func() { close(late) }) })()
 	select {
 	case err = <-done:
-		return err
-	case <-ctx.Done():
-	}
-	select {
-	case err = <-done:
-		return err
-	case <-time.After(abandonAfter):
-		_ = wire.Close()
+	case <-late:
+		_ = conn.Hijack().PgConn().Conn().Close()
 		return &failure{int(b.at.Load()), fmt.Errorf("%w, and %w", context.Cause(ctx), errAbandoned)}
 	}
+	defer conn.Release()
+	var f *failure
+	var said *pgconn.PgError
+	if blamed := errors.As(err, &f) && (f.at >= 0 || errors.As(err, &said)); err != nil && conn.Conn().IsClosed() && !blamed {
+		return Transient(err)
+	}
+	return err
+}
+
+// connect takes a connection that answers.
+func (w *worker) connect(ctx context.Context) (conn *pgxpool.Conn, err error) {
+	err = w.answered(ctx, func(ctx context.Context) error {
+		conn, err = w.pool.Acquire(ctx)
+		return err
+	})
+	return conn, err
+}
+
+// errSilent is why a connection is given up that may be dead without anybody having said so.
+var errSilent = errors.New("no answer from Postgres")
+
+// minSilence bounds how long Postgres may take for what it does without the application's code, so
+// that a partition is not held up by a dead connection while its lease is renewed on another one.
+const minSilence = 5 * time.Second
+
+func (e *engine) silence() time.Duration { return max(6*e.config.Lease, minSilence) }
+
+// answered does something that has to do with Postgres alone, and gives up when that does not answer.
+func (e *engine) answered(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.silence(), errSilent)
+	defer cancel()
+	err := do(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
+		return Transient(fmt.Errorf("%w: %w", errSilent, err))
+	}
+	return err
 }
 
 // foldBatch folds items into rows, and writes these when there are enough of them.
@@ -100,7 +122,8 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 			kept = append(kept, n)
 		}
 	}
-	if err := w.rows.load(ctx, w.pool, items, kept); pgerr.BadData(err) || errors.Is(err, errOtherKey) { // of a key that is none of the column's type
+	err := w.answered(ctx, func(ctx context.Context) error { return w.rows.load(ctx, w.pool, items, kept) })
+	if pgerr.BadData(err) || errors.Is(err, errOtherKey) { // of a key that is none of the column's type
 		return &failure{-1, err}
 	} else if err != nil {
 		return err
@@ -115,22 +138,14 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		w.since = time.Now()
 	}
 	b.handled += w.pending
-	if full && len(b.letters) == 0 && w.rows.dirty() < w.cached && time.Since(w.since) < w.flushAfter() || b.handled == 0 && len(b.letters) == 0 {
+	if full && len(b.letters) == 0 && w.rows.dirty() < w.cached && time.Since(w.since) < w.flushAfter() {
 		w.read, w.pending = to, b.handled
 		return nil
 	}
 	// Until it is committed it has not been read: a worker that ends saves how far it has.
-	conn, err := w.pool.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	defer conn.Release()
 	start := time.Now()
-	if err := b.flush(ctx, conn); err != nil {
-		if conn.Conn().IsClosed() {
-			err = Transient(err)
-		}
-		return &failure{-1, err}
+	if err := w.answered(ctx, b.flush); err != nil {
+		return err
 	}
 	w.flushTook = time.Since(start)
 	w.rows.flushed()
@@ -145,7 +160,17 @@ func (w *worker) flushAfter() time.Duration {
 }
 
 // flush writes the rows and the checkpoint.
-func (b *batch) flush(ctx context.Context, conn *pgxpool.Conn) error {
+func (b *batch) flush(ctx context.Context) (err error) {
+	conn, err := b.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	defer func() {
+		if err != nil && conn.Conn().IsClosed() {
+			err = Transient(err)
+		}
+	}()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{
 		BeginQuery: fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d; set local synchronous_commit = %s",
 			b.config.Lease.Milliseconds(), commitMode(b.durable)),
@@ -155,7 +180,7 @@ func (b *batch) flush(ctx context.Context, conn *pgxpool.Conn) error {
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
 	if err := b.rows.flush(ctx, tx); err != nil {
-		return err
+		return &failure{-1, err}
 	}
 	return b.finish(ctx, tx, nil)
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
@@ -111,9 +110,13 @@ func commitMode(durable bool) string {
 
 // handle gives the items to their handlers, in a transaction that moves the checkpoint too. It may
 // stop early, when it takes long; then to is where it came.
-func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) error {
+func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error {
 	id := uuid.New()
-	tx, err := conn.BeginTx(ctx, b.begin(id))
+	var tx pgx.Tx
+	err := b.answered(ctx, func(ctx context.Context) (err error) {
+		tx, err = conn.BeginTx(ctx, b.begin(id))
+		return err
+	})
 	if err != nil {
 		return &failure{-1, err}
 	}
@@ -139,7 +142,7 @@ func (b *batch) handle(ctx context.Context, conn *pgxpool.Conn, items []item) er
 		}
 	}
 	b.watchdog.Stop()
-	return b.finish(ctx, tx, &id)
+	return b.answered(ctx, func(ctx context.Context) error { return b.finish(ctx, tx, &id) })
 }
 
 // handleItem calls the handler of an item, and looks whether the transaction survived it. It may be

@@ -69,7 +69,7 @@ func (b *bus) remove(l *listening) {
 
 // run serves subscriptions until ctx is done.
 func (b *bus) run(ctx context.Context) {
-	feed := newFeed(ctx, b.log, eventstore.Filter{}, b.config.BatchSize)
+	feed := newFeed(ctx, b.log, eventstore.Filter{}, b.config.BatchSize, b.silence())
 	b.mu.Lock()
 	b.start = func(l *listening) {
 		b.running.Go(func() { b.serve(ctx, feed, l) })

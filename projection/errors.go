@@ -88,7 +88,7 @@ func classify(err error) class {
 		return fatal
 	case errors.Is(err, ErrTimeout):
 		return unclear
-	case pgerr.Passing(err), errors.As(err, &network) && !network.Timeout():
+	case pgerr.Passing(err), pgerr.Is(err, pgerr.LockNotAvailable), errors.As(err, &network) && !network.Timeout():
 		return transient
 	}
 	return unclear

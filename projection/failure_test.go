@@ -138,19 +138,23 @@ func (f *fixture) checkFold(k kind, r *projection.Runner, name string) {
 	}
 }
 
-func (f *fixture) statusOf(r *projection.Runner, name string) projection.ProjectionStatus {
+// statusOf returns the status of a projection, which is registered soon after it is started.
+func (f *fixture) statusOf(r *projection.Runner, name string) (found projection.ProjectionStatus) {
 	f.Helper()
-	status, err := r.Status(f.Context())
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, s := range status.Projections {
-		if s.Name == name {
-			return s
+	f.until(name+" registered", func() bool {
+		status, err := r.Status(f.Context())
+		if err != nil {
+			f.Fatal(err)
 		}
-	}
-	f.Fatalf("no status of %s", name)
-	return projection.ProjectionStatus{}
+		for _, s := range status.Projections {
+			if s.Name == name {
+				found = s
+				return true
+			}
+		}
+		return false
+	})
+	return found
 }
 
 // until looks until something is so.
@@ -410,6 +414,12 @@ func TestFatal(t *testing.T) {
 	for _, k := range kinds {
 		if err := r.Resume(t.Context(), k.name, 0); err != nil {
 			t.Fatal(err)
+		}
+	}
+	for _, k := range kinds {
+		audit := strings.Join(f.audit(r, k.name), "\n")
+		if !strings.Contains(audit, "stop by the projection itself: ") || !strings.Contains(audit, "out of stamps") {
+			t.Errorf("%s: the audit does not say why it has stopped:\n%s", k.name, audit)
 		}
 	}
 	f.wait(r, last)

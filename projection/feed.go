@@ -2,7 +2,9 @@ package projection
 
 import (
 	"context"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
@@ -51,11 +53,19 @@ type reading struct {
 	err  error
 }
 
-// newFeed returns a feed that reads until ctx is done.
-func newFeed(ctx context.Context, log Log, filter eventstore.Filter, limit int) *feed {
+// newFeed returns a feed that reads until ctx is done. A connection may be dead without anybody having
+// said so: when there was nothing for some time it asks again.
+func newFeed(ctx context.Context, log Log, filter eventstore.Filter, limit int, silence time.Duration) *feed {
 	return &feed{
 		read: func(after eventstore.Position, limit int) (eventstore.Page, error) {
-			return log.Next(ctx, after, filter, limit)
+			for {
+				asking, cancel := context.WithTimeout(ctx, silence)
+				p, err := log.Next(asking, after, filter, limit)
+				over := asking.Err() != nil && ctx.Err() == nil
+				if cancel(); err == nil || !over {
+					return p, err
+				}
+			}
 		},
 		limit:   limit,
 		reading: make(map[eventstore.Position]*reading),
@@ -120,6 +130,13 @@ func (f *feed) prefetch(p *page) {
 	}
 }
 
+// forget makes everybody read anew.
+func (f *feed) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.recent = nil
+}
+
 func (f *feed) remembered(after eventstore.Position) *page {
 	for _, p := range f.recent {
 		if p.after <= after && after < p.Through {
@@ -150,8 +167,28 @@ func (p *page) of(s *Source) []decoded {
 	defer p.mu.Unlock()
 	all, ok := p.decoded[s.codec]
 	if !ok {
-		all = s.decode(p.Events)
+		all = s.decodeAll(p.Events)
 		p.decoded[s.codec] = all
 	}
 	return all
+}
+
+// piece is how many events one goroutine decodes.
+const piece = 128
+
+// decodeAll decodes events on all processors: that is most of the work of a rebuild.
+func (s *Source) decodeAll(events []eventstore.Raw) []decoded {
+	pieces := make([][]decoded, (len(events)+piece-1)/piece)
+	var decoding sync.WaitGroup
+	for n := range pieces {
+		first := n * piece
+		decoding.Go(func() {
+			pieces[n] = s.decode(events[first:min(first+piece, len(events))])
+			for k := range pieces[n] {
+				pieces[n][k].index += first
+			}
+		})
+	}
+	decoding.Wait()
+	return slices.Concat(pieces...)
 }

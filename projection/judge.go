@@ -3,6 +3,8 @@ package projection
 import (
 	"context"
 	"errors"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // judge decides what to do about a batch that failed. It returns nil if the next step does something
@@ -26,16 +28,17 @@ func (w *worker) judge(items []item, f *failure) error {
 		w.forget()
 		return nil
 	}
+	fold := w.table != nil && f.at >= 0 // which is pure: it would fail again
 	at := max(f.at, 0)
 	i := &items[at]
 	position := i.raw.Position
 	w.attempts[position]++
 	w.until = 0
-	if w.table != nil && f.at >= 0 && (at > 0 || w.pending > 0) { // what is before it can be committed
+	if fold && (at > 0 || w.pending > 0) { // what is before it can be committed
 		w.until = position
 	}
 	w.forget()
-	given := class == poison || w.table != nil || w.attempts[position] >= w.options.MaxAttempts
+	given := class == poison || fold || w.attempts[position] >= w.options.MaxAttempts
 	if given {
 		w.poison[itemID{position, i.keyText()}] = poisoned{f.err, w.attempts[position]}
 		w.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
@@ -62,12 +65,14 @@ func (w *worker) failed(ctx context.Context, err error) {
 		at = new(int64)
 		*at = int64(h.Position)
 	}
-	does := "projection failed and will be tried again"
+	does, send := "projection failed and will be tried again", &pgx.Batch{}
 	if classify(err) == fatal {
 		does = "projection has stopped: see to the reason and call Runner.Resume"
-		_, _ = w.pool.Exec(ctx, w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()), w.number, w.token)
+		send.Queue(w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()), w.number, w.token)
 	}
-	_, _ = w.pool.Exec(ctx, w.sql(failSQL), w.name, w.options.Version, w.number, storable(err.Error()), at, w.token)
+	send.Queue(w.sql(failSQL), w.name, w.options.Version, w.number, storable(err.Error()), at, w.token)
+	// If Postgres is away there is nobody to tell.
+	_ = w.answered(ctx, func(ctx context.Context) error { return w.pool.SendBatch(ctx, send).Close() })
 	w.logger.ErrorContext(ctx, does,
 		"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
 }

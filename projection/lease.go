@@ -18,17 +18,19 @@ select v.name, v.version, $1, clock_timestamp() + $2::interval
 on conflict (projection, version, owner) do update
    set expires = excluded.expires`
 
-// In the order of partitions, so that nobody who changes several of them can deadlock with this.
+// It waits for nobody: what an operator has locked is not renewed, nor can it be stolen meanwhile.
 const renewSQL = `
-update SCHEMA.projection_partitions p
-   set lease_expires = clock_timestamp() + $2::interval
-  from (select projection, version, partition
-          from SCHEMA.projection_partitions
-         where lease_owner = $1
-         order by projection, version, partition
-           for update) mine
- where (p.projection, p.version, p.partition) = (mine.projection, mine.version, mine.partition)
-returning p.projection, p.version, p.partition, p.fencing_token`
+with renewed as (
+    update SCHEMA.projection_partitions p
+       set lease_expires = clock_timestamp() + $2::interval
+      from (select projection, version, partition
+              from SCHEMA.projection_partitions
+             where lease_owner = $1
+               for update skip locked) mine
+     where (p.projection, p.version, p.partition) = (mine.projection, mine.version, mine.partition))
+select projection, version, partition, fencing_token
+  from SCHEMA.projection_partitions
+ where lease_owner = $1`
 
 const planSQL = `
 select v.name, v.version, v.phase, v.state, v.types,
@@ -123,6 +125,7 @@ func (l *leases) run(ctx context.Context) {
 			defer close(h.done)
 			defer stop()
 			w.run(ctx)
+			w.disowned(w.number)
 		}()
 		return h
 	}
@@ -221,7 +224,6 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 			l.logger.WarnContext(ctx, "projection: lost the lease of a partition", "projection", id.name, "version", id.version, "partition", id.partition)
 			h.stop()
 			delete(l.held, id)
-			h.worker.disowned(id.partition)
 		}
 	}
 	for id := range held { // the answer was lost when it was taken, or given away
@@ -298,7 +300,6 @@ func (l *leases) settle(ctx context.Context, v *version, p plan, share int) erro
 func (l *leases) release(ctx context.Context, id partitionID, h *holding) error {
 	h.stop()
 	<-h.done
-	h.worker.disowned(id.partition)
 	delete(l.held, id)
 	_, err := l.pool.Exec(ctx, l.sql(releaseSQL), l.owner, id.name, id.version, id.partition)
 	if err == nil {
@@ -318,7 +319,6 @@ func (l *leases) leave(ctx context.Context) {
 	}
 	for id, h := range l.held {
 		<-h.done
-		h.worker.disowned(id.partition)
 		send.Queue(l.sql(releaseSQL), l.owner, id.name, id.versionID.version, id.partition)
 	}
 	send.Queue(l.sql(leaveSQL), l.owner)

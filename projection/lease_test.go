@@ -163,7 +163,8 @@ func (f *fixture) staller() *staller {
 	config := f.pool.Config()
 	config.ConnConfig.Tracer = s
 	config.PrepareConn = func(ctx context.Context, _ *pgx.Conn) (bool, error) {
-		_, isLease := ctx.Deadline() // batches have none
+		deadline, bounded := ctx.Deadline()
+		isLease := bounded && time.Until(deadline) < 6*time.Second // batches have more time
 		if over := s.stalled.Load(); over != nil && isLease {
 			select {
 			case <-*over:

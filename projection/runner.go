@@ -172,7 +172,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.feed = newFeed(ctx, r.log, r.filter(), r.config.BatchSize)
+	r.feed = newFeed(ctx, r.log, r.filter(), r.config.BatchSize, r.silence())
 	var running sync.WaitGroup
 	running.Go(func() { r.bus.run(ctx) })
 	l := newLeases(r)

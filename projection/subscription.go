@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
@@ -110,7 +109,7 @@ select fencing_token
    and partition = $3`
 
 // effect calls the effects of the items, and moves the checkpoint behind those that have happened.
-func (b *batch) effect(ctx context.Context, conn *pgxpool.Conn, items []item) error {
+func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error {
 	var token int64
 	if err := conn.QueryRow(ctx, b.sql(tokenSQL), b.name, b.options.Version, b.number).Scan(&token); err != nil {
 		return err

@@ -17,7 +17,7 @@ import (
 
 const loadSQL = `
 select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, coalesce(v.inline, -1),
-       coalesce(v.held_until > clock_timestamp(), false),
+       coalesce(v.held_until > clock_timestamp(), false), p.error is not null,
        (select coalesce(max(e.position), 0) from SCHEMA.events e)
   from SCHEMA.projection_partitions p
   join SCHEMA.projections v on (v.name, v.version) = (p.projection, p.version)
@@ -41,19 +41,28 @@ update SCHEMA.projection_partitions
    and fencing_token = $6`
 
 const stopStateSQL = `
-update SCHEMA.projections
-   set state = 'stopped', reason = $3, updated_at = clock_timestamp()
- where name = $1
-   and version = $2
-   and state = 'running'
-   and exists (
-       select
-         from SCHEMA.projection_partitions p
-        where (p.projection, p.version, p.partition) = ($1, $2, $4)
-          and p.fencing_token = $5)`
+with stopped as (
+    update SCHEMA.projections
+       set state = 'stopped', reason = $3, updated_at = clock_timestamp()
+     where name = $1
+       and version = $2
+       and state = 'running'
+       and exists (
+           select
+             from SCHEMA.projection_partitions p
+            where (p.projection, p.version, p.partition) = ($1, $2, $4)
+              and p.fencing_token = $5)
+ returning name, version)
+insert into SCHEMA.projection_audit (projection, version, action, actor, details)
+select name, version, 'stop', 'the projection itself', jsonb_build_object('reason', $3::text)
+  from stopped`
 
-// saveAfter is how long a checkpoint is ahead in memory that has only passed events of other types.
-const saveAfter = 50 * time.Millisecond
+const (
+	// saveAfter is how long a checkpoint is ahead in memory that has only passed events of other types.
+	saveAfter = 50 * time.Millisecond
+	// recoverAfter is how long there must be nothing to do after a failure until it counts as over.
+	recoverAfter = time.Second
+)
 
 // errFenced is what [pgerr.Fenced] is, found out without a statement that fails.
 var errFenced = errors.New("the partition has another owner, or was changed by an operator")
@@ -144,7 +153,7 @@ func (w *worker) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		var err error
 		if !loaded {
-			err = w.load(ctx)
+			err = w.answered(ctx, w.load)
 			held = w.hold(ctx)
 		}
 		if err == nil {
@@ -170,16 +179,21 @@ func (w *worker) run(ctx context.Context) {
 		default:
 			w.forget()
 			w.failed(ctx, err)
-			loaded = loaded && classify(err) != fatal // then it is stopped
+			loaded = loaded && classify(err) == unclear
+			if h := (*HandlerError)(nil); !errors.As(err, &h) {
+				w.feed.forget() // another server may have another log
+			}
 			select {
 			case <-time.After(min(pause.NextBackOff(), w.config.MaxBackoff)): // jitter goes both ways
 			case <-ctx.Done():
 			}
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer cancel()
-	_ = w.save(ctx)
+	if w.pending == 0 && w.read > w.checkpoint {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		_ = w.save(ctx)
+	}
 }
 
 // load reads what there is to remember.
@@ -189,9 +203,9 @@ func (w *worker) load(ctx context.Context) error {
 	var types []string
 	var checkpoint, inline, last eventstore.Position
 	var token int64
-	var heldBack bool
+	var heldBack, failing bool
 	err := w.pool.QueryRow(ctx, w.sql(loadSQL), w.name, w.options.Version, w.number, w.owner).
-		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &inline, &heldBack, &last)
+		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &inline, &heldBack, &failing, &last)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types)) {
 		return errGone
 	}
@@ -206,14 +220,19 @@ func (w *worker) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("projection %s: read its dead letters: %w", w.name, err)
 	}
-	w.checkpoint, w.token, w.inline, w.live = checkpoint, token, inline, phase == phaseLive
+	if checkpoint < w.checkpoint { // the log may have gone back with it
+		w.feed.forget()
+	}
+	if token != w.token || checkpoint != w.checkpoint {
+		clear(w.poison)
+		clear(w.attempts)
+		w.limit, w.until = 0, 0
+	}
+	w.checkpoint, w.token, w.inline, w.live, w.failing = checkpoint, token, inline, phase == phaseLive, failing
 	w.parked = make(map[string]bool)
 	for _, key := range keys {
 		w.parked[key] = true
 	}
-	clear(w.poison)
-	clear(w.attempts)
-	w.limit, w.until = 0, 0
 	w.forget()
 	w.reached(w.number, w.checkpoint, w.live)
 	if w.checkpoint > last {
@@ -225,7 +244,7 @@ func (w *worker) load(ctx context.Context) error {
 
 // forget goes back to the checkpoint.
 func (w *worker) forget() {
-	w.read, w.pending = w.checkpoint, 0
+	w.read, w.pending, w.since = w.checkpoint, 0, time.Now()
 	if w.table != nil {
 		w.rows = w.table.open(w.cached, w.checkpoint == 0)
 	}
@@ -238,9 +257,16 @@ func (w *worker) step(ctx context.Context) error {
 		return err
 	}
 	items, to := w.items(p, w.read, w.number), p.Through
-	if limit, ok, err := w.bound(ctx, to); err != nil {
+	var limit eventstore.Position
+	var bounded bool
+	err = w.answered(ctx, func(ctx context.Context) (err error) {
+		limit, bounded, err = w.bound(ctx, to)
 		return err
-	} else if ok && limit < to {
+	})
+	if err != nil {
+		return err
+	}
+	if bounded && limit < to {
 		for len(items) > 0 && items[len(items)-1].raw.Position > limit {
 			items = items[:len(items)-1]
 		}
@@ -287,20 +313,23 @@ func (w *worker) step(ctx context.Context) error {
 	} else {
 		err = w.handleBatch(ctx, items, to, full)
 	}
-	var f *failure
-	if errors.As(err, &f) {
+	if f, ok := err.(*failure); ok && ctx.Err() == nil { // one that is marked as transient is about no event
 		err = w.judge(items, f)
 	}
 	return err
 }
 
 // next returns the next page, or none when it is time to save a checkpoint that has only passed
-// events of other types.
+// events of other types, or that a failure is over.
 func (w *worker) next(ctx context.Context) (*page, error) {
-	if w.read == w.checkpoint || w.pending > 0 { // then there is more
+	wait := saveAfter
+	if w.failing {
+		wait = recoverAfter
+	}
+	if w.read == w.checkpoint && !w.failing || w.pending > 0 { // then there is more
 		return w.feed.next(ctx, w.read)
 	}
-	left := time.Until(w.since.Add(saveAfter))
+	left := time.Until(w.since.Add(wait))
 	if left > 0 {
 		waiting, cancel := context.WithTimeoutCause(ctx, left, errSave)
 		defer cancel()
@@ -317,16 +346,14 @@ var errAbandoned = errors.New("its handler does not return")
 
 var errSave = errors.New("time to save the checkpoint")
 
-// save stores how far the worker has read, if nothing else is to be stored with it.
+// save stores how far the worker has read, when nothing else is to be stored with it.
 func (w *worker) save(ctx context.Context) error {
-	if w.read <= w.checkpoint || w.pending > 0 {
-		return nil
-	}
 	b := &batch{worker: w, to: w.read}
 	send := &pgx.Batch{}
 	send.Queue(`select set_config('synchronous_commit', 'off', true)`)
 	send.Queue(w.sql(advanceSQL), b.advanceArgs(nil)...)
-	if err := w.pool.SendBatch(ctx, send).Close(); err != nil {
+	err := w.answered(ctx, func(ctx context.Context) error { return w.pool.SendBatch(ctx, send).Close() })
+	if err != nil {
 		return err
 	}
 	w.committed(b)
