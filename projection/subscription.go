@@ -40,6 +40,7 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
 	}
 	return Source{
 		all:   true,
+		types: []string{allTypes},
 		codec: "all events",
 		decode: func(events []eventstore.Raw) []decoded {
 			all := make([]decoded, len(events))

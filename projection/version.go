@@ -23,11 +23,8 @@ const (
 )
 
 const versionsSQL = `
-select version, phase, partitions, types, definition,
-       (select coalesce(min(p.checkpoint), 0)
-          from SCHEMA.projection_partitions p
-         where (p.projection, p.version) = (v.name, v.version))
-  from SCHEMA.projections v
+select version, phase, partitions, types, definition
+  from SCHEMA.projections
  where name = $1
  order by version`
 
@@ -44,6 +41,12 @@ insert into SCHEMA.projection_partitions (projection, version, partition, checkp
 select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end, -- no token of a version that was dropped comes again
        (1000 * extract(epoch from clock_timestamp()))::bigint
   from generate_series(0, $3::int - 1) n`
+
+const farthestSQL = `
+select coalesce(max(checkpoint), 0)
+  from SCHEMA.projection_partitions
+ where projection = $1
+   and version = $2`
 
 const changeTypesSQL = `
 update SCHEMA.projections
@@ -91,7 +94,6 @@ type stored struct {
 	Partitions int
 	Types      []string
 	Definition string
-	Checkpoint eventstore.Position
 }
 
 // register makes what there has to be of a projection before it can run, or checks that it is there.
@@ -166,47 +168,59 @@ func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
 	case s.Definition != v.definition():
 		return &ChangedError{v.name, s.Version, fmt.Sprintf("its tables were made by other DDL (%s, not %s)", s.Definition, v.definition())}
 	}
-	added := make(map[string]eventstore.Position)
-	all := slices.Clone(s.Types)
+	var added []string
 	for _, t := range v.types {
-		if !slices.Contains(s.Types, t) {
-			all = append(all, t)
-			added[t] = s.Checkpoint
+		if !slices.Contains(s.Types, t) && !slices.Contains(s.Types, allTypes) {
+			added = append(added, t)
 		}
 	}
 	if len(added) == 0 {
 		return nil
 	}
-	slices.Sort(all)
-	if s.Checkpoint == 0 {
-		clear(added) // nothing was missed
-	} else {
-		v.logger.WarnContext(ctx, "projection handles new event types, from its checkpoint on: raise its version to have the earlier ones",
+	return v.addTypes(ctx, tx, s, added)
+}
+
+// addTypes lets a projection handle more types from now on.
+func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []string) error {
+	if _, err := tx.Exec(ctx, v.sql(lockVersionsSQL), v.name); err != nil { // before the partitions, like a switch
+		return err
+	}
+	// Processes that do not know the types must not go on: then the checkpoints stay where they are.
+	if _, err := tx.Exec(ctx, v.sql(fenceSQL), v.name, s.Version); err != nil {
+		return err
+	}
+	var passed eventstore.Position
+	if err := tx.QueryRow(ctx, v.sql(farthestSQL), v.name, s.Version).Scan(&passed); err != nil {
+		return err
+	}
+	added := make(map[string]eventstore.Position)
+	if passed > 0 { // or nothing was missed
+		for _, t := range types {
+			added[t] = passed
+		}
+		v.logger.WarnContext(ctx,
+			"projection handles new event types, from its checkpoint on: raise its version to have the earlier ones",
 			"projection", v.name, "version", s.Version, "types", added)
 	}
 	list, err := json.Marshal(added)
 	if err != nil {
 		return err
 	}
+	all := slices.Concat(s.Types, types)
+	slices.Sort(all)
 	if _, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list)); err != nil {
-		return err
-	}
-	// Processes that do not know the types must not go on.
-	if _, err := tx.Exec(ctx, v.sql(fenceSQL), v.name, s.Version); err != nil {
 		return err
 	}
 	return v.audit(ctx, tx, v.name, s.Version, "add types", map[string]any{"types": added})
 }
 
+// allTypes stands for all event types, those of [EffectAll].
+const allTypes = "*"
+
 // covers reports whether this process knows all types that the projection handles. If it does not,
 // a newer release runs beside it: then it would pass over events.
 func (v *version) covers(types []string) bool {
-	for _, t := range types {
-		if !v.known[t] {
-			return false
-		}
-	}
-	return true
+	return v.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.known[t] })
 }
 
 // planned notes what the database says, and reports whether this process may run the projection.
