@@ -30,11 +30,27 @@ select version, phase, partitions, types, definition
 
 const registerSQL = `
 insert into SCHEMA.projections (name, version, phase, partitions, types, tables, definition, total, total_at)
-select $1, $2, $3, $4, $5, $6, $7, count(e.position), coalesce(max(e.position), 0)
-  from (select position
-          from SCHEMA.events
-         where $3 = 'building'
-           and type = any ($5)) e`
+select $1, $2, $3, $4, $5, $6, $7, $8, coalesce(max(position), 0)
+  from SCHEMA.events`
+
+// maxCounted bounds the position of the last event of a log that is counted while others wait. Of a longer one the
+// planner says about how many events there are.
+const maxCounted = 100_000
+
+const endSQL = `
+select coalesce(max(position), 0)
+  from SCHEMA.events`
+
+const countSQL = `
+select count(*)
+  from SCHEMA.events
+ where type = any ($1)`
+
+const estimateSQL = `
+explain (format json)
+select
+  from SCHEMA.events
+ where type = any ($1)`
 
 const addPartitionsSQL = `
 insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint, fencing_token)
@@ -134,7 +150,12 @@ func (v *version) register(ctx context.Context) error {
 // create stores a version that is new, and makes its tables.
 func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 	o := v.options
-	_, err := tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.types, append([]string{}, o.Tables...), v.definition())
+	total, err := v.total(ctx, tx, phase)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.types,
+		append([]string{}, o.Tables...), v.definition(), total)
 	if err != nil {
 		return err
 	}
@@ -151,7 +172,34 @@ func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 			return &ddlError{err}
 		}
 	}
-	return v.audit(ctx, tx, v.name, v.options.Version, "create", map[string]any{"phase": phase, "partitions": o.Partitions})
+	return v.audit(ctx, tx, v.name, o.Version, "create", map[string]any{"phase": phase, "partitions": o.Partitions})
+}
+
+// total returns about how many events there are to handle until a version has been built.
+func (v *version) total(ctx context.Context, tx pgx.Tx, phase string) (total int64, err error) {
+	if phase != phaseBuilding {
+		return 0, nil
+	}
+	var end eventstore.Position
+	if err := tx.QueryRow(ctx, v.sql(endSQL)).Scan(&end); err != nil {
+		return 0, err
+	}
+	if end <= maxCounted {
+		return total, tx.QueryRow(ctx, v.sql(countSQL), v.types).Scan(&total)
+	}
+	var plans []struct {
+		Plan struct {
+			Rows float64 `json:"Plan Rows"`
+		}
+	}
+	var text []byte
+	if err = tx.QueryRow(ctx, v.sql(estimateSQL), v.types).Scan(&text); err == nil {
+		err = json.Unmarshal(text, &plans)
+	}
+	for _, p := range plans {
+		total += int64(p.Plan.Rows)
+	}
+	return total, err
 }
 
 // ddlError keeps an undefined table of the application from being taken for a missing migration.
