@@ -111,7 +111,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		}
 		n := r.names[p.name]
 		if n == nil {
-			n = &named{moved: newSignal()}
+			n = newNamed()
 			r.names[p.name] = n
 		}
 		v := &version{Projection: p, engine: e, owned: make(map[int]reached), moved: n.moved}
