@@ -26,17 +26,19 @@ type bus struct {
 type listening struct {
 	*Projection
 	after eventstore.Position
-	ended chan struct{} // closed by unsubscribe
+	stop  context.CancelFunc // since it is served
 }
 
 func newBus(e *engine) *bus { return &bus{engine: e, waiting: make(map[*listening]bool)} }
 
-// Subscribe calls the effects of sources, made by [Effect] and [EffectAll], for the events that are stored from now on,
-// while the runner runs and until unsubscribe is called: for what concerns this process alone, such as its caches and
-// the connections of its clients. Every process gets every event, one after another, and none of those from
-// before it started. An effect that fails is logged and not tried again. Nothing is called after unsubscribe has returned, but a call under way goes on.
+// Subscribe calls the effects of sources, made by [Effect] and [EffectAll], for the events that are stored
+// from now on, while the runner runs and until unsubscribe is called: for what concerns this process alone,
+// such as its caches and the connections of its clients. Every process gets every event, one after another,
+// and none of those from before it started. An effect that fails is logged and not tried again. Once
+// unsubscribe has returned no other event is given to them; a call under way goes on, with a context that
+// is done. An effect must return when its context is: [Runner.Run] waits for it.
 func (r *Runner) Subscribe(ctx context.Context, sources ...Source) (unsubscribe func(), err error) {
-	l := &listening{Projection: newProjection("Runner.Subscribe", nil, sources), ended: make(chan struct{})}
+	l := &listening{Projection: newProjection("Runner.Subscribe", nil, sources), stop: func() {}}
 	for _, s := range sources {
 		if s.effect == nil {
 			return nil, errors.New("projection: the sources of Subscribe must be made by Effect or EffectAll")
@@ -64,7 +66,7 @@ func (b *bus) remove(l *listening) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.waiting, l)
-	close(l.ended)
+	l.stop()
 }
 
 // run serves subscriptions until ctx is done.
@@ -72,6 +74,8 @@ func (b *bus) run(ctx context.Context) {
 	feed := newFeed(ctx, b.log, eventstore.Filter{}, b.config.BatchSize, b.silence())
 	b.mu.Lock()
 	b.start = func(l *listening) {
+		ctx, stop := context.WithCancel(ctx)
+		l.stop = stop
 		b.running.Go(func() { b.serve(ctx, feed, l) })
 	}
 	for l := range b.waiting {
@@ -89,22 +93,20 @@ func (b *bus) run(ctx context.Context) {
 
 // serve calls the effects of one subscription.
 func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		select {
-		case <-l.ended:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
 	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, b.config.MaxBackoff), b.config.MaxBackoff
+	pause.InitialInterval = min(100*time.Millisecond, b.config.MaxBackoff)
+	pause.MaxInterval = b.config.MaxBackoff
 	for ctx.Err() == nil {
 		p, err := feed.next(ctx, l.after)
 		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			wait := min(pause.NextBackOff(), b.config.MaxBackoff)
+			b.logger.WarnContext(ctx, "projection: cannot read events for a subscription of this process",
+				"position", l.after, "after", wait, "error", err)
 			select {
-			case <-time.After(min(pause.NextBackOff(), b.config.MaxBackoff)):
+			case <-time.After(wait):
 			case <-ctx.Done():
 			}
 			continue

@@ -124,7 +124,7 @@ type PartitionStatus struct {
 
 // Progress is how far a version is that is being built.
 type Progress struct {
-	Done, Total int64         // events
+	Done, Total int64         // events; the total is about right for a long log
 	ETA         time.Duration // until it has caught up, at the present rate; 0 if there is none
 }
 

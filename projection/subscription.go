@@ -39,6 +39,7 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
 	}
 	return Source{
 		all:   true,
+		types: []string{allTypes},
 		codec: "all events",
 		decode: func(events []eventstore.Raw) []decoded {
 			all := make([]decoded, len(events))
@@ -51,10 +52,10 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
 	}
 }
 
-// NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An
-// effect is called at least once for each event: after a crash, or when the lease was lost meanwhile,
-// again for those since the checkpoint. What an effect does in the same database is done exactly once when it asks [Once] in
-// its transaction. Several processes that run a subscription of one name share its events.
+// NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An effect
+// is called at least once for each event: after a crash, or when the lease was lost meanwhile, again for
+// those since the checkpoint. What an effect does in the same database is done exactly once when it asks
+// [Once] in its transaction. Several processes that run a subscription of one name share its events.
 //
 // A subscription has no versions and is not rebuilt; with [Options.FromNow] it begins at the end of
 // the log. NewSubscription panics like [New].
@@ -72,29 +73,36 @@ func NewSubscription(name string, options *Options, sources ...Source) *Projecti
 	return p
 }
 
+// What the live version could not handle has not had its effect.
 const inboxSQL = `
 insert into SCHEMA.inbox (projection, position, part)
-values ($1, $2, $3)
+select $1, $2::bigint, $3
+ where $4::boolean
+    or exists (
+       select
+         from SCHEMA.projections v
+         join SCHEMA.dead_letters l on (l.projection, l.version) = (v.name, v.version)
+        where v.name = $1
+          and v.phase = 'live'
+          and l.position = $2)
 on conflict do nothing`
 
 // ErrNoEvent is returned by [Once] outside of a handler.
 var ErrNoEvent = errors.New("projection.Once: the context is not that of a handler")
 
 // Once reports whether an effect of the event that is being handled is still to happen, and notes in tx
-// that it has: commit tx together with what the effect does in the database, and the effect
-// happens exactly once, however often the event is handled, by whichever version of the projection. Effect tells several effects of
-// one event apart. In a version that is not live it reports false, unless
-// the live one has not come so far: what is built anew has no effects.
+// that it has: commit tx together with what the effect does in the database, and the effect happens exactly
+// once, however often the event is handled, by whichever version of the projection. Effect tells several
+// effects of one event apart. In a version that is not live it reports false, since what is built anew has
+// no effects, unless the live one has not come so far, or has the event among its dead letters.
 func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error) {
 	b, ok := ctx.Value(batchKey{}).(*batchInfo)
 	if !ok {
 		return false, ErrNoEvent
 	}
 	position := b.item.raw.Position
-	if !b.live && (len(b.liveAt) == 0 || position <= slices.Min(b.liveAt)) {
-		return false, nil
-	}
-	done, err := tx.Exec(ctx, b.inbox, b.projection.name, position, effect)
+	due := b.live || len(b.liveAt) > 0 && position > slices.Min(b.liveAt)
+	done, err := tx.Exec(ctx, b.inbox, b.projection.name, position, effect, due)
 	if err != nil {
 		return false, fmt.Errorf("projection %s: note that %q has happened: %w", b.projection.name, effect, err)
 	}
@@ -117,43 +125,21 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 	if token != b.token { // it was paused, or stolen, while nothing was to be done
 		return errFenced
 	}
-	var failed error
-	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
-	hctx := context.WithValue(ctx, batchKey{}, info)
-	for n := range items {
-		i := &items[n]
-		if b.divert(i) {
-			continue
-		}
-		b.at.Store(int32(n))
-		b.watchdog.Reset(b.options.Timeout)
-		info.item = i
-		err := context.Cause(ctx)
-		if err == nil {
-			err = callEffect(hctx, i)
-		}
-		if err != nil {
-			if ctx.Err() != nil {
-				err = context.Cause(ctx)
-			}
-			failed = &failure{n, err}
-			for n > 0 && items[n-1].raw.Position == i.raw.Position {
-				n-- // all items of an event, or none
-			}
-			if n == 0 {
-				return failed
-			}
-			b.to = items[n-1].raw.Position
-			break
-		}
-		b.handled++
-	}
+	happened, failed := b.callEffects(ctx, items)
 	b.watchdog.Stop()
+	if happened == 0 {
+		return failed
+	}
+	if happened < len(items) {
+		b.to = items[happened-1].raw.Position
+	}
 	// What has happened is noted even if this one took too long, or the runner is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{
-		BeginQuery: fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d", b.config.Lease.Milliseconds()),
+		BeginQuery: fmt.Sprintf(
+			"begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
+			b.config.Lease.Milliseconds()),
 	})
 	if err != nil {
 		return &failure{-1, err}
@@ -163,6 +149,45 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 		return err
 	}
 	return failed
+}
+
+// callEffects calls the effects of the items until one fails or the context is done, and returns how many
+// of them need not be called again: all items of an event, or none.
+func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
+	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
+	hctx := context.WithValue(ctx, batchKey{}, info)
+	for n := range items {
+		i := &items[n]
+		if ctx.Err() != nil { // maybe nobody waits for this any more: what divert reads is the worker's
+			if happened = wholeEvents(items, n); happened == 0 {
+				err = &failure{0, context.Cause(ctx)}
+			}
+			return happened, err // one that has not been called has not failed
+		}
+		if b.divert(i) {
+			continue
+		}
+		b.at.Store(int32(n))
+		b.watchdog.Reset(b.options.Timeout)
+		info.item = i
+		if err := callEffect(hctx, i); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return wholeEvents(items, n), &failure{n, err}
+		}
+		b.handled++
+	}
+	return len(items), nil
+}
+
+// wholeEvents returns how many of the items before one are not of its event.
+func wholeEvents(items []item, n int) int {
+	event := items[n].raw.Position
+	for n > 0 && items[n-1].raw.Position == event {
+		n--
+	}
+	return n
 }
 
 func callEffect(ctx context.Context, i *item) (err error) {

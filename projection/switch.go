@@ -5,18 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
-	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 const (
-	// switchEvery is how often a version that is being built looks whether it may take over.
-	switchEvery = 200 * time.Millisecond
+	// switchEvery is how often a version that is being built looks whether it may take over. After it
+	// has tried and failed it waits: twice as long each time, up to maxSwitchPause, or the live version
+	// would be held again before it has done anything.
+	switchEvery    = 200 * time.Millisecond
+	maxSwitchPause = 30 * time.Second
 	// switchLag is how many positions behind the live version it may be to try, and switchTime how
 	// long the live version waits for it then: twice as long each time, up to maxSwitchTime, or a
 	// slow one would never reach a busy one.
@@ -24,17 +25,6 @@ const (
 	switchTime    = 250 * time.Millisecond
 	maxSwitchTime = 4 * time.Second
 )
-
-const boundSQL = `
-select array(select p.checkpoint
-               from SCHEMA.projections v
-               join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
-              where v.name = $1
-                and v.phase = 'live'
-              order by p.partition),
-       (select own.fencing_token
-          from SCHEMA.projection_partitions own
-         where (own.projection, own.version, own.partition) = ($1, $2, $3))`
 
 const lockVersionsSQL = `
 select version, phase, state, partitions, tables
@@ -63,55 +53,39 @@ update SCHEMA.projections
  where name = $1
    and version = $2`
 
-// bound returns how far a version with handlers may go that is not live, and waits a moment when that is not farther
-// than it is. It stays behind the live one, whose handlers have the effects of the events before. Where partitions of
-// the live one are not equally far, both may come to an event first, and [Once] lets one of them have its effects.
-func (w *worker) bound(ctx context.Context, to eventstore.Position) (limit eventstore.Position, bounded bool, err error) {
-	if w.live || w.table != nil {
-		return 0, false, nil
+// takeover is how often in a row a version has failed to take over, and when it may try again.
+type takeover struct {
+	failed int
+	next   time.Time
+}
+
+// patience is how long the live version waits for one that has failed so often.
+func (t *takeover) patience() time.Duration { return min(switchTime<<min(t.failed, 10), maxSwitchTime) }
+
+// noted counts an attempt if the live version was held for it, or somebody has to do something, and returns
+// how long to wait.
+func (t *takeover) noted(err error) (pause time.Duration) {
+	var behind *behindError
+	if errors.As(err, &behind) && !behind.tried || errors.Is(err, ErrRefused) {
+		return switchEvery
 	}
-	var token *int64
-	err = w.pool.QueryRow(ctx, w.sql(boundSQL), w.name, w.options.Version, w.number).Scan(&w.liveAt, &token)
-	switch {
-	case err != nil:
-		return 0, false, err
-	case token == nil || *token != w.token || len(w.liveAt) == 0: // it may be the live one by now
-		return 0, false, errFenced
-	}
-	limit = slices.Max(w.liveAt)
-	if limit <= w.read && limit < to {
-		limit = w.read
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
-	return limit, true, nil
+	t.failed++
+	return min(switchEvery<<min(t.failed, 10), maxSwitchPause)
 }
 
 // switchVersions lets versions that are being built take over when they have caught up.
 func (r *Runner) switchVersions(ctx context.Context) {
-	patience := make(map[versionID]time.Duration)
+	takeovers := make(map[versionID]*takeover)
 	for ctx.Err() == nil {
 		for _, id := range r.ids() {
-			v := r.versions[id]
-			v.mu.Lock()
-			due := v.phase == phaseBuilding && len(v.owned) > 0
-			v.mu.Unlock()
-			if !due {
+			if !r.versions[id].rising() {
+				delete(takeovers, id)
 				continue
 			}
-			patience[id] = max(patience[id], switchTime)
-			err := r.trySwitch(ctx, id.name, id.version, patience[id], phaseBuilding)
-			var behind *behindError
-			if errors.As(err, &behind) && behind.tried {
-				patience[id] = min(2*patience[id], maxSwitchTime)
+			if takeovers[id] == nil {
+				takeovers[id] = &takeover{}
 			}
-			if err != nil && ctx.Err() == nil && !errors.As(err, &behind) && !errors.Is(err, ErrRefused) {
-				r.logger.WarnContext(ctx, "projection: cannot switch to a new version and will try again",
-					"projection", id.name, "version", id.version, "error", err)
-				_, _ = r.pool.Exec(ctx, r.sql(setReasonSQL), id.name, id.version, err.Error())
-			}
+			r.takeOver(ctx, id, takeovers[id])
 		}
 		select {
 		case <-time.After(switchEvery):
@@ -120,23 +94,49 @@ func (r *Runner) switchVersions(ctx context.Context) {
 	}
 }
 
-// Switch lets another version of a projection take the place of the live one, as soon as it has
-// caught up with it: the way back after a new version turned out to be wrong, since the old one is kept, and
-// goes on as long as some process runs it. Readers see one or the other, and nothing that they have seen is
-// missing from it. It waits for that until ctx is done, and returns [ErrRefused] for a version that is not
-// there or does not run.
+// rising reports whether a version is being built, and this process is the one to let it take over: one is
+// enough.
+func (v *version) rising() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, first := v.owned[0]
+	return first && v.phase == phaseBuilding
+}
+
+// takeOver lets a version take over if it may, and it is time to try.
+func (r *Runner) takeOver(ctx context.Context, id versionID, t *takeover) {
+	if time.Now().Before(t.next) {
+		return
+	}
+	err := r.trySwitch(ctx, id.name, id.version, t.patience(), phaseBuilding)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	pause := t.noted(err)
+	t.next = time.Now().Add(pause)
+	var behind *behindError
+	if errors.As(err, &behind) || errors.Is(err, ErrRefused) {
+		return
+	}
+	r.logger.WarnContext(ctx, "projection: cannot switch to a new version and will try again",
+		"projection", id.name, "version", id.version, "after", pause, "error", err)
+	_, _ = r.pool.Exec(ctx, r.sql(setReasonSQL), id.name, id.version, err.Error())
+}
+
+// Switch lets another version of a projection take the place of the live one, as soon as it has caught up
+// with it: the way back after a new version turned out to be wrong, since the old one is kept, and goes on
+// as long as some process runs it. Readers see one or the other, and nothing that they have seen is missing
+// from it. It waits for that until ctx is done, and returns [ErrRefused] for a version that is not there or
+// does not run. The live version is held while it tries, for seconds at most, and goes on in between.
 func (r *Runner) Switch(ctx context.Context, name string, version int) error {
-	for patience := switchTime; ; {
-		err := r.trySwitch(ctx, name, version, patience, phaseBuilding, phaseRetired)
+	for t := (takeover{}); ; {
+		err := r.trySwitch(ctx, name, version, t.patience(), phaseBuilding, phaseRetired)
 		var behind *behindError
 		if err == nil || !errors.As(err, &behind) {
 			return err
 		}
-		if behind.tried {
-			patience = min(2*patience, maxSwitchTime)
-		}
 		select {
-		case <-time.After(switchEvery):
+		case <-time.After(t.noted(err)):
 		case <-ctx.Done():
 			return fmt.Errorf("switch projection %s to version %d: %w: %w", name, version, context.Cause(ctx), err)
 		}
@@ -161,7 +161,9 @@ update SCHEMA.projections
 
 // trySwitch makes a version the live one. The live version is held meanwhile, so that this one, wherever
 // it runs, can reach it: for as long as patience, also if this process dies.
-func (r *Runner) trySwitch(ctx context.Context, name string, version int, patience time.Duration, from ...string) (err error) {
+func (r *Runner) trySwitch(
+	ctx context.Context, name string, version int, patience time.Duration, from ...string,
+) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("switch projection %s to version %d: %w", name, version, err)
@@ -172,25 +174,7 @@ func (r *Runner) trySwitch(ctx context.Context, name string, version int, patien
 	}
 	held := 0 // the live version
 	err = pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error {
-		next, live, err := r.lockVersions(ctx, tx, name, version)
-		held = live.version
-		switch {
-		case err != nil:
-			return err
-		case next.version == live.version:
-			return errNothing
-		case !slices.Contains(from, next.phase) || next.state != "running":
-			return fmt.Errorf("%w: version %d is %s and %s", ErrRefused, version, next.phase, next.state)
-		case len(from) == 1 && next.version < live.version: // nobody has asked for it
-			return fmt.Errorf("%w: version %d is live", ErrRefused, live.version)
-		}
-		if err := r.refuseInline(ctx, tx, name, live.version); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, r.sql(holdSQL), name, patience); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, r.sql(fenceSQL), name, live.version) // also what it has under way
+		held, err = r.holdLive(ctx, tx, name, version, patience, from)
 		return err
 	})
 	if isNothing(err) {
@@ -201,18 +185,7 @@ func (r *Runner) trySwitch(ctx context.Context, name string, version int, patien
 	}
 	r.changed.notify()
 	r.announce(ctx)
-	for deadline := time.Now().Add(patience); ; {
-		err = pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error { return r.turn(ctx, tx, name, version, held) })
-		var behind *behindError
-		if !errors.As(err, &behind) || time.Now().After(deadline) {
-			break
-		}
-		select {
-		case <-time.After(2 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
-	if err != nil {
+	if err := r.turnWithin(ctx, name, version, held, patience); err != nil {
 		_, letGo := r.pool.Exec(context.WithoutCancel(ctx), r.sql(holdSQL), name, time.Duration(0))
 		return errors.Join(err, letGo)
 	}
@@ -220,6 +193,53 @@ func (r *Runner) trySwitch(ctx context.Context, name string, version int, patien
 	r.changed.notify()
 	r.logger.InfoContext(ctx, "projection: readers see a new version", "projection", name, "version", version)
 	return nil
+}
+
+// holdLive holds the live version, unless it is known already that the other one cannot take its place.
+func (r *Runner) holdLive(
+	ctx context.Context, tx pgx.Tx, name string, version int, patience time.Duration, from []string,
+) (held int, err error) {
+	next, live, err := r.lockVersions(ctx, tx, name, version)
+	switch {
+	case err != nil:
+		return 0, err
+	case next.version == live.version:
+		return 0, errNothing
+	case live.version == 0: // nobody knows what readers have seen
+		return 0, errors.New("no version is live: was it deleted by hand?")
+	case !slices.Contains(from, next.phase) || next.state != "running":
+		return 0, fmt.Errorf("%w: version %d is %s and %s", ErrRefused, version, next.phase, next.state)
+	case len(from) == 1 && next.version < live.version: // nobody has asked for it
+		return 0, fmt.Errorf("%w: version %d is live", ErrRefused, live.version)
+	}
+	if err := r.refuseInline(ctx, tx, name, live.version); err != nil {
+		return 0, err
+	}
+	if err := rehearse(ctx, tx, next.tables, version); err != nil {
+		return 0, err
+	}
+	if _, err := tx.Exec(ctx, r.sql(holdSQL), name, patience); err != nil {
+		return 0, err
+	}
+	_, err = tx.Exec(ctx, r.sql(fenceSQL), name, live.version) // also what it has under way
+	return live.version, err
+}
+
+// turnWithin tries until the version has caught up.
+func (r *Runner) turnWithin(
+	ctx context.Context, name string, version, held int, patience time.Duration,
+) error {
+	for deadline := time.Now().Add(patience); ; {
+		err := pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error { return r.turn(ctx, tx, name, version, held) })
+		var behind *behindError
+		if !errors.As(err, &behind) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // turn lets readers see a version, if it has caught up, in one transaction.
@@ -231,17 +251,13 @@ func (r *Runner) turn(ctx context.Context, tx pgx.Tx, name string, version, held
 	if err != nil {
 		return err
 	}
+	if err := r.refuseInline(ctx, tx, name, live.version); err != nil { // since it is held
+		return err
+	}
 	if err := r.caughtUp(ctx, tx, name, next, live); err != nil {
 		return err
 	}
-	// Readers that come while somebody reads for long would have to wait behind us.
-	if _, err := tx.Exec(ctx, `set local lock_timeout = '50ms'`); err != nil {
-		return err
-	}
-	if err := showTables(ctx, tx, next.tables, version); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `set local lock_timeout = 0`); err != nil {
+	if err := switchTables(ctx, tx, next.tables, version); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, r.sql(setPhaseSQL), name, live.version, phaseRetired); err != nil {
@@ -264,7 +280,8 @@ func (r *Runner) near(ctx context.Context, name string, version int) error {
 		return err
 	}
 	var live eventstore.Position
-	if err := r.pool.QueryRow(ctx, r.sql(checkpointSQL), name).Scan(&live); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+	err = r.pool.QueryRow(ctx, r.sql(checkpointSQL), name).Scan(&live)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
 	if len(checkpoints) > 0 && slices.Min(checkpoints) < live-switchLag {
@@ -273,7 +290,9 @@ func (r *Runner) near(ctx context.Context, name string, version int) error {
 	return nil
 }
 
-func (r *Runner) checkpoints(ctx context.Context, db querier, name string, version int) ([]eventstore.Position, error) {
+func (r *Runner) checkpoints(
+	ctx context.Context, db querier, name string, version int,
+) ([]eventstore.Position, error) {
 	found, _ := db.Query(ctx, r.sql(checkpointsSQL), name, version)
 	return pgx.CollectRows(found, pgx.RowTo[eventstore.Position])
 }
@@ -288,10 +307,13 @@ type lockedVersion struct {
 }
 
 // lockVersions locks the versions of a name, and returns the one asked for and the live one.
-func (r *Runner) lockVersions(ctx context.Context, tx pgx.Tx, name string, version int) (wanted, live lockedVersion, err error) {
+func (r *Runner) lockVersions(
+	ctx context.Context, tx pgx.Tx, name string, version int,
+) (wanted, live lockedVersion, err error) {
 	found, _ := tx.Query(ctx, r.sql(lockVersionsSQL), name)
 	var v lockedVersion
-	_, err = pgx.ForEachRow(found, []any{&v.version, &v.phase, &v.state, &v.partitions, &v.tables}, func() error {
+	columns := []any{&v.version, &v.phase, &v.state, &v.partitions, &v.tables}
+	_, err = pgx.ForEachRow(found, columns, func() error {
 		if v.version == version {
 			wanted = v
 		}
@@ -310,7 +332,8 @@ func (r *Runner) lockVersions(ctx context.Context, tx pgx.Tx, name string, versi
 // caughtUp returns nil when nothing that readers see is missing from the next version. It locks the
 // partitions of the live one.
 func (r *Runner) caughtUp(ctx context.Context, tx pgx.Tx, name string, next, live lockedVersion) error {
-	held, err := r.lockCheckpoints(ctx, tx, name, live.version)
+	found, _ := tx.Query(ctx, r.sql(checkpointsSQL)+"\n   for update", name, live.version)
+	held, err := pgx.CollectRows(found, pgx.RowTo[eventstore.Position])
 	if err != nil {
 		return err
 	}
@@ -323,103 +346,3 @@ func (r *Runner) caughtUp(ctx context.Context, tx pgx.Tx, name string, next, liv
 	}
 	return nil
 }
-
-func (r *Runner) lockCheckpoints(ctx context.Context, tx pgx.Tx, name string, version int) ([]eventstore.Position, error) {
-	found, _ := tx.Query(ctx, r.sql(checkpointsSQL)+"\n   for update", name, version)
-	return pgx.CollectRows(found, pgx.RowTo[eventstore.Position])
-}
-
-// showTables makes readers see the tables of a version. They keep their rights.
-func showTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
-	for _, t := range tables {
-		if err := showTable(ctx, tx, quote(t), physical(t, version)); err != nil {
-			return fmt.Errorf("let %s show version %d: %w", t, version, err)
-		}
-	}
-	return nil
-}
-
-// grantsSQL makes the statements that give everybody the rights on a view again.
-const grantsSQL = `
-select coalesce(string_agg(format('grant %s on %s to %s', a.privilege_type, c.oid::regclass,
-                                  case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end ||
-                                  case when a.is_grantable then ' with grant option' else '' end), '; '), '')
-  from pg_class c,
-       aclexplode(c.relacl) a
- where c.oid = to_regclass($1)
-   and a.grantee <> c.relowner`
-
-func showTable(ctx context.Context, tx pgx.Tx, view, table string) error {
-	savepoint, err := tx.Begin(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err = savepoint.Exec(ctx, "create or replace view "+view+" as select * from "+table); err == nil {
-		return savepoint.Commit(ctx)
-	}
-	if rollback := savepoint.Rollback(ctx); rollback != nil || !strings.Contains(err.Error(), "42P16") {
-		return err
-	}
-	// The columns are others: a new view, with the rights of the old one.
-	var grants string
-	if err := tx.QueryRow(ctx, grantsSQL, view).Scan(&grants); err != nil {
-		return err
-	}
-	_, err = tx.Exec(ctx, "drop view "+view+"; create view "+view+" as select * from "+table+"; "+grants)
-	return err
-}
-
-// Drop removes a version that is not live, with its tables and dead letters: an old one that nobody wants back, or
-// one that is being built. A process that runs it forgets it. Dropping the live version is refused with [ErrRefused].
-func (r *Runner) Drop(ctx context.Context, name string, version int) error {
-	for {
-		err := pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error { return r.drop(ctx, tx, name, version) })
-		switch {
-		case err == nil:
-			r.announce(ctx)
-			r.changed.notify()
-			return nil
-		case pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil: // with a batch that parks an event
-		default:
-			return fmt.Errorf("drop version %d of projection %s: %w", version, name, err)
-		}
-	}
-}
-
-const lockToDropSQL = `
-select
-  from SCHEMA.projections
- where name = $1
-   and version = $2
-   for update`
-
-func (r *Runner) drop(ctx context.Context, tx pgx.Tx, name string, version int) error {
-	// Before anything else, like those who renew leases.
-	if _, err := tx.Exec(ctx, r.sql(lockToDropSQL), name, version); err != nil {
-		return err
-	}
-	wanted, live, err := r.lockVersions(ctx, tx, name, version)
-	if err != nil {
-		return err
-	}
-	if wanted.version == live.version {
-		return fmt.Errorf("%w: version %d is live", ErrRefused, version)
-	}
-	for _, t := range wanted.tables { // before the partitions, as batches lock them
-		if _, err := tx.Exec(ctx, "drop table if exists "+physical(t, version)); err != nil {
-			return err
-		}
-	}
-	if _, err := tx.Exec(ctx, r.sql(fenceSQL), name, version); err != nil {
-		return err
-	}
-	if _, err := tx.Exec(ctx, r.sql(dropSQL), name, version); err != nil {
-		return err
-	}
-	return r.audit(ctx, tx, name, version, "drop", nil)
-}
-
-const dropSQL = `
-delete from SCHEMA.projections
- where name = $1
-   and version = $2`

@@ -22,28 +22,49 @@ const (
 	phaseRetired  = "retired"
 )
 
+const lockNameSQL = `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`
+
 const versionsSQL = `
-select version, phase, partitions, types, definition,
-       (select coalesce(min(p.checkpoint), 0)
-          from SCHEMA.projection_partitions p
-         where (p.projection, p.version) = (v.name, v.version))
-  from SCHEMA.projections v
+select version, phase, partitions, types, definition
+  from SCHEMA.projections
  where name = $1
  order by version`
 
 const registerSQL = `
 insert into SCHEMA.projections (name, version, phase, partitions, types, tables, definition, total, total_at)
-select $1, $2, $3, $4, $5, $6, $7, count(e.position), coalesce(max(e.position), 0)
-  from (select position
-          from SCHEMA.events
-         where $3 = 'building'
-           and type = any ($5)) e`
+select $1, $2, $3, $4, $5, $6, $7, $8, coalesce(max(position), 0)
+  from SCHEMA.events`
+
+// maxCounted bounds the position of the last event of a log that is counted while others wait. Of a longer
+// one the planner says about how many events there are.
+const maxCounted = 100_000
+
+const endSQL = `
+select coalesce(max(position), 0)
+  from SCHEMA.events`
+
+const countSQL = `
+select count(*)
+  from SCHEMA.events
+ where type = any ($1)`
+
+const estimateSQL = `
+explain (format json)
+select
+  from SCHEMA.events
+ where type = any ($1)`
 
 const addPartitionsSQL = `
 insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint, fencing_token)
-select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end, -- no token of a version that was dropped comes again
-       (1000 * extract(epoch from clock_timestamp()))::bigint
+select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end,
+       (1000 * extract(epoch from clock_timestamp()))::bigint -- no token of a version that was dropped comes again
   from generate_series(0, $3::int - 1) n`
+
+const farthestSQL = `
+select coalesce(max(checkpoint), 0)
+  from SCHEMA.projection_partitions
+ where projection = $1
+   and version = $2`
 
 const changeTypesSQL = `
 update SCHEMA.projections
@@ -59,7 +80,8 @@ type ChangedError struct {
 }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("projection %s: %s; raise Options.Version to build it anew, while the present version stays", e.Projection, e.What)
+	return fmt.Sprintf("projection %s: %s; raise Options.Version to build it anew, while the present version stays",
+		e.Projection, e.What)
 }
 
 // version is a projection as this process runs it.
@@ -67,9 +89,8 @@ type version struct {
 	*Projection
 	*engine
 
-	outdated atomic.Bool // the stored set of types has some that this one does not handle, or it is not there at all
-
-	left atomic.Bool // the others know
+	outdated atomic.Bool // there are stored types that this one does not handle, or it is not there at all
+	left     atomic.Bool // the others know
 
 	mu      sync.Mutex
 	phase   string          // as of the last plan
@@ -91,13 +112,12 @@ type stored struct {
 	Partitions int
 	Types      []string
 	Definition string
-	Checkpoint eventstore.Position
 }
 
 // register makes what there has to be of a projection before it can run, or checks that it is there.
 func (v *version) register(ctx context.Context) error {
 	err := pgx.BeginFunc(ctx, v.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`, v.name); err != nil {
+		if _, err := tx.Exec(ctx, lockNameSQL, v.name); err != nil {
 			return err
 		}
 		found, _ := tx.Query(ctx, v.sql(versionsSQL), v.name)
@@ -113,7 +133,8 @@ func (v *version) register(ctx context.Context) error {
 			phase = phaseBuilding
 			if rows[n].Version > v.options.Version {
 				v.outdated.Store(true)
-				v.logger.WarnContext(ctx, "projection is not run: a higher version is live, and this one is not there any more",
+				v.logger.WarnContext(ctx,
+					"projection is not run: a higher version is live, and this one is not there any more",
 					"projection", v.name, "version", v.options.Version, "live", rows[n].Version)
 				return nil
 			}
@@ -132,7 +153,12 @@ func (v *version) register(ctx context.Context) error {
 // create stores a version that is new, and makes its tables.
 func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 	o := v.options
-	_, err := tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.types, append([]string{}, o.Tables...), v.definition())
+	total, err := v.total(ctx, tx, phase)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.types,
+		append([]string{}, o.Tables...), v.definition(), total)
 	if err != nil {
 		return err
 	}
@@ -149,7 +175,35 @@ func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 			return &ddlError{err}
 		}
 	}
-	return v.audit(ctx, tx, v.name, v.options.Version, "create", map[string]any{"phase": phase, "partitions": o.Partitions})
+	details := map[string]any{"phase": phase, "partitions": o.Partitions}
+	return v.audit(ctx, tx, v.name, o.Version, "create", details)
+}
+
+// total returns about how many events there are to handle until a version has been built.
+func (v *version) total(ctx context.Context, tx pgx.Tx, phase string) (total int64, err error) {
+	if phase != phaseBuilding {
+		return 0, nil
+	}
+	var end eventstore.Position
+	if err := tx.QueryRow(ctx, v.sql(endSQL)).Scan(&end); err != nil {
+		return 0, err
+	}
+	if end <= maxCounted {
+		return total, tx.QueryRow(ctx, v.sql(countSQL), v.types).Scan(&total)
+	}
+	var plans []struct {
+		Plan struct {
+			Rows float64 `json:"Plan Rows"`
+		}
+	}
+	var text []byte
+	if err = tx.QueryRow(ctx, v.sql(estimateSQL), v.types).Scan(&text); err == nil {
+		err = json.Unmarshal(text, &plans)
+	}
+	for _, p := range plans {
+		total += int64(p.Plan.Rows)
+	}
+	return total, err
 }
 
 // ddlError keeps an undefined table of the application from being taken for a missing migration.
@@ -166,47 +220,60 @@ func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
 	case s.Definition != v.definition():
 		return &ChangedError{v.name, s.Version, fmt.Sprintf("its tables were made by other DDL (%s, not %s)", s.Definition, v.definition())}
 	}
-	added := make(map[string]eventstore.Position)
-	all := slices.Clone(s.Types)
+	var added []string
 	for _, t := range v.types {
-		if !slices.Contains(s.Types, t) {
-			all = append(all, t)
-			added[t] = s.Checkpoint
+		if !slices.Contains(s.Types, t) && !slices.Contains(s.Types, allTypes) {
+			added = append(added, t)
 		}
 	}
 	if len(added) == 0 {
 		return nil
 	}
-	slices.Sort(all)
-	if s.Checkpoint == 0 {
-		clear(added) // nothing was missed
-	} else {
-		v.logger.WarnContext(ctx, "projection handles new event types, from its checkpoint on: raise its version to have the earlier ones",
+	return v.addTypes(ctx, tx, s, added)
+}
+
+// addTypes lets a projection handle more types from now on.
+func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []string) error {
+	// Before the partitions, like a switch.
+	if _, err := tx.Exec(ctx, v.sql(lockVersionsSQL), v.name); err != nil {
+		return err
+	}
+	// Processes that do not know the types must not go on: then the checkpoints stay where they are.
+	if _, err := tx.Exec(ctx, v.sql(fenceSQL), v.name, s.Version); err != nil {
+		return err
+	}
+	var passed eventstore.Position
+	if err := tx.QueryRow(ctx, v.sql(farthestSQL), v.name, s.Version).Scan(&passed); err != nil {
+		return err
+	}
+	added := make(map[string]eventstore.Position)
+	if passed > 0 { // or nothing was missed
+		for _, t := range types {
+			added[t] = passed
+		}
+		v.logger.WarnContext(ctx,
+			"projection handles new event types, from its checkpoint on: raise its version to have the earlier ones",
 			"projection", v.name, "version", s.Version, "types", added)
 	}
 	list, err := json.Marshal(added)
 	if err != nil {
 		return err
 	}
+	all := slices.Concat(s.Types, types)
+	slices.Sort(all)
 	if _, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list)); err != nil {
-		return err
-	}
-	// Processes that do not know the types must not go on.
-	if _, err := tx.Exec(ctx, v.sql(fenceSQL), v.name, s.Version); err != nil {
 		return err
 	}
 	return v.audit(ctx, tx, v.name, s.Version, "add types", map[string]any{"types": added})
 }
 
+// allTypes stands for all event types, those of [EffectAll].
+const allTypes = "*"
+
 // covers reports whether this process knows all types that the projection handles. If it does not,
 // a newer release runs beside it: then it would pass over events.
 func (v *version) covers(types []string) bool {
-	for _, t := range types {
-		if !v.known[t] {
-			return false
-		}
-	}
-	return true
+	return v.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.known[t] })
 }
 
 // planned notes what the database says, and reports whether this process may run the projection.
@@ -269,7 +336,8 @@ func (v *version) local() (at eventstore.Position, all bool) {
 	return at, true
 }
 
-// disownAll forgets how far the partitions are, since somebody has changed that: whoever waits asks the database.
+// disownAll forgets how far the partitions are, since somebody has changed that: whoever waits asks the
+// database.
 func (v *version) disownAll() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -277,11 +345,14 @@ func (v *version) disownAll() {
 	v.moved.notify()
 }
 
-func (e *engine) audit(ctx context.Context, tx pgx.Tx, name string, version int, action string, details map[string]any) error {
+func (e *engine) audit(
+	ctx context.Context, tx pgx.Tx, name string, version int, action string, details map[string]any,
+) error {
 	text, err := json.Marshal(details)
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, e.sql(auditSQL), name, version, action, eventstore.MetadataFrom(ctx).Actor, string(text))
+	actor := eventstore.MetadataFrom(ctx).Actor
+	_, err = tx.Exec(ctx, e.sql(auditSQL), name, version, action, actor, string(text))
 	return err
 }

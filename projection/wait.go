@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,10 +30,12 @@ type named struct {
 	versions []*version
 	moved    *signal
 
-	mu    sync.Mutex // held while asking: whoever comes meanwhile gets the same answer
-	at    eventstore.Position
-	asked time.Time
+	asking chan struct{} // has room for one: whoever comes meanwhile gets the same answer
+	asked  time.Time
+	at     atomic.Int64 // the answer
 }
+
+func newNamed() *named { return &named{moved: newSignal(), asking: make(chan struct{}, 1)} }
 
 // Wait returns when all the named projections, or all there are if none is named, have every
 // event up to position in the read models that readers see, but for those that are parked as dead
@@ -71,7 +73,8 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *name
 				return nil
 			}
 			if err != nil && ctx.Err() == nil && !errors.Is(err, pgx.ErrNoRows) {
-				r.logger.WarnContext(ctx, "projection: cannot read a checkpoint that somebody waits for", "projection", name, "error", err)
+				r.logger.WarnContext(ctx, "projection: cannot read a checkpoint that somebody waits for",
+					"projection", name, "error", err)
 			}
 			poll = time.After(askAfter)
 		}
@@ -79,23 +82,31 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *name
 		case <-moved:
 		case <-poll:
 		case <-ctx.Done():
-			return &WaitError{Projection: name, Checkpoint: at, Position: position, Reason: n.trouble(), Err: context.Cause(ctx)}
+			return &WaitError{
+				Projection: name, Checkpoint: at, Position: position, Reason: n.trouble(), Err: context.Cause(ctx),
+			}
 		}
 	}
 }
 
 // ask reads how far the live version is.
 func (r *Runner) ask(ctx context.Context, n *named, name string) (eventstore.Position, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	last := func() eventstore.Position { return eventstore.Position(n.at.Load()) }
+	select {
+	case n.asking <- struct{}{}:
+		defer func() { <-n.asking }()
+	case <-ctx.Done():
+		return last(), ctx.Err()
+	}
 	if time.Since(n.asked) < askAfter/2 {
-		return n.at, nil
+		return last(), nil
 	}
 	var at eventstore.Position
 	if err := r.pool.QueryRow(ctx, r.sql(checkpointSQL), name).Scan(&at); err != nil {
-		return n.at, err
+		return last(), err
 	}
-	n.at, n.asked = at, time.Now()
+	n.at.Store(int64(at))
+	n.asked = time.Now()
 	return at, nil
 }
 

@@ -1,0 +1,85 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// TestUnsubscribe: who has unsubscribed is called no more, not even for an event that was read with the last one.
+func TestUnsubscribe(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store)
+	const subscriptions = 50
+	var calls atomic.Int64
+	ended := make(chan struct{}, subscriptions)
+	for range subscriptions {
+		unsubscribe := make(chan func(), 1)
+		un, err := r.Subscribe(t.Context(), projection.Effect(codec,
+			func(context.Context, eventstore.Event[counted]) error {
+				calls.Add(1)
+				select {
+				case un := <-unsubscribe:
+					un()
+					ended <- struct{}{}
+				default: // it has
+				}
+				return nil
+			}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		unsubscribe <- un
+	}
+	f.append(codec, 5)
+	for range subscriptions {
+		f.await("a call", ended)
+	}
+	h := newHeard()
+	if _, err := r.Subscribe(t.Context(), projection.Effect(codec, h.effect)); err != nil {
+		t.Fatal(err)
+	}
+	h.until(t, f.append(codec, 1)) // as the others would have
+	if n := calls.Load(); n != subscriptions {
+		t.Errorf("%d calls after unsubscribe", n-subscriptions)
+	}
+}
+
+// brokenLog cannot be read for some time.
+type brokenLog struct {
+	projection.Log
+	broken atomic.Bool
+}
+
+func (l *brokenLog) Next(
+	ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int,
+) (eventstore.Page, error) {
+	if l.broken.Load() {
+		return eventstore.Page{}, errors.New("the disk is on fire")
+	}
+	return l.Log.Next(ctx, after, filter, limit)
+}
+
+// TestSubscribeToABrokenLog: that events cannot be read is logged, and they come later.
+func TestSubscribeToABrokenLog(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	log := &brokenLog{Log: f.store}
+	log.broken.Store(true)
+	config, said := rollNotice("the disk is on fire")
+	r, _ := f.start(config, log)
+	h := newHeard()
+	if _, err := r.Subscribe(t.Context(), projection.Effect(codec, h.effect)); err != nil {
+		t.Fatal(err)
+	}
+	last := f.append(codec, 1)
+	f.eventually(20*time.Second, "it is logged", said.Load)
+	log.broken.Store(false)
+	h.until(t, last)
+}

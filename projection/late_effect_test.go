@@ -1,0 +1,71 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// TestAbandonedEffect: one that comes back when nobody waits for it any more does not meddle with what its
+// partition does meanwhile. The race detector sees it.
+func TestAbandonedEffect(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var returned atomic.Bool // and nothing else, or the race detector takes them for one after the other
+	options := &projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 1}
+	f.put("a", -1)
+	f.put("b", 0, 0, 0)
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(codec,
+		func(_ context.Context, e eventstore.Event[counted]) error {
+			switch e.Data.N {
+			case -1:
+				time.Sleep(1300 * time.Millisecond) // it is abandoned after 1050
+				returned.Store(true)
+			case -2:
+				return errors.New("it is parked")
+			}
+			return nil
+		})))
+	want := 1
+	pace := time.NewTicker(20 * time.Millisecond)
+	defer pace.Stop()
+	for ; !returned.Load(); want++ {
+		<-pace.C
+		f.put(fmt.Sprint("c", want), -2)
+	}
+	f.wait(r, f.put("d", 0))
+	if s := f.statusOf(r, "mails"); s.Parked != want {
+		t.Errorf("%d events are parked, want %d", s.Parked, want)
+	}
+}
+
+// TestSlowEffect: an event that comes after one which took too long is not given up before it was tried.
+func TestSlowEffect(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	h := newHeard()
+	last := f.append(codec, 5)
+	options := &projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 1}
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(codec,
+		func(ctx context.Context, e eventstore.Event[counted]) error {
+			if e.Data.N == 1 {
+				<-ctx.Done() // too late, but done
+			}
+			return h.effect(ctx, e)
+		})))
+	f.wait(r, last)
+	if diff := cmp.Diff(f.log("counted"), h.all()); diff != "" {
+		t.Errorf("effects (-log +heard):\n%s", diff)
+	}
+	if s := f.statusOf(r, "mails"); s.Parked != 0 {
+		t.Errorf("%d events are parked", s.Parked)
+	}
+}

@@ -1,0 +1,104 @@
+package projection_test
+
+import (
+	"context"
+	"maps"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// TestAddedUpTo: what is missing of a type that is added is what the partition has passed that is farthest, also
+// when it gets there just then.
+func TestAddedUpTo(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	version := func(sources ...*eventstore.Codec[counted]) *projection.Projection {
+		var all []projection.Source
+		for _, c := range sources {
+			all = append(all, projection.On(c, rollWrite(nil)))
+		}
+		return projection.New("tally", rollOptions(projection.Options{Partitions: 2}), all...)
+	}
+	r, stop := f.rollProcess(quiet, version(codec))
+	last := f.rollHistory(10, 1)
+	f.wait(r, last)
+	stop()
+	f.exec(`update tidemark.projection_partitions set checkpoint = 0`)
+	batch, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	move := `update tidemark.projection_partitions set checkpoint = $1 where partition = 1`
+	if _, err := batch.Exec(t.Context(), move, last); err != nil {
+		t.Fatal(err)
+	}
+	r, _ = f.rollProcess(quiet, version(codec, other))
+	f.rollUntil("somebody waits for the batch", func() bool {
+		return f.rollNumber(`
+			select count(*)
+			  from pg_stat_activity
+			 where datname = current_database()
+			   and wait_event_type = 'Lock'`) > 0
+	})
+	if err := batch.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(r, f.append(other, 1))
+	want := map[string]eventstore.Position{"other": last}
+	if got := f.rollStatus(r, 1).Added; !maps.Equal(got, want) {
+		t.Errorf("added types: %v, want %v", got, want)
+	}
+}
+
+// TestEveryType: a subscription that gets more types, up to all of them, is run by the release that has all, and
+// no other release passes over events, not even after Accept.
+func TestEveryType(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	h := newHeard()
+	few := func() *projection.Projection {
+		return projection.NewSubscription("mails", nil, projection.Effect(codec, h.effect))
+	}
+	every := func() *projection.Projection {
+		return projection.NewSubscription("mails", nil, projection.EffectAll(
+			func(_ context.Context, e eventstore.Raw) error {
+				h.add(e.Position)
+				return nil
+			}))
+	}
+	config, said := talking()
+	old, _ := f.start(config, f.store, few())
+	f.wait(old, f.append(codec, 3))
+	r, stop := f.start(quiet, f.store, every())
+	f.eventually(20*time.Second, "the old release leaves it", func() bool { return said.has("left to others") })
+	f.waitWithin(10*time.Second, r, f.append(other, 2))
+	if err := r.Accept(t.Context(), "mails", 1); err != nil {
+		t.Fatal(err)
+	}
+	f.waitWithin(10*time.Second, r, f.append(other, 2))
+	if added := f.status(r, "mails").Added; len(added) != 0 {
+		t.Errorf("after Accept: %v", added)
+	}
+	stop()
+	last := f.append(other, 2) // while only the old release runs
+	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	defer cancel()
+	if err := old.Wait(ctx, last); err == nil {
+		t.Error("the old release has passed over events")
+	}
+	// Back to a few types for good.
+	if err := old.Accept(t.Context(), "mails", 1); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(old, f.append(codec, 1))
+	want := append(f.log("counted")[:3:3], f.log("other")[:4]...)
+	want = append(want, f.log("counted")[3:]...)
+	if diff := cmp.Diff(want, h.all()); diff != "" {
+		t.Errorf("effects (-log +heard):\n%s", diff)
+	}
+}

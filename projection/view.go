@@ -1,0 +1,75 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// showTables makes readers see the tables of a version. They keep their rights.
+func showTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+	for _, t := range tables {
+		if err := showTable(ctx, tx, quote(t), physical(t, version)); err != nil {
+			return fmt.Errorf("let %s show version %d: %w", t, version, err)
+		}
+	}
+	return nil
+}
+
+// switchTables is showTables while somebody may read them for long: readers that come then would have to wait
+// behind us.
+func switchTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+	if _, err := tx.Exec(ctx, `set local lock_timeout = '50ms'`); err != nil {
+		return err
+	}
+	if err := showTables(ctx, tx, tables, version); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `set local lock_timeout = 0`)
+	return err
+}
+
+// rehearse switches the tables and takes it back: what is in the way is known before anybody is held.
+func rehearse(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+	savepoint, err := tx.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(switchTables(ctx, savepoint, tables, version), savepoint.Rollback(ctx))
+}
+
+// grantsSQL makes the statements that give everybody the rights on a view again.
+const grantsSQL = `
+select coalesce(string_agg(format('grant %s on %s to %s', a.privilege_type, c.oid::regclass,
+                                  case a.grantee
+                                  when 0 then 'public'
+                                  else quote_ident(pg_get_userbyid(a.grantee))
+                                  end ||
+                                  case when a.is_grantable then ' with grant option' else '' end), '; '), '')
+  from pg_class c,
+       aclexplode(c.relacl) a
+ where c.oid = to_regclass($1)
+   and a.grantee <> c.relowner`
+
+func showTable(ctx context.Context, tx pgx.Tx, view, table string) error {
+	savepoint, err := tx.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err = savepoint.Exec(ctx, "create or replace view "+view+" as select * from "+table); err == nil {
+		return savepoint.Commit(ctx)
+	}
+	if rollback := savepoint.Rollback(ctx); rollback != nil || !strings.Contains(err.Error(), "42P16") {
+		return err
+	}
+	// The columns are others: a new view, with the rights of the old one.
+	var grants string
+	if err := tx.QueryRow(ctx, grantsSQL, view).Scan(&grants); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, "drop view "+view+"; create view "+view+" as select * from "+table+"; "+grants)
+	return err
+}
