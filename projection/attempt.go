@@ -143,20 +143,18 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		return nil
 	}
 	// Until it is committed it has not been read: a worker that ends saves how far it has.
-	start := time.Now()
 	if err := w.answered(ctx, b.flush); err != nil {
 		return err
 	}
-	w.flushTook = time.Since(start)
 	w.rows.flushed()
 	w.committed(b)
 	return nil
 }
 
-// flushAfter is how long rows are folded before they are written, while there is a backlog: longer if it takes long, since
-// many rows are written again each time.
+// flushAfter is how long rows are folded before they are written, while there is a backlog: longer if there are
+// many, which are written again each time.
 func (w *worker) flushAfter() time.Duration {
-	return max(batchTime, min(10*w.flushTook, maxFlushAfter))
+	return min(max(batchTime, time.Duration(w.rows.dirty())*10*rowTime), maxFlushAfter)
 }
 
 // flush writes the rows and the checkpoint.

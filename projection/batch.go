@@ -16,8 +16,9 @@ import (
 const (
 	// batchTime is after how long a batch is committed although there are more events at hand.
 	batchTime = time.Second
-	// maxFlushAfter is the same for rows, where writing them takes long.
+	// maxFlushAfter is the same for many rows, and rowTime about what it takes to write one.
 	maxFlushAfter = 5 * time.Second
+	rowTime       = 10 * time.Microsecond
 	// abandonAfter is how long a handler has to return once its context is done.
 	abandonAfter = time.Second
 )

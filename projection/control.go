@@ -165,8 +165,8 @@ func (r *Runner) Accept(ctx context.Context, name string, version int) error {
 		return err
 	}
 	return r.operate(ctx, "accept", name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-		_, err := tx.Exec(ctx, r.sql(acceptSQL), name, v.options.Version, v.types)
-		return map[string]any{"types": v.types}, err
+		_, err := tx.Exec(ctx, r.sql(acceptSQL), name, v.options.Version, v.stored)
+		return map[string]any{"types": v.stored}, err
 	})
 }
 

@@ -27,7 +27,8 @@ type Projection struct {
 	options Options
 	sources []Source
 	types   []string        // of all sources, sorted
-	known   map[string]bool // types, and those that are retired
+	stored  []string        // the same, and schemas above the first one: what releases may differ in
+	known   map[string]bool // stored, and types that are retired
 	table   table           // nil unless it folds rows
 	effects bool            // a subscription
 }
@@ -68,6 +69,7 @@ type Options struct {
 type Source struct {
 	all     bool // of whatever types
 	types   []string
+	schemas []string // above the first one, with their types
 	retired []string
 	codec   any // the codec: the events of a page are decoded once for all who share it
 	decode  func([]eventstore.Raw) []decoded
@@ -115,6 +117,11 @@ func source[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) str
 	handled := make(map[string]bool)
 	for _, t := range s.types {
 		handled[t] = true
+		for _, schema := range codec.Schemas(t) {
+			if schema > 1 {
+				s.schemas = append(s.schemas, fmt.Sprintf("%s, schema %d", t, schema))
+			}
+		}
 	}
 	s.decode = func(events []eventstore.Raw) []decoded {
 		all := make([]decoded, 0, len(events))
@@ -213,6 +220,12 @@ func newProjection(name string, options *Options, sources []Source) *Projection 
 	p.types = slices.AppendSeq([]string{}, maps.Keys(taken))
 	slices.Sort(p.types)
 	p.known = taken
+	for _, s := range sources {
+		for _, schema := range s.schemas {
+			p.known[schema] = true
+		}
+	}
+	p.stored = slices.Sorted(maps.Keys(p.known))
 	for _, s := range sources {
 		for _, eventType := range s.retired {
 			p.known[eventType] = true

@@ -2,6 +2,7 @@ package projection_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"testing"
 	"time"
@@ -101,4 +102,71 @@ func TestEveryType(t *testing.T) {
 	if diff := cmp.Diff(want, h.all()); diff != "" {
 		t.Errorf("effects (-log +heard):\n%s", diff)
 	}
+}
+
+// named is counted with a key, and at another schema with the key under another name.
+type named struct {
+	Name string
+	N    int
+}
+
+type renamedField struct {
+	Title string
+	N     int
+}
+
+// TestOldReleaseAndNewSchema: a release that does not know a schema leaves the projection to one that does: it
+// would look for such an event's key in vain, and so in another partition.
+func TestOldReleaseAndNewSchema(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	first := eventstore.NewCodec(eventstore.TypeOf("named", func(e named) named { return e }))
+	second := eventstore.NewCodec(
+		eventstore.TypeOf("named", func(e named) named { return e }),
+		eventstore.TypeOf("named", func(e renamedField) named { return named{e.Title, e.N} }).WithSchema(2))
+	table := func(codec *eventstore.Codec[named]) *projection.Projection {
+		type row struct {
+			Name string `db:"name,key"`
+			N    int
+		}
+		return projection.NewTable("sums", &projection.Options{
+			Partitions: 16,
+			DDL:        `create table {sums} (name text primary key, n int not null)`,
+		}, projection.Fold(codec, func(e eventstore.Event[named]) string { return e.Data.Name },
+			func(row *row, e eventstore.Event[named]) projection.Op {
+				row.N += e.Data.N
+				return projection.Put
+			}))
+	}
+	put := func(n, schema int, data string) eventstore.Position {
+		draft := eventstore.Draft{Type: "named", Schema: schema, Data: []byte(data)}
+		return f.putDrafts(fmt.Sprint("stream", n), draft)
+	}
+	old, stopOld := f.start(quiet, f.store, table(first))
+	for n := range 20 {
+		f.wait(old, put(n, 1, fmt.Sprintf(`{"Name": "name%d", "N": 1}`, n)))
+	}
+	newer, stopNewer := f.start(quiet, f.store, table(second))
+	f.until("the schema known", func() bool { return f.rollNumber(`select cardinality(types) from tidemark.projections`) == 2 })
+	var last eventstore.Position
+	for n := range 20 {
+		last = put(n, 2, fmt.Sprintf(`{"Title": "name%d", "N": 10}`, n))
+	}
+	f.wait(newer, last)
+	f.equal("sums", int64(20), f.rollNumber(`select count(*) from sums where n = 11`))
+	s := f.statusOf(newer, "sums")
+	if s.Parked > 0 || len(s.Added) > 0 {
+		t.Errorf("%d events are parked, and these are missing: %v", s.Parked, s.Added)
+	}
+	stopOld()
+	stopNewer()
+
+	// The release is taken back: somebody has to say so.
+	r, _ := f.start(quiet, f.store, table(first))
+	last = put(0, 1, `{"Name": "name0", "N": 100}`)
+	if err := r.Accept(t.Context(), "sums", 0); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(r, last)
+	f.equal("sums", int64(1), f.rollNumber(`select count(*) from sums where n = 111`))
 }

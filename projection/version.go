@@ -157,7 +157,7 @@ func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.types,
+	_, err = tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.stored,
 		append([]string{}, o.Tables...), v.definition(), total)
 	if err != nil {
 		return err
@@ -221,7 +221,7 @@ func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
 		return &ChangedError{v.name, s.Version, fmt.Sprintf("its tables were made by other DDL (%s, not %s)", s.Definition, v.definition())}
 	}
 	var added []string
-	for _, t := range v.types {
+	for _, t := range v.stored {
 		if !slices.Contains(s.Types, t) && !slices.Contains(s.Types, allTypes) {
 			added = append(added, t)
 		}
@@ -249,8 +249,12 @@ func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []str
 	added := make(map[string]eventstore.Position)
 	if passed > 0 { // or nothing was missed
 		for _, t := range types {
-			added[t] = passed
+			if slices.Contains(v.types, t) { // and not a new schema, in which there was nothing yet
+				added[t] = passed
+			}
 		}
+	}
+	if len(added) > 0 {
 		v.logger.WarnContext(ctx,
 			"projection handles new event types, from its checkpoint on: raise its version to have the earlier ones",
 			"projection", v.name, "version", s.Version, "types", added)
@@ -264,13 +268,13 @@ func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []str
 	if _, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list)); err != nil {
 		return err
 	}
-	return v.audit(ctx, tx, v.name, s.Version, "add types", map[string]any{"types": added})
+	return v.audit(ctx, tx, v.name, s.Version, "add types", map[string]any{"types": types, "missed": added})
 }
 
 // allTypes stands for all event types, those of [EffectAll].
 const allTypes = "*"
 
-// covers reports whether this process knows all types that the projection handles. If it does not,
+// covers reports whether this process knows all types and schemas that the projection handles. If it does not,
 // a newer release runs beside it: then it would pass over events.
 func (v *version) covers(types []string) bool {
 	return v.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.known[t] })

@@ -101,8 +101,7 @@ type worker struct {
 	attempts map[eventstore.Position]int
 	failing  bool
 
-	flushTook time.Duration // the latest one of rows
-	rate      rate
+	rate rate
 }
 
 // outdated ends what a worker does under a token when there is a newer one: it may have nothing to
