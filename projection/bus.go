@@ -31,12 +31,12 @@ type listening struct {
 
 func newBus(e *engine) *bus { return &bus{engine: e, waiting: make(map[*listening]bool)} }
 
-// Subscribe calls the effects of sources, made by [Effect] and [EffectAll], for the events that are stored from now
-// on, while the runner runs and until unsubscribe is called: for what concerns this process alone, such as its caches
-// and the connections of its clients. Every process gets every event, one after another, and none of those from
-// before it started. An effect that fails is logged and not tried again. Once unsubscribe has returned no other event
-// is given to them; a call under way goes on, with a context that is done. An effect must return when its context is:
-// [Runner.Run] waits for it.
+// Subscribe calls the effects of sources, made by [Effect] and [EffectAll], for the events that are stored
+// from now on, while the runner runs and until unsubscribe is called: for what concerns this process alone,
+// such as its caches and the connections of its clients. Every process gets every event, one after another,
+// and none of those from before it started. An effect that fails is logged and not tried again. Once
+// unsubscribe has returned no other event is given to them; a call under way goes on, with a context that
+// is done. An effect must return when its context is: [Runner.Run] waits for it.
 func (r *Runner) Subscribe(ctx context.Context, sources ...Source) (unsubscribe func(), err error) {
 	l := &listening{Projection: newProjection("Runner.Subscribe", nil, sources), stop: func() {}}
 	for _, s := range sources {
@@ -94,7 +94,8 @@ func (b *bus) run(ctx context.Context) {
 // serve calls the effects of one subscription.
 func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
 	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, b.config.MaxBackoff), b.config.MaxBackoff
+	pause.InitialInterval = min(100*time.Millisecond, b.config.MaxBackoff)
+	pause.MaxInterval = b.config.MaxBackoff
 	for ctx.Err() == nil {
 		p, err := feed.next(ctx, l.after)
 		if err != nil {

@@ -9,9 +9,9 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// Drop removes a version that is not live, with its tables and dead letters: an old one that nobody wants back,
-// or one that is being built. A process that runs it forgets it. Dropping the live version is refused with
-// [ErrRefused].
+// Drop removes a version that is not live, with its tables and dead letters: an old one that nobody wants
+// back, or one that is being built. A process that runs it forgets it. Dropping the live version is refused
+// with [ErrRefused].
 func (r *Runner) Drop(ctx context.Context, name string, version int) error {
 	for {
 		err := pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error { return r.drop(ctx, tx, name, version) })

@@ -96,18 +96,21 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	if err != nil {
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
-	if c.BatchSize < 1 || c.Concurrency < 1 || c.Lease < 0 || c.MaxBackoff < 0 || c.StallLag < 0 || c.StallAfter < 0 {
+	if c.BatchSize < 1 || c.Concurrency < 1 ||
+		c.Lease < 0 || c.MaxBackoff < 0 || c.StallLag < 0 || c.StallAfter < 0 {
 		return nil, errors.New("projection.NewRunner: no number or duration of the Config may be negative")
 	}
 	e := &engine{
 		pool: pool, log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
-		config: c, logger: c.Logger, owner: uuid.NewString(), slots: make(chan struct{}, c.Concurrency), changed: newSignal(), retries: make(chan struct{}, 1),
+		config: c, logger: c.Logger, owner: uuid.NewString(), slots: make(chan struct{}, c.Concurrency),
+		changed: newSignal(), retries: make(chan struct{}, 1),
 	}
 	r := &Runner{engine: e, versions: make(map[versionID]*version), names: make(map[string]*named)}
 	tables := 0
 	for _, p := range projections {
 		if _, taken := r.versions[p.id()]; taken {
-			return nil, fmt.Errorf("projection.NewRunner: two projections are named %q and have version %d", p.name, p.options.Version)
+			return nil, fmt.Errorf("projection.NewRunner: two projections are named %q and have version %d",
+				p.name, p.options.Version)
 		}
 		n := r.names[p.name]
 		if n == nil {
@@ -152,9 +155,9 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 	return d
 }
 
-// Run runs the projections until ctx is done and then returns nil; a batch under way is rolled
-// back and done again next time, here or in another process, which takes over at once. It returns an error at once when the
-// checkpoints cannot be read, such as [eventstore.ErrNotMigrated], or when what is stored of a
+// Run runs the projections until ctx is done and then returns nil; a batch under way is rolled back and
+// done again next time, here or in another process, which takes over at once. It returns an error at once
+// when the checkpoints cannot be read, such as [eventstore.ErrNotMigrated], or when what is stored of a
 // projection does not fit; later failures are retried. Run may be called once.
 func (r *Runner) Run(ctx context.Context) error {
 	first := false

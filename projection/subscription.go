@@ -53,9 +53,9 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
 	}
 }
 
-// NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An
-// effect is called at least once for each event: after a crash, or when the lease was lost meanwhile,
-// again for those since the checkpoint. What an effect does in the same database is done exactly once when it asks
+// NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An effect
+// is called at least once for each event: after a crash, or when the lease was lost meanwhile, again for
+// those since the checkpoint. What an effect does in the same database is done exactly once when it asks
 // [Once] in its transaction. Several processes that run a subscription of one name share its events.
 //
 // A subscription has no versions and is not rebuilt; with [Options.FromNow] it begins at the end of
@@ -92,10 +92,10 @@ on conflict do nothing`
 var ErrNoEvent = errors.New("projection.Once: the context is not that of a handler")
 
 // Once reports whether an effect of the event that is being handled is still to happen, and notes in tx
-// that it has: commit tx together with what the effect does in the database, and the effect happens exactly once,
-// however often the event is handled, by whichever version of the projection. Effect tells several effects of one
-// event apart. In a version that is not live it reports false, since what is built anew has no effects, unless the
-// live one has not come so far, or has the event among its dead letters.
+// that it has: commit tx together with what the effect does in the database, and the effect happens exactly
+// once, however often the event is handled, by whichever version of the projection. Effect tells several
+// effects of one event apart. In a version that is not live it reports false, since what is built anew has
+// no effects, unless the live one has not come so far, or has the event among its dead letters.
 func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error) {
 	b, ok := ctx.Value(batchKey{}).(*batchInfo)
 	if !ok {
@@ -152,8 +152,8 @@ func (b *batch) effect(ctx context.Context, conn *pgxpool.Conn, items []item) er
 	return failed
 }
 
-// callEffects calls the effects of the items until one fails or the context is done, and returns how many of them
-// need not be called again: all items of an event, or none.
+// callEffects calls the effects of the items until one fails or the context is done, and returns how many
+// of them need not be called again: all items of an event, or none.
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
 	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
 	hctx := context.WithValue(ctx, batchKey{}, info)

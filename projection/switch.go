@@ -24,22 +24,7 @@ const (
 	switchLag     = 2000
 	switchTime    = 250 * time.Millisecond
 	maxSwitchTime = 4 * time.Second
-	// boundPause is how long a version waits that may not go beyond the live one before it looks
-	// again: twice as long each time, up to maxBoundPause.
-	boundPause    = 5 * time.Millisecond
-	maxBoundPause = 100 * time.Millisecond
 )
-
-const boundSQL = `
-select array(select p.checkpoint
-               from SCHEMA.projections v
-               join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
-              where v.name = $1
-                and v.phase = 'live'
-              order by p.partition),
-       (select own.fencing_token
-          from SCHEMA.projection_partitions own
-         where (own.projection, own.version, own.partition) = ($1, $2, $3))`
 
 const lockVersionsSQL = `
 select version, phase, state, partitions, tables
@@ -68,42 +53,6 @@ update SCHEMA.projections
  where name = $1
    and version = $2`
 
-// bound returns how far a version with handlers may go that is not live, and waits when that is not farther than
-// it is. It stays behind the live one, whose handlers have the effects of the events before. Where partitions of
-// the live one are not equally far, both may come to an event first, and [Once] lets one of them have its effects.
-func (w *worker) bound(
-	ctx context.Context, to eventstore.Position,
-) (limit eventstore.Position, bounded bool, err error) {
-	if w.live || w.table != nil {
-		return 0, false, nil
-	}
-	for pause := boundPause; ; pause = min(2*pause, maxBoundPause) {
-		var token *int64
-		err := w.pool.QueryRow(ctx, w.sql(boundSQL), w.name, w.options.Version, w.number).Scan(&w.liveAt, &token)
-		switch {
-		case err != nil:
-			return 0, false, err
-		case token == nil || *token != w.token: // it may be the live one by now
-			return 0, false, errFenced
-		}
-		limit = w.read // if no version is live
-		if len(w.liveAt) > 0 {
-			limit = max(limit, slices.Max(w.liveAt))
-		}
-		if limit > w.read {
-			return limit, true, nil
-		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return 0, false, context.Cause(ctx)
-		}
-		if w.read > w.checkpoint { // it is to be saved
-			return limit, true, nil
-		}
-	}
-}
-
 // takeover is how often in a row a version has failed to take over, and when it may try again.
 type takeover struct {
 	failed int
@@ -113,8 +62,8 @@ type takeover struct {
 // patience is how long the live version waits for one that has failed so often.
 func (t *takeover) patience() time.Duration { return min(switchTime<<min(t.failed, 10), maxSwitchTime) }
 
-// noted counts an attempt if the live version was held for it, or somebody has to do something, and returns how
-// long to wait.
+// noted counts an attempt if the live version was held for it, or somebody has to do something, and returns
+// how long to wait.
 func (t *takeover) noted(err error) (pause time.Duration) {
 	var behind *behindError
 	if errors.As(err, &behind) && !behind.tried || errors.Is(err, ErrRefused) {
@@ -145,7 +94,8 @@ func (r *Runner) switchVersions(ctx context.Context) {
 	}
 }
 
-// rising reports whether a version is being built, and this process is the one to let it take over: one is enough.
+// rising reports whether a version is being built, and this process is the one to let it take over: one is
+// enough.
 func (v *version) rising() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -173,11 +123,11 @@ func (r *Runner) takeOver(ctx context.Context, id versionID, t *takeover) {
 	_, _ = r.pool.Exec(ctx, r.sql(setReasonSQL), id.name, id.version, err.Error())
 }
 
-// Switch lets another version of a projection take the place of the live one, as soon as it has
-// caught up with it: the way back after a new version turned out to be wrong, since the old one is kept, and
-// goes on as long as some process runs it. Readers see one or the other, and nothing that they have seen is
-// missing from it. It waits for that until ctx is done, and returns [ErrRefused] for a version that is not
-// there or does not run. The live version is held while it tries, for seconds at most, and goes on in between.
+// Switch lets another version of a projection take the place of the live one, as soon as it has caught up
+// with it: the way back after a new version turned out to be wrong, since the old one is kept, and goes on
+// as long as some process runs it. Readers see one or the other, and nothing that they have seen is missing
+// from it. It waits for that until ctx is done, and returns [ErrRefused] for a version that is not there or
+// does not run. The live version is held while it tries, for seconds at most, and goes on in between.
 func (r *Runner) Switch(ctx context.Context, name string, version int) error {
 	for t := (takeover{}); ; {
 		err := r.trySwitch(ctx, name, version, t.patience(), phaseBuilding, phaseRetired)
@@ -235,18 +185,7 @@ func (r *Runner) trySwitch(
 	}
 	r.changed.notify()
 	r.announce(ctx)
-	for deadline := time.Now().Add(patience); ; {
-		err = pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error { return r.turn(ctx, tx, name, version, held) })
-		var behind *behindError
-		if !errors.As(err, &behind) || time.Now().After(deadline) {
-			break
-		}
-		select {
-		case <-time.After(2 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
-	if err != nil {
+	if err := r.turnWithin(ctx, name, version, held, patience); err != nil {
 		_, letGo := r.pool.Exec(context.WithoutCancel(ctx), r.sql(holdSQL), name, time.Duration(0))
 		return errors.Join(err, letGo)
 	}
@@ -284,6 +223,23 @@ func (r *Runner) holdLive(
 	}
 	_, err = tx.Exec(ctx, r.sql(fenceSQL), name, live.version) // also what it has under way
 	return live.version, err
+}
+
+// turnWithin tries until the version has caught up.
+func (r *Runner) turnWithin(
+	ctx context.Context, name string, version, held int, patience time.Duration,
+) error {
+	for deadline := time.Now().Add(patience); ; {
+		err := pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error { return r.turn(ctx, tx, name, version, held) })
+		var behind *behindError
+		if !errors.As(err, &behind) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // turn lets readers see a version, if it has caught up, in one transaction.
@@ -356,7 +312,8 @@ func (r *Runner) lockVersions(
 ) (wanted, live lockedVersion, err error) {
 	found, _ := tx.Query(ctx, r.sql(lockVersionsSQL), name)
 	var v lockedVersion
-	_, err = pgx.ForEachRow(found, []any{&v.version, &v.phase, &v.state, &v.partitions, &v.tables}, func() error {
+	columns := []any{&v.version, &v.phase, &v.state, &v.partitions, &v.tables}
+	_, err = pgx.ForEachRow(found, columns, func() error {
 		if v.version == version {
 			wanted = v
 		}

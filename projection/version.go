@@ -22,6 +22,8 @@ const (
 	phaseRetired  = "retired"
 )
 
+const lockNameSQL = `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`
+
 const versionsSQL = `
 select version, phase, partitions, types, definition
   from SCHEMA.projections
@@ -33,8 +35,8 @@ insert into SCHEMA.projections (name, version, phase, partitions, types, tables,
 select $1, $2, $3, $4, $5, $6, $7, $8, coalesce(max(position), 0)
   from SCHEMA.events`
 
-// maxCounted bounds the position of the last event of a log that is counted while others wait. Of a longer one the
-// planner says about how many events there are.
+// maxCounted bounds the position of the last event of a log that is counted while others wait. Of a longer
+// one the planner says about how many events there are.
 const maxCounted = 100_000
 
 const endSQL = `
@@ -54,8 +56,8 @@ select
 
 const addPartitionsSQL = `
 insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint, fencing_token)
-select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end, -- no token of a version that was dropped comes again
-       (1000 * extract(epoch from clock_timestamp()))::bigint
+select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end,
+       (1000 * extract(epoch from clock_timestamp()))::bigint -- no token of a version that was dropped comes again
   from generate_series(0, $3::int - 1) n`
 
 const farthestSQL = `
@@ -78,7 +80,8 @@ type ChangedError struct {
 }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("projection %s: %s; raise Options.Version to build it anew, while the present version stays", e.Projection, e.What)
+	return fmt.Sprintf("projection %s: %s; raise Options.Version to build it anew, while the present version stays",
+		e.Projection, e.What)
 }
 
 // version is a projection as this process runs it.
@@ -86,9 +89,8 @@ type version struct {
 	*Projection
 	*engine
 
-	outdated atomic.Bool // the stored set of types has some that this one does not handle, or it is not there at all
-
-	left atomic.Bool // the others know
+	outdated atomic.Bool // there are stored types that this one does not handle, or it is not there at all
+	left     atomic.Bool // the others know
 
 	mu      sync.Mutex
 	phase   string          // as of the last plan
@@ -115,7 +117,7 @@ type stored struct {
 // register makes what there has to be of a projection before it can run, or checks that it is there.
 func (v *version) register(ctx context.Context) error {
 	err := pgx.BeginFunc(ctx, v.pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`, v.name); err != nil {
+		if _, err := tx.Exec(ctx, lockNameSQL, v.name); err != nil {
 			return err
 		}
 		found, _ := tx.Query(ctx, v.sql(versionsSQL), v.name)
@@ -131,7 +133,8 @@ func (v *version) register(ctx context.Context) error {
 			phase = phaseBuilding
 			if rows[n].Version > v.options.Version {
 				v.outdated.Store(true)
-				v.logger.WarnContext(ctx, "projection is not run: a higher version is live, and this one is not there any more",
+				v.logger.WarnContext(ctx,
+					"projection is not run: a higher version is live, and this one is not there any more",
 					"projection", v.name, "version", v.options.Version, "live", rows[n].Version)
 				return nil
 			}
@@ -172,7 +175,8 @@ func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 			return &ddlError{err}
 		}
 	}
-	return v.audit(ctx, tx, v.name, o.Version, "create", map[string]any{"phase": phase, "partitions": o.Partitions})
+	details := map[string]any{"phase": phase, "partitions": o.Partitions}
+	return v.audit(ctx, tx, v.name, o.Version, "create", details)
 }
 
 // total returns about how many events there are to handle until a version has been built.
@@ -230,7 +234,8 @@ func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
 
 // addTypes lets a projection handle more types from now on.
 func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []string) error {
-	if _, err := tx.Exec(ctx, v.sql(lockVersionsSQL), v.name); err != nil { // before the partitions, like a switch
+	// Before the partitions, like a switch.
+	if _, err := tx.Exec(ctx, v.sql(lockVersionsSQL), v.name); err != nil {
 		return err
 	}
 	// Processes that do not know the types must not go on: then the checkpoints stay where they are.
@@ -331,7 +336,8 @@ func (v *version) local() (at eventstore.Position, all bool) {
 	return at, true
 }
 
-// disownAll forgets how far the partitions are, since somebody has changed that: whoever waits asks the database.
+// disownAll forgets how far the partitions are, since somebody has changed that: whoever waits asks the
+// database.
 func (v *version) disownAll() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -339,11 +345,14 @@ func (v *version) disownAll() {
 	v.moved.notify()
 }
 
-func (e *engine) audit(ctx context.Context, tx pgx.Tx, name string, version int, action string, details map[string]any) error {
+func (e *engine) audit(
+	ctx context.Context, tx pgx.Tx, name string, version int, action string, details map[string]any,
+) error {
 	text, err := json.Marshal(details)
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, e.sql(auditSQL), name, version, action, eventstore.MetadataFrom(ctx).Actor, string(text))
+	actor := eventstore.MetadataFrom(ctx).Actor
+	_, err = tx.Exec(ctx, e.sql(auditSQL), name, version, action, actor, string(text))
 	return err
 }

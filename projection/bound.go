@@ -1,0 +1,64 @@
+package projection
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+const (
+	// boundPause is how long a version waits that may not go beyond the live one before it looks
+	// again: twice as long each time, up to maxBoundPause.
+	boundPause    = 5 * time.Millisecond
+	maxBoundPause = 100 * time.Millisecond
+)
+
+const boundSQL = `
+select array(select p.checkpoint
+               from SCHEMA.projections v
+               join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
+              where v.name = $1
+                and v.phase = 'live'
+              order by p.partition),
+       (select own.fencing_token
+          from SCHEMA.projection_partitions own
+         where (own.projection, own.version, own.partition) = ($1, $2, $3))`
+
+// bound returns how far a version with handlers may go that is not live, and waits when that is not farther
+// than it is. It stays behind the live one, whose handlers have the effects of the events before. Where
+// partitions of the live one are not equally far, both may come to an event first, and [Once] lets one of
+// them have its effects.
+func (w *worker) bound(
+	ctx context.Context, to eventstore.Position,
+) (limit eventstore.Position, bounded bool, err error) {
+	if w.live || w.table != nil {
+		return 0, false, nil
+	}
+	for pause := boundPause; ; pause = min(2*pause, maxBoundPause) {
+		var token *int64
+		err := w.pool.QueryRow(ctx, w.sql(boundSQL), w.name, w.options.Version, w.number).Scan(&w.liveAt, &token)
+		switch {
+		case err != nil:
+			return 0, false, err
+		case token == nil || *token != w.token: // it may be the live one by now
+			return 0, false, errFenced
+		}
+		limit = w.read // if no version is live
+		if len(w.liveAt) > 0 {
+			limit = max(limit, slices.Max(w.liveAt))
+		}
+		if limit > w.read || limit >= to {
+			return limit, true, nil
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return 0, false, context.Cause(ctx)
+		}
+		if w.read > w.checkpoint { // it is to be saved
+			return limit, true, nil
+		}
+	}
+}
