@@ -49,7 +49,7 @@ func (w *worker) bound(
 		if len(w.liveAt) > 0 {
 			limit = max(limit, slices.Max(w.liveAt))
 		}
-		if limit > w.read {
+		if limit > w.read || limit >= to {
 			return limit, true, nil
 		}
 		select {

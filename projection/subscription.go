@@ -152,17 +152,17 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 }
 
 // callEffects calls the effects of the items until one fails or the context is done, and returns how many
-// of them need not be called again: all items of an event, or none.
+// of them need not be called again.
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
 	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	for n := range items {
 		i := &items[n]
 		if ctx.Err() != nil { // maybe nobody waits for this any more: what divert reads is the worker's
-			if happened = wholeEvents(items, n); happened == 0 {
+			if n == 0 {
 				err = &failure{0, context.Cause(ctx)}
 			}
-			return happened, err // one that has not been called has not failed
+			return n, err // one that has not been called has not failed
 		}
 		if b.divert(i) {
 			continue
@@ -174,20 +174,11 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
-			return wholeEvents(items, n), &failure{n, err}
+			return n, &failure{n, err}
 		}
 		b.handled++
 	}
 	return len(items), nil
-}
-
-// wholeEvents returns how many of the items before one are not of its event.
-func wholeEvents(items []item, n int) int {
-	event := items[n].raw.Position
-	for n > 0 && items[n-1].raw.Position == event {
-		n--
-	}
-	return n
 }
 
 func callEffect(ctx context.Context, i *item) (err error) {
