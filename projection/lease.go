@@ -332,7 +332,7 @@ func (l *leases) leave(ctx context.Context) {
 const notifySQL = `select pg_notify($1, $2)`
 
 // channel is where runners tell each other that leases, or what operators want, have changed.
-func (e *engine) channel() string { return e.schema + "_projections" }
+func (e *engine) channel() string { return channelOf(e.schema) }
 
 // announce wakes the other runners. Who is not told finds out within a second.
 func (e *engine) announce(ctx context.Context) {

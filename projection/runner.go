@@ -2,6 +2,8 @@ package projection
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -184,6 +186,19 @@ func (r *Runner) Run(ctx context.Context) error {
 	running.Wait()
 	r.feed.running.Wait()
 	return nil
+}
+
+// maxChannel is how long the name of a channel may be, in bytes.
+const maxChannel = 63
+
+// channelOf is where the runners of a schema tell each other that leases, or what operators want, have changed.
+func channelOf(schema string) string {
+	channel := schema + "_projections"
+	if len(channel) > maxChannel {
+		sum := sha256.Sum256([]byte(schema))
+		channel = "projections_" + hex.EncodeToString(sum[:16])
+	}
+	return channel
 }
 
 // filter selects the events that any of the projections handles.
