@@ -38,7 +38,9 @@ func (w *worker) bound(
 	}
 	for pause := boundPause; ; pause = min(2*pause, maxBoundPause) {
 		var token *int64
-		err := w.pool.QueryRow(ctx, w.sql(boundSQL), w.name, w.options.Version, w.number).Scan(&w.liveAt, &token)
+		err := w.answered(ctx, func(ctx context.Context) error {
+			return w.pool.QueryRow(ctx, w.sql(boundSQL), w.name, w.options.Version, w.number).Scan(&w.liveAt, &token)
+		})
 		switch {
 		case err != nil:
 			return 0, false, err

@@ -256,16 +256,9 @@ func (w *worker) step(ctx context.Context) error {
 		return err
 	}
 	items, to := w.items(p, w.read, w.number), p.Through
-	var limit eventstore.Position
-	var bounded bool
-	err = w.answered(ctx, func(ctx context.Context) (err error) {
-		limit, bounded, err = w.bound(ctx, to)
+	if limit, ok, err := w.bound(ctx, to); err != nil {
 		return err
-	})
-	if err != nil {
-		return err
-	}
-	if bounded && limit < to {
+	} else if ok && limit < to {
 		for len(items) > 0 && items[len(items)-1].raw.Position > limit {
 			items = items[:len(items)-1]
 		}
