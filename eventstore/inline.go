@@ -44,18 +44,27 @@ func (g *group) sendInline(conn *pgxpool.Conn, batch []*request) ([]row, error) 
 	// Whatever the default is: it must see what is kept inline by now.
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
-		return nil, err
+		return nil, &uncommitted{err, conn.Conn().IsClosed()}
 	}
 	defer func() { _ = tx.Rollback(ctx) }() // of no effect after the commit
 	rows, err := g.inline.store(ctx, tx, newAppendArgs(batch).group(patience))
 	if err != nil {
-		return nil, err
+		return nil, &uncommitted{err, conn.Conn().IsClosed()}
 	}
 	if err := g.inline.apply(ctx, tx, batch, rows); err != nil {
-		return nil, err
+		return nil, &uncommitted{err, false} // it may fail for one of the events, each time
 	}
 	return rows, tx.Commit(ctx)
 }
+
+// uncommitted is why nothing of a group was stored: its transaction ended before COMMIT was sent.
+type uncommitted struct {
+	error
+	again bool // the same may succeed
+}
+
+func (e *uncommitted) Unwrap() error     { return e.error }
+func (e *uncommitted) SafeToRetry() bool { return e.again } // see pgconn.SafeToRetry
 
 // inliner does what Config.Inline says.
 type inliner struct {

@@ -2,10 +2,12 @@ package projection_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -46,6 +48,50 @@ func (f *inlined) checkWritten(name string) {
 	if diff := cmp.Diff(f.log("counted"), written); diff != "" {
 		f.Errorf("written by %s (-log +model):\n%s", name, diff)
 	}
+}
+
+// putMany appends numbers side by side, some of them negative, which fail. What others append is stored
+// once.
+func (f *inlined) putMany(negative ...int) {
+	f.Helper()
+	before := len(f.log("counted"))
+	var stored atomic.Int64
+	var writers sync.WaitGroup
+	for n := range 12 {
+		writers.Go(func() {
+			for i := range 4 {
+				number := i
+				if n < len(negative) && i%2 == 0 {
+					number = negative[n]
+				}
+				err := f.put(f.aware, fmt.Sprint("k", n), number)
+				if err == nil {
+					stored.Add(1)
+				}
+				if (number < 0) != (err != nil) || errors.Is(err, eventstore.ErrUnknownOutcome) {
+					f.Errorf("append of %d: %v", number, err)
+				}
+			}
+		})
+	}
+	writers.Wait()
+	if n := len(f.log("counted")) - before; n != int(stored.Load()) {
+		f.Errorf("%d events are stored of %d appends", n, stored.Load())
+	}
+}
+
+// TestInlineSlow: a handler that does not come to an end fails its append, and leaves nobody in doubt.
+func TestInlineSlow(t *testing.T) {
+	t.Parallel()
+	f := setupHandler(t, 20*time.Millisecond, func(ctx context.Context, tx pgx.Tx, n int) error {
+		if n >= 0 {
+			return nil
+		}
+		_, err := tx.Exec(ctx, `select pg_sleep(60)`)
+		return err
+	})
+	f.putMany(-1, -1)
+	f.checkWritten("written")
 }
 
 // TestInlineIsolation: a transaction that does not see that a projection is kept inline does not append past
