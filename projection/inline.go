@@ -7,6 +7,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -91,18 +92,40 @@ func (n *Inline) apply(ctx context.Context, tx pgx.Tx, p *Projection, items []it
 		return nil
 	}
 	info := &batchInfo{projection: p, live: true, inbox: pgschema.In(n.schema, inboxSQL)}
-	if p.table != nil {
-		var keys []string
-		for i := range items {
-			keys = append(keys, items[i].keyText())
-		}
-		if _, err := tx.Exec(ctx, lockKeysSQL, p.name, keys); err != nil {
-			return err
-		}
+	if p.table == nil {
+		return n.guarded(ctx, tx, p, func() error { _, err := p.redo(ctx, tx, items, info); return err })
+	}
+	var keys []string
+	for i := range items {
+		keys = append(keys, items[i].keyText())
+	}
+	if _, err := tx.Exec(ctx, lockKeysSQL, p.name, keys); err != nil {
+		return err
 	}
 	_, err := p.redo(ctx, tx, items, info)
 	return err
 }
+
+// guarded calls handlers. One that commits the transaction would store what the append is about to give up:
+// as in a batch, its commit fails.
+func (n *Inline) guarded(ctx context.Context, tx pgx.Tx, p *Projection, handle func() error) error {
+	id := uuid.New()
+	if _, err := tx.Exec(ctx, pgschema.In(n.schema, guardSQL), id); err != nil {
+		return err
+	}
+	if err := handle(); err != nil {
+		return err
+	}
+	removed, err := tx.Exec(ctx, pgschema.In(n.schema, unguardSQL), id)
+	if err == nil && removed.RowsAffected() == 0 { // it went with the transaction that it was in
+		err = fmt.Errorf("projection %s: %w", p.name, errEnded)
+	}
+	return err
+}
+
+const guardSQL = `insert into SCHEMA.projection_batches values ($1)`
+
+const unguardSQL = `delete from SCHEMA.projection_batches where id = $1`
 
 // Who appends with an old snapshot sees the sequence move.
 const armInlineSQL = `

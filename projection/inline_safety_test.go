@@ -94,6 +94,34 @@ func TestInlineSlow(t *testing.T) {
 	f.checkWritten("written")
 }
 
+// TestInlineEnds: a handler that ends its transaction, which is that of the appends, fails its append alone.
+func TestInlineEnds(t *testing.T) {
+	t.Parallel()
+	ends := [][]string{{"commit"}, {"commit", "begin"}, {"rollback"}, {"rollback", "begin"}, {"commit; begin"}}
+	f := setupHandler(t, 0, func(ctx context.Context, tx pgx.Tx, n int) error {
+		if n >= 0 {
+			return nil
+		}
+		for _, end := range ends[-n-1] {
+			_, _ = tx.Exec(ctx, end) // it does not look whether it has succeeded
+		}
+		return nil
+	})
+	for n := range ends {
+		f.putMany(-n - 1)
+	}
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.put(f.aware.WithTx(tx), "in-tx", -1); err == nil {
+		t.Error("a handler that commits the caller's transaction was accepted")
+	}
+	_ = tx.Rollback(t.Context())
+	f.putMany()
+	f.checkWritten("written")
+}
+
 // TestInlineIsolation: a transaction that does not see that a projection is kept inline does not append past
 // it.
 func TestInlineIsolation(t *testing.T) {
