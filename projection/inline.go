@@ -153,7 +153,7 @@ update SCHEMA.projections
    and version = $2`
 
 const inlineStateSQL = `
-select v.inline, v.phase, v.state, p.parked,
+select v.inline, v.phase, v.state, v.types, p.parked,
        exists (
        select
          from SCHEMA.events e
@@ -328,6 +328,8 @@ func (v *version) mayBeInline(ctx context.Context, db querier, end eventstore.Po
 		return errNothing
 	case s.Parked > 0 || s.Phase != phaseLive || s.State != "running":
 		return fmt.Errorf("%w: it is %s and %s, and has %d dead letters", ErrRefused, s.Phase, s.State, s.Parked)
+	case !v.covers(s.Types): // and nor may writers
+		return fmt.Errorf("%w: a newer release handles more event types than this one", ErrRefused)
 	case s.Behind:
 		return errBehind
 	}
@@ -338,6 +340,7 @@ type inlineState struct {
 	Inline *int64
 	Phase  string
 	State  string
+	Types  []string
 	Parked int
 	Behind bool
 }

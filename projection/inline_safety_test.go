@@ -212,6 +212,38 @@ func (f *inlined) putAlways(store func(n int) *eventstore.Store) (stop func()) {
 	return func() { cancel(); writers.Wait() }
 }
 
+// TestInlineAddsTypes: a release whose projection handles more types does not run while those appends go on
+// that do not handle them.
+func TestInlineAddsTypes(t *testing.T) {
+	t.Parallel()
+	f := setupHandler(t, 0, nil)
+	ignore := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
+	newer := projection.New("written", nil, projection.On(codec, ignore), projection.On(other, ignore))
+	run := func() error {
+		r, err := projection.NewRunner(f.pool, f.store, quiet, newer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		return r.Run(ctx)
+	}
+	var changed *projection.ChangedError
+	if err := run(); !errors.As(err, &changed) || !strings.Contains(err.Error(), "StopInline") {
+		t.Errorf("Run: %v, want that StopInline is to be called", err)
+	}
+	f.append(other, 1) // it is not one that is kept
+	if err := f.runner.StopInline(t.Context(), "written", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := run(); err != nil {
+		t.Errorf("Run: %v", err)
+	}
+	if err := f.runner.StartInline(t.Context(), "written", 0); !errors.Is(err, projection.ErrRefused) {
+		t.Errorf("start inline from the older release: %v, want ErrRefused", err)
+	}
+}
+
 // TestInlineBusy: StartInline comes to an end although appends, of its events and of others, never do.
 func TestInlineBusy(t *testing.T) {
 	t.Parallel()

@@ -49,7 +49,8 @@ const changeTypesSQL = `
 update SCHEMA.projections
    set types = $3, added = (added::jsonb || $4::jsonb)::json, updated_at = clock_timestamp()
  where name = $1
-   and version = $2`
+   and version = $2
+   and inline is null`
 
 // ChangedError means that a projection is not what is stored under its name and version.
 type ChangedError struct {
@@ -188,8 +189,12 @@ func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list)); err != nil {
+	changed, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list))
+	if err != nil {
 		return err
+	}
+	if changed.RowsAffected() == 0 { // writers of the old release would go on to append them
+		return &ChangedError{v.name, s.Version, "it is kept inline, with fewer event types: call Runner.StopInline before types are added"}
 	}
 	// Processes that do not know the types must not go on.
 	if _, err := tx.Exec(ctx, v.sql(fenceSQL), v.name, s.Version); err != nil {
