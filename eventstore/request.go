@@ -142,6 +142,10 @@ func (r *request) repeatable() bool {
 // connection was lost, or the server ended it, after the statement was sent.
 func wasLost(err error, conn *pgx.Conn) bool {
 	var fromServer *pgconn.PgError
+	var before *uncommitted
+	if errors.As(err, &before) {
+		return false
+	}
 	if errors.As(err, &fromServer) {
 		return fromServer.SeverityUnlocalized != "ERROR"
 	}

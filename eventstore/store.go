@@ -51,7 +51,6 @@ type Store struct {
 	inTx   bool // db is the caller's transaction: it must not be retried, and does not commit here
 
 	inline   *inliner // nil if nothing is done inline
-	schema   string
 	appended *signal
 	group    *group
 	notifier *notifier
@@ -96,7 +95,6 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 		config:   c,
 		sql:      newStatements(schema),
 		db:       pool,
-		schema:   schema,
 		appended: newSignal(),
 	}
 	s.notifier = newNotifier(pool, schema)
@@ -170,7 +168,7 @@ type statements struct {
 	stream, backwards, asOf, through         string
 	page, pageBackwards, scan, scanBackwards string
 	correlated, stat, streams, recent        string
-	stored                                   string
+	stored, declare                          string
 }
 
 func newStatements(schema string) statements {
@@ -193,6 +191,7 @@ func newStatements(schema string) statements {
 		streams:       pgschema.In(schema, streamsSQL),
 		recent:        pgschema.In(schema, recentSQL),
 		stored:        pgschema.In(schema, storedSQL),
+		declare:       pgschema.In(schema, declareSQL),
 	}
 }
 

@@ -111,6 +111,9 @@ create table tidemark.projections (
 create unique index projections_live on tidemark.projections (name) where phase = 'live';
 create index projections_inline on tidemark.projections (name) where inline is not null;
 
+-- Has a value once any projection was to be kept inline, which shows in any snapshot.
+create sequence tidemark.inline_starts;
+
 -- How far each partition of a projection is, and who may move it. What its owner remembers of it holds as
 -- long as the fencing token is the same: whoever else changes something adds one to it.
 create table tidemark.projection_partitions (
@@ -306,7 +309,8 @@ create index timers_due on tidemark.timers (due_at) where fired_at is null;
 -- With patience, in milliseconds, it waits for nobody: a request that would have to is busy. Only
 -- for a table that somebody has locked it waits, for so long. With null it waits as long as it takes.
 --
--- SQLSTATEs: TM002 invalid argument, 55P03 when patience has ended, and 23505 on
+-- SQLSTATEs: TM002 invalid argument, TM008 a projection is kept inline that the transaction does not know, or
+-- may not know, 55P03 when patience has ended, and 23505 on
 -- events_stream_version_key when another append was faster, which the locks below prevent at
 -- isolation level read committed. Then nothing is stored of any request.
 -- +goose StatementBegin
@@ -432,12 +436,21 @@ begin
             hashtext('tidemark.events'),
             (((fence + 2147483648) & 4294967295) - 2147483648)::int);
         -- A projection that is kept by the appends misses those that do not know it. After the fence, so that
-        -- whoever asks for one knows which appends to wait for.
+        -- whoever asks for one knows which appends to wait for. What a transaction that keeps its first
+        -- snapshot sees of projections may be out of date; a sequence shows what it is.
+        if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+           and pg_sequence_last_value('tidemark.inline_starts') is not null then
+            raise exception using errcode = 'TM008',
+                message = format('append: isolation level %s does not show which projections are kept inline',
+                                 current_setting('transaction_isolation')),
+                hint = 'Where Runner.StartInline was ever called, append at isolation level read committed.';
+        end if;
         if exists (select
                      from tidemark.projections p
                     where p.inline is not null
                       and p.types && append_group.types
-                      and p.name || ':' || p.version <> all (string_to_array(coalesce(current_setting('tidemark.inline', true), ''), ','))) then
+                      and p.name || ':' || p.version <> all (coalesce(nullif(current_setting(
+                          'tidemark_inline.s' || 'tidemark.projections'::regclass::oid, true), '')::text[], '{}'))) then
             raise exception using errcode = 'TM008',
                 message = 'append: a projection of these events is kept inline, and this writer does not know it',
                 hint = 'Deploy it to every writer before Runner.StartInline, or call Runner.StopInline.';
@@ -581,12 +594,20 @@ begin
         hashtext('tidemark.events'),
         (((fence + 2147483648) & 4294967295) - 2147483648)::int);
     -- A projection that is kept by the appends misses those that do not know it. After the fence, so that
-    -- whoever asks for one knows which appends to wait for.
+    -- whoever asks for one knows which appends to wait for. As in append_group().
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+       and pg_sequence_last_value('tidemark.inline_starts') is not null then
+        raise exception using errcode = 'TM008',
+            message = format('append: isolation level %s does not show which projections are kept inline',
+                             current_setting('transaction_isolation')),
+            hint = 'Where Runner.StartInline was ever called, append at isolation level read committed.';
+    end if;
     if exists (select
                  from tidemark.projections p
                 where p.inline is not null
                   and append_one.type = any (p.types)
-                  and p.name || ':' || p.version <> all (string_to_array(coalesce(current_setting('tidemark.inline', true), ''), ','))) then
+                  and p.name || ':' || p.version <> all (coalesce(nullif(current_setting(
+                      'tidemark_inline.s' || 'tidemark.projections'::regclass::oid, true), '')::text[], '{}'))) then
         raise exception using errcode = 'TM008',
             message = 'append: a projection of these events is kept inline, and this writer does not know it',
             hint = 'Deploy it to every writer before Runner.StartInline, or call Runner.StopInline.';
@@ -610,8 +631,8 @@ $$;
 -- With a key, a repeat of the call stores nothing and answers as the first call did; the same key
 -- with other content is refused. So does a repeat with the same event ids at the same exact versions.
 --
--- SQLSTATEs: TM001 version conflict (the detail is JSON), TM002 invalid argument, TM004 key reused,
--- and 23505 on events_stream_version_key when a concurrent append was faster.
+-- SQLSTATEs: TM001 version conflict (the detail is JSON), TM002 invalid argument, TM004 key reused, TM008 as
+-- above, and 23505 on events_stream_version_key when a concurrent append was faster.
 -- +goose StatementBegin
 create function tidemark.append(
     streams  text[],
@@ -752,6 +773,22 @@ end
 $$;
 -- +goose StatementEnd
 
+-- appending() returns the open transactions that have appended, or are about to.
+-- +goose StatementBegin
+create function tidemark.appending() returns setof text
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    select l.virtualtransaction
+      from pg_locks l
+     where l.locktype = 'advisory'
+       and l.database = (select d.oid from pg_database d where d.datname = current_database())
+       and l.classid = hashtext('tidemark.events')::oid
+       and l.objsubid = 2
+       and l.granted
+$$;
+-- +goose StatementEnd
+
 -- tidemark_holders() lists the open transactions that hold the tidemark back, the one that holds it back most
 -- first: where it is held, the backend, what its client calls itself, and since when it is open. A prepared
 -- transaction has no backend. Without the right to see the backends of other roles, since is null.
@@ -787,6 +824,7 @@ revoke all on function tidemark.tidemark() from public;
 
 -- +goose Down
 drop function tidemark.tidemark_holders();
+drop function tidemark.appending();
 drop function tidemark.tidemark();
 drop function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea);
 drop function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int);
@@ -801,6 +839,7 @@ drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint,
 drop table tidemark.projection_batches;
 drop function tidemark.refuse_half_batch();
 drop table tidemark.projection_partitions;
+drop sequence tidemark.inline_starts;
 drop table tidemark.projections;
 drop table tidemark.snapshots;
 drop table tidemark.append_keys;

@@ -4,29 +4,32 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
-// Inline lets appends keep projections themselves, in their own transactions: what is read after an append shows
-// it. Give it to every store that appends, as [eventstore.Config.Inline], give the same projections to a
-// [Runner], and call [Runner.StartInline] once all writers know them. Until then, and after
+// Inline lets appends keep projections themselves, in their own transactions: what is read after an append
+// shows it. Give it to every store that appends, as [eventstore.Config.Inline], give the same projections to
+// a [Runner], and call [Runner.StartInline] once all writers know them. Until then, and after
 // [Runner.StopInline], the runner keeps them as it keeps others.
 //
-// An event that cannot be handled fails its append, and nobody else's. Appends whose events concern the same row wait
-// for each other's commit; it is for read models whose rows are those of streams, or nearly so.
+// An event that cannot be handled fails its append, and nobody else's. Appends whose events concern the same
+// row wait for each other's commit; it is for read models whose rows are those of streams, or nearly so.
 type Inline struct {
 	schema   string
 	versions []*Projection
 	names    []string
 }
 
-// NewInline returns what a store in a schema, "" for "tidemark", needs to keep projections. They must have one
-// partition, and be no subscriptions.
+// NewInline returns what a store in a schema, "" for "tidemark", needs to keep projections. They must have
+// one partition, and be no subscriptions.
 func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 	schema, err := pgschema.Name(schema)
 	if err != nil {
@@ -45,10 +48,8 @@ func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 // Names returns the projections' names with their versions.
 func (n *Inline) Names() []string { return n.names }
 
-// While anybody holds it shared, no projection begins or ends to be kept inline.
-const shareInlineSQL = `select pg_advisory_xact_lock_shared(hashtext($1), 0)`
-
-const excludeInlineSQL = `select pg_advisory_xact_lock(hashtext($1), 0)`
+// Appends by stores with Config.Inline hold it shared, from before they store anything until they end.
+const excludeInlineSQL = `select pg_advisory_xact_lock(hashtext('SCHEMA.inline'), 0)`
 
 const inlineActiveSQL = `
 select name || ':' || version
@@ -65,9 +66,6 @@ select pg_advisory_xact_lock(hashtext($1), h.hash)
 
 // Apply handles the events of an append. It is for stores to call.
 func (n *Inline) Apply(ctx context.Context, tx pgx.Tx, events []eventstore.Raw) error {
-	if _, err := tx.Exec(ctx, shareInlineSQL, n.schema+".inline"); err != nil {
-		return err
-	}
 	found, err := tx.Query(ctx, pgschema.In(n.schema, inlineActiveSQL), n.names)
 	if err != nil {
 		return err
@@ -93,25 +91,50 @@ func (n *Inline) apply(ctx context.Context, tx pgx.Tx, p *Projection, items []it
 	if len(items) == 0 {
 		return nil
 	}
-	if p.table != nil {
-		var keys []string
-		for i := range items {
-			keys = append(keys, items[i].keyText())
-		}
-		if _, err := tx.Exec(ctx, lockKeysSQL, p.name, keys); err != nil {
-			return err
-		}
+	info := &batchInfo{projection: p, live: true, inbox: pgschema.In(n.schema, inboxSQL)}
+	if p.table == nil {
+		return n.guarded(ctx, tx, p, func() error { _, err := p.redo(ctx, tx, items, info); return err })
 	}
-	_, err := p.redo(ctx, tx, items, &batchInfo{projection: p, live: true, inbox: pgschema.In(n.schema, inboxSQL)})
+	var keys []string
+	for i := range items {
+		keys = append(keys, items[i].keyText())
+	}
+	if _, err := tx.Exec(ctx, lockKeysSQL, p.name, keys); err != nil {
+		return err
+	}
+	_, err := p.redo(ctx, tx, items, info)
 	return err
 }
 
+// guarded calls handlers. One that commits the transaction would store what the append is about to give up:
+// as in a batch, its commit fails.
+func (n *Inline) guarded(ctx context.Context, tx pgx.Tx, p *Projection, handle func() error) error {
+	id := uuid.New()
+	if _, err := tx.Exec(ctx, pgschema.In(n.schema, guardSQL), id); err != nil {
+		return err
+	}
+	if err := handle(); err != nil {
+		return err
+	}
+	removed, err := tx.Exec(ctx, pgschema.In(n.schema, unguardSQL), id)
+	if err == nil && removed.RowsAffected() == 0 { // it went with the transaction that it was in
+		err = fmt.Errorf("projection %s: %w", p.name, errEnded)
+	}
+	return err
+}
+
+const guardSQL = `insert into SCHEMA.projection_batches values ($1)`
+
+const unguardSQL = `delete from SCHEMA.projection_batches where id = $1`
+
+// Who appends with an old snapshot sees the sequence move.
 const armInlineSQL = `
 update SCHEMA.projections
    set inline = -1, updated_at = clock_timestamp()
  where name = $1
    and version = $2
-   and inline is null`
+   and inline is null
+returning nextval('SCHEMA.inline_starts')`
 
 const disarmInlineSQL = `
 update SCHEMA.projections
@@ -121,14 +144,7 @@ update SCHEMA.projections
    and inline = -1`
 
 // The transactions that were appending when it was armed: they may not know of it.
-const appendingSQL = `
-select l.virtualtransaction
-  from pg_locks l
- where l.locktype = 'advisory'
-   and l.database = (select d.oid from pg_database d where d.datname = current_database())
-   and l.classid = hashtext($1)::oid
-   and l.objsubid = 2
-   and l.granted`
+const appendingSQL = `select t from SCHEMA.appending() t`
 
 const setInlineSQL = `
 update SCHEMA.projections
@@ -136,23 +152,38 @@ update SCHEMA.projections
  where name = $1
    and version = $2`
 
-const partedSQL = `
-select min(checkpoint), sum(parked)::int
-  from SCHEMA.projection_partitions
- where projection = $1
-   and version = $2`
+const inlineStateSQL = `
+select v.inline, v.phase, v.state, v.types, p.parked,
+       exists (
+       select
+         from SCHEMA.events e
+        where e.position > p.checkpoint
+          and e.position <= $3
+          and e.type = any (v.types)) as behind
+  from SCHEMA.projections v
+  join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
+ where v.name = $1
+   and v.version = $2`
 
-// StartInline lets appends keep a projection from now on, as soon as the runner has brought it to the end of the
-// log; version 0 is the live one. From then on appends of its events through stores that do not know it are refused. Appends wait
-// while it takes over, usually for some milliseconds. Dead letters must be dealt with before. It waits until ctx is done,
-// and does nothing if the projection is kept inline already.
+const endSQL = `
+select coalesce(max(position), 0)
+  from SCHEMA.events`
+
+// StartInline lets appends keep a projection from now on, as soon as the runner has brought it to the end of
+// the log; version 0 is the live one. From then on appends of its events through stores that do not know it
+// are refused, and so are, in the whole schema and for good, those in transactions that are not read
+// committed: they may not see what is kept inline. Appends through stores with Config.Inline wait while it
+// takes over, usually for some milliseconds; for longer, up to some seconds at a time, if the runner is slow
+// or one of them is in a transaction that stays open. Dead letters must be dealt with before. It waits until
+// ctx is done, and does nothing if the projection is kept inline already.
 func (r *Runner) StartInline(ctx context.Context, name string, version int) (err error) {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return err
 	}
 	if v.effects || v.options.Partitions > 1 {
-		return fmt.Errorf("projection %s: %w: a subscription, or several partitions, cannot be kept inline", name, ErrRefused)
+		return fmt.Errorf("projection %s: %w: a subscription, or several partitions, cannot be kept inline",
+			name, ErrRefused)
 	}
 	armed, err := r.pool.Exec(ctx, r.sql(armInlineSQL), name, v.options.Version)
 	if err != nil {
@@ -169,24 +200,27 @@ func (r *Runner) StartInline(ctx context.Context, name string, version int) (err
 	if err := r.awaitAppends(ctx); err != nil {
 		return fmt.Errorf("start projection %s inline: %w", name, err)
 	}
-	for {
-		done, err := v.takeInline(ctx)
-		if done || err != nil {
-			return err
+	return patiently(ctx, func(patience time.Duration) error {
+		var end eventstore.Position
+		err := r.pool.QueryRow(ctx, r.sql(endSQL)).Scan(&end)
+		if err == nil { // without stopping appends, until the runner has nearly arrived
+			err = v.awaitRunner(ctx, r.pool, end, time.Time{})
 		}
-		select {
-		case <-time.After(askAfter):
-		case <-ctx.Done():
-			return fmt.Errorf("start projection %s inline: it is not at the end of the log yet: %w", name, context.Cause(ctx))
+		if isNothing(err) {
+			return nil
 		}
-	}
+		if err != nil {
+			return fmt.Errorf("start projection %s inline: %w", name, err)
+		}
+		return v.takeInline(ctx, patience)
+	})
 }
 
 // awaitAppends returns when all appends have ended that are under way.
 func (r *Runner) awaitAppends(ctx context.Context) error {
 	var before map[string]bool
 	for {
-		found, _ := r.pool.Query(ctx, appendingSQL, r.schema+".events")
+		found, _ := r.pool.Query(ctx, r.sql(appendingSQL))
 		ids, err := pgx.CollectRows(found, pgx.RowTo[string])
 		if err != nil {
 			return err
@@ -208,105 +242,156 @@ func (r *Runner) awaitAppends(ctx context.Context) error {
 	}
 }
 
-// takeInline gives the projection to the appends, if it is at the end of the log. No append that
-// knows of it is between its events and their projection meanwhile.
-func (v *version) takeInline(ctx context.Context) (done bool, err error) {
-	err = v.operate(ctx, "start inline", v.name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-		if _, err := tx.Exec(ctx, excludeInlineSQL, v.schema+".inline"); err != nil {
-			return nil, err
+// patiently tries to do what stops appends, with more patience each time. They get half of the time.
+func patiently(ctx context.Context, try func(patience time.Duration) error) error {
+	for patience := switchTime; ; patience = min(2*patience, maxSwitchTime) {
+		err := try(patience)
+		if !errors.Is(err, errBehind) && !pgerr.Is(err, pgerr.LockNotAvailable, pgerr.Deadlock) {
+			return err
 		}
-		var inline *int64
-		var phase, state string
-		if err := tx.QueryRow(ctx, v.sql(inlineStateSQL), v.name, v.options.Version).Scan(&inline, &phase, &state); err != nil {
-			return nil, err
+		select {
+		case <-time.After(patience):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, context.Cause(ctx))
 		}
-		var tidemark, end, at eventstore.Position
-		var parked int
-		if err := tx.QueryRow(ctx, v.sql(tidemarkSQL)).Scan(&tidemark, &end); err != nil {
-			return nil, err
-		}
-		if err := tx.QueryRow(ctx, v.sql(partedSQL), v.name, v.options.Version).Scan(&at, &parked); err != nil {
-			return nil, err
-		}
-		switch {
-		case inline == nil:
-			return nil, fmt.Errorf("%w: somebody has called StopInline meanwhile", ErrRefused)
-		case *inline >= 0:
-			done = true
-			return nil, errNothing
-		case parked > 0 || phase != phaseLive || state != "running":
-			return nil, fmt.Errorf("%w: it is %s and %s, and has %d dead letters", ErrRefused, phase, state, parked)
-		case tidemark < end || at < end:
-			return nil, errNothing
-		}
-		done = true
-		_, err := tx.Exec(ctx, v.sql(setInlineSQL), v.name, v.options.Version, end)
-		return map[string]any{"position": end}, err
-	})
-	if isNothing(err) {
-		err = nil
 	}
-	return done && err == nil, err
 }
 
-const inlineStateSQL = `
-select inline, phase, state
-  from SCHEMA.projections
- where name = $1
-   and version = $2`
+// exclude lets no store with Config.Inline append until the transaction ends.
+func (v *version) exclude(ctx context.Context, tx pgx.Tx, patience time.Duration) error {
+	// Each statement must see what was committed before it.
+	_, err := tx.Exec(ctx, fmt.Sprintf(
+		`set transaction isolation level read committed; set local lock_timeout = %d`, patience.Milliseconds()))
+	if err == nil {
+		_, err = tx.Exec(ctx, v.sql(excludeInlineSQL))
+	}
+	return err
+}
 
-// StopInline lets the runner keep a projection again that appends have kept, or were to keep; version 0 is the live
-// one. Appends wait meanwhile.
+// takeInline gives the projection to the appends when the runner is at the end of the log. It gets there
+// since there are no appends meanwhile; and it must, before its partition is locked.
+func (v *version) takeInline(ctx context.Context, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	take := func(tx pgx.Tx) (map[string]any, error) {
+		if err := v.mayBeInline(ctx, tx, math.MaxInt64); err != nil {
+			return nil, err
+		}
+		var end eventstore.Position
+		if err := tx.QueryRow(ctx, v.sql(endSQL)).Scan(&end); err != nil {
+			return nil, err
+		}
+		_, err := tx.Exec(ctx, v.sql(setInlineSQL), v.name, v.options.Version, end)
+		return map[string]any{"position": end}, err
+	}
+	err := v.operate(ctx, "start inline", v.name, v.options.Version, take, func(tx pgx.Tx) error {
+		if err := v.exclude(ctx, tx, patience); err != nil {
+			return err
+		}
+		return v.awaitRunner(ctx, tx, math.MaxInt64, deadline)
+	})
+	if !isNothing(err) {
+		return err
+	}
+	return nil
+}
+
+// errBehind means that there are events that the runner has not handled yet.
+var errBehind = errors.New("the runner is not at the end of the log yet")
+
+// awaitRunner returns nil when the runner has handled all events up to a position, and errBehind if it has
+// not at the deadline, if there is one.
+func (v *version) awaitRunner(
+	ctx context.Context, db querier, end eventstore.Position, deadline time.Time,
+) error {
+	for {
+		err := v.mayBeInline(ctx, db, end)
+		if !errors.Is(err, errBehind) || !deadline.IsZero() && time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(askAfter / 2):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		}
+	}
+}
+
+// mayBeInline returns nil if appends may keep the projection from a position on, or why not; errNothing if
+// they do.
+func (v *version) mayBeInline(ctx context.Context, db querier, end eventstore.Position) error {
+	found, _ := db.Query(ctx, v.sql(inlineStateSQL), v.name, v.options.Version, end)
+	s, err := pgx.CollectExactlyOneRow(found, pgx.RowToStructByPos[inlineState])
+	switch {
+	case err != nil:
+		return err
+	case s.Inline == nil:
+		return fmt.Errorf("%w: somebody has called StopInline meanwhile", ErrRefused)
+	case *s.Inline >= 0:
+		return errNothing
+	case s.Parked > 0 || s.Phase != phaseLive || s.State != "running":
+		return fmt.Errorf("%w: it is %s and %s, and has %d dead letters", ErrRefused, s.Phase, s.State, s.Parked)
+	case !v.covers(s.Types): // and nor may writers
+		return fmt.Errorf("%w: a newer release handles more event types than this one", ErrRefused)
+	case s.Behind:
+		return errBehind
+	}
+	return nil
+}
+
+type inlineState struct {
+	Inline *int64
+	Phase  string
+	State  string
+	Types  []string
+	Parked int
+	Behind bool
+}
+
+// StopInline lets the runner keep a projection again that appends have kept, or were to keep; version 0 is
+// the live one. Appends wait meanwhile, as for [Runner.StartInline].
 func (r *Runner) StopInline(ctx context.Context, name string, version int) error {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return err
 	}
-	for {
-		waiting := false
-		err := r.operate(ctx, "stop inline", name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-			if _, err := tx.Exec(ctx, excludeInlineSQL, r.schema+".inline"); err != nil {
-				return nil, err
-			}
-			var tidemark, end eventstore.Position
-			var inline *int64
-			var phase, state string
-			if err := tx.QueryRow(ctx, r.sql(inlineStateSQL), name, v.options.Version).Scan(&inline, &phase, &state); err != nil {
-				return nil, err
-			}
-			if err := tx.QueryRow(ctx, r.sql(tidemarkSQL)).Scan(&tidemark, &end); err != nil {
-				return nil, err
-			}
-			switch {
-			case inline == nil:
-				return nil, errNothing
-			case *inline >= 0 && tidemark < end: // what an open append has done may be before the end
-				waiting = true
-				return nil, errNothing
-			case *inline >= 0: // all that is stored is in the read model
-				if _, err := tx.Exec(ctx, r.sql(moveSQL), name, v.options.Version, end); err != nil {
-					return nil, err
-				}
-			}
-			_, err := tx.Exec(ctx, r.sql(setInlineSQL), name, v.options.Version, nil)
-			return map[string]any{"position": end}, err
-		})
-		if !isNothing(err) || !waiting {
-			if isNothing(err) {
-				return nil
-			}
-			return err
+	return patiently(ctx, func(patience time.Duration) error { return v.endInline(ctx, patience) })
+}
+
+func (v *version) endInline(ctx context.Context, patience time.Duration) error {
+	end := func(tx pgx.Tx) (map[string]any, error) {
+		// No append is open that would have kept it: all of its events that are stored are in the read model.
+		var last eventstore.Position
+		if err := tx.QueryRow(ctx, v.sql(endSQL)).Scan(&last); err != nil {
+			return nil, err
 		}
-		select {
-		case <-time.After(askAfter):
-		case <-ctx.Done():
-			return fmt.Errorf("stop projection %s inline: appends are open: %w", name, context.Cause(ctx))
+		if _, err := tx.Exec(ctx, v.sql(moveSQL), v.name, v.options.Version, last); err != nil {
+			return nil, err
 		}
+		ended, err := tx.Exec(ctx, v.sql(endInlineSQL), v.name, v.options.Version)
+		if err == nil && ended.RowsAffected() == 0 {
+			err = errNothing
+		}
+		return map[string]any{"position": last}, err
 	}
+	exclude := func(tx pgx.Tx) error { return v.exclude(ctx, tx, patience) }
+	if err := v.operate(ctx, "stop inline", v.name, v.options.Version, end, exclude); !isNothing(err) {
+		return err
+	}
+	return nil
 }
 
 const moveSQL = `
-update SCHEMA.projection_partitions
+update SCHEMA.projection_partitions p
    set checkpoint = $3
- where projection = $1
-   and version = $2`
+  from SCHEMA.projections v
+ where (v.name, v.version) = (p.projection, p.version)
+   and v.inline >= 0
+   and p.projection = $1
+   and p.version = $2`
+
+const endInlineSQL = `
+update SCHEMA.projections
+   set inline = null, updated_at = clock_timestamp()
+ where name = $1
+   and version = $2
+   and inline is not null`

@@ -10,9 +10,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
@@ -43,29 +45,55 @@ func byStream(e eventstore.Event[counted]) string { return e.Stream.Key }
 // inlined is a database with projections that appends keep.
 type inlined struct {
 	*fixture
-	runner  *projection.Runner
-	aware   *eventstore.Store
-	written *projection.Projection
+	schema string
+	runner *projection.Runner
+	inline *projection.Inline
+	aware  *eventstore.Store
 }
 
 // setupInline starts three projections, two tables and one with a handler, and a store that knows them.
-func setupInline(t *testing.T) *inlined {
-	f := &inlined{fixture: setup(t)}
+func setupInline(t *testing.T) *inlined { return setupInlineIn(t, "") }
+
+func setupInlineIn(t *testing.T, schema string) *inlined {
+	f := &inlined{fixture: setup(t), schema: schema}
+	if schema != "" && schema != migrations.DefaultSchema {
+		if err := migrations.Up(t.Context(), f.pool, &migrations.Config{Schema: schema}); err != nil {
+			t.Fatal(err)
+		}
+		f.store = f.newStore(f.pool, nil)
+	}
 	streams := sums("streams", projection.Options{}, byStream)
 	all := sums("all", projection.Options{}, func(eventstore.Event[counted]) string { return "all" })
-	f.written = record("written", nil)
-	f.append(codec, 1)
-	inline, err := projection.NewInline("", streams, all, f.written)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f.aware, err = eventstore.New(f.pool, &eventstore.Config{Inline: inline}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(f.aware.Close)
-	f.runner, _ = f.start(quiet, f.store, streams, all, f.written)
-	f.wait(f.runner, 1) // they are there
+	f.keep(streams, all, record("written", nil))
 	return f
+}
+
+// keep starts the projections, and a store that knows them.
+func (f *inlined) keep(projections ...*projection.Projection) {
+	f.Helper()
+	var err error
+	if f.inline, err = projection.NewInline(f.schema, projections...); err != nil {
+		f.Fatal(err)
+	}
+	f.aware = f.newStore(f.pool, f.inline)
+	config := *quiet
+	config.Schema = f.schema
+	f.runner, _ = f.start(&config, f.store, projections...)
+	f.wait(f.runner, f.append(codec, 1)) // they are there
+}
+
+func (f *inlined) newStore(pool *pgxpool.Pool, inline *projection.Inline) *eventstore.Store {
+	f.Helper()
+	config := &eventstore.Config{Schema: f.schema}
+	if inline != nil {
+		config.Inline = inline
+	}
+	store, err := eventstore.New(pool, config)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(store.Close)
+	return store
 }
 
 func (f *inlined) startInline() {
@@ -236,11 +264,28 @@ func TestInlineInTx(t *testing.T) {
 	}
 }
 
-// TestInlineUnaware: an append that does not know of the projections is refused, rather than missing from them.
-func TestInlineUnaware(t *testing.T) {
+// schemas are those that a test is done in: the default one, and one whose name must be quoted.
+var schemas = []string{"tidemark", "order"}
+
+func inSchemas(t *testing.T, test func(*inlined)) {
 	t.Parallel()
-	f := setupInline(t)
+	for _, schema := range schemas {
+		t.Run(schema, func(t *testing.T) {
+			t.Parallel()
+			test(setupInlineIn(t, schema))
+		})
+	}
+}
+
+// TestInlineUnaware: an append that does not know of the projections is refused, rather than missing from them.
+func TestInlineUnaware(t *testing.T) { inSchemas(t, testInlineUnaware) }
+
+func testInlineUnaware(f *inlined) {
+	t := f.T
 	f.startInline()
+	if err := f.put(f.aware, "a", 1, 2); err != nil {
+		t.Error(err)
+	}
 	for _, numbers := range [][]int{{1}, {1, 2}} {
 		if err := f.put(f.store, "a", numbers...); !pgerr.Is(err, pgerr.UnknownInline) || !strings.Contains(err.Error(), "inline") {
 			t.Errorf("append of %v: %v, want it refused", numbers, err)
@@ -264,9 +309,10 @@ func TestInlineUnaware(t *testing.T) {
 }
 
 // TestInlineAwaitsAppends: an append under way that does not know of the projection is waited for.
-func TestInlineAwaitsAppends(t *testing.T) {
-	t.Parallel()
-	f := setupInline(t)
+func TestInlineAwaitsAppends(t *testing.T) { inSchemas(t, testInlineAwaitsAppends) }
+
+func testInlineAwaitsAppends(f *inlined) {
+	t := f.T
 	tx, err := f.pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

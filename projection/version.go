@@ -39,10 +39,6 @@ select $1, $2, $3, $4, $5, $6, $7, $8, coalesce(max(position), 0)
 // one the planner says about how many events there are.
 const maxCounted = 100_000
 
-const endSQL = `
-select coalesce(max(position), 0)
-  from SCHEMA.events`
-
 const countSQL = `
 select count(*)
   from SCHEMA.events
@@ -70,7 +66,8 @@ const changeTypesSQL = `
 update SCHEMA.projections
    set types = $3, added = (added::jsonb || $4::jsonb)::json, updated_at = clock_timestamp()
  where name = $1
-   and version = $2`
+   and version = $2
+   and (inline is null or not $5)`
 
 // ChangedError means that a projection is not what is stored under its name and version.
 type ChangedError struct {
@@ -265,8 +262,14 @@ func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []str
 	}
 	all := slices.Concat(s.Types, types)
 	slices.Sort(all)
-	if _, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list)); err != nil {
+	newTypes := slices.ContainsFunc(types, func(t string) bool { return slices.Contains(v.types, t) })
+	changed, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list), newTypes)
+	if err != nil {
 		return err
+	}
+	if changed.RowsAffected() == 0 { // writers of the old release would go on to append them
+		return &ChangedError{v.name, s.Version, "it is kept inline, with fewer event types: " +
+			"call Runner.StopInline before types are added"}
 	}
 	return v.audit(ctx, tx, v.name, s.Version, "add types", map[string]any{"types": types, "missed": added})
 }

@@ -36,6 +36,8 @@ grant insert, update, delete
       tidemark.inbox, tidemark.snapshots, tidemark.sagas, tidemark.timers
    to tidemark_app, tidemark_operator;
 
+grant usage on sequence tidemark.inline_starts to tidemark_app, tidemark_operator;
+
 -- What was done stays written down.
 grant insert on tidemark.projection_audit to tidemark_app, tidemark_operator;
 
