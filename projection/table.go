@@ -185,8 +185,11 @@ func (t *tableOf[Row]) names(prefix string) string {
 func (t *tableOf[Row]) prepare() {
 	physical, key := physical(t.name, t.version), pgx.Identifier{t.columns[0].name}.Sanitize()
 	t.describeSQL = `
-		select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]'
+		select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]',
+		       coalesce(element.typtype, own.typtype) = 'e'
 		  from pg_attribute
+		  join pg_type own on own.oid = atttypid
+		  left join pg_type element on element.oid = own.typelem and own.typcategory = 'A'
 		 where attrelid = $1::regclass
 		   and attnum > 0
 		   and not attisdropped`
