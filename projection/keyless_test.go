@@ -170,6 +170,41 @@ func TestRetryOfUnknownType(t *testing.T) {
 	f.equal("parked after Skip", 0, f.statusOf(old, "a").Parked)
 }
 
+// TestRebuildKeyByOldRelease: a release that does not know all types would make another row of it.
+func TestRebuildKeyByOldRelease(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	type row struct {
+		Stream string `db:"stream,key"`
+		Events int
+	}
+	release := func(codecs ...*eventstore.Codec[counted]) *projection.Projection {
+		var folds []projection.Folding[row]
+		for _, c := range codecs {
+			folds = append(folds, projection.Fold(c, byStream, func(row *row, _ eventstore.Event[counted]) projection.Op {
+				row.Events++
+				return projection.Put
+			}))
+		}
+		ddl := `create table {rows} (stream text primary key, events int not null)`
+		return projection.NewTable("rows", &projection.Options{DDL: ddl}, folds...)
+	}
+	r, _ := f.start(quiet, f.store, release(codec, other))
+	f.append(codec, 1)
+	f.wait(r, f.append(other, 1))
+	old, err := projection.NewRunner(f.pool, f.store, quiet, release(codec))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := old.RebuildKey(t.Context(), "rows", 0, "a"); !errors.Is(err, projection.ErrRefused) {
+		t.Errorf("by the old release: %v, want it refused", err)
+	}
+	if err := r.RebuildKey(t.Context(), "rows", 0, "a"); err != nil {
+		t.Error(err)
+	}
+	f.equal("rows", map[string]string{"a": "2"}, f.streams(`select stream, events || '' from rows`))
+}
+
 // TestRebuildKeyAndKeyless: an event that was parked when it had no key is folded once, whether its row is
 // rebuilt before it is retried or after.
 func TestRebuildKeyAndKeyless(t *testing.T) {

@@ -50,6 +50,13 @@ func (b *rebuilding) finish(ctx context.Context, tx pgx.Tx) error {
 	if err := b.refuseInline(ctx, tx, b.name, b.options.Version); err != nil { // it may have become so meanwhile
 		return err
 	}
+	var types []string
+	if err := tx.QueryRow(ctx, b.sql(typesSQL), b.name, b.options.Version).Scan(&types); err != nil {
+		return err
+	}
+	if !b.covers(types) { // the row would lose what those events have made of it
+		return fmt.Errorf("%w: a newer release handles more event types than this process: %q", ErrRefused, types)
+	}
 	if err := b.allowIdle(ctx, tx); err != nil {
 		return err
 	}
@@ -65,6 +72,12 @@ func (b *rebuilding) finish(ctx context.Context, tx pgx.Tx) error {
 	}
 	return b.deleteLetters(ctx, tx, b.key, b.letters, 0)
 }
+
+const typesSQL = `
+select types
+  from SCHEMA.projections
+ where name = $1
+   and version = $2`
 
 const partitionAtSQL = `
 select checkpoint
@@ -128,7 +141,7 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier) error {
 	return nil
 }
 
-// fold folds an event of the key, unless it is a dead letter that will be.
+// fold folds an event of the key, unless it is a dead letter of its stream, which Retry would fold again.
 func (b *rebuilding) fold(ctx context.Context, db querier, i *item, parked map[itemID]bool) error {
 	stream := i.raw.Stream.String()
 	switch at := i.raw.Position; {

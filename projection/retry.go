@@ -144,8 +144,8 @@ func (v *version) toRetry(ctx context.Context, key string, limit int) (*retrying
 func (v *version) keyItems(p *page, key string) []item {
 	raw := &p.Events[0]
 	var items []item
-	for partition := range v.options.Partitions {
-		for _, i := range v.items(p, 0, partition) {
+	for n := range v.options.Partitions { // the likely one first
+		for _, i := range v.items(p, 0, (v.partitionOf(key)+n)%v.options.Partitions) {
 			if i.err != nil || i.keyText() == key {
 				i.key = key
 				return []item{i}
