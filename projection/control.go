@@ -147,7 +147,8 @@ func (e *engine) operateOn(ctx context.Context, action, name string, version int
 	do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
 	// Everybody needs what it locks. If this process is stopped in the middle, Postgres ends it, like a
 	// batch.
-	begin := fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
+	begin := fmt.Sprintf(
+		"begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
 		e.config.Lease.Milliseconds())
 	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{BeginQuery: begin}, func(tx pgx.Tx) error {
 		for _, f := range first {
@@ -155,7 +156,8 @@ func (e *engine) operateOn(ctx context.Context, action, name string, version int
 				return err
 			}
 		}
-		if _, err := tx.Exec(ctx, e.sql(lockVersionsSQL), name); err != nil { // before the partitions, like a switch
+		// Before the partitions, like a switch.
+		if _, err := tx.Exec(ctx, e.sql(lockVersionsSQL), name); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, e.sql(fenceOnlySQL), name, version, partitions); err != nil {

@@ -77,7 +77,8 @@ select error, count(*)::int, sum(waiting)::int, min(position), max(position), mi
 // one, at most limit: for each key the one that the others wait for, or with a key all of that key. Those of
 // one position, which an event has that was split, are never torn apart: for them there may be more. Version
 // 0 is the live one.
-func (r *Runner) DeadLetters(ctx context.Context, name string, version int, key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
+func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
+	key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return nil, err
@@ -167,7 +168,8 @@ update SCHEMA.dead_letters
 // Edit puts another payload in the place of a dead letter's, and retries its key with it. The event in the
 // log stays as it is, and every payload that was put in its place is in the audit. It must not give the
 // event another key: then it fails, with [ErrRefused] among the reasons. Version 0 is the live one.
-func (r *Runner) Edit(ctx context.Context, name string, version int, key string, position eventstore.Position, data json.RawMessage) (handled int, err error) {
+func (r *Runner) Edit(ctx context.Context, name string, version int,
+	key string, position eventstore.Position, data json.RawMessage) (handled int, err error) {
 	if !json.Valid(data) {
 		return 0, fmt.Errorf("%w: the payload is not JSON", ErrRefused)
 	}
@@ -190,7 +192,8 @@ func (r *Runner) Edit(ctx context.Context, name string, version int, key string,
 
 // Skip gives up the event that a key waits for, and retries what is behind it. The reason is for the audit.
 // Version 0 is the live one.
-func (r *Runner) Skip(ctx context.Context, name string, version int, key string, position eventstore.Position, reason string) (handled int, err error) {
+func (r *Runner) Skip(ctx context.Context, name string, version int,
+	key string, position eventstore.Position, reason string) (handled int, err error) {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return 0, err

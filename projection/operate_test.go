@@ -64,6 +64,31 @@ func TestRetryPassing(t *testing.T) {
 	}
 }
 
+// TestRetryRefusedCommit: one of the events is refused when they are committed; nobody says which.
+func TestRetryRefusedCommit(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`alter table model add unique (name, n) deferrable initially deferred`)
+	var mended atomic.Bool
+	hook := func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
+		if !mended.Load() {
+			panic("bad")
+		}
+		return nil
+	}
+	r, _ := f.start(quiet, f.store, newHandler(f, "handler", projection.Options{}, hook))
+	f.wait(r, f.put("a", 1, 2, 3, 4, 2, 5))
+	mended.Store(true)
+	if n, err := r.Retry(t.Context(), "handler", 0); n != 4 || err == nil || !strings.Contains(err.Error(), "unique") {
+		t.Errorf("retry: %d, %v; want 4, and why not the fifth", n, err)
+	}
+	f.equal("model", fmt.Sprint(f.log("counted")[:4]), fmt.Sprint(f.model("handler")))
+	letters, err := r.DeadLetters(t.Context(), "handler", 0, "counter-a", 0, 10)
+	if err != nil || len(letters) != 2 || !strings.Contains(letters[0].Error, "unique") {
+		t.Errorf("dead letters %+v, %v; want the fifth event, with the reason", letters, err)
+	}
+}
+
 // TestRetryLeavesOthersAlone: a batch of another partition that is under way during a retry is not done
 // again.
 func TestRetryLeavesOthersAlone(t *testing.T) {

@@ -47,7 +47,8 @@ func (r *Runner) rebuildKey(ctx context.Context, v *version, key string) error {
 
 // finish folds the rest, now that nobody moves the checkpoint, and writes the row.
 func (b *rebuilding) finish(ctx context.Context, tx pgx.Tx) error {
-	if err := b.refuseInline(ctx, tx, b.name, b.options.Version); err != nil { // it may have become so meanwhile
+	// It may have become so meanwhile.
+	if err := b.refuseInline(ctx, tx, b.name, b.options.Version); err != nil {
 		return err
 	}
 	var types []string
@@ -55,7 +56,7 @@ func (b *rebuilding) finish(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	if !b.covers(types) { // the row would lose what those events have made of it
-		return fmt.Errorf("%w: a newer release handles more event types than this process: %q", ErrRefused, types)
+		return fmt.Errorf("%w: a newer release handles more event types than this one: %q", ErrRefused, types)
 	}
 	if err := b.allowIdle(ctx, tx); err != nil {
 		return err
@@ -128,7 +129,8 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier) error {
 		if err != nil {
 			return err
 		}
-		for _, i := range b.items(&page{Page: p, decoded: make(map[any][]decoded)}, b.at, b.partitionOf(b.key)) {
+		pg := &page{Page: p, decoded: make(map[any][]decoded)}
+		for _, i := range b.items(pg, b.at, b.partitionOf(b.key)) {
 			if i.keyText() != b.key || i.raw.Position > to {
 				continue
 			}

@@ -194,14 +194,7 @@ func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
 	if err := t.allowIdle(ctx, tx); err != nil {
 		return err
 	}
-	now, err := t.letterRows(ctx, tx, t.key, len(t.letters))
-	if err == nil && !reflect.DeepEqual(now, t.letters) {
-		err = errChanged
-	}
-	if err != nil {
-		return err
-	}
-	if err := t.refuseOvertaking(ctx, tx); err != nil {
+	if err := t.check(ctx, tx); err != nil {
 		return err
 	}
 	batch := uuid.New() // makes a commit of the handler fail
@@ -235,10 +228,23 @@ func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
 	return t.deleteLetters(ctx, tx, t.key, positions, t.done)
 }
 
+// check returns nil if the letters are what they were, and may be handled.
+func (t *retrying) check(ctx context.Context, tx pgx.Tx) error {
+	now, err := t.letterRows(ctx, tx, t.key, len(t.letters))
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(now, t.letters) {
+		return errChanged
+	}
+	return t.refuseOvertaking(ctx, tx)
+}
+
 // allowIdle lets the transaction be idle while code of the application runs.
 func (v *version) allowIdle(ctx context.Context, tx pgx.Tx) error {
 	idle := v.config.Lease + v.options.Timeout + batchTime
-	_, err := tx.Exec(ctx, fmt.Sprintf("set local idle_in_transaction_session_timeout = %d", idle.Milliseconds()))
+	set := fmt.Sprintf("set local idle_in_transaction_session_timeout = %d", idle.Milliseconds())
+	_, err := tx.Exec(ctx, set)
 	return err
 }
 
@@ -268,7 +274,8 @@ func (t *retrying) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	}
 	if err == nil {
-		err = fmt.Errorf("%w: its event belongs to key %s, which is parked too: retry that first", ErrRefused, parked)
+		err = fmt.Errorf("%w: its event belongs to key %s, which is parked too: retry that first",
+			ErrRefused, parked)
 	}
 	return err
 }
@@ -280,8 +287,8 @@ func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *ba
 
 // redoUntil handles items in a transaction, and returns how many before one fails, if it is known which.
 // After a time it leaves the rest alone: others wait for the transaction.
-func (p *Projection) redoUntil(ctx context.Context, tx pgx.Tx, items []item, info *batchInfo, until time.Time) (
-	n int, err error) {
+func (p *Projection) redoUntil(
+	ctx context.Context, tx pgx.Tx, items []item, info *batchInfo, until time.Time) (n int, err error) {
 	ctx = context.WithValue(ctx, batchKey{}, info)
 	var rows rows
 	if p.table != nil {

@@ -235,8 +235,9 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, d *described, entri
 	}
 	var args []any
 	switch tx.Conn().Config().DefaultQueryExecMode {
-	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol: // for a pooler, which keeps to one connection in a transaction
-		args = append(args, pgx.QueryExecModeDescribeExec) // what arrays hold cannot be told from their Go type
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+		// What the arrays hold cannot be told from their Go type. Within a transaction a pooler allows it.
+		args = append(args, pgx.QueryExecModeDescribeExec)
 	}
 	for n := range arrays {
 		args = append(args, arrays[n])
@@ -245,37 +246,45 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, d *described, entri
 	return err
 }
 
+// attribute is a column as Postgres has it.
+type attribute struct {
+	Name    string
+	OID     uint32
+	Type    string
+	IsArray bool
+	IsEnum  bool // or an array of them
+}
+
+func (r *rowsOf[Row]) attributes(ctx context.Context, tx pgx.Tx) (map[string]attribute, error) {
+	found, _ := tx.Query(ctx, r.describeSQL, physical(r.name, r.version))
+	attributes, err := pgx.CollectRows(found, pgx.RowToStructByPos[attribute])
+	byName := make(map[string]attribute)
+	for _, a := range attributes {
+		byName[a.Name] = a
+	}
+	return byName, err
+}
+
 // describe asks Postgres for the types of the columns, and makes the statement, unless it is known.
 func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, error) {
 	if d := r.described.Load(); d != nil {
 		return d, nil
 	}
-	type attribute struct {
-		Name    string
-		OID     uint32
-		Type    string
-		IsArray bool
-		IsEnum  bool // or an array of them
-	}
-	found, _ := tx.Query(ctx, r.describeSQL, physical(r.name, r.version))
-	attributes, err := pgx.CollectRows(found, pgx.RowToStructByPos[attribute])
+	byName, err := r.attributes(ctx, tx)
 	if err != nil {
 		return nil, err
-	}
-	byName := make(map[string]attribute)
-	for _, a := range attributes {
-		byName[a.Name] = a
 	}
 	var arrays, selected, sets []string
 	d := &described{copies: true}
 	for n, c := range r.columns {
 		a, ok := byName[c.name]
 		if !ok {
-			return nil, Fatal(fmt.Errorf("table %s has no column %s, which %T has", physical(r.name, r.version), c.name, *new(Row)))
+			return nil, Fatal(fmt.Errorf("table %s has no column %s, which %T has",
+				physical(r.name, r.version), c.name, *new(Row)))
 		}
 		column := pgx.Identifier{c.name}.Sanitize()
 		_, known := tx.Conn().TypeMap().TypeForOID(a.OID)
-		d.copies = d.copies && (known || a.IsEnum) // pgx sends a type that it does not know as text, as enums are
+		d.copies = d.copies && (known || a.IsEnum) // pgx sends what it does not know as text, like enums
 		known = known && !c.isText
 		asText, element, value := a.IsArray || !known, a.Type, "u."+column
 		if asText {
