@@ -791,7 +791,8 @@ $$;
 
 -- tidemark_holders() lists the open transactions that hold the tidemark back, the one that holds it back most
 -- first: where it is held, the backend, what its client calls itself, and since when it is open. A prepared
--- transaction has no backend. Without the right to see the backends of other roles, since is null.
+-- transaction has no backend. Without the right to see the backends of other roles, since is null. It runs with
+-- the rights of who calls it, who may see more backends than the owner, and needs select on the sequence.
 -- +goose StatementBegin
 create function tidemark.tidemark_holders()
 returns table ("position" bigint, pid int, application_name text, since timestamptz)
@@ -800,7 +801,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     with latest as (select coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0) as position)
     select h.position - ((h.position - l.objid::bigint) & 4294967295), l.pid,
-           coalesce(a.application_name, 'prepared transaction ' || p.gid), coalesce(a.xact_start, p.prepared)
+           -- a backend may have ended since its lock was seen
+           coalesce(a.application_name, 'prepared transaction ' || p.gid, ''), coalesce(a.xact_start, p.prepared)
       from latest h,
            pg_locks l
       left join pg_stat_activity a on a.pid = l.pid

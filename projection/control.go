@@ -60,8 +60,8 @@ select version
 
 const resetSQL = `
 update SCHEMA.projection_partitions
-   set checkpoint = $3, parked = 0, handled = case when $3::bigint = 0 then 0 else handled end, error = null, error_at = null,
-       failing_since = null, advanced_at = clock_timestamp()
+   set checkpoint = $3, parked = 0, handled = case when $3::bigint = 0 then 0 else handled end,
+       error = null, error_at = null, failing_since = null, advanced_at = clock_timestamp()
  where projection = $1
    and version = $2`
 
@@ -70,15 +70,22 @@ delete from SCHEMA.dead_letters
  where projection = $1
    and version = $2`
 
+const nothingAddedSQL = `
+update SCHEMA.projections
+   set added = '{}'
+ where name = $1
+   and version = $2`
+
 const acceptSQL = `
 update SCHEMA.projections
    set types = $3, added = '{}', updated_at = clock_timestamp()
  where name = $1
    and version = $2`
 
-// Pause halts a projection in all processes until [Runner.Resume]; version 0 means all its versions. When it returns, nothing that was under way is
-// committed any more. The reason is for the status; who did it, in the audit table, is the actor in
-// the context's metadata, see [eventstore.WithMetadata], or the role of Postgres.
+// Pause halts a projection in all processes until [Runner.Resume]; version 0 means all its versions. When it
+// returns, nothing that was under way is committed any more. The reason is for the status; who did it, in
+// the audit table, is the actor in the context's metadata, see [eventstore.WithMetadata], or the role of
+// Postgres.
 func (r *Runner) Pause(ctx context.Context, name string, version int, reason string) error {
 	return r.setState(ctx, name, version, "pause", "paused", reason)
 }
@@ -111,22 +118,49 @@ func (r *Runner) setState(ctx context.Context, name string, version int, action,
 	})
 }
 
-// operate does what an operator wants of a projection: what is under way there must be done again
-// after it, all runners are told, and it is written down.
+// operate does what an operator wants of a projection: what is under way there must be done again after it,
+// all runners are told, and it is written down.
 //
-// Batches lock tables and rows before the partition, and this the other way round. What needs a lock
-// on a whole table takes it in one of the functions first; what meets a batch in a row may end in a deadlock, and is tried again.
-func (e *engine) operate(ctx context.Context, action, name string, version int, do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
-	err := pgx.BeginFunc(ctx, e.pool, func(tx pgx.Tx) error {
+// Batches lock tables and rows before the partition, and this the other way round. What needs a lock on a
+// whole table takes it in one of the functions first; what meets a batch in a row may end in a deadlock, and
+// is tried again.
+func (e *engine) operate(ctx context.Context, action, name string, version int,
+	do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
+	return e.operateOn(ctx, action, name, version, nil, do, first...)
+}
+
+// fenceOnlySQL is fenceSQL for some of the partitions, or for all with null.
+const fenceOnlySQL = `
+update SCHEMA.projection_partitions p
+   set fencing_token = fencing_token + 1
+  from (select projection, version, partition
+          from SCHEMA.projection_partitions
+         where projection = $1
+           and ($2 = 0 or version = $2)
+           and ($3::int[] is null or partition = any ($3))
+         order by version, partition
+           for update) locked
+ where (p.projection, p.version, p.partition) = (locked.projection, locked.version, locked.partition)`
+
+// operateOn is operate for some partitions of a version, which are all that are fenced, or for all with nil.
+func (e *engine) operateOn(ctx context.Context, action, name string, version int, partitions []int32,
+	do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
+	// Everybody needs what it locks. If this process is stopped in the middle, Postgres ends it, like a
+	// batch.
+	begin := fmt.Sprintf(
+		"begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
+		e.config.Lease.Milliseconds())
+	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{BeginQuery: begin}, func(tx pgx.Tx) error {
 		for _, f := range first {
 			if err := f(tx); err != nil {
 				return err
 			}
 		}
-		if _, err := tx.Exec(ctx, e.sql(lockVersionsSQL), name); err != nil { // before the partitions, like a switch
+		// Before the partitions, like a switch.
+		if _, err := tx.Exec(ctx, e.sql(lockVersionsSQL), name); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, e.sql(fenceSQL), name, version); err != nil {
+		if _, err := tx.Exec(ctx, e.sql(fenceOnlySQL), name, version, partitions); err != nil {
 			return err
 		}
 		details, err := do(tx)
@@ -157,8 +191,9 @@ func (r *Runner) find(ctx context.Context, name string, number int) (*version, e
 	return v, nil
 }
 
-// Accept makes the event types that this process handles those of the projection: it stops reporting types that were added
-// later, and, after some were taken out of the code on purpose, lets processes run it that do not know them.
+// Accept makes the event types that this process handles those of the projection: it stops reporting types
+// that were added later, and, after some were taken out of the code on purpose, lets processes run it that
+// do not know them.
 func (r *Runner) Accept(ctx context.Context, name string, version int) error {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
@@ -171,9 +206,9 @@ func (r *Runner) Accept(ctx context.Context, name string, version int) error {
 }
 
 // Reset makes a projection handle all events after a position again, or not handle those before it. Its dead
-// letters are forgotten. The rows of a [NewTable] projection are deleted, and the position must be 0;
-// what handlers have written is theirs to overwrite. Readers see the read model as it is made: to
-// make it anew beside the one they see, raise [Options.Version]. Effects guarded by [Once] do not happen again.
+// letters are forgotten. The rows of a [NewTable] projection are deleted, and the position must be 0; what
+// handlers have written is theirs to overwrite. Readers see the read model as it is made: to make it anew
+// beside the one they see, raise [Options.Version]. Effects guarded by [Once] do not happen again.
 func (r *Runner) Reset(ctx context.Context, name string, version int, to eventstore.Position) error {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
@@ -190,10 +225,16 @@ func (r *Runner) Reset(ctx context.Context, name string, version int, to eventst
 			return nil, err
 		}
 		if to < 0 || to > tidemark || to > 0 && v.table != nil {
-			return nil, fmt.Errorf("%w: to position %d: the log ends at %d, and a table can only begin at 0", ErrRefused, to, tidemark)
+			return nil, fmt.Errorf("%w: to position %d: the log ends at %d, and a table can only begin at 0",
+				ErrRefused, to, tidemark)
 		}
 		if _, err := tx.Exec(ctx, r.sql(resetSQL), name, number, to); err != nil {
 			return nil, err
+		}
+		if to == 0 { // then the read model will have all events of all types
+			if _, err := tx.Exec(ctx, r.sql(nothingAddedSQL), name, number); err != nil {
+				return nil, err
+			}
 		}
 		_, err := tx.Exec(ctx, r.sql(dropLettersSQL), name, number)
 		return map[string]any{"position": to}, err

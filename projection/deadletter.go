@@ -1,10 +1,12 @@
 package projection
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -55,7 +57,7 @@ select l.key, l.position, e.stream, e.type, coalesce(l.error, ''), l.attempts, e
            and b.position < l.position))
    and l.position > $4
  order by l.position
- limit $5`
+ fetch first ($5) rows with ties`
 
 const groupsSQL = `
 select error, count(*)::int, sum(waiting)::int, min(position), max(position), min(recorded_at)
@@ -71,10 +73,12 @@ select error, count(*)::int, sum(waiting)::int, min(position), max(position), mi
  group by error
  order by count(*) desc, error`
 
-// DeadLetters returns the events of a projection that could not be handled, in the order of
-// positions after one, at most limit: for each key the one that the others wait for, or with a key
-// all of that key. Version 0 is the live one.
-func (r *Runner) DeadLetters(ctx context.Context, name string, version int, key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
+// DeadLetters returns the events of a projection that could not be handled, in the order of positions after
+// one, at most limit: for each key the one that the others wait for, or with a key all of that key. Those of
+// one position, which an event has that was split, are never torn apart: for them there may be more. Version
+// 0 is the live one.
+func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
+	key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return nil, err
@@ -84,6 +88,9 @@ func (r *Runner) DeadLetters(ctx context.Context, name string, version int, key 
 	if err != nil {
 		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
 	}
+	slices.SortFunc(letters, func(a, b DeadLetter) int {
+		return cmp.Or(cmp.Compare(a.Position, b.Position), cmp.Compare(a.Key, b.Key))
+	})
 	return letters, nil
 }
 
@@ -112,9 +119,10 @@ select key
  order by min(position)`
 
 // Retry handles the dead letters of the given keys again, or of all if none is given, in their order: each
-// key as far as it goes, after which its events are handled as they come. It returns how many events were handled, and
-// the reasons why some were not, joined; those are still parked. Events go through the codec as it is
-// now. Version 0 is the live one. This process does it, whichever has the lease of the partition, and exactly once.
+// key as far as it goes, after which its events are handled as they come. It returns how many events were
+// handled, and the reasons why some were not, joined; those are still parked. Events go through the codec as
+// it is now. Version 0 is the live one. This process does it, whichever has the lease of the partition, and
+// exactly once.
 func (r *Runner) Retry(ctx context.Context, name string, version int, keys ...string) (handled int, err error) {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
@@ -157,9 +165,11 @@ update SCHEMA.dead_letters
    and key = $3
    and position = $4`
 
-// Edit puts another payload in the place of a dead letter's, and retries its key with it. The event in
-// the log stays as it is, and so does what the payload was in the audit. Version 0 is the live one.
-func (r *Runner) Edit(ctx context.Context, name string, version int, key string, position eventstore.Position, data json.RawMessage) (handled int, err error) {
+// Edit puts another payload in the place of a dead letter's, and retries its key with it. The event in the
+// log stays as it is, and every payload that was put in its place is in the audit. It must not give the
+// event another key: then it fails, with [ErrRefused] among the reasons. Version 0 is the live one.
+func (r *Runner) Edit(ctx context.Context, name string, version int,
+	key string, position eventstore.Position, data json.RawMessage) (handled int, err error) {
 	if !json.Valid(data) {
 		return 0, fmt.Errorf("%w: the payload is not JSON", ErrRefused)
 	}
@@ -180,9 +190,10 @@ func (r *Runner) Edit(ctx context.Context, name string, version int, key string,
 	return r.Retry(ctx, name, version, key)
 }
 
-// Skip gives up the event that a key waits for, and retries what is behind it. The reason is for the audit. Version 0 is the
-// live one.
-func (r *Runner) Skip(ctx context.Context, name string, version int, key string, position eventstore.Position, reason string) (handled int, err error) {
+// Skip gives up the event that a key waits for, and retries what is behind it. The reason is for the audit.
+// Version 0 is the live one.
+func (r *Runner) Skip(ctx context.Context, name string, version int,
+	key string, position eventstore.Position, reason string) (handled int, err error) {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return 0, err
@@ -197,7 +208,7 @@ func (r *Runner) Skip(ctx context.Context, name string, version int, key string,
 			return nil, fmt.Errorf("%w: the event that key %s waits for is at %d, not at %d", ErrRefused, key, head, position)
 		}
 		if err == nil {
-			err = v.deleteLetters(ctx, tx, key, []eventstore.Position{position})
+			err = v.deleteLetters(ctx, tx, key, []int64{int64(position)}, 0)
 		}
 		return map[string]any{"key": key, "position": position, "reason": reason}, err
 	})
@@ -221,7 +232,9 @@ update SCHEMA.projection_partitions
    and version = $2
    and partition = $5`
 
-func (v *version) deleteLetters(ctx context.Context, tx pgx.Tx, key string, positions []eventstore.Position) error {
-	_, err := tx.Exec(ctx, v.sql(deleteLettersSQL), v.name, v.options.Version, key, positions, v.partitionOf(key), 0)
+// deleteLetters deletes dead letters of a key, of which some were handled.
+func (v *version) deleteLetters(ctx context.Context, tx pgx.Tx, key string, positions []int64, handled int) error {
+	_, err := tx.Exec(ctx, v.sql(deleteLettersSQL),
+		v.name, v.options.Version, key, positions, v.partitionOf(key), handled)
 	return err
 }

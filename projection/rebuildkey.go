@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -10,9 +11,11 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// RebuildKey folds one row of a [NewTable] projection from the events of its key, as when it was new, and puts it in the place of the
-// one that is there. Its dead letters are handled with it. If one of the events cannot be folded nothing is changed.
-// The whole log is read, most of it beside the live projection. Version 0 is the live one.
+// RebuildKey folds one row of a [NewTable] projection from the events of its key, as when it was new, and
+// puts it in the place of the one that is there. Its dead letters are handled with it. If one of the events
+// cannot be folded nothing is changed. If one is parked under its stream, since it had no key then, it
+// returns [ErrRefused]: call [Runner.Retry] first. The whole log is read, most of it beside the live
+// projection. Version 0 is the live one.
 func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key string) error {
 	v, err := r.find(ctx, name, version)
 	if err != nil {
@@ -25,39 +28,57 @@ func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key s
 		return err
 	}
 	for {
-		if err := r.rebuildKey(ctx, v, key); !pgerr.Is(err, pgerr.Deadlock) || ctx.Err() != nil {
+		err := r.rebuildKey(ctx, v, key)
+		if !pgerr.Is(err, pgerr.Deadlock) && !errors.Is(err, errChanged) || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
 func (r *Runner) rebuildKey(ctx context.Context, v *version, key string) error {
-	name, rows := v.name, v.table.open(1, true)
-	at, err := v.refold(ctx, r.log, r.pool, rows, key, 0, func() (to eventstore.Position, err error) {
-		return to, r.pool.QueryRow(ctx, r.sql(partitionAtSQL), name, v.options.Version, v.partitionOf(key)).Scan(&to)
-	})
-	if err != nil {
-		return fmt.Errorf("rebuild key %s of projection %s: %w", key, name, err)
+	b := &rebuilding{version: v, key: key, rows: v.table.open(1, true)}
+	if err := b.refold(ctx, r.log, r.pool); err != nil {
+		return fmt.Errorf("rebuild key %s of projection %s: %w", key, v.name, err)
 	}
-	return r.operate(ctx, "rebuild key", name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-		// The rest, now that nobody moves the checkpoint: operate has locked it.
-		log := r.log
-		if store, ok := r.log.(*eventstore.Store); ok { // on the connection there is: others may wait for the partition with all the rest
-			log = store.WithTx(tx)
-		}
-		_, err := v.refold(ctx, log, tx, rows, key, at, func() (to eventstore.Position, err error) {
-			return to, tx.QueryRow(ctx, r.sql(partitionAtSQL), name, v.options.Version, v.partitionOf(key)).Scan(&to)
-		})
-		if err != nil {
-			return nil, err
-		}
-		if err := rows.replace(ctx, tx, key); err != nil {
-			return nil, err
-		}
-		_, err = tx.Exec(ctx, r.sql(deleteKeySQL), name, v.options.Version, key, v.partitionOf(key))
-		return map[string]any{"key": key}, err
-	})
+	finish := func(tx pgx.Tx) (map[string]any, error) { return map[string]any{"key": key}, b.finish(ctx, tx) }
+	partition := []int32{int32(v.partitionOf(key))}
+	return r.operateOn(ctx, "rebuild key", v.name, v.options.Version, partition, finish)
 }
+
+// finish folds the rest, now that nobody moves the checkpoint, and writes the row.
+func (b *rebuilding) finish(ctx context.Context, tx pgx.Tx) error {
+	// It may have become so meanwhile.
+	if err := b.refuseInline(ctx, tx, b.name, b.options.Version); err != nil {
+		return err
+	}
+	var types []string
+	if err := tx.QueryRow(ctx, b.sql(typesSQL), b.name, b.options.Version).Scan(&types); err != nil {
+		return err
+	}
+	if !b.covers(types) { // the row would lose what those events have made of it
+		return fmt.Errorf("%w: a newer release handles more event types than this one: %q", ErrRefused, types)
+	}
+	if err := b.allowIdle(ctx, tx); err != nil {
+		return err
+	}
+	log := b.log
+	if store, ok := log.(*eventstore.Store); ok { // on this connection: all others may wait for the partition
+		log = store.WithTx(tx)
+	}
+	if err := b.refold(ctx, log, tx); err != nil {
+		return err
+	}
+	if err := b.rows.replace(ctx, tx, b.key); err != nil {
+		return err
+	}
+	return b.deleteLetters(ctx, tx, b.key, b.letters, 0)
+}
+
+const typesSQL = `
+select types
+  from SCHEMA.projections
+ where name = $1
+   and version = $2`
 
 const partitionAtSQL = `
 select checkpoint
@@ -66,39 +87,77 @@ select checkpoint
    and version = $2
    and partition = $3`
 
-const deleteKeySQL = `
-with gone as (
-    delete from SCHEMA.dead_letters
-     where projection = $1
-       and version = $2
-       and key = $3
-    returning 1)
-update SCHEMA.projection_partitions
-   set parked = parked - (select count(*) from gone)
- where projection = $1
-   and version = $2
-   and partition = $4`
+// Of the key, and of events that may have had no key when they were parked.
+const concernedSQL = `
+select l.position, l.key
+  from SCHEMA.dead_letters l
+  join SCHEMA.events e on e.position = l.position
+ where l.projection = $1
+   and l.version = $2
+   and (l.key = $3 or l.key = e.stream)`
 
-// refold folds the events of a key after a position, up to the partition's checkpoint.
-func (v *version) refold(ctx context.Context, log Log, db querier, rows rows, key string, after eventstore.Position, end func() (eventstore.Position, error)) (eventstore.Position, error) {
-	to, err := end()
-	for err == nil && after < to {
-		var p eventstore.Page
-		if p, err = log.Next(ctx, after, eventstore.Filter{Types: v.types}, v.config.BatchSize); err != nil {
-			break
+// rebuilding is a row that is folded anew.
+type rebuilding struct {
+	*version
+	key     string
+	rows    rows
+	at      eventstore.Position // up to here
+	letters []int64             // positions of the key's dead letters that it has folded
+}
+
+// refold folds the events of the key up to the partition's checkpoint.
+func (b *rebuilding) refold(ctx context.Context, log Log, db querier) error {
+	found, _ := db.Query(ctx, b.sql(partitionAtSQL), b.name, b.options.Version, b.partitionOf(b.key))
+	to, err := pgx.CollectExactlyOneRow(found, pgx.RowTo[eventstore.Position])
+	if err == nil && to < b.at { // it was reset
+		err = errChanged
+	}
+	if err != nil {
+		return err
+	}
+	parked := make(map[itemID]bool)
+	var id itemID
+	found, _ = db.Query(ctx, b.sql(concernedSQL), b.name, b.options.Version, b.key)
+	if _, err := pgx.ForEachRow(found, []any{&id.position, &id.key}, func() error {
+		parked[id] = true
+		return nil
+	}); err != nil {
+		return err
+	}
+	for b.at < to {
+		p, err := log.Next(ctx, b.at, eventstore.Filter{Types: b.types}, b.config.BatchSize)
+		if err != nil {
+			return err
 		}
-		for _, i := range v.items(&page{Page: p, decoded: make(map[any][]decoded)}, after, v.partitionOf(key)) {
-			if i.keyText() != key || i.raw.Position > to {
+		pg := &page{Page: p, decoded: make(map[any][]decoded)}
+		for _, i := range b.items(pg, b.at, b.partitionOf(b.key)) {
+			if i.keyText() != b.key || i.raw.Position > to {
 				continue
 			}
-			if err := rows.load(ctx, db, []item{i}, []int{0}); err != nil {
-				return 0, err
-			}
-			if err := rows.fold(&i); err != nil {
-				return 0, &HandlerError{Projection: v.name, Stream: i.raw.Stream, Position: i.raw.Position, Type: i.raw.Type, Err: err}
+			if err := b.fold(ctx, db, &i, parked); err != nil {
+				return err
 			}
 		}
-		after = min(p.Through, to)
+		b.at = min(p.Through, to)
 	}
-	return to, err
+	return nil
+}
+
+// fold folds an event of the key, unless it is a dead letter of its stream, which Retry would fold again.
+func (b *rebuilding) fold(ctx context.Context, db querier, i *item, parked map[itemID]bool) error {
+	stream := i.raw.Stream.String()
+	switch at := i.raw.Position; {
+	case parked[itemID{at, b.key}]:
+		b.letters = append(b.letters, int64(at))
+	case parked[itemID{at, stream}]:
+		return fmt.Errorf("%w: its event at %d is parked under its stream, %s: retry that first",
+			ErrRefused, at, stream)
+	}
+	if err := b.rows.load(ctx, db, []item{*i}, []int{0}); err != nil {
+		return err
+	}
+	if err := b.rows.fold(i); err != nil {
+		return b.handlerError(i, err)
+	}
+	return nil
 }

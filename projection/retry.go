@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
@@ -33,19 +34,26 @@ update SCHEMA.dead_letters
    and key = $3
    and position = $4`
 
-// retryBatch is how many dead letters one transaction handles.
+// retryBatch is how many dead letters one transaction handles at most.
 const retryBatch = 200
 
-// errChanged means that somebody else has changed the dead letters of a key meanwhile.
-var errChanged = errors.New("the dead letters were changed meanwhile")
+// errChanged means that what was read has changed before it was locked.
+var errChanged = errors.New("the projection was changed meanwhile")
 
-const beginRetrySQL = `
-insert into SCHEMA.projection_batches (id)
-values ($1)`
+// retrying is some dead letters of one key, which a transaction handles.
+type retrying struct {
+	*version
+	key     string
+	letters []letterRow
+	items   []item // what they mean, in their order
+	done    int    // letters that were handled, before one that was not
+}
 
-const endRetrySQL = `
-delete from SCHEMA.projection_batches
- where id = $1`
+// letterRow is a dead letter, and what was put in the place of its payload.
+type letterRow struct {
+	Position eventstore.Position
+	Edited   []byte
+}
 
 // retry handles the dead letters of one key, some in each transaction, until there are none or one
 // fails again.
@@ -61,59 +69,183 @@ func (v *version) retry(ctx context.Context, key string) (handled int, err error
 		size = 1 // what has happened is noted at once
 	}
 	for limit := size; ; {
-		letters, items, err := v.letters(ctx, key, limit)
-		if err != nil || len(letters) == 0 {
+		t, err := v.toRetry(ctx, key, limit)
+		if err != nil || len(t.letters) == 0 {
 			return handled, err
 		}
-		var failedAt int
-		var failure error
-		err = v.operate(ctx, "retry", v.name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-			now, err := v.letterRows(ctx, tx, key, limit)
-			if err != nil {
-				return nil, err
-			}
-			if !reflect.DeepEqual(now, letters) {
-				return nil, errChanged
-			}
-			if err := v.refuseOvertaking(ctx, tx, key, items); err != nil {
-				return nil, err
-			}
-			batch := uuid.New() // makes a commit of the handler fail
-			if _, err := tx.Exec(ctx, v.sql(beginRetrySQL), batch); err != nil {
-				return nil, err
-			}
-			var phase string
-			if err := tx.QueryRow(ctx, v.sql(phaseSQL), v.name, v.options.Version).Scan(&phase); err != nil {
-				return nil, err
-			}
-			info := &batchInfo{projection: v.Projection, live: phase == phaseLive, inbox: v.sql(inboxSQL)}
-			if failedAt, failure = v.redo(ctx, tx, items, info); failure != nil {
-				failedAt = letterOf(letters, items, failedAt)
-				return nil, failure
-			}
-			ended, err := tx.Exec(ctx, v.sql(endRetrySQL), batch)
-			if err == nil && ended.RowsAffected() != 1 {
-				failedAt, failure = len(letters)/2, errEnded
-				err = failure
-			}
-			if err != nil {
-				return nil, err
-			}
-			return map[string]any{"key": key, "events": len(letters)}, v.deleteItems(ctx, tx, key, letters)
-		})
+		retry := func(tx pgx.Tx) (map[string]any, error) {
+			err := t.handle(ctx, tx)
+			return map[string]any{"key": key, "events": t.done}, err
+		}
+		err = v.operateOn(ctx, "retry", v.name, v.options.Version, t.partitions(), retry)
+		known := errors.As(err, new(*HandlerError))
+		if err != nil && !known {
+			t.done = len(t.letters) / 2 // there are fewer next time
+		}
 		switch {
 		case err == nil:
-			handled += len(letters)
+			handled += t.done
 			limit = size
 		case errors.Is(err, errChanged), pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil:
-		case failure != nil && failedAt > 0: // what is before it can be done
-			limit = failedAt
-		case failure != nil:
-			return handled, v.failLetter(ctx, key, failure)
-		default:
+		case ctx.Err() != nil || !known && !aboutEvent(err):
 			return handled, err
+		case t.done > 0: // what is before it can be done
+			limit = t.done
+		default:
+			return handled, t.fail(ctx, err)
 		}
 	}
+}
+
+// aboutEvent reports whether an error says that an event cannot be handled, and not that nothing can be at
+// the moment.
+func aboutEvent(err error) bool {
+	switch classify(err) {
+	case transient, fatal:
+		return false
+	case poison:
+		return true
+	}
+	return errors.As(err, new(*HandlerError)) || errors.As(err, new(*pgconn.PgError))
+}
+
+func (v *version) letterRows(ctx context.Context, db querier, key string, limit int) ([]letterRow, error) {
+	found, _ := db.Query(ctx, v.sql(keyLettersSQL), v.name, v.options.Version, key, limit)
+	return pgx.CollectRows(found, pgx.RowToStructByPos[letterRow])
+}
+
+// toRetry reads dead letters of a key, and what they mean.
+func (v *version) toRetry(ctx context.Context, key string, limit int) (*retrying, error) {
+	rows, err := v.letterRows(ctx, v.pool, key, limit)
+	if err != nil {
+		return nil, err
+	}
+	t := &retrying{version: v, key: key, letters: rows, done: len(rows)}
+	for _, letter := range rows {
+		p, err := v.log.Next(ctx, letter.Position-1, eventstore.Filter{}, 1)
+		if err != nil {
+			return nil, err
+		}
+		if len(p.Events) == 0 || p.Events[0].Position != letter.Position {
+			return nil, fmt.Errorf("there is no event at position %d of the log: was a backup restored?",
+				letter.Position)
+		}
+		if letter.Edited != nil {
+			p.Events[0].Data = letter.Edited
+		}
+		t.items = append(t.items, v.keyItems(&page{Page: p, decoded: make(map[any][]decoded)}, key)...)
+	}
+	return t, nil
+}
+
+// keyItems returns what the event of a page means to a key: nothing if newer code splits it into nothing. An
+// event that had no key when it was parked is all that it means to the keys it has now. One that has lost
+// its key, since it was edited or the code is another, cannot be handled: only Skip drops events.
+func (v *version) keyItems(p *page, key string) []item {
+	raw := &p.Events[0]
+	var items []item
+	for n := range v.options.Partitions { // the likely one first
+		for _, i := range v.items(p, 0, (v.partitionOf(key)+n)%v.options.Partitions) {
+			if i.err != nil || i.keyText() == key {
+				i.key = key
+				return []item{i}
+			}
+			items = append(items, i)
+		}
+	}
+	var lost error
+	switch {
+	case len(items) == 0 && !v.known[raw.Type]:
+		lost = fmt.Errorf("%w: this process does not know events of type %q", ErrRefused, raw.Type)
+	case len(items) > 0 && key != raw.Stream.String():
+		lost = fmt.Errorf("%w: its key is %.100q now", ErrRefused, items[0].keyText())
+	default:
+		return items
+	}
+	return []item{{raw: raw, key: key, decoded: decoded{err: lost}}}
+}
+
+// partitions returns those that have to do with it. An event that had no key when it was parked has others
+// now.
+func (t *retrying) partitions() []int32 {
+	partitions := []int32{int32(t.partitionOf(t.key))}
+	for n := range t.items {
+		partitions = append(partitions, int32(t.partitionOf(t.items[n].keyText())))
+	}
+	return partitions
+}
+
+const beginRetrySQL = `
+insert into SCHEMA.projection_batches (id)
+values ($1)`
+
+const endRetrySQL = `
+delete from SCHEMA.projection_batches
+ where id = $1`
+
+const phaseSQL = `
+select phase
+  from SCHEMA.projections
+ where name = $1
+   and version = $2`
+
+// handle handles the letters, or as many as it has the time for.
+func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
+	if err := t.allowIdle(ctx, tx); err != nil {
+		return err
+	}
+	if err := t.check(ctx, tx); err != nil {
+		return err
+	}
+	batch := uuid.New() // makes a commit of the handler fail
+	if _, err := tx.Exec(ctx, t.sql(beginRetrySQL), batch); err != nil {
+		return err
+	}
+	var phase string
+	if err := tx.QueryRow(ctx, t.sql(phaseSQL), t.name, t.options.Version).Scan(&phase); err != nil {
+		return err
+	}
+	info := &batchInfo{projection: t.Projection, live: phase == phaseLive, inbox: t.sql(inboxSQL)}
+	n, err := t.redoUntil(ctx, tx, t.items, info, time.Now().Add(batchTime))
+	if n < len(t.items) {
+		at := t.items[n].raw.Position
+		t.done = slices.IndexFunc(t.letters, func(l letterRow) bool { return l.Position == at })
+	}
+	if err != nil {
+		return err
+	}
+	ended, err := tx.Exec(ctx, t.sql(endRetrySQL), batch)
+	if err == nil && ended.RowsAffected() != 1 {
+		err = errEnded
+	}
+	if err != nil {
+		return err
+	}
+	var positions []int64
+	for _, l := range t.letters[:t.done] {
+		positions = append(positions, int64(l.Position))
+	}
+	return t.deleteLetters(ctx, tx, t.key, positions, t.done)
+}
+
+// check returns nil if the letters are what they were, and may be handled.
+func (t *retrying) check(ctx context.Context, tx pgx.Tx) error {
+	now, err := t.letterRows(ctx, tx, t.key, len(t.letters))
+	if err != nil {
+		return err
+	}
+	if !reflect.DeepEqual(now, t.letters) {
+		return errChanged
+	}
+	return t.refuseOvertaking(ctx, tx)
+}
+
+// allowIdle lets the transaction be idle while code of the application runs.
+func (v *version) allowIdle(ctx context.Context, tx pgx.Tx) error {
+	idle := v.config.Lease + v.options.Timeout + batchTime
+	set := fmt.Sprintf("set local idle_in_transaction_session_timeout = %d", idle.Milliseconds())
+	_, err := tx.Exec(ctx, set)
+	return err
 }
 
 const overtakenSQL = `
@@ -126,10 +258,10 @@ select key
 
 // refuseOvertaking refuses to handle events that had no key when they were parked, and have one now
 // that is parked itself.
-func (v *version) refuseOvertaking(ctx context.Context, tx pgx.Tx, key string, items []item) error {
+func (t *retrying) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
 	var others []string
-	for n := range items {
-		if other := items[n].keyText(); other != key {
+	for n := range t.items {
+		if other := t.items[n].keyText(); other != t.key {
 			others = append(others, other)
 		}
 	}
@@ -137,149 +269,88 @@ func (v *version) refuseOvertaking(ctx context.Context, tx pgx.Tx, key string, i
 		return nil
 	}
 	var parked string
-	err := tx.QueryRow(ctx, v.sql(overtakenSQL), v.name, v.options.Version, others).Scan(&parked)
+	err := tx.QueryRow(ctx, t.sql(overtakenSQL), t.name, t.options.Version, others).Scan(&parked)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
 	if err == nil {
-		err = fmt.Errorf("%w: its event belongs to key %s, which is parked too: retry that one first", ErrRefused, parked)
+		err = fmt.Errorf("%w: its event belongs to key %s, which is parked too: retry that first",
+			ErrRefused, parked)
 	}
 	return err
 }
 
-// letterOf returns which of the letters an item was.
-func letterOf(letters []letterRow, items []item, n int) int {
-	return slices.IndexFunc(letters, func(l letterRow) bool { return l.Position == items[n].raw.Position })
-}
-
-// letterRow is a dead letter, and what was put in the place of its payload.
-type letterRow struct {
-	Position eventstore.Position
-	Edited   []byte
-}
-
-func (v *version) letterRows(ctx context.Context, db querier, key string, limit int) ([]letterRow, error) {
-	found, _ := db.Query(ctx, v.sql(keyLettersSQL), v.name, v.options.Version, key, limit)
-	return pgx.CollectRows(found, pgx.RowToStructByPos[letterRow])
-}
-
-// letters reads dead letters of a key, and the items they were.
-func (v *version) letters(ctx context.Context, key string, limit int) ([]letterRow, []item, error) {
-	rows, err := v.letterRows(ctx, v.pool, key, limit)
-	if err != nil {
-		return nil, nil, err
-	}
-	var items []item
-	for _, letter := range rows {
-		p, err := v.log.Next(ctx, letter.Position-1, eventstore.Filter{}, 1)
-		if err != nil {
-			return nil, nil, err
-		}
-		if len(p.Events) == 0 || p.Events[0].Position != letter.Position {
-			return nil, nil, fmt.Errorf("there is no event at position %d of the log: was a backup restored?", letter.Position)
-		}
-		if letter.Edited != nil {
-			p.Events[0].Data = letter.Edited
-		}
-		own := v.keyItems(&page{Page: p, decoded: make(map[any][]decoded)}, key)
-		for n := range own {
-			own[n].raw = &p.Events[0]
-		}
-		items = append(items, own...)
-	}
-	return rows, items, nil
-}
-
-// keyItems returns what the event of a page means to a key; nothing, now that it is edited or upcast
-// by newer code, if it has no such key any more. An event that had no key when it was parked is all
-// that it means to the keys it has now.
-func (v *version) keyItems(p *page, key string) []item {
-	for _, i := range v.items(p, 0, v.partitionOf(key)) {
-		if i.keyText() == key || i.err != nil {
-			return []item{i}
-		}
-	}
-	if key != p.Events[0].Stream.String() {
-		return nil
-	}
-	var items []item
-	for partition := range v.options.Partitions {
-		items = append(items, v.items(p, 0, partition)...)
-	}
-	return items
-}
-
-// redo handles items in a transaction, and returns which of them fails.
+// redo handles items in a transaction.
 func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *batchInfo) (int, error) {
+	return p.redoUntil(ctx, tx, items, info, time.Time{})
+}
+
+// redoUntil handles items in a transaction, and returns how many before one fails, if it is known which.
+// After a time it leaves the rest alone: others wait for the transaction.
+func (p *Projection) redoUntil(
+	ctx context.Context, tx pgx.Tx, items []item, info *batchInfo, until time.Time) (n int, err error) {
+	ctx = context.WithValue(ctx, batchKey{}, info)
 	var rows rows
 	if p.table != nil {
 		rows = p.table.open(len(items), false)
-		if err := rows.load(ctx, tx, items, present(items)); err != nil {
+		all := make([]int, len(items))
+		for n := range all {
+			all[n] = n
+		}
+		if err := rows.load(ctx, tx, items, all); err != nil {
 			return 0, err
 		}
 	}
-	ctx, cancel := context.WithTimeoutCause(context.WithValue(ctx, batchKey{}, info), time.Duration(len(items)+1)*p.options.Timeout, ErrTimeout)
-	defer cancel()
-	for n := range items {
+	for ; n < len(items); n++ {
 		i := &items[n]
+		if n > 0 && !until.IsZero() && time.Now().After(until) && i.raw.Position > items[n-1].raw.Position {
+			break
+		}
 		info.item = i
-		var err error
-		switch {
-		case i.source == nil: // nothing any more
-		case rows != nil:
-			err = rows.fold(i)
-		case p.effects:
-			err = callEffect(ctx, i)
-		default:
-			err = handleItem(ctx, tx, i, 0)
-		}
-		if err != nil {
-			return n, &HandlerError{Projection: p.name, Stream: i.raw.Stream, Position: i.raw.Position, Type: i.raw.Type, Err: err}
+		if err := p.redoItem(ctx, tx, rows, i); err != nil {
+			return n, p.handlerError(i, err)
 		}
 	}
+	if rows == nil {
+		return n, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout, ErrTimeout)
+	defer cancel()
+	return n, rows.flush(ctx, tx)
+}
+
+func (p *Projection) handlerError(i *item, err error) error {
+	return &HandlerError{p.name, i.raw.Stream, i.raw.Position, i.raw.Type, err}
+}
+
+func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rows, i *item) error {
 	if rows != nil {
-		if err := rows.flush(ctx, tx); err != nil {
-			return len(items) / 2, err
-		}
+		return rows.fold(i)
 	}
-	return 0, nil
-}
-
-const phaseSQL = `
-select phase
-  from SCHEMA.projections
- where name = $1
-   and version = $2`
-
-// present returns which of the items mean anything.
-func present(items []item) (some []int) {
-	for n := range items {
-		if items[n].source != nil {
-			some = append(some, n)
-		}
+	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout, ErrTimeout)
+	defer cancel()
+	if !p.effects {
+		return handleItem(ctx, tx, i, 0)
 	}
-	return some
-}
-
-func (v *version) deleteItems(ctx context.Context, tx pgx.Tx, key string, letters []letterRow) error {
-	var positions []eventstore.Position
-	for _, l := range letters {
-		positions = append(positions, l.Position)
+	err := callEffect(ctx, i)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	_, err := tx.Exec(ctx, v.sql(deleteLettersSQL), v.name, v.options.Version, key, positions, v.partitionOf(key), len(letters))
 	return err
 }
 
-// failLetter notes that a dead letter of a key has failed again.
-func (v *version) failLetter(ctx context.Context, key string, failure error) error {
+// fail notes that the first of the letters has failed again, if it is to blame.
+func (t *retrying) fail(ctx context.Context, failure error) error {
+	reason := failure
 	var h *HandlerError
-	if !errors.As(failure, &h) { // nobody knows which: the first one
-		h = &HandlerError{Err: failure}
-		if err := v.pool.QueryRow(ctx, v.sql(headSQL), v.name, v.options.Version, key).Scan(&h.Position); err != nil {
-			return errors.Join(failure, err)
-		}
+	if errors.As(failure, &h) {
+		failure, reason = h, h.Err
 	}
-	_, err := v.pool.Exec(ctx, v.sql(failLetterSQL), v.name, v.options.Version, key, h.Position, storable(h.Err.Error()))
+	if !aboutEvent(failure) {
+		return failure
+	}
+	_, err := t.pool.Exec(ctx, t.sql(failLetterSQL), t.name, t.options.Version, t.key, t.letters[0].Position,
+		storable(reason.Error()))
 	return errors.Join(failure, err)
 }
 

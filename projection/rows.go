@@ -49,6 +49,7 @@ type rowsOf[Row any] struct {
 // described is what Postgres says of a table.
 type described struct {
 	upsertSQL string
+	copies    bool     // COPY takes all of them as pgx sends them
 	texts     []bool   // per column: sent as text, since it is an array or of a type that pgx does not know
 	oids      []uint32 // per column
 }
@@ -157,17 +158,32 @@ func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	if len(added) < copyFrom {
-		return r.upsert(ctx, tx, append(kept, added...))
-	}
-	if err := r.upsert(ctx, tx, kept); err != nil {
+	d, err := r.describe(ctx, tx)
+	if err != nil {
 		return err
+	}
+	if len(added) < copyFrom || !d.copies {
+		kept, added = append(kept, added...), nil
+	}
+	if err = r.upsert(ctx, tx, d, kept); err == nil {
+		err = r.copyIn(ctx, tx, added)
+	}
+	if err != nil {
+		r.described.Store(nil) // it may have changed
+	}
+	return err
+}
+
+// copyIn writes new rows.
+func (r *rowsOf[Row]) copyIn(ctx context.Context, tx pgx.Tx, added []*entry[Row]) error {
+	if len(added) == 0 {
+		return nil
 	}
 	names := make([]string, len(r.columns))
 	for n, c := range r.columns {
 		names[n] = c.name
 	}
-	table := append(strings.Split(r.name, "."), "")[:len(strings.Split(r.name, "."))]
+	table := strings.Split(r.name, ".")
 	table[len(table)-1] += fmt.Sprintf("_v%d", r.version)
 	next, values := 0, make([]any, 0, len(r.columns))
 	_, err := tx.CopyFrom(ctx, table, names, pgx.CopyFromFunc(func() ([]any, error) {
@@ -194,17 +210,9 @@ func (r *rowsOf[Row]) keyOf(e *entry[Row]) string {
 }
 
 // upsert writes rows with one statement, from arrays with an element per row.
-func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Row]) error {
+func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, d *described, entries []*entry[Row]) error {
 	if len(entries) == 0 {
 		return nil
-	}
-	d := r.described.Load()
-	if d == nil {
-		var err error
-		if d, err = r.describe(ctx, tx); err != nil {
-			return err
-		}
-		r.described.Store(d)
 	}
 	arrays := make([][]any, len(r.columns))
 	texts := tx.Conn().TypeMap()
@@ -225,43 +233,58 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Ro
 			arrays[n] = append(arrays[n], p)
 		}
 	}
-	args := make([]any, len(arrays))
+	var args []any
+	switch tx.Conn().Config().DefaultQueryExecMode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+		// What the arrays hold cannot be told from their Go type. Within a transaction a pooler allows it.
+		args = append(args, pgx.QueryExecModeDescribeExec)
+	}
 	for n := range arrays {
-		args[n] = arrays[n]
+		args = append(args, arrays[n])
 	}
 	_, err := tx.Exec(ctx, d.upsertSQL, args...)
-	if err != nil {
-		r.described.Store(nil) // it may have changed
-	}
 	return err
 }
 
-// describe asks Postgres for the types of the columns, and makes the statement.
-func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, error) {
-	type attribute struct {
-		Name    string
-		OID     uint32
-		Type    string
-		IsArray bool
-	}
+// attribute is a column as Postgres has it.
+type attribute struct {
+	Name    string
+	OID     uint32
+	Type    string
+	IsArray bool
+	IsEnum  bool // or an array of them
+}
+
+func (r *rowsOf[Row]) attributes(ctx context.Context, tx pgx.Tx) (map[string]attribute, error) {
 	found, _ := tx.Query(ctx, r.describeSQL, physical(r.name, r.version))
 	attributes, err := pgx.CollectRows(found, pgx.RowToStructByPos[attribute])
-	if err != nil {
-		return nil, err
-	}
 	byName := make(map[string]attribute)
 	for _, a := range attributes {
 		byName[a.Name] = a
 	}
+	return byName, err
+}
+
+// describe asks Postgres for the types of the columns, and makes the statement, unless it is known.
+func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, error) {
+	if d := r.described.Load(); d != nil {
+		return d, nil
+	}
+	byName, err := r.attributes(ctx, tx)
+	if err != nil {
+		return nil, err
+	}
 	var arrays, selected, sets []string
-	d := &described{}
+	d := &described{copies: true}
 	for n, c := range r.columns {
 		a, ok := byName[c.name]
 		if !ok {
-			return nil, Fatal(fmt.Errorf("table %s has no column %s, which %T has", physical(r.name, r.version), c.name, *new(Row)))
+			return nil, Fatal(fmt.Errorf("table %s has no column %s, which %T has",
+				physical(r.name, r.version), c.name, *new(Row)))
 		}
 		column := pgx.Identifier{c.name}.Sanitize()
 		_, known := tx.Conn().TypeMap().TypeForOID(a.OID)
+		d.copies = d.copies && (known || a.IsEnum) // pgx sends what it does not know as text, like enums
 		known = known && !c.isText
 		asText, element, value := a.IsArray || !known, a.Type, "u."+column
 		if asText {
@@ -291,6 +314,7 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, erro
 		on conflict (%s) do %s`,
 		physical(r.name, r.version), r.names(""), strings.Join(selected, ", "), strings.Join(arrays, ", "), r.names(""),
 		pgx.Identifier{r.columns[0].name}.Sanitize(), action)
+	r.described.Store(d)
 	return d, nil
 }
 

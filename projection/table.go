@@ -35,7 +35,8 @@ var (
 	Skip   = Op{kind: skip}   // the event does not concern the row, which the fold has not changed
 )
 
-// Fail says that the event cannot be folded into the row: it becomes a dead letter, and the row stays as it was.
+// Fail says that the event cannot be folded into the row: it becomes a dead letter, and the row stays as it
+// was.
 func Fail(err error) Op { return Op{kind: failed, err: err} }
 
 // Folding is a kind of events that rows of type Row are made of, and how. See [Fold].
@@ -62,18 +63,17 @@ func Fold[Row, E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) 
 
 type foldFunc[Row any] = func(row *Row, d decoded, done func(Op) error) error
 
-// NewTable returns a projection that is a table with one row per key, which events are folded into.
-// The runner loads the rows that a batch concerns, folds in memory, and writes them back together;
-// while the table is built from the beginning of the log it keeps rows in memory and copies them in.
+// NewTable returns a projection that is a table with one row per key, which events are folded into. The
+// runner loads the rows that a batch concerns, folds in memory, and writes them back together; while the
+// table is built from the beginning of the log it keeps rows in memory and copies them in.
 //
-// Row is a struct with a field for each column it has to do with; a string may be a column of any type, such as a date, as
-// its text. A column is called as the tag says,
-// such as `db:"opened_on"`, or like the field in snake case; "-" leaves a field out. One field, of
-// type string, is the key: its tag ends with ",key", and its column is the primary key or has a
-// unique index.
+// Row is a struct with a field for each column it has to do with; a string may be a column of any type, such
+// as a date, as its text. A column is called as the tag says, such as `db:"opened_on"`, or like the field in
+// snake case; "-" leaves a field out. One field, of type string, is the key: its tag ends with ",key", and
+// its column is the primary key or has a unique index.
 //
-// The table is called like the projection unless [Options.Tables] has another name, and
-// [Options.DDL] must make it. NewTable panics like [New], and for a Row that is not as described.
+// The table is called like the projection unless [Options.Tables] has another name, and [Options.DDL] must
+// make it. NewTable panics like [New], and for a Row that is not as described.
 func NewTable[Row any](name string, options *Options, folds ...Folding[Row]) *Projection {
 	o := options.withDefaults()
 	if len(o.Tables) == 0 {
@@ -185,8 +185,11 @@ func (t *tableOf[Row]) names(prefix string) string {
 func (t *tableOf[Row]) prepare() {
 	physical, key := physical(t.name, t.version), pgx.Identifier{t.columns[0].name}.Sanitize()
 	t.describeSQL = `
-		select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]'
+		select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]',
+		       coalesce(element.typtype, own.typtype) = 'e'
 		  from pg_attribute
+		  join pg_type own on own.oid = atttypid
+		  left join pg_type element on element.oid = own.typelem and own.typcategory = 'A'
 		 where attrelid = $1::regclass
 		   and attnum > 0
 		   and not attisdropped`

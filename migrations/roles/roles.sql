@@ -29,6 +29,9 @@ revoke all on all functions in schema tidemark from tidemark_app, tidemark_opera
 grant execute on all functions in schema tidemark to tidemark_app, tidemark_operator;
 grant select on all tables in schema tidemark to tidemark_app, tidemark_operator;
 
+-- To see who holds the tidemark back; it does not allow nextval() or setval().
+grant select on sequence tidemark.events_position_seq to tidemark_app, tidemark_operator;
+
 -- Working state that belongs to the application: losing it costs a rebuild, not the truth.
 grant insert, update, delete
    on tidemark.projections, tidemark.projection_partitions, tidemark.projection_members,
