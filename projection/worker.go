@@ -18,6 +18,7 @@ import (
 const loadSQL = `
 select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, coalesce(v.inline, -1),
        coalesce(v.held_until > clock_timestamp(), false), p.error is not null,
+       pg_postmaster_start_time(),
        (select coalesce(max(e.position), 0) from SCHEMA.events e)
   from SCHEMA.projection_partitions p
   join SCHEMA.projections v on (v.name, v.version) = (p.projection, p.version)
@@ -100,6 +101,7 @@ type worker struct {
 	poison   map[itemID]poisoned
 	attempts map[eventstore.Position]int
 	failing  bool
+	server   time.Time // when it was started
 
 	rate rate
 }
@@ -179,9 +181,6 @@ func (w *worker) run(ctx context.Context) {
 			w.forget()
 			w.failed(ctx, err)
 			loaded = loaded && classify(err) == unclear
-			if h := (*HandlerError)(nil); !errors.As(err, &h) {
-				w.feed.forget() // another server may have another log
-			}
 			select {
 			case <-time.After(min(pause.NextBackOff(), w.config.MaxBackoff)): // jitter goes both ways
 			case <-ctx.Done():
@@ -203,8 +202,9 @@ func (w *worker) load(ctx context.Context) error {
 	var checkpoint, inline, last eventstore.Position
 	var token int64
 	var heldBack, failing bool
+	var server time.Time
 	err := w.pool.QueryRow(ctx, w.sql(loadSQL), w.name, w.options.Version, w.number, w.owner).
-		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &inline, &heldBack, &failing, &last)
+		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &inline, &heldBack, &failing, &server, &last)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types)) {
 		return errGone
 	}
@@ -219,9 +219,10 @@ func (w *worker) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("projection %s: read its dead letters: %w", w.name, err)
 	}
-	if checkpoint < w.checkpoint { // the log may have gone back with it
-		w.feed.forget()
+	if checkpoint < w.checkpoint || !w.server.IsZero() && !server.Equal(w.server) {
+		w.feed.forget() // the log of another server may have another end
 	}
+	w.server = server
 	if token != w.token || checkpoint != w.checkpoint {
 		clear(w.poison)
 		clear(w.attempts)
