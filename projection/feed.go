@@ -20,12 +20,14 @@ const (
 	maxRecent = 16
 	pageBytes = 2 << 20
 	firstPage = 100
+	// readAhead is how many pages are read while another one is being handled.
+	readAhead = 2
 )
 
 // feed lets all partitions of a process read the log once. It keeps the pages read last: who is a
 // little behind gets its events from there, one at the same place shares a read under way, and one
 // further behind reads for itself until it has caught up. While a page is being handled, the next
-// one is read.
+// ones are read.
 type feed struct {
 	read func(after eventstore.Position, limit int) (eventstore.Page, error)
 
@@ -123,10 +125,17 @@ func (f *feed) start(after eventstore.Position) *reading {
 	return r
 }
 
-// prefetch reads what comes behind a page, if there is more already.
+// prefetch reads what comes behind a page, if there is more already: the first of some pages that nobody
+// has read.
 func (f *feed) prefetch(p *page) {
-	if p.More && f.remembered(p.Through) == nil {
-		f.start(p.Through)
+	for range readAhead {
+		if p == nil || !p.More {
+			return
+		}
+		after := p.Through
+		if p = f.remembered(after); p == nil {
+			f.start(after)
+		}
 	}
 }
 
