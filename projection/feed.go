@@ -46,6 +46,14 @@ type page struct {
 
 	mu      sync.Mutex
 	decoded map[any][]decoded // by codec
+	items   map[*Projection]func() [][]item
+}
+
+func newPage(after eventstore.Position, p eventstore.Page) *page {
+	return &page{
+		after: after, Page: p,
+		decoded: make(map[any][]decoded), items: make(map[*Projection]func() [][]item),
+	}
 }
 
 // reading is a read under way; page and err are set when done is closed.
@@ -116,7 +124,7 @@ func (f *feed) start(after eventstore.Position) *reading {
 		defer f.mu.Unlock()
 		delete(f.reading, after)
 		if err == nil {
-			r.page = &page{after: after, Page: p, decoded: make(map[any][]decoded)}
+			r.page = newPage(after, p)
 			f.remember(r.page)
 		}
 		r.err = err
@@ -168,6 +176,18 @@ func (f *feed) remember(p *page) {
 		}
 		f.perEvent = bytes/n + 200
 	}
+}
+
+// itemsOf returns what a projection is to handle, by partition. It is found out once for all of them.
+func (p *page) itemsOf(projection *Projection) [][]item {
+	p.mu.Lock()
+	divide, ok := p.items[projection]
+	if !ok {
+		divide = sync.OnceValue(func() [][]item { return projection.divide(p) })
+		p.items[projection] = divide
+	}
+	p.mu.Unlock()
+	return divide()
 }
 
 // of returns what the page's events mean to a source.

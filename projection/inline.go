@@ -75,7 +75,7 @@ func (n *Inline) Apply(ctx context.Context, tx pgx.Tx, events []eventstore.Raw) 
 	if _, err := pgx.ForEachRow(found, []any{&name}, func() error { active[name] = true; return nil }); err != nil {
 		return err
 	}
-	p := &page{Page: eventstore.Page{Events: events}, decoded: make(map[any][]decoded)}
+	p := newPage(0, eventstore.Page{Events: events})
 	for i, projection := range n.versions {
 		if !active[n.names[i]] {
 			continue

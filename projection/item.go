@@ -6,17 +6,18 @@ import (
 	"maps"
 	"runtime/debug"
 	"slices"
+	"sort"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// item is an event as a partition handles it.
+// item is an event as a partition handles it. It belongs to a page: nobody changes it.
 type item struct {
 	raw    *eventstore.Raw
 	source *Source
-	key    string // "" until somebody asks, if it is the stream
+	key    string // "" if it is the stream: see keyText
 	decoded
 }
 
@@ -25,41 +26,49 @@ var errNoKey = errors.New("the key function returned no key that can be stored")
 
 // items returns those of a page's events after a position that belong to a partition.
 func (p *Projection) items(pg *page, after eventstore.Position, partition int) []item {
-	var items []item
+	items := pg.itemsOf(p)[partition]
+	first := sort.Search(len(items), func(n int) bool { return items[n].raw.Position > after })
+	return slices.Clip(items[first:])
+}
+
+// divide returns the items of a page by partition.
+func (p *Projection) divide(pg *page) [][]item {
+	parts := make([][]item, p.options.Partitions)
 	for n := range p.sources {
 		s := &p.sources[n]
 		all := pg.of(s)
-		items = slices.Grow(items, len(all)/p.options.Partitions)
+		for k := range parts {
+			parts[k] = slices.Grow(parts[k], len(all)/len(parts))
+		}
 		for _, d := range all {
-			if raw := &pg.Events[d.index]; raw.Position > after {
-				items = p.addItems(items, item{raw: raw, source: s, decoded: d}, partition)
-			}
+			p.addItems(parts, item{raw: &pg.Events[d.index], source: s, decoded: d})
 		}
 	}
 	if len(p.sources) > 1 {
-		slices.SortStableFunc(items, func(a, b item) int { return a.index - b.index })
+		for _, items := range parts {
+			slices.SortStableFunc(items, func(a, b item) int { return a.index - b.index })
+		}
 	}
-	return items
+	return parts
 }
 
-// addItems adds what of an event belongs to the partition.
-func (p *Projection) addItems(items []item, i item, partition int) []item {
-	var parts map[string]decoded
+// addItems adds an event to the partitions it belongs to.
+func (p *Projection) addItems(parts [][]item, i item) {
+	var split map[string]decoded
 	if i.err == nil && i.source.key != nil {
-		parts = i.findKeys()
+		split = i.findKeys()
 	}
-	if parts != nil {
-		for _, key := range slices.Sorted(maps.Keys(parts)) {
-			if p.partitionOf(key) == partition {
-				items = append(items, item{raw: i.raw, source: i.source, key: key, decoded: parts[key]})
-			}
+	for _, key := range slices.Sorted(maps.Keys(split)) {
+		n := p.partitionOf(key)
+		parts[n] = append(parts[n], item{raw: i.raw, source: i.source, key: key, decoded: split[key]})
+	}
+	if split == nil {
+		n := 0
+		if len(parts) > 1 {
+			n = p.partitionOf(i.keyText())
 		}
-		return items
+		parts[n] = append(parts[n], i)
 	}
-	if p.options.Partitions > 1 && p.partitionOf(i.keyText()) != partition {
-		return items
-	}
-	return append(items, i)
 }
 
 // findKeys asks the key function, which may panic, and sets the item's key or why it has none. If the event was
@@ -91,7 +100,7 @@ func validKey(key string) bool {
 // keyText returns the item's key: the stream if there is no function for it, or it failed.
 func (i *item) keyText() string {
 	if i.key == "" {
-		i.key = i.raw.Stream.String()
+		return i.raw.Stream.String()
 	}
 	return i.key
 }

@@ -129,7 +129,7 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier) error {
 		if err != nil {
 			return err
 		}
-		pg := &page{Page: p, decoded: make(map[any][]decoded)}
+		pg := newPage(0, p)
 		for _, i := range b.items(pg, b.at, b.partitionOf(b.key)) {
 			if i.keyText() != b.key || i.raw.Position > to {
 				continue

@@ -133,7 +133,7 @@ func (v *version) toRetry(ctx context.Context, key string, limit int) (*retrying
 		if letter.Edited != nil {
 			p.Events[0].Data = letter.Edited
 		}
-		t.items = append(t.items, v.keyItems(&page{Page: p, decoded: make(map[any][]decoded)}, key)...)
+		t.items = append(t.items, v.keyItems(newPage(0, p), key)...)
 	}
 	return t, nil
 }

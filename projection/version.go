@@ -308,7 +308,6 @@ func (v *version) reached(partition int, at eventstore.Position, live bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.owned[partition] = reached{at, live}
-	v.trouble = nil
 	v.moved.notify()
 }
 
@@ -323,6 +322,7 @@ func (v *version) disowned(partition int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.owned, partition)
+	v.trouble = nil
 	v.moved.notify()
 }
 

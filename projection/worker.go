@@ -228,7 +228,8 @@ func (w *worker) load(ctx context.Context) error {
 		clear(w.attempts)
 		w.limit, w.until = 0, 0
 	}
-	w.checkpoint, w.token, w.inline, w.live, w.failing = checkpoint, token, inline, phase == phaseLive, failing
+	w.checkpoint, w.token, w.inline, w.live = checkpoint, token, inline, phase == phaseLive
+	w.failing = w.failing || failing
 	w.parked = make(map[string]bool)
 	for _, key := range keys {
 		w.parked[key] = true
@@ -376,6 +377,7 @@ func (w *worker) committed(b *batch) {
 	w.rate.add(b.handled, time.Now())
 	if w.failing {
 		w.failing = false
+		w.troubled(nil)
 		w.logger.Info("projection goes on", "projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
 	}
 	w.reached(w.number, w.checkpoint, w.live)
