@@ -169,10 +169,7 @@ func (b *batch) flush(ctx context.Context) (err error) {
 			err = Transient(err)
 		}
 	}()
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{
-		BeginQuery: fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d; set local synchronous_commit = %s",
-			b.config.Lease.Milliseconds(), commitMode(b.durable)),
-	})
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: b.begin()})
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,12 @@ const (
 const advanceSQL = `
 select SCHEMA.advance_partition($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
+// A handler that commits loses the row, or leaves it: either is refused.
+const (
+	guardSQL   = `insert into SCHEMA.projection_batches (id) values ($1)`
+	unguardSQL = `delete from SCHEMA.projection_batches where id = $1`
+)
+
 const parkSQL = `
 insert into SCHEMA.dead_letters (projection, version, partition, key, position, error, attempts)
 select $1, $2, $3, u.key, u.position, u.error, u.attempts
@@ -91,22 +97,21 @@ func (b *batch) divert(i *item) bool {
 	return true
 }
 
-// begin is how the transaction of a batch with handlers starts. A worker that is stopped in the
-// middle of it, and has lost its lease, would hold the locks of its rows for ever: Postgres ends a
-// transaction whose client does nothing.
-func (b *batch) begin(id uuid.UUID) pgx.TxOptions {
-	return pgx.TxOptions{BeginQuery: fmt.Sprintf(
-		`begin isolation level read committed; set local idle_in_transaction_session_timeout = %d; set local synchronous_commit = %s; insert into %s values ('%s')`,
-		b.config.Lease.Milliseconds(), commitMode(b.durable), b.batches, id)}
+// begin is how a transaction starts that moves a checkpoint or does what an operator wants. A process that
+// is stopped in the middle of it, and has lost its lease, would hold the locks of its rows for ever: Postgres
+// ends a transaction whose client does nothing.
+func (e *engine) begin() string {
+	return fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
+		e.config.Lease.Milliseconds())
 }
 
-// commitMode: what is lost in a crash is lost together with its checkpoint, and done again. So
-// nobody waits for the disk while there is a backlog.
-func commitMode(durable bool) string {
-	if durable {
-		return "on"
+// begin is how a batch starts. What is lost in a crash is lost together with its checkpoint, and done again:
+// so nobody waits for the disk while there is a backlog.
+func (b *batch) begin() string {
+	if b.durable {
+		return b.engine.begin()
 	}
-	return "off"
+	return b.engine.begin() + "; set local synchronous_commit = off"
 }
 
 // handle gives the items to their handlers, in a transaction that moves the checkpoint too. It may
@@ -114,8 +119,9 @@ func commitMode(durable bool) string {
 func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error {
 	id := uuid.New()
 	var tx pgx.Tx
+	begin := fmt.Sprintf("%s; insert into %s values ('%s')", b.begin(), b.batches, id)
 	err := b.answered(ctx, func(ctx context.Context) (err error) {
-		tx, err = conn.BeginTx(ctx, b.begin(id))
+		tx, err = conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin})
 		return err
 	})
 	if err != nil {
@@ -160,7 +166,8 @@ func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) er
 	}
 	if conn := tx.Conn(); conn.IsClosed() {
 		if took := time.Since(start); lease > 0 && took > lease {
-			return fmt.Errorf("the handler took %s, and left its transaction alone for longer than Config.Lease allows: %w", took.Round(time.Millisecond), err)
+			return fmt.Errorf("the handler took %s, and left its transaction alone for longer than Config.Lease allows: %w",
+				took.Round(time.Millisecond), err)
 		}
 		return Transient(fmt.Errorf("the connection was lost: %w", err))
 	}
@@ -219,8 +226,8 @@ func (b *batch) writeLetters(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	if parked+len(b.letters) > b.options.MaxParked {
-		return Fatal(fmt.Errorf("%d dead letters and events behind them are parked, and %d more would be over the limit of %d: see Runner.DeadLetters",
-			parked, len(b.letters), b.options.MaxParked))
+		return Fatal(fmt.Errorf("%d dead letters and events behind them are parked, and %d more would be over the limit "+
+			"of %d: see Runner.DeadLetters", parked, len(b.letters), b.options.MaxParked))
 	}
 	var keys []string
 	var positions []int64

@@ -147,10 +147,7 @@ func (e *engine) operateOn(ctx context.Context, action, name string, version int
 	do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
 	// Everybody needs what it locks. If this process is stopped in the middle, Postgres ends it, like a
 	// batch.
-	begin := fmt.Sprintf(
-		"begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
-		e.config.Lease.Milliseconds())
-	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{BeginQuery: begin}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{BeginQuery: e.begin()}, func(tx pgx.Tx) error {
 		for _, f := range first {
 			if err := f(tx); err != nil {
 				return err

@@ -14,7 +14,9 @@ import (
 // with [ErrRefused].
 func (r *Runner) Drop(ctx context.Context, name string, version int) error {
 	for {
-		err := pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error { return r.drop(ctx, tx, name, version) })
+		err := pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{BeginQuery: r.begin()}, func(tx pgx.Tx) error {
+			return r.drop(ctx, tx, name, version)
+		})
 		switch {
 		case err == nil:
 			r.announce(ctx)

@@ -123,10 +123,6 @@ func (n *Inline) guarded(ctx context.Context, tx pgx.Tx, p *Projection, handle f
 	return err
 }
 
-const guardSQL = `insert into SCHEMA.projection_batches values ($1)`
-
-const unguardSQL = `delete from SCHEMA.projection_batches where id = $1`
-
 // Who appends with an old snapshot sees the sequence move.
 const armInlineSQL = `
 update SCHEMA.projections

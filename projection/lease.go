@@ -221,7 +221,8 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 		if token, mine := held[id]; mine {
 			h.worker.outdate(token)
 		} else { // stolen, or its projection was dropped
-			l.logger.WarnContext(ctx, "projection: lost the lease of a partition", "projection", id.name, "version", id.version, "partition", id.partition)
+			l.logger.WarnContext(ctx, "projection: lost the lease of a partition",
+				"projection", id.name, "version", id.version, "partition", id.partition)
 			h.stop()
 			delete(l.held, id)
 		}

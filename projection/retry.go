@@ -175,14 +175,6 @@ func (t *retrying) partitions() []int32 {
 	return partitions
 }
 
-const beginRetrySQL = `
-insert into SCHEMA.projection_batches (id)
-values ($1)`
-
-const endRetrySQL = `
-delete from SCHEMA.projection_batches
- where id = $1`
-
 const phaseSQL = `
 select phase
   from SCHEMA.projections
@@ -198,7 +190,7 @@ func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	batch := uuid.New() // makes a commit of the handler fail
-	if _, err := tx.Exec(ctx, t.sql(beginRetrySQL), batch); err != nil {
+	if _, err := tx.Exec(ctx, t.sql(guardSQL), batch); err != nil {
 		return err
 	}
 	var phase string
@@ -214,7 +206,7 @@ func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	ended, err := tx.Exec(ctx, t.sql(endRetrySQL), batch)
+	ended, err := tx.Exec(ctx, t.sql(unguardSQL), batch)
 	if err == nil && ended.RowsAffected() != 1 {
 		err = errEnded
 	}

@@ -136,11 +136,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 	// What has happened is noted even if this one took too long, or the runner is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{
-		BeginQuery: fmt.Sprintf(
-			"begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
-			b.config.Lease.Milliseconds()),
-	})
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: b.begin()})
 	if err != nil {
 		return &failure{-1, err}
 	}

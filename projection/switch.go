@@ -173,7 +173,7 @@ func (r *Runner) trySwitch(
 		return err
 	}
 	held := 0 // the live version
-	err = pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{BeginQuery: r.begin()}, func(tx pgx.Tx) error {
 		held, err = r.holdLive(ctx, tx, name, version, patience, from)
 		return err
 	})
@@ -230,7 +230,9 @@ func (r *Runner) turnWithin(
 	ctx context.Context, name string, version, held int, patience time.Duration,
 ) error {
 	for deadline := time.Now().Add(patience); ; {
-		err := pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error { return r.turn(ctx, tx, name, version, held) })
+		err := pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{BeginQuery: r.begin()}, func(tx pgx.Tx) error {
+			return r.turn(ctx, tx, name, version, held)
+		})
 		var behind *behindError
 		if !errors.As(err, &behind) || time.Now().After(deadline) {
 			return err

@@ -113,7 +113,7 @@ type stored struct {
 
 // register makes what there has to be of a projection before it can run, or checks that it is there.
 func (v *version) register(ctx context.Context) error {
-	err := pgx.BeginFunc(ctx, v.pool, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, v.pool, pgx.TxOptions{BeginQuery: v.begin()}, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, lockNameSQL, v.name); err != nil {
 			return err
 		}

@@ -378,7 +378,8 @@ func (w *worker) committed(b *batch) {
 	if w.failing {
 		w.failing = false
 		w.troubled(nil)
-		w.logger.Info("projection goes on", "projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
+		w.logger.Info("projection goes on",
+			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
 	}
 	w.reached(w.number, w.checkpoint, w.live)
 }
