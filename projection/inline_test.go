@@ -317,18 +317,26 @@ func testInlineAwaitsAppends(f *inlined) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = tx.Rollback(context.Background()) }() // of no effect after the commit
 	if err := f.put(f.store.WithTx(tx), "a", 1); err != nil {
 		t.Fatal(err)
 	}
 	started := make(chan error, 1)
 	go func() { started <- f.runner.StartInline(context.WithoutCancel(t.Context()), "all", 0) }()
+	f.until("it asks who is appending", func() bool {
+		select {
+		case err := <-started:
+			t.Fatalf("it did not wait for the open append: %v", err)
+		default:
+		}
+		return f.rollNumber(`
+			select count(*)
+			  from pg_stat_activity
+			 where datname = current_database()
+			   and query like 'select t from%appending() t'`) > 0
+	})
 	if err := f.put(f.aware, "b", 2); err != nil { // is done by the runner, or inline
 		t.Fatal(err)
-	}
-	select {
-	case err := <-started:
-		t.Errorf("it did not wait for the open append: %v", err)
-	default:
 	}
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)

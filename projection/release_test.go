@@ -18,18 +18,24 @@ import (
 )
 
 // TestPausedSubscription: no effect begins after the subscription was paused, also when its runner was
-// only waiting for the next event.
+// only waiting for the next event, and nobody has told it.
 func TestPausedSubscription(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	var effects atomic.Int64
-	r, _ := f.start(quiet, f.store, by(1, "b", 1, nil), projection.NewSubscription("mail", nil,
-		projection.Effect(codec, func(context.Context, eventstore.Event[counted]) error {
-			effects.Add(1)
-			return nil
-		})))
+	config := *quiet
+	config.PollOnly = true
+	mail := projection.NewSubscription("mail", nil, projection.Effect(codec, func(context.Context, eventstore.Event[counted]) error {
+		effects.Add(1)
+		return nil
+	}))
+	r, _ := f.start(&config, f.store, by(1, "b", 1, nil), mail)
 	f.wait(r, f.append(codec, 1))
-	if err := r.Pause(t.Context(), "mail", 0, "a test"); err != nil {
+	operator, err := projection.NewRunner(f.pool, f.store, &config, mail)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := operator.Pause(t.Context(), "mail", 0, "a test"); err != nil {
 		t.Fatal(err)
 	}
 	last := f.append(codec, 1)
