@@ -163,6 +163,22 @@ create constraint trigger projection_batches_finished
     deferrable initially deferred
     for each row execute function tidemark.refuse_half_batch();
 
+-- The views under which readers find the tables of the live version: whoever writes to one would write into
+-- the live version while building the next.
+-- +goose StatementBegin
+create function tidemark.refuse_view_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'TM009',
+        message = format('%s on %I.%I is refused: it is the view for readers', tg_op, tg_table_schema, tg_table_name),
+        hint = 'Ask projection.TableName for the table of the version that is written.';
+end
+$$;
+-- +goose StatementEnd
+
 -- advance_partition() moves a checkpoint, for the owner who has the fencing token and knows where it was.
 -- Anybody else gets SQLSTATE TM006, so that nothing of the same transaction remains.
 -- +goose StatementBegin
@@ -840,6 +856,7 @@ drop table tidemark.projection_members;
 drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint, int, int, real, uuid);
 drop table tidemark.projection_batches;
 drop function tidemark.refuse_half_batch();
+drop function tidemark.refuse_view_change() cascade; -- with the triggers on views, which stay
 drop table tidemark.projection_partitions;
 drop sequence tidemark.inline_starts;
 drop table tidemark.projections;

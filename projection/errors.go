@@ -100,7 +100,7 @@ type WaitError struct {
 	Projection string
 	Checkpoint eventstore.Position // where it is
 	Position   eventstore.Position // that was waited for
-	Reason     error               // why it does not get on, if that is known
+	Reason     error               // why it does not get on, if that is known: it fails, or is paused or stopped
 	Err        error
 }
 

@@ -140,7 +140,7 @@ func ExampleRunner_Reset() {
 	runner, stop := run(pool, store, balancesTable(1))
 	defer stop()
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
-	_, err := pool.Exec(ctx, `update balances set balance = 0`) // somebody has
+	_, err := pool.Exec(ctx, `update balances_v1 set balance = 0`) // somebody has
 	check(err)
 
 	check(runner.Reset(ctx, "balances", 0, 0))
@@ -158,7 +158,7 @@ func ExampleRunner_RebuildKey() {
 	defer stop()
 	deposit(store, "ada", Deposited{Amount: 5})
 	wait(runner, deposit(store, "bob", Deposited{Amount: 7}))
-	_, err := pool.Exec(ctx, `update balances set balance = 0`) // somebody has
+	_, err := pool.Exec(ctx, `update balances_v1 set balance = 0`) // somebody has
 	check(err)
 
 	check(runner.RebuildKey(ctx, "balances", 0, "ada"))

@@ -123,6 +123,9 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 		case skip:
 			return nil
 		case failed:
+			if op.err == nil {
+				return errors.New("the fold returned Fail without an error")
+			}
 			return op.err
 		default:
 			return errors.New("the fold returned none of Put, Delete, Skip and Fail")

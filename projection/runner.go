@@ -8,9 +8,11 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,6 +56,7 @@ type Runner struct {
 	versions map[versionID]*version
 	names    map[string]*named
 	started  sync.Once
+	failure  atomic.Pointer[error] // that Run has returned
 	bus      *bus
 }
 
@@ -104,12 +107,15 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	}
 	e := &engine{
 		pool: pool, log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
-		config: c, logger: c.Logger, owner: uuid.NewString(), slots: make(chan struct{}, c.Concurrency),
+		config: c, logger: c.Logger, owner: ownerName(), slots: make(chan struct{}, c.Concurrency),
 		changed: newSignal(), retries: make(chan struct{}, 1),
 	}
 	r := &Runner{engine: e, versions: make(map[versionID]*version), names: make(map[string]*named)}
 	tables := 0
 	for _, p := range projections {
+		if p == nil {
+			return nil, errors.New("projection.NewRunner: a projection is nil")
+		}
 		if _, taken := r.versions[p.id()]; taken {
 			return nil, fmt.Errorf("projection.NewRunner: two projections are named %q and have version %d",
 				p.name, p.options.Version)
@@ -129,6 +135,12 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	e.cached = max(1000, maxRows/max(1, tables))
 	r.bus = newBus(e)
 	return r, nil
+}
+
+// ownerName returns a name that nobody else has, and that says at 3 a.m. which process it is.
+func ownerName() string {
+	host, _ := os.Hostname()
+	return fmt.Sprintf("%s:%d:%.8s", host, os.Getpid(), uuid.NewString())
 }
 
 func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
@@ -161,12 +173,17 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 // done again next time, here or in another process, which takes over at once. It returns an error at once
 // when the checkpoints cannot be read, such as [eventstore.ErrNotMigrated], or when what is stored of a
 // projection does not fit; later failures are retried. Run may be called once.
-func (r *Runner) Run(ctx context.Context) error {
+func (r *Runner) Run(ctx context.Context) (err error) {
 	first := false
 	r.started.Do(func() { first = true })
 	if !first {
 		return errors.New("projection: a runner runs once: make another one")
 	}
+	defer func() {
+		if err != nil {
+			r.failure.Store(&err)
+		}
+	}()
 	for _, id := range r.ids() {
 		if err := r.versions[id].register(ctx); err != nil {
 			if ctx.Err() != nil {

@@ -110,7 +110,7 @@ type ProjectionStatus struct {
 type PartitionStatus struct {
 	Number     int
 	Checkpoint eventstore.Position
-	Owner      string // the runner that has the lease; "" if nobody has
+	Owner      string // the runner that has the lease, as host:pid:number; "" if nobody has
 	Rate       float64
 	Handled    int64
 	Parked     int
@@ -254,15 +254,21 @@ func (s ProjectionStatus) Problem() string {
 }
 
 // Health returns an error when one of this runner's projections has a problem, see
-// [ProjectionStatus.Problem], or the database cannot be asked: for readiness probes.
+// [ProjectionStatus.Problem], [Runner.Run] has returned one, or the database cannot be asked: for readiness
+// probes. It looks at the versions that readers see, whoever runs them, and at those that this runner builds.
 func (r *Runner) Health(ctx context.Context) error {
+	if err := r.failure.Load(); err != nil {
+		return fmt.Errorf("unhealthy: the runner has ended: %w", *err)
+	}
 	s, err := r.Status(ctx)
 	if err != nil {
 		return err
 	}
 	var problems []string
 	for _, p := range s.Projections {
-		if _, mine := r.versions[versionID{p.Name, p.Version}]; mine && p.Problem() != "" {
+		_, mine := r.versions[versionID{p.Name, p.Version}]
+		seen := r.names[p.Name] != nil && p.Phase == phaseLive
+		if (seen || mine && p.Phase == phaseBuilding) && p.Problem() != "" {
 			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", p.Name, p.Version, p.Problem()))
 		}
 	}

@@ -206,3 +206,17 @@ func TestSplitConstraint(t *testing.T) {
 		t.Errorf("dead letters %+v, %v; want the two parts", letters, err)
 	}
 }
+
+// TestFailWithoutError: a fold that fails without saying why is not taken for one that skips the event.
+func TestFailWithoutError(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	p := projection.NewTable("nothing", &projection.Options{DDL: tallyDDL("nothing")}, projection.Fold(codec,
+		func(e eventstore.Event[counted]) string { return e.Stream.Key },
+		func(*tally, eventstore.Event[counted]) projection.Op { return projection.Fail(nil) }))
+	r, _ := f.start(quiet, f.store, p)
+	f.wait(r, f.put("a", 0))
+	if s := f.statusOf(r, "nothing"); s.Parked != 1 {
+		t.Errorf("%d events are parked, want the one that failed", s.Parked)
+	}
+}

@@ -49,7 +49,7 @@ update SCHEMA.projections
 
 const setPhaseSQL = `
 update SCHEMA.projections
-   set phase = $3, reason = null, held_until = null, updated_at = clock_timestamp()
+   set phase = $3, reason = case when state = 'running' then null else reason end, held_until = null, updated_at = clock_timestamp()
  where name = $1
    and version = $2`
 
@@ -215,7 +215,7 @@ func (r *Runner) holdLive(
 	if err := r.refuseInline(ctx, tx, name, live.version); err != nil {
 		return 0, err
 	}
-	if err := rehearse(ctx, tx, next.tables, version); err != nil {
+	if err := r.rehearse(ctx, tx, next.tables, version); err != nil {
 		return 0, err
 	}
 	if _, err := tx.Exec(ctx, r.sql(holdSQL), name, patience); err != nil {
@@ -259,7 +259,7 @@ func (r *Runner) turn(ctx context.Context, tx pgx.Tx, name string, version, held
 	if err := r.caughtUp(ctx, tx, name, next, live); err != nil {
 		return err
 	}
-	if err := switchTables(ctx, tx, next.tables, version); err != nil {
+	if err := r.switchTables(ctx, tx, next.tables, version); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, r.sql(setPhaseSQL), name, live.version, phaseRetired); err != nil {

@@ -168,7 +168,7 @@ func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 		}
 	}
 	if phase == phaseLive {
-		if err := showTables(ctx, tx, o.Tables, o.Version); err != nil {
+		if err := v.showTables(ctx, tx, o.Tables, o.Version); err != nil {
 			return &ddlError{err}
 		}
 	}

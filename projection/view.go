@@ -10,9 +10,9 @@ import (
 )
 
 // showTables makes readers see the tables of a version. They keep their rights.
-func showTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+func (e *engine) showTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	for _, t := range tables {
-		if err := showTable(ctx, tx, quote(t), physical(t, version)); err != nil {
+		if err := e.showTable(ctx, tx, quote(t), physical(t, version)); err != nil {
 			return fmt.Errorf("let %s show version %d: %w", t, version, err)
 		}
 	}
@@ -21,11 +21,11 @@ func showTables(ctx context.Context, tx pgx.Tx, tables []string, version int) er
 
 // switchTables is showTables while somebody may read them for long: readers that come then would have to wait
 // behind us.
-func switchTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+func (e *engine) switchTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '50ms'`); err != nil {
 		return err
 	}
-	if err := showTables(ctx, tx, tables, version); err != nil {
+	if err := e.showTables(ctx, tx, tables, version); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `set local lock_timeout = 0`)
@@ -33,12 +33,12 @@ func switchTables(ctx context.Context, tx pgx.Tx, tables []string, version int) 
 }
 
 // rehearse switches the tables and takes it back: what is in the way is known before anybody is held.
-func rehearse(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+func (e *engine) rehearse(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	savepoint, err := tx.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(switchTables(ctx, savepoint, tables, version), savepoint.Rollback(ctx))
+	return errors.Join(e.switchTables(ctx, savepoint, tables, version), savepoint.Rollback(ctx))
 }
 
 // grantsSQL makes the statements that give everybody the rights on a view again.
@@ -54,12 +54,15 @@ select coalesce(string_agg(format('grant %s on %s to %s', a.privilege_type, c.oi
  where c.oid = to_regclass($1)
    and a.grantee <> c.relowner`
 
-func showTable(ctx context.Context, tx pgx.Tx, view, table string) error {
+func (e *engine) showTable(ctx context.Context, tx pgx.Tx, view, table string) error {
 	savepoint, err := tx.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	if _, err = savepoint.Exec(ctx, "create or replace view "+view+" as select * from "+table); err == nil {
+	// Only readers: in the first version a handler that does not ask TableName would not be noticed.
+	guard := "create or replace trigger readers instead of insert or update or delete on " + view +
+		" for each row execute function " + e.sql("SCHEMA.refuse_view_change()")
+	if _, err = savepoint.Exec(ctx, "create or replace view "+view+" as select * from "+table+"; "+guard); err == nil {
 		return savepoint.Commit(ctx)
 	}
 	if rollback := savepoint.Rollback(ctx); rollback != nil || !strings.Contains(err.Error(), "42P16") {
@@ -70,6 +73,6 @@ func showTable(ctx context.Context, tx pgx.Tx, view, table string) error {
 	if err := tx.QueryRow(ctx, grantsSQL, view).Scan(&grants); err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, "drop view "+view+"; create view "+view+" as select * from "+table+"; "+grants)
+	_, err = tx.Exec(ctx, "drop view "+view+"; create view "+view+" as select * from "+table+"; "+guard+"; "+grants)
 	return err
 }

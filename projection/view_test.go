@@ -1,12 +1,15 @@
 package projection_test
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
@@ -190,4 +193,20 @@ func TestAddedType(t *testing.T) {
 	if n := events(); n != 12 || f.rollTables(1) != 0 {
 		t.Errorf("after Drop: %d events, want 12; %d old tables", n, f.rollTables(1))
 	}
+}
+
+// TestHandlerWritesToTheView: a handler that does not ask TableName is stopped in the first version already, and not
+// found out when the next one writes into the tables that readers see.
+func TestHandlerWritesToTheView(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	options := &projection.Options{Tables: []string{"plain"}, DDL: `create table {plain} (n int)`}
+	p := projection.New("plain", options, projection.On(codec,
+		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+			_, err := tx.Exec(ctx, `insert into plain values ($1)`, e.Data.N)
+			return err
+		}))
+	r, _ := f.start(quiet, f.store, p)
+	f.put("a", 0)
+	f.stopped(r, "plain", "it is the view for readers")
 }

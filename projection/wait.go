@@ -83,7 +83,7 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *name
 		case <-poll:
 		case <-ctx.Done():
 			return &WaitError{
-				Projection: name, Checkpoint: at, Position: position, Reason: n.trouble(), Err: context.Cause(ctx),
+				Projection: name, Checkpoint: at, Position: position, Reason: r.reason(ctx, n, name), Err: context.Cause(ctx),
 			}
 		}
 	}
@@ -118,6 +118,30 @@ func (n *named) local() (eventstore.Position, bool) {
 		}
 	}
 	return 0, false
+}
+
+const stateSQL = `
+select state, coalesce(reason, '')
+  from SCHEMA.projections
+ where name = $1
+   and phase = 'live'`
+
+// reason returns why a projection does not get on, if that is known.
+func (r *Runner) reason(ctx context.Context, n *named, name string) error {
+	if err := n.trouble(); err != nil {
+		return err
+	}
+	if err := r.failure.Load(); err != nil {
+		return fmt.Errorf("the runner has ended: %w", *err)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	var state, reason string
+	err := r.pool.QueryRow(ctx, r.sql(stateSQL), name).Scan(&state, &reason)
+	if err != nil || state == "running" {
+		return nil
+	}
+	return fmt.Errorf("it is %s: %s", state, reason)
 }
 
 // trouble returns why a version that this process runs does not get on.

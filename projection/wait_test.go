@@ -2,9 +2,14 @@ package projection_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
@@ -51,4 +56,62 @@ func TestWaitTogether(t *testing.T) {
 	if err := <-patient; err != nil {
 		t.Error(err)
 	}
+}
+
+// TestWaitSaysWhy: who waits in vain is told that the projection is paused, or that the runner has ended; and then
+// the runner is not healthy either.
+func TestWaitSaysWhy(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store, record("a", nil))
+	f.wait(r, f.put("a", 0))
+	if err := r.Pause(t.Context(), "a", 0, "for lunch"); err != nil {
+		t.Fatal(err)
+	}
+	last := f.put("a", 1)
+	why := func(r *projection.Runner) string {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		return fmt.Sprint(r.Wait(ctx, last))
+	}
+	if got := why(r); !strings.Contains(got, "it is paused: for lunch") {
+		t.Errorf("paused: %s", got)
+	}
+	options := &projection.Options{Partitions: 2}
+	changed := projection.New("a", options, projection.On(codec, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }))
+	r, err := projection.NewRunner(f.pool, f.store, quiet, changed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Health(t.Context()); err != nil {
+		t.Errorf("health before Run: %v", err)
+	}
+	if err := r.Run(t.Context()); err == nil {
+		t.Fatal("Run: nil, want it refused")
+	}
+	for _, got := range []string{why(r), fmt.Sprint(r.Health(t.Context()))} {
+		if !strings.Contains(got, "the runner has ended") || !strings.Contains(got, "2") {
+			t.Errorf("after Run has failed: %s", got)
+		}
+	}
+}
+
+// TestHealthOfOthers: a live version that no process runs is a problem of those that know its name.
+func TestHealthOfOthers(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config := *quiet
+	config.StallAfter = 10 * time.Millisecond
+	r, stop := f.rollProcess(&config, rollTable(projection.Options{Version: 1}, nil))
+	f.wait(r, f.rollHistory(3, 1))
+	stop()
+	_, stop = f.rollProcess(&config, rollTable(projection.Options{Version: 1}, nil), rollTable(projection.Options{Version: 2}, nil))
+	f.rollPhase(2, "live")
+	stop()
+	r, _ = f.rollProcess(&config, rollTable(projection.Options{Version: 1}, nil)) // the release was taken back
+	f.rollHistory(3, 1)
+	f.until("unhealthy", func() bool {
+		err := r.Health(t.Context())
+		return err != nil && strings.Contains(err.Error(), "version 2: stalled")
+	})
 }

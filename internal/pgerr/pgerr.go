@@ -18,6 +18,7 @@ const (
 	Fenced          = "TM006"
 	HalfBatch       = "TM007"
 	UnknownInline   = "TM008"
+	ReadersView     = "TM009"
 
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"
@@ -27,6 +28,7 @@ const (
 	queryCanceled        = "57014"
 	undefinedColumn      = "42703"
 	undefinedFunction    = "42883"
+	noSuchConstraint     = "42P10"
 	invalidSchemaName    = "3F000"
 
 	insufficientPrivilege = "42501"
@@ -50,10 +52,10 @@ func BadData(err error) bool {
 	return errors.As(err, &e) && len(e.Code) == 5 && (e.Code[:2] == "22" || e.Code[:2] == "23")
 }
 
-// BadObject reports whether err says that a table or column is missing or may not be used: nothing
+// BadObject reports whether err says that a table, column or key is missing or may not be used: nothing
 // will work until somebody mends that.
 func BadObject(err error) bool {
-	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, insufficientPrivilege)
+	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, insufficientPrivilege, noSuchConstraint, ReadersView)
 }
 
 // Passing reports whether err was sent by Postgres and [MayPass], and is not that a statement took
