@@ -14,21 +14,34 @@ import (
 	_ "github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	_ "github.com/tidemark-es/tidemark/migrations"
+	_ "github.com/tidemark-es/tidemark/projection"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// TestREADME builds and runs the program in README.md. An overlay puts it into this module
-// without writing into the tree.
-func TestREADME(t *testing.T) {
+// TestPrograms builds and runs the programs in README.md and the guide to projections.
+func TestPrograms(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("README.md")
+	for file, want := range map[string]string{
+		"README.md":           "1 <nil>\n0 only 200 cents are left",
+		"docs/projections.md": "1 300",
+	} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			testProgram(t, file, want)
+		})
+	}
+}
+
+// testProgram runs the first program of a file. An overlay puts it into this module without writing into the tree.
+func testProgram(t *testing.T, file, want string) {
+	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	program := regexp.MustCompile("(?s)```go\n(.*?)```").FindSubmatch(text)
 	if program == nil {
-		t.Fatal("README.md has no Go program")
+		t.Fatalf("%s has no Go program", file)
 	}
 	dir := t.TempDir()
 	source, overlay := filepath.Join(dir, "main.go"), filepath.Join(dir, "overlay.json")
@@ -48,7 +61,7 @@ func TestREADME(t *testing.T) {
 	command := exec.CommandContext(t.Context(), "go", "run", "-overlay", overlay, "./internal/readme")
 	command.Env = append(os.Environ(), "DATABASE_URL="+pgtest.EmptyURL(t))
 	got, err := command.CombinedOutput()
-	if want := "1 <nil>\n0 only 200 cents are left"; err != nil || strings.TrimSpace(string(got)) != want {
+	if err != nil || strings.TrimSpace(string(got)) != want {
 		t.Errorf("%v\n%s\nwant\n%s", err, got, want)
 	}
 }
