@@ -84,7 +84,7 @@ func classify(err error) class {
 	case errors.As(err, &p), errors.Is(err, eventstore.ErrDecode), errors.Is(err, errNoKey),
 		errors.Is(err, errEnded), errors.Is(err, errAborted), pgerr.BadData(err), pgerr.Is(err, pgerr.HalfBatch):
 		return poison
-	case pgerr.BadObject(err):
+	case pgerr.BadObject(err), errors.Is(err, ErrNoEvent):
 		return fatal
 	case errors.Is(err, ErrTimeout):
 		return unclear

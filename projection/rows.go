@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -256,6 +257,8 @@ type attribute struct {
 	Type    string
 	IsArray bool
 	IsEnum  bool // or an array of them
+
+	IsRequired bool // there is no row without a value for it
 }
 
 func (r *rowsOf[Row]) attributes(ctx context.Context, tx pgx.Tx) (map[string]attribute, error) {
@@ -268,6 +271,24 @@ func (r *rowsOf[Row]) attributes(ctx context.Context, tx pgx.Tx) (map[string]att
 	return byName, err
 }
 
+// complain returns an error when no row could ever be written.
+func (r *rowsOf[Row]) complain(byName map[string]attribute) error {
+	table := physical(r.name, r.version)
+	for _, c := range r.columns {
+		if _, ok := byName[c.name]; !ok {
+			return Fatal(fmt.Errorf("table %s has no column %s, which %T has", table, c.name, *new(Row)))
+		}
+	}
+	for name, a := range byName {
+		has := slices.ContainsFunc(r.columns, func(c column) bool { return c.name == name })
+		if a.IsRequired && !has {
+			return Fatal(fmt.Errorf("column %s of table %s is not null and has no default, and %T has no such field",
+				name, table, *new(Row)))
+		}
+	}
+	return nil
+}
+
 // describe asks Postgres for the types of the columns, and makes the statement, unless it is known.
 func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, error) {
 	if d := r.described.Load(); d != nil {
@@ -277,14 +298,13 @@ func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, erro
 	if err != nil {
 		return nil, err
 	}
+	if err := r.complain(byName); err != nil {
+		return nil, err
+	}
 	var arrays, selected, sets []string
 	d := &described{copies: true}
 	for n, c := range r.columns {
-		a, ok := byName[c.name]
-		if !ok {
-			return nil, Fatal(fmt.Errorf("table %s has no column %s, which %T has",
-				physical(r.name, r.version), c.name, *new(Row)))
-		}
+		a := byName[c.name]
 		column := pgx.Identifier{c.name}.Sanitize()
 		_, known := tx.Conn().TypeMap().TypeForOID(a.OID)
 		d.copies = d.copies && (known || a.IsEnum) // pgx sends what it does not know as text, like enums

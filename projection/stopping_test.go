@@ -220,3 +220,31 @@ func TestFailWithoutError(t *testing.T) {
 		t.Errorf("%d events are parked, want the one that failed", s.Parked)
 	}
 }
+
+// TestTableThatCannotHoldRows: a table that does not go with its row type stops the projection, rather than making a
+// dead letter of each key.
+func TestTableThatCannotHoldRows(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var projections []*projection.Projection
+	broken := map[string][2]string{
+		"more":   {`create table {more} (stream text primary key, positions text, numbers text, note text not null)`, "column note"},
+		"less":   {`create table {less} (stream text primary key, positions text)`, "no column numbers"},
+		"no_key": {`create table {no_key} (stream text, positions text, numbers text)`, "ON CONFLICT"},
+	}
+	for name, b := range broken {
+		options := &projection.Options{DDL: b[0]}
+		projections = append(projections, projection.NewTable[positionsRow](name, options, projection.Fold(codec,
+			func(e eventstore.Event[counted]) string { return e.Stream.String() },
+			func(*positionsRow, eventstore.Event[counted]) projection.Op { return projection.Put })))
+	}
+	r, _ := f.start(quiet, f.store, projections...)
+	f.put("a", 0)
+	f.put("b", 0)
+	for name, b := range broken {
+		f.stopped(r, name, b[1])
+		if s := f.statusOf(r, name); s.Parked > 0 {
+			t.Errorf("%s: %d events are parked", name, s.Parked)
+		}
+	}
+}

@@ -186,7 +186,8 @@ func (t *tableOf[Row]) prepare() {
 	physical, key := physical(t.name, t.version), pgx.Identifier{t.columns[0].name}.Sanitize()
 	t.describeSQL = `
 		select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]',
-		       coalesce(element.typtype, own.typtype) = 'e'
+		       coalesce(element.typtype, own.typtype) = 'e',
+		       attnotnull and not atthasdef and attidentity = '' as is_required
 		  from pg_attribute
 		  join pg_type own on own.oid = atttypid
 		  left join pg_type element on element.oid = own.typelem and own.typcategory = 'A'
