@@ -39,8 +39,9 @@ func newNamed() *named { return &named{moved: newSignal(), asking: make(chan str
 
 // Wait returns when all the named projections, or all there are if none is named, have every
 // event up to position in the read models that readers see, but for those that are parked as dead
-// letters. When ctx is done first it returns a [WaitError]. It waits only for projections of this
-// runner, whichever process advances them.
+// letters. Position 0 is reached when their tables are there: a service waits for it before it answers
+// queries. When ctx is done first Wait returns a [WaitError]. It waits only for projections of this runner,
+// whichever process advances them.
 func (r *Runner) Wait(ctx context.Context, position eventstore.Position, projections ...string) error {
 	if len(projections) == 0 {
 		projections = slices.Sorted(maps.Keys(r.names))
@@ -62,7 +63,7 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *name
 	for {
 		moved := n.moved.wait()
 		at, all := n.local()
-		if at >= position {
+		if all && at >= position {
 			return nil
 		}
 		var poll <-chan time.Time

@@ -115,3 +115,35 @@ func TestHealthOfOthers(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "version 2: stalled")
 	})
 }
+
+// TestWaitForTables: position 0 is reached when the tables are there, and not before.
+func TestWaitForTables(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	lock, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = lock.Rollback(context.Background()) }() // of no effect after the commit
+	if _, err := lock.Exec(t.Context(), `lock table tidemark.projections in access exclusive mode`); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := f.start(quiet, f.store, rollTable(projection.Options{}, nil))
+	waited := make(chan error, 1)
+	go func() { waited <- r.Wait(context.WithoutCancel(t.Context()), 0) }()
+	f.until("it waits for the lock", func() bool {
+		return f.rollNumber(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) > 0
+	})
+	select {
+	case err := <-waited:
+		t.Fatalf("it did not wait for the tables: %v", err)
+	default:
+	}
+	if err := lock.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-waited; err != nil {
+		t.Fatal(err)
+	}
+	f.rollNumber(`select count(*) from tally`)
+}

@@ -31,6 +31,9 @@ func start(t *testing.T) *service {
 	}
 	t.Cleanup(b.close)
 	servicetest.Background(t, b.runner.Run)
+	if err := b.runner.Wait(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
 	return &service{servicetest.Serve(t, b.mux()), b}
 }
 

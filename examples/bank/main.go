@@ -89,7 +89,12 @@ func withBank(ctx context.Context, data string, do func(context.Context, *bank) 
 		}
 		defer b.close()
 		b.kept = kept
-		return host.Alongside(ctx, b.runner.Run, func(ctx context.Context) error { return do(ctx, b) })
+		return host.Alongside(ctx, b.runner.Run, func(ctx context.Context) error {
+			if err := b.runner.Wait(ctx, 0); err != nil { // for the tables of the read models
+				return err
+			}
+			return do(ctx, b)
+		})
 	})
 }
 

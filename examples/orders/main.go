@@ -90,7 +90,12 @@ func withService(ctx context.Context, data string, do func(context.Context, *ser
 		}
 		defer s.close()
 		s.kept = kept
-		return host.Alongside(ctx, s.runner.Run, func(ctx context.Context) error { return do(ctx, s) })
+		return host.Alongside(ctx, s.runner.Run, func(ctx context.Context) error {
+			if err := s.runner.Wait(ctx, 0); err != nil { // for the tables of the read models
+				return err
+			}
+			return do(ctx, s)
+		})
 	})
 }
 

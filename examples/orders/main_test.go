@@ -116,6 +116,9 @@ func TestSimulationFinds(t *testing.T) {
 	}
 	t.Cleanup(s.close)
 	servicetest.Background(t, s.runner.Run)
+	if err := s.runner.Wait(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
 
 	broken := make(map[string]bool)
 	find := func(how string, wants ...string) {

@@ -33,6 +33,9 @@ func start(t *testing.T) *shop {
 	}
 	t.Cleanup(s.close)
 	servicetest.Background(t, s.runner.Run)
+	if err := s.runner.Wait(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
 	return &shop{servicetest.Serve(t, s.mux()), s}
 }
 
