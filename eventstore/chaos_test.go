@@ -132,7 +132,7 @@ func makeTrouble(t *testing.T, ctx, trouble context.Context, server *crashing, p
 		proxy.refusing.Store(false)
 	})
 	every(min(crashPeriod, *chaosFor*2/3), func() {
-		if err := server.crash(ctx); err != nil {
+		if err := server.crash(); err != nil {
 			t.Errorf("crash: %v", err)
 		}
 		crashes++

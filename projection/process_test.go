@@ -4,14 +4,10 @@ package projection_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"net/url"
-	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,7 +18,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
-	"github.com/tidemark-es/tidemark/internal/localpg"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
@@ -169,12 +164,16 @@ func TestKilledProcesses(t *testing.T) {
 // TestRestartedPostgres crashes Postgres as well.
 func TestRestartedPostgres(t *testing.T) {
 	t.Parallel()
-	server := startRestarting(t)
-	f := setupProcesses(t, server.url())
+	node := pgtest.NewNode(t, nil)
+	f := setupProcesses(t, node.URL())
 	if err := migrations.Up(t.Context(), f.pool, nil); err != nil {
 		t.Fatal(err)
 	}
-	makeProcessTrouble(t, f, 700*time.Millisecond, server.crash)
+	makeProcessTrouble(t, f, 700*time.Millisecond, func() {
+		if err := errors.Join(node.Kill(), node.Start()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // TestRollingProcesses deploys version 2 of the projections, process by process, while events are
@@ -290,107 +289,4 @@ func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, c
 			t.Errorf("a process's end: %s", got)
 		}
 	}
-}
-
-// restarting is a Postgres of the test's own that can crash and comes back with the same data, at the
-// same address.
-type restarting struct {
-	*testing.T
-	dir    string
-	config localpg.Config
-	server atomic.Pointer[localpg.Server]
-}
-
-func startRestarting(t *testing.T) *restarting {
-	t.Helper()
-	if forced := os.Getenv("TIDEMARK_POSTGRES"); forced != "" && forced != "local" && forced != "download" {
-		t.Skipf("TIDEMARK_POSTGRES=%s, but only a server from local binaries can crash", forced)
-	}
-	dir, err := os.MkdirTemp("/tmp", "tidemark-restart-") // where the server's user may go
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	r := &restarting{T: t, dir: dir, config: localpg.Config{
-		URLVar: "TIDEMARK_NO_URL", // never that of somebody else's server
-		// All is as in production, but that it does not survive the death of the machine.
-		Durable: true, Dir: filepath.Join(dir, "cluster"), Settings: map[string]string{"fsync": "off"},
-	}}
-	r.start()
-	t.Cleanup(func() { r.server.Load().Stop() })
-	return r
-}
-
-// start starts the server, once nothing is left of the one before.
-func (r *restarting) start() {
-	r.Helper()
-	ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
-	defer cancel()
-	retry := time.NewTicker(10 * time.Millisecond)
-	defer retry.Stop()
-	for {
-		server, err := localpg.Start(ctx, &r.config)
-		if err == nil {
-			r.server.Store(server)
-			break
-		}
-		select {
-		case <-retry.C:
-		case <-ctx.Done():
-			r.Fatal(err)
-		}
-	}
-	if source := r.server.Load().Source(); source != localpg.Local && source != localpg.Download {
-		r.Skipf("there are no local binaries, and a server of source %q cannot crash", source)
-	}
-	// Each server has a socket of its own: the link to it is the address that does not change.
-	address, err := url.Parse(r.server.Load().URL())
-	if err != nil {
-		r.Fatal(err)
-	}
-	socket := ".s.PGSQL." + address.Query().Get("port")
-	link := filepath.Join(r.dir, socket)
-	if err := os.Symlink(filepath.Join(address.Query().Get("host"), socket), link+".new"); err != nil {
-		r.Fatal(err)
-	}
-	if err := os.Rename(link+".new", link); err != nil {
-		r.Fatal(err)
-	}
-}
-
-// url leads to the server, whichever it is.
-func (r *restarting) url() string {
-	r.Helper()
-	address, err := url.Parse(r.server.Load().URL())
-	if err != nil {
-		r.Fatal(err)
-	}
-	query := address.Query()
-	query.Set("host", r.dir)
-	address.RawQuery = query.Encode()
-	return address.String()
-}
-
-// crash makes the server end at once, without a checkpoint, and starts it again.
-func (r *restarting) crash() {
-	r.Helper()
-	content, err := os.ReadFile(filepath.Join(r.config.Dir, "data", "postmaster.pid"))
-	if err != nil {
-		r.Fatal(err)
-	}
-	first, _, _ := strings.Cut(string(content), "\n")
-	pid, err := strconv.Atoi(first)
-	if err != nil {
-		r.Fatal(err)
-	}
-	killed := r.server.Load()
-	if err := syscall.Kill(pid, syscall.SIGQUIT); err != nil {
-		r.Fatal(err)
-	}
-	<-killed.Done()
-	_ = killed.Stop() // it may say that it was killed
-	r.start()
 }

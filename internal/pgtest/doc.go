@@ -8,6 +8,9 @@
 // localpg finds, and it is started when the first test asks for a database. It
 // is never skipped: a test that gets no database fails and says what to provide.
 //
+// A test that stops, kills, promotes or restores servers has its own: [NewNode] starts one, [Node.Standby] adds
+// streaming standbys, and a [Gate] in front of each keeps the address and can drop packets in silence.
+//
 // # Guarantees
 //
 //   - No two tests share a database, so all of them may run in parallel.

@@ -1,0 +1,171 @@
+//go:build unix
+
+package pgtest
+
+import (
+	"net"
+	"sync"
+	"testing"
+)
+
+// Gate forwards connections from a fixed TCP address to a server whose address may change. It can be told
+// to swallow everything in silence, as a network does that drops packets. Its methods may be called from
+// any goroutine.
+type Gate struct {
+	listener net.Listener
+	socket   func() (string, error)
+	running  sync.WaitGroup
+
+	mu     sync.Mutex
+	links  map[net.Conn]struct{} // both ends of every connection
+	silent chan struct{}         // closed when traffic passes again; nil while it does
+	closed bool
+}
+
+// NewGate forwards to the unix socket that a function returns, until the test ends. A connection that is made
+// while the function returns an error is closed.
+func NewGate(t testing.TB, socket func() (string, error)) *Gate {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Gate{listener: listener, socket: socket, links: make(map[net.Conn]struct{})}
+	g.running.Go(g.accept)
+	t.Cleanup(g.close)
+	return g
+}
+
+// Address returns host and port.
+func (g *Gate) Address() string { return g.listener.Addr().String() }
+
+// Silence makes the gate drop what is sent in both directions, over old and over new connections, without a
+// word to either side, until [Gate.Open].
+func (g *Gate) Silence() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.silent == nil {
+		g.silent = make(chan struct{})
+	}
+}
+
+// Open lets traffic pass again over new connections. Those that were made or used during the silence stay
+// dead, as they do when a firewall has forgotten them.
+func (g *Gate) Open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.silent != nil {
+		close(g.silent)
+		g.silent = nil
+	}
+}
+
+// Cut closes all connections.
+func (g *Gate) Cut() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for conn := range g.links {
+		conn.Close()
+	}
+}
+
+func (g *Gate) isSilent() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.silent != nil
+}
+
+func (g *Gate) close() {
+	g.listener.Close()
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.Cut()
+	g.running.Wait()
+}
+
+func (g *Gate) accept() {
+	for {
+		client, err := g.listener.Accept()
+		if err != nil {
+			return // the gate was closed
+		}
+		g.running.Go(func() { g.serve(client) })
+	}
+}
+
+// serve forwards one connection until it ends.
+func (g *Gate) serve(client net.Conn) {
+	defer g.forget(client)
+	if !g.remember(client) {
+		return
+	}
+	dead := g.isSilent()
+	socket, err := g.socket()
+	if err != nil && !dead {
+		return
+	}
+	server, err := net.Dial("unix", socket)
+	if err != nil {
+		if dead {
+			swallow(client)
+		}
+		return
+	}
+	defer g.forget(server)
+	if !g.remember(server) {
+		return
+	}
+	var both sync.WaitGroup
+	both.Go(func() { g.forward(server, client, dead) })
+	both.Go(func() { g.forward(client, server, dead) })
+	both.Wait()
+}
+
+// forward copies until either side ends. Once something was dropped, all that follows is dropped too.
+func (g *Gate) forward(to, from net.Conn, dead bool) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		dead = dead || g.isSilent()
+		if dead {
+			if err != nil {
+				return // the other side hears nothing of this end
+			}
+			continue
+		}
+		if _, writeErr := to.Write(buffer[:n]); err != nil || writeErr != nil {
+			to.Close()
+			from.Close()
+			return
+		}
+	}
+}
+
+// swallow reads until the connection ends.
+func swallow(conn net.Conn) {
+	buffer := make([]byte, 4<<10)
+	for {
+		if _, err := conn.Read(buffer); err != nil {
+			return
+		}
+	}
+}
+
+// remember notes an end of a connection, unless the gate was closed.
+func (g *Gate) remember(conn net.Conn) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.links[conn] = struct{}{}
+	return true
+}
+
+func (g *Gate) forget(conn net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	conn.Close()
+	delete(g.links, conn)
+}

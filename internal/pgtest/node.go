@@ -1,0 +1,386 @@
+//go:build unix
+
+package pgtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/internal/localpg"
+)
+
+// Node is a Postgres server of a test's own, which the test may stop, kill, copy and promote. Its address
+// stays the same for the time of the test: a [Gate] forwards connections to wherever the server is now.
+// Methods may be called from any goroutine; two that start or end the server must not overlap.
+type Node struct {
+	Gate   *Gate
+	dir    string
+	config localpg.Config
+
+	mu     sync.Mutex
+	server *localpg.Server // nil while it does not run
+}
+
+// NewNode starts a primary with an empty database "postgres", which the test's end stops. The test is skipped
+// where TIDEMARK_POSTGRES forces a server that a test cannot kill.
+func NewNode(t testing.TB, settings map[string]string) *Node {
+	t.Helper()
+	n := newNode(t, settings)
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if source := n.server.Source(); source != localpg.Local && source != localpg.Download {
+		t.Skipf("there are no local binaries, and a server of source %q cannot be killed", source)
+	}
+	return n
+}
+
+// newNode prepares a node without data.
+func newNode(t testing.TB, settings map[string]string) *Node {
+	t.Helper()
+	if forced := os.Getenv("TIDEMARK_POSTGRES"); forced != "" && forced != "local" && forced != "download" {
+		t.Skipf("TIDEMARK_POSTGRES=%s, but only a server from local binaries can be killed", forced)
+	}
+	dir, err := os.MkdirTemp("/tmp", "tidemark-node-") // where the server's user may go
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	n := &Node{dir: filepath.Join(dir, "cluster"), config: localpg.Config{
+		URLVar:  "TIDEMARK_NO_URL", // never the server of somebody else
+		Durable: true,
+		Dir:     filepath.Join(dir, "cluster"),
+		// What was written survives the death of every process, though not of the machine.
+		Settings: map[string]string{"fsync": "off", "wal_retrieve_retry_interval": "100ms"},
+	}}
+	maps.Copy(n.config.Settings, settings)
+	n.Gate = NewGate(t, n.socket)
+	t.Cleanup(func() { _ = n.Stop() })
+	return n
+}
+
+// URL returns a connection string that stays the same when the server is started again.
+func (n *Node) URL() string { return URLOf("", n) }
+
+// URLOf returns a connection string over several nodes, with target_session_attrs unless that is empty.
+func URLOf(attrs string, nodes ...*Node) string {
+	var hosts []string
+	for _, n := range nodes {
+		hosts = append(hosts, n.Gate.Address())
+	}
+	address := "postgres://postgres@" + strings.Join(hosts, ",") + "/postgres?sslmode=disable"
+	if attrs != "" {
+		address += "&target_session_attrs=" + attrs
+	}
+	return address
+}
+
+// socket returns where the server is now.
+func (n *Node) socket() (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.server == nil {
+		return "", errors.New("the server does not run")
+	}
+	address, err := url.Parse(n.server.URL())
+	if err != nil {
+		return "", err
+	}
+	query := address.Query()
+	return filepath.Join(query.Get("host"), ".s.PGSQL."+query.Get("port")), nil
+}
+
+// Dial connects to where the server is now, past the gate.
+func (n *Node) Dial(ctx context.Context) (net.Conn, error) {
+	socket, err := n.socket()
+	if err != nil {
+		return nil, err
+	}
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "unix", socket)
+}
+
+// Start starts the server and returns when it accepts connections, of a standby those that read.
+func (n *Node) Start() error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	retry := time.NewTicker(10 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		// It is refused for as long as anything is left of a killed server.
+		server, err := localpg.Start(ctx, &n.config)
+		if err == nil {
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			n.server = server
+			return nil
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+// take returns the running server, and from then on the node has none.
+func (n *Node) take() *localpg.Server {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	server := n.server
+	n.server = nil
+	return server
+}
+
+// Stop ends the server as an administrator does: open transactions are rolled back, and standbys get
+// what was committed. A node that does not run is left alone.
+func (n *Node) Stop() error {
+	if server := n.take(); server != nil {
+		return server.Stop()
+	}
+	return nil
+}
+
+// Kill sends SIGKILL to all processes of the server, whatever they are doing.
+func (n *Node) Kill() error {
+	server := n.take()
+	if server == nil {
+		return nil
+	}
+	if err := n.signalAll(); err != nil {
+		return errors.Join(err, server.Stop())
+	}
+	<-server.Done()
+	_ = server.Stop() // says that it was killed
+	return nil
+}
+
+// signalAll kills the server and its children, which would otherwise finish what they do.
+func (n *Node) signalAll() error {
+	content, err := os.ReadFile(filepath.Join(n.data(), "postmaster.pid"))
+	if err != nil {
+		return err
+	}
+	first, _, _ := strings.Cut(string(content), "\n")
+	server, err := strconv.Atoi(first)
+	if err != nil {
+		return err
+	}
+	// While it stands still it has no new children, and the numbers of dead ones are not reused.
+	if err := syscall.Kill(server, syscall.SIGSTOP); err != nil {
+		return err
+	}
+	list, err := exec.Command("ps", "-A", "-o", "pid=,ppid=").Output()
+	if err != nil {
+		return errors.Join(fmt.Errorf("ps: %w", err), syscall.Kill(server, syscall.SIGKILL))
+	}
+	for line := range strings.Lines(string(list)) {
+		var pid, parent int
+		if _, err := fmt.Sscan(line, &pid, &parent); err == nil && parent == server {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+	}
+	return syscall.Kill(server, syscall.SIGKILL)
+}
+
+func (n *Node) data() string { return filepath.Join(n.dir, "data") }
+
+// Standby starts a streaming standby of this node, which runs. With a name it is what the primary's
+// synchronous_standby_names refer to.
+func (n *Node) Standby(t testing.TB, name string, settings map[string]string) *Node {
+	t.Helper()
+	standby := newNode(t, settings)
+	if err := n.backup(standby); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Demote(n, name); err != nil {
+		t.Fatal(err)
+	}
+	if err := standby.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return standby
+}
+
+// Demote makes a node that does not run the standby of another one from its next start on.
+func (n *Node) Demote(primary *Node, name string) error {
+	host, port, _ := strings.Cut(primary.Gate.Address(), ":")
+	info := fmt.Sprintf("host=%s port=%s user=postgres sslmode=disable application_name=%s", host, port, name)
+	config := "primary_conninfo = '" + info + "'\nrecovery_target_timeline = 'latest'\n"
+	auto := filepath.Join(n.data(), "postgresql.auto.conf")
+	return errors.Join(write(auto, config), write(filepath.Join(n.data(), "standby.signal"), ""))
+}
+
+// write replaces a file, and leaves the owner of an existing one as it is.
+func write(path, content string) error {
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		return err
+	}
+	info, err := os.Stat(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return chownLike(info, path)
+}
+
+// Promote makes a standby a primary and returns when it accepts writes.
+func (n *Node) Promote(ctx context.Context) error {
+	return n.do(ctx, func(conn *pgx.Conn) error {
+		var promoted bool
+		if err := conn.QueryRow(ctx, `select pg_promote(true, 60)`).Scan(&promoted); err != nil {
+			return err
+		}
+		if !promoted {
+			return errors.New("the standby was not promoted within a minute")
+		}
+		return nil
+	})
+}
+
+// Exec executes a statement on the node itself, past its [Gate].
+func (n *Node) Exec(ctx context.Context, sql string, args ...any) error {
+	return n.do(ctx, func(conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, sql, args...)
+		return err
+	})
+}
+
+// do runs a function with a connection past the gate.
+func (n *Node) do(ctx context.Context, f func(*pgx.Conn) error) error {
+	n.mu.Lock()
+	server := n.server
+	n.mu.Unlock()
+	if server == nil {
+		return errors.New("the server does not run")
+	}
+	conn, err := pgx.Connect(ctx, server.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.Background())
+	return f(conn)
+}
+
+// Save copies the data of a node that does not run to a folder, from which [Node.Restore] takes it back.
+func (n *Node) Save(t testing.TB) (saved string) {
+	t.Helper()
+	saved = filepath.Join(t.TempDir(), "saved")
+	if err := copyTree(n.data(), saved); err != nil {
+		t.Fatal(err)
+	}
+	return saved
+}
+
+// Restore replaces the data of a node that does not run by what [Node.Save] returned: the log goes back.
+func (n *Node) Restore(saved string) error {
+	if err := os.RemoveAll(n.data()); err != nil {
+		return err
+	}
+	return copyTree(saved, n.data())
+}
+
+// backup copies the data of a running node. The names of the functions changed with Postgres 15; pg_basebackup
+// is not part of every set of binaries.
+func (n *Node) backup(to *Node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return n.do(ctx, func(conn *pgx.Conn) error {
+		var version int
+		if err := conn.QueryRow(ctx, `select current_setting('server_version_num')::int`).Scan(&version); err != nil {
+			return err
+		}
+		start, stop := `select pg_backup_start('test', true)`, `select labelfile from pg_backup_stop(false)`
+		if version < 15_00_00 {
+			start, stop = `select pg_start_backup('test', true, false)`, `select labelfile from pg_stop_backup(false, false)`
+		}
+		if _, err := conn.Exec(ctx, start); err != nil {
+			return err
+		}
+		info, err := os.Stat(n.dir)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(os.MkdirAll(to.dir, 0o700), chownLike(info, to.dir)); err != nil {
+			return err
+		}
+		if err := copyTree(n.data(), to.data()); err != nil {
+			return err
+		}
+		var label string
+		if err := conn.QueryRow(ctx, stop).Scan(&label); err != nil {
+			return err
+		}
+		return errors.Join(write(filepath.Join(to.data(), "backup_label"), label), os.Remove(filepath.Join(to.data(), "postmaster.pid")))
+	})
+}
+
+// copyTree copies a folder with its owners. Files that vanish meanwhile are left out.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		err = copyEntry(path, filepath.Join(to, relative), entry)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+}
+
+func copyEntry(from, to string, entry fs.DirEntry) error {
+	info, err := entry.Info()
+	if err != nil {
+		return err
+	}
+	switch {
+	case entry.IsDir():
+		err = os.MkdirAll(to, info.Mode().Perm())
+	case info.Mode().IsRegular():
+		var content []byte
+		if content, err = os.ReadFile(from); err == nil {
+			err = os.WriteFile(to, content, info.Mode().Perm())
+		}
+	default:
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return chownLike(info, to)
+}
+
+// chownLike gives a file the owner of another one, which only root can and needs to do.
+func chownLike(info fs.FileInfo, path string) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	stat := info.Sys().(*syscall.Stat_t)
+	return os.Chown(path, int(stat.Uid), int(stat.Gid))
+}
