@@ -38,7 +38,7 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 //
 // Concurrent calls share a transaction, yet each has an outcome of its own. It returns a
 // [ConflictError] when a stream is not at its expected version, an [InvalidError] for arguments
-// that are not acceptable, a [KeyReusedError] (see [WithKey]), [ErrNotMigrated], [ErrClosed] and,
+// that are not acceptable, a [KeyReusedError] (see [WithKey]), a [SequenceError], [ErrNotMigrated], [ErrClosed] and,
 // when ctx is done, its error; in all these cases nothing was stored. [ErrUnknownOutcome] means that
 // the connection was lost, or did not answer within five seconds after ctx was done, while the events
 // were being stored. Repeat the call to find out, under the same key or with events that have the
@@ -192,10 +192,21 @@ func translate(err error, doing string, args ...any) error {
 	switch {
 	case pgerr.NotMigrated(err):
 		return fmt.Errorf("eventstore: %s: %w: call migrations.Up first: %w", doing, ErrNotMigrated, err)
+	case pgerr.Is(err, pgerr.SequenceBehind):
+		return fmt.Errorf("eventstore: %s: %w", doing, sequenceError(err))
 	case pgerr.Is(err, pgerr.NoTidemark):
 		return fmt.Errorf("eventstore: %s: %w: %w (%s)", doing, ErrNoTidemark, err, pgerr.Hint(err))
 	case pgerr.Is(err, pgerr.InvalidArgument):
 		return fmt.Errorf("eventstore: %s: %w: %w", doing, ErrInvalid, err)
 	}
 	return fmt.Errorf("eventstore: %s: %w", doing, err)
+}
+
+// sequenceError reads what the SQL function says about the sequence.
+func sequenceError(err error) error {
+	var detail struct{ Sequence, Last Position }
+	if json.Unmarshal([]byte(pgerr.Detail(err)), &detail) != nil {
+		return fmt.Errorf("%w: %w", ErrSequenceBehind, err)
+	}
+	return &SequenceError{Sequence: detail.Sequence, Last: detail.Last, Repair: strings.TrimPrefix(pgerr.Hint(err), "Set it: ")}
 }

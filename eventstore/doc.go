@@ -15,7 +15,8 @@
 //     the [Store.Tidemark], the last position with no open append before it.
 //   - Writers do not wait for each other unless they append to the same stream, and a
 //     transaction that has nothing to do with the store never holds a reader back.
-//   - Within a stream, a higher version has a higher position.
+//   - Within a stream, a higher version has a higher position. Nothing is stored at or below the end of
+//     the log, whatever the sequence of positions says.
 //   - Concurrent appends share round trips and transactions, yet none touches the outcome of another:
 //     not by a conflict, an event that is refused, a context that is done or a stream that somebody's
 //     open transaction holds.

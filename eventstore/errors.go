@@ -22,7 +22,26 @@ var (
 	ErrNotMigrated = errors.New("database is not migrated")
 	// ErrNoTidemark means that the log cannot be read here, see [Store.Tidemark].
 	ErrNoTidemark = errors.New("the tidemark is not known here")
+	// ErrSequenceBehind means that the sequence of positions is behind the log, see [SequenceError].
+	ErrSequenceBehind = errors.New("the sequence of positions is behind the log")
 )
+
+// SequenceError says that the sequence that positions come from is behind the log, as after a restore or a
+// logical replication that left sequences out. Nothing was stored, and nothing can be read from the log, until
+// an operator has executed Repair; no process has to be restarted.
+type SequenceError struct {
+	Sequence Position // that the sequence is at
+	Last     Position // of the last event of the log
+	Repair   string   // the statements that set the sequence
+}
+
+func (e *SequenceError) Error() string {
+	return fmt.Sprintf("the sequence of positions is at %d, behind position %d of the log; as the owner of the schema, execute (%s)",
+		e.Sequence, e.Last, e.Repair)
+}
+
+// Unwrap returns [ErrSequenceBehind] and [ErrNoTidemark].
+func (e *SequenceError) Unwrap() []error { return []error{ErrSequenceBehind, ErrNoTidemark} }
 
 // ConflictError says that a stream was not at the expected version, or that a concurrent append
 // was faster. Nothing was stored. Load again, decide again, append again.

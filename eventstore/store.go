@@ -148,8 +148,8 @@ func (s *Store) InTx() bool { return s.inTx }
 
 // Tidemark returns the position up to which every reader may read: that of the last event with
 // no open append before it, 0 for an empty log. It never decreases while the database lives. It
-// returns [ErrNoTidemark] on a standby, in a transaction that is not read committed, and when the
-// sequence of positions is behind the log, as after a restore that left it out.
+// returns [ErrNoTidemark] on a standby and in a transaction that is not read committed, and a
+// [SequenceError] when the sequence of positions is behind the log, as after a restore that left it out.
 func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 	rows, err := s.db.Query(ctx, s.sql.tidemark)
 	if err != nil {

@@ -301,6 +301,43 @@ create table tidemark.timers (
 
 create index timers_due on tidemark.timers (due_at) where fired_at is null;
 
+-- next_position() returns the next position of the log, which is after every one that is stored. fence is the
+-- sequence's value that the caller's fence holds. A restore, a logical replication or an ALTER SEQUENCE may
+-- leave the sequence behind the log, or make it give values out of order: then nothing can be appended.
+-- +goose StatementBegin
+create function tidemark.next_position(fence bigint) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    taken bigint := nextval('tidemark.events_position_seq');
+begin
+    if taken <= fence then
+        perform tidemark.refuse_sequence(taken, fence);
+    end if;
+    return taken;
+end
+$$;
+-- +goose StatementEnd
+
+-- refuse_sequence() raises TM010: the sequence is at a position that is not after the end of the log.
+-- +goose StatementBegin
+create function tidemark.refuse_sequence(at bigint, stored bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    last bigint := greatest(stored, (select max(position) from tidemark.events));
+begin
+    raise exception using errcode = 'TM010',
+        message = format('the sequence is at %s, behind position %s of the log: was the database restored or replicated without it?', at, last),
+        detail = json_build_object('sequence', at, 'last', last),
+        hint = format('Set it: alter sequence %1$s increment 1 cache 1 no cycle; select setval(''%1$s'', %2$s)',
+                      'tidemark.events_position_seq', last);
+end
+$$;
+-- +goose StatementEnd
+
 -- append_group() stores events at the end of streams for several callers in one transaction. Each
 -- of them, a request, is stored as a whole or not at all, whatever becomes of the others.
 --
@@ -326,7 +363,7 @@ create index timers_due on tidemark.timers (due_at) where fired_at is null;
 -- for a table that somebody has locked it waits, for so long. With null it waits as long as it takes.
 --
 -- SQLSTATEs: TM002 invalid argument, TM008 a projection is kept inline that the transaction does not know, or
--- may not know, 55P03 when patience has ended, and 23505 on
+-- may not know, TM010 the sequence is behind the log, 55P03 when patience has ended, and 23505 on
 -- events_stream_version_key when another append was faster, which the locks below prevent at
 -- isolation level read committed. Then nothing is stored of any request.
 -- +goose StatementBegin
@@ -366,6 +403,7 @@ declare
     actual    bigint[];
     versions  bigint[];
     positions bigint[];
+    stored    bigint; -- the last position of the log
     fence     bigint;
 begin
     if (cardinality(streams) > 0 and cardinality(ids) > 0
@@ -432,8 +470,11 @@ begin
 
     -- The version check comes before the first position is taken: whoever sees version n
     -- committed gets a higher position for n+1. The unique index has the last word.
-    actual := array(select coalesce((select max(e.version) from tidemark.events e where e.stream = u.stream), 0)
-                      from unnest(streams) as u (stream));
+    -- The end of the log is looked up before the sequence is, which is then not behind it.
+    select array(select coalesce((select max(e.version) from tidemark.events e where e.stream = u.stream), 0)
+                   from unnest(streams) as u (stream)),
+           (select max(e.position) from tidemark.events e)
+      into actual, stored;
     if expected <> actual then
         select array_agg(u.request)
           into conflicts
@@ -448,6 +489,9 @@ begin
         -- sequence must be read by this function, which locks it: a plain SELECT can see the value
         -- that nextval() writes ahead for crash recovery, up to 32 too high.
         fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
+        if stored > fence then
+            perform tidemark.refuse_sequence(fence, stored);
+        end if;
         perform pg_advisory_xact_lock_shared(
             hashtext('tidemark.events'),
             (((fence + 2147483648) & 4294967295) - 2147483648)::int);
@@ -476,13 +520,17 @@ begin
     if refused is null and cardinality(keys) = 0 and changes = requests
        and cardinality(requests) = requests[cardinality(requests)] then
         -- One event for each request, as it is most of the time: what follows, without joins.
+        positions := array(select nextval('tidemark.events_position_seq') from unnest(ids));
+        if fence >= any (positions) then -- as in next_position()
+            perform tidemark.refuse_sequence(positions[cardinality(positions)], fence);
+        end if;
         return query
         insert into tidemark.events
                (position, stream, version, id, type, schema, data, metadata, recorded_at)
-        select nextval('tidemark.events_position_seq'), e.stream, e.version + e.nth,
+        select e.position, e.stream, e.version + e.nth,
                e.id, e.type, e.schema, e.data, e.metadata, clock_timestamp()
-          from unnest(streams, actual, offsets, ids, types, schemas, payloads, metas)
-               as e (stream, version, nth, id, type, schema, data, metadata)
+          from unnest(positions, streams, actual, offsets, ids, types, schemas, payloads, metas)
+               as e (position, stream, version, nth, id, type, schema, data, metadata)
         returning 'stored', version, position;
         return;
     end if;
@@ -493,7 +541,7 @@ begin
     end if;
     with events as materialized (
         -- Positions follow the order of the events.
-        select nextval('tidemark.events_position_seq') as position, e.*
+        select tidemark.next_position(fence) as position, e.*
           from unnest(changes, offsets, ids, types, schemas, payloads, metas)
                as e (change, nth, id, type, schema, data, metadata)
          where refused is null or requests[e.change] <> all (refused)
@@ -591,7 +639,9 @@ as $$
 #variable_conflict use_column
 declare
     actual bigint;
+    stored bigint;
     fence  bigint;
+    taken  bigint;
 begin
     -- All of this as in append_group(), which says why.
     if current_setting('synchronous_commit') = 'off' then
@@ -601,11 +651,16 @@ begin
     if not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(append_one.stream)) then
         return;
     end if;
-    actual := coalesce((select max(e.version) from tidemark.events e where e.stream = append_one.stream), 0);
+    select coalesce((select max(e.version) from tidemark.events e where e.stream = append_one.stream), 0),
+           (select max(e.position) from tidemark.events e)
+      into actual, stored;
     if not (expected = actual or expected = -1 or expected = -2 and actual > 0) then
         return;
     end if;
     fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
+    if stored > fence then
+        perform tidemark.refuse_sequence(fence, stored);
+    end if;
     perform pg_advisory_xact_lock_shared(
         hashtext('tidemark.events'),
         (((fence + 2147483648) & 4294967295) - 2147483648)::int);
@@ -628,10 +683,14 @@ begin
             message = 'append: a projection of these events is kept inline, and this writer does not know it',
             hint = 'Deploy it to every writer before Runner.StartInline, or call Runner.StopInline.';
     end if;
+    taken := nextval('tidemark.events_position_seq');
+    if taken <= fence then
+        perform tidemark.refuse_sequence(taken, fence);
+    end if;
     return query
     insert into tidemark.events
            (position, stream, version, id, type, schema, data, metadata, recorded_at)
-    values (nextval('tidemark.events_position_seq'), append_one.stream, actual + 1, append_one.id,
+    values (taken, append_one.stream, actual + 1, append_one.id,
             append_one.type, append_one.schema, payload, meta, clock_timestamp())
     returning version, position;
 end
@@ -647,8 +706,8 @@ $$;
 -- With a key, a repeat of the call stores nothing and answers as the first call did; the same key
 -- with other content is refused. So does a repeat with the same event ids at the same exact versions.
 --
--- SQLSTATEs: TM001 version conflict (the detail is JSON), TM002 invalid argument, TM004 key reused, TM008 as
--- above, and 23505 on events_stream_version_key when a concurrent append was faster.
+-- SQLSTATEs: TM001 version conflict (the detail is JSON), TM002 invalid argument, TM004 key reused, TM008 and
+-- TM010 as above, and 23505 on events_stream_version_key when a concurrent append was faster.
 -- +goose StatementBegin
 create function tidemark.append(
     streams  text[],
@@ -729,7 +788,7 @@ $$;
 -- The answer is always the position of a committed event, never one in a gap: positions that no
 -- committed transaction used may be given out again after a crash.
 --
--- SQLSTATE TM005: on a standby, in a transaction that is not read committed, or with a sequence
+-- SQLSTATEs: TM005 on a standby or in a transaction that is not read committed, TM010 with a sequence
 -- that is behind the log.
 -- +goose StatementBegin
 create function tidemark.tidemark() returns bigint
@@ -772,9 +831,7 @@ begin
     latest := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
 
     if stored > latest then
-        raise exception using errcode = 'TM005',
-            message = format('the sequence is at %s, behind position %s of the log: was the database restored without it?', latest, stored),
-            hint = format('Set it before anything is appended: select setval(''%s'', %s)', 'tidemark.events_position_seq', stored);
+        perform tidemark.refuse_sequence(latest, stored);
     end if;
 
     return coalesce(
@@ -837,6 +894,8 @@ revoke all on function tidemark.append_one(text, bigint, uuid, text, smallint, j
 revoke all on function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int) from public;
 revoke all on function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea) from public;
 revoke all on function tidemark.tidemark() from public;
+revoke all on function tidemark.next_position(bigint) from public;
+revoke all on function tidemark.refuse_sequence(bigint, bigint) from public;
 
 ---- create above / drop below ----
 
@@ -847,6 +906,8 @@ drop function tidemark.tidemark();
 drop function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea);
 drop function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int);
 drop function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int);
+drop function tidemark.next_position(bigint);
+drop function tidemark.refuse_sequence(bigint, bigint);
 drop table tidemark.timers;
 drop table tidemark.sagas;
 drop table tidemark.projection_audit;

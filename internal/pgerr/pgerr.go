@@ -19,6 +19,7 @@ const (
 	HalfBatch       = "TM007"
 	UnknownInline   = "TM008"
 	ReadersView     = "TM009"
+	SequenceBehind  = "TM010"
 
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"
