@@ -168,7 +168,7 @@ type statements struct {
 	stream, backwards, asOf, through         string
 	page, pageBackwards, scan, scanBackwards string
 	correlated, stat, streams, recent        string
-	stored, declare                          string
+	stored, declare, identity                string
 }
 
 func newStatements(schema string) statements {
@@ -192,6 +192,7 @@ func newStatements(schema string) statements {
 		recent:        pgschema.In(schema, recentSQL),
 		stored:        pgschema.In(schema, storedSQL),
 		declare:       pgschema.In(schema, declareSQL),
+		identity:      pgschema.In(schema, identitySQL),
 	}
 }
 

@@ -23,6 +23,15 @@ create table tidemark.schema_migrations (
 insert into tidemark.schema_migrations (version, name)
 values (1, '001_tidemark.sql');
 
+-- Which store this is. The row goes where the log goes: with a dump, a copy of the files, a standby.
+create table tidemark.store (
+    id         uuid        not null default gen_random_uuid(),
+    created_at timestamptz not null default clock_timestamp(),
+    one        boolean     not null default true primary key check (one)
+);
+
+insert into tidemark.store default values;
+
 -- The log. Written only through append(), below.
 create sequence tidemark.events_position_seq as bigint cache 1;
 
@@ -925,6 +934,7 @@ drop table tidemark.snapshots;
 drop table tidemark.append_keys;
 drop table tidemark.events;
 drop function tidemark.refuse_change();
+drop table tidemark.store;
 drop table tidemark.schema_migrations;
 
 -- +goose StatementBegin

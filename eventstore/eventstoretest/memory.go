@@ -11,12 +11,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
 // Memory is an event store in memory. It behaves as [eventstore.Store] does, passes the same
 // suite and is safe for concurrent use; what it holds is gone with it.
 type Memory struct {
+	id uuid.UUID
+
 	mu       sync.Mutex
 	log      []eventstore.Raw // log[i] has position i+1
 	streams  map[eventstore.StreamID][]eventstore.Raw
@@ -35,11 +39,15 @@ const memoryPage = 1000
 // NewMemory returns an empty store.
 func NewMemory() *Memory {
 	return &Memory{
+		id:       uuid.New(),
 		streams:  make(map[eventstore.StreamID][]eventstore.Raw),
 		keys:     make(map[string]stored),
 		appended: make(chan struct{}),
 	}
 }
+
+// Identity is [eventstore.Store.Identity].
+func (m *Memory) Identity(ctx context.Context) (uuid.UUID, error) { return m.id, ctx.Err() }
 
 // Append is [eventstore.Store.Append].
 func (m *Memory) Append(ctx context.Context, stream eventstore.StreamID, expected eventstore.Version, events ...eventstore.Draft) (eventstore.Receipt, error) {
