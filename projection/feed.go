@@ -123,7 +123,11 @@ func (f *feed) start(after eventstore.Mark) *reading {
 		limit = max(1, min(f.limit, pageBytes/f.perEvent))
 	}
 	f.running.Go(func() {
-		p, err := f.read(after, limit)
+		var p eventstore.Page
+		err := guarded(func() (err error) {
+			p, err = f.read(after, limit)
+			return err
+		})
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.reading, after)

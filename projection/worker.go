@@ -18,7 +18,7 @@ import (
 )
 
 const loadSQL = `
-select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, coalesce(v.inline, -1),
+select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, v.partitions, coalesce(v.inline, -1),
        coalesce(v.held_until > clock_timestamp(), false), p.error is not null,
        pg_postmaster_start_time(),
        (select coalesce(max(e.position), 0) from SCHEMA.events e),
@@ -162,12 +162,12 @@ func (w *worker) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		var err error
 		if !loaded {
-			err = w.answered(ctx, w.load)
+			err = guarded(func() error { return w.answered(ctx, w.load) })
 			held = w.hold(ctx)
 		}
 		if err == nil {
 			loaded = true
-			err = w.step(held)
+			err = guarded(func() error { return w.step(held) })
 		}
 		switch {
 		case err == nil:
@@ -212,14 +212,15 @@ func (w *worker) load(ctx context.Context) error {
 	var mine bool
 	var phase, state string
 	var types []string
+	var partitions int
 	var checkpoint, inline, last eventstore.Position
 	var token int64
 	var heldBack, failing bool
 	var server time.Time
 	var id uuid.UUID
 	err := w.pool.QueryRow(ctx, w.sql(loadSQL), w.name, w.options.Version, w.number, w.owner).
-		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &inline, &heldBack, &failing, &server, &last, (*zeronull.UUID)(&id))
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types)) {
+		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &partitions, &inline, &heldBack, &failing, &server, &last, (*zeronull.UUID)(&id))
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types) || partitions != w.options.Partitions) {
 		return errGone
 	}
 	if err != nil {
