@@ -1,18 +1,29 @@
 # Every target works on a clean clone. `make help` lists them.
 
 MODULES := . migrations/compat bench
+# The packages whose tests execute SQL of ours, with all that is below them.
+SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggregate/... ./projection/...
 
 .DEFAULT_GOAL := help
-.PHONY: help test test/race lint bench fuzz soak tidy ci
+.PHONY: help test test/race test/versions test/sql lint bench fuzz soak tidy ci
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## run all tests
 	@for m in $(MODULES); do (cd $$m && go test ./...) || exit 1; done
 
 test/race: ## run all tests under the race detector
 	@for m in $(MODULES); do (cd $$m && go test -race ./...) || exit 1; done
+
+VERSIONS ?= 14 15 16 17 18
+test/versions: ## run all tests on each of the VERSIONS of Postgres, which are downloaded once
+	@for v in $(VERSIONS); do echo "=== Postgres $$v"; \
+	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v $(MAKE) --no-print-directory test || exit 1; done
+
+test/sql: ## run the tests of the packages that hold SQL on each of the VERSIONS of Postgres
+	@for v in $(VERSIONS); do echo "=== Postgres $$v"; \
+	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v go test $(SQL) || exit 1; done
 
 lint: ## check formatting, vet and staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
