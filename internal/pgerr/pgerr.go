@@ -31,6 +31,9 @@ const (
 	undefinedFunction    = "42883"
 	noSuchConstraint     = "42P10"
 	invalidSchemaName    = "3F000"
+	duplicateTable       = "42P07"
+	duplicateFunction    = "42723"
+	duplicateObject      = "42710"
 
 	insufficientPrivilege = "42501"
 )
@@ -44,6 +47,11 @@ func Is(err error, codes ...string) bool {
 // NotMigrated reports whether err says that the store's tables or functions do not exist.
 func NotMigrated(err error) bool {
 	return Is(err, undefinedTable, undefinedFunction, invalidSchemaName)
+}
+
+// Duplicate reports whether err says that something was to be created under a name that is taken.
+func Duplicate(err error) bool {
+	return Is(err, duplicateTable, duplicateFunction, duplicateObject)
 }
 
 // BadData reports whether err says that a value was refused: it violates a constraint, or does not fit
