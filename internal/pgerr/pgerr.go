@@ -20,6 +20,8 @@ const (
 	UnknownInline   = "TM008"
 	ReadersView     = "TM009"
 	SequenceBehind  = "TM010"
+	Unproven        = "TM011"
+	Diverged        = "TM012"
 
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"
@@ -35,7 +37,7 @@ const (
 	duplicateFunction    = "42723"
 	duplicateObject      = "42710"
 
-	insufficientPrivilege = "42501"
+	InsufficientPrivilege = "42501"
 )
 
 // Is reports whether err comes from Postgres with one of the given SQLSTATEs.
@@ -64,7 +66,7 @@ func BadData(err error) bool {
 // BadObject reports whether err says that a table, column or key is missing or may not be used: nothing
 // will work until somebody mends that.
 func BadObject(err error) bool {
-	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, insufficientPrivilege, noSuchConstraint, ReadersView)
+	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, InsufficientPrivilege, noSuchConstraint, ReadersView)
 }
 
 // Passing reports whether err was sent by Postgres and [MayPass], and is not that a statement took
