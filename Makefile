@@ -40,9 +40,10 @@ fuzz: ## fuzz each target for FUZZTIME
 	go test ./examples/bank/berka -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
 
 SOAK ?= 5m
-soak: ## make trouble for SOAK: Postgres killed, connections cut, processes killed
+soak: ## make trouble for SOAK: Postgres killed, connections cut, processes killed, standbys promoted
 	go test ./eventstore -run '^TestChaos$$' -chaos $(SOAK) -timeout 0 -count 1 -v
 	go test ./projection -run '^Test(Killed|Restarted)' -soak $(SOAK) -timeout 0 -count 1 -v
+	go test ./projection -run '^TestFailover$$' -failover $(SOAK) -timeout 0 -count 1 -v
 
 tidy: ## tidy the modules
 	@for m in $(MODULES); do (cd $$m && go mod tidy) || exit 1; done
