@@ -111,7 +111,7 @@ func TestRules(t *testing.T) {
 		"github.com/jackc/pgx/v5x": "github.com/jackc/pgx/v5x", "golang.org/xtools": "golang.org/xtools",
 		"go.uber.org/goleak": "go.uber.org/goleak", "github.com/google/go-cmp/cmp": "github.com/google/go-cmp",
 		"github.com/testcontainers/testcontainers-go": "github.com/testcontainers/testcontainers-go",
-		"github.com/xi2/xz":  "github.com/xi2/xz",
+		"github.com/xi2/xz":                           "github.com/xi2/xz",
 	}
 	const ours = module + "/"
 	for _, test := range []struct {
