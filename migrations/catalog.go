@@ -26,8 +26,10 @@ type SchemaError struct {
 	RenamedFrom string       // the schema that the functions still name, if this one was renamed
 }
 
+// Unwrap returns [ErrChanged].
 func (e *SchemaError) Unwrap() error { return ErrChanged }
 
+// Error names up to five differences, and says what to do.
 func (e *SchemaError) Error() string {
 	if e.RenamedFrom != "" {
 		return fmt.Sprintf("%v: schema %s was renamed from %s, and its functions still use %s: "+
