@@ -23,7 +23,7 @@ test/versions: ## run all tests on each of the VERSIONS of Postgres, which are d
 
 test/sql: ## run the tests of the packages that hold SQL on each of the VERSIONS of Postgres
 	@for v in $(VERSIONS); do echo "=== Postgres $$v"; \
-	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v go test $(SQL) || exit 1; done
+	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v go test -timeout 20m $(SQL) || exit 1; done
 
 lint: ## check formatting, vet and staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
