@@ -2,6 +2,7 @@ package eventstore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -147,6 +148,15 @@ func (c *Codec[E]) Types() []string {
 
 // Retired returns the stored names of which the codec decodes events into none, sorted.
 func (c *Codec[E]) Retired() []string { return slices.Sorted(maps.Keys(c.retired)) }
+
+// Encodes returns the Go types of the events that the codec encodes, by their stored names: what an aggregate
+// or a handler has to expect. Shapes that are only read, such as those of earlier releases, are not among them.
+func (c *Codec[E]) Encodes() []reflect.Type {
+	return slices.SortedFunc(maps.Keys(c.encoders), func(a, b reflect.Type) int {
+		x, y := c.encoders[a], c.encoders[b]
+		return cmp.Or(cmp.Compare(x.name, y.name), cmp.Compare(x.schema, y.schema))
+	})
+}
 
 // Schemas returns the schema versions of a stored type that the codec decodes, sorted.
 func (c *Codec[E]) Schemas(name string) []int {

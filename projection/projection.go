@@ -266,6 +266,15 @@ func (p *Projection) Name() string { return p.name }
 // Version returns the version of its read model.
 func (p *Projection) Version() int { return p.options.Version }
 
+// Types returns the stored names of the events that the projection is given, sorted: those in the codecs of its
+// sources. It is empty for a subscription to all events.
+func (p *Projection) Types() []string {
+	if p.sources[0].all {
+		return nil
+	}
+	return slices.Clone(p.types)
+}
+
 // definition identifies the statements that made the tables of a version.
 func (p *Projection) definition() string {
 	if p.options.DDL == "" {
