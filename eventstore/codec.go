@@ -31,8 +31,8 @@ type typeKey struct {
 }
 
 // NewCodec makes a codec of the given types. It panics when two of them claim the same name and
-// schema, when one Go type is stored under two names, when a name or schema is out of bounds, or
-// when an upcaster leads nowhere: a mistake of the programmer, found when the program starts.
+// schema, when one Go type is stored under two names, when a name or schema is out of bounds, when an upcaster leads
+// nowhere, or when there is no type at all: a mistake of the programmer, found when the program starts.
 //
 // A codec returns an error for an event of a type that it does not know, and ignores fields of a
 // payload that the Go type does not have; see [Codec.Strict] and [Codec.Tolerant].
@@ -43,11 +43,16 @@ func NewCodec[E any](types ...Type[E]) *Codec[E] {
 		retired:  make(map[string]bool),
 		encoders: make(map[reflect.Type]Type[E], len(types)),
 	}
+	if len(types) == 0 {
+		panic(fmt.Sprintf("eventstore: NewCodec: the codec of %v has no event type: pass those that eventstore.TypeOf returns", reflect.TypeFor[E]()))
+	}
 	for _, t := range types {
 		if err := validName("event type", t.name); err != nil {
-			panic("eventstore: " + err.Error())
+			panic("eventstore: NewCodec: " + err.Error())
 		}
 		switch {
+		case t.retired && c.retired[t.name]:
+			panic(fmt.Sprintf("eventstore: event type %q is retired twice", t.name))
 		case t.retired:
 			c.retired[t.name] = true
 		case t.newName != "":

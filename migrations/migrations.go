@@ -35,6 +35,8 @@ var (
 	ErrInvalidSchema = errors.New("invalid schema name")
 )
 
+var errNilPool = errors.New("migrations: the pool is nil: pass one that pgxpool.New returned without an error")
+
 // Config says where the store lives. Nil and the zero value are the default.
 type Config struct {
 	// Schema is the Postgres schema of the store: lower-case letters, digits and underscores,
@@ -94,6 +96,9 @@ func Pending(ctx context.Context, pool *pgxpool.Pool, config *Config) ([]Migrati
 	if err != nil {
 		return nil, err
 	}
+	if pool == nil {
+		return nil, errNilPool
+	}
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("migrations: connect: %w", err)
@@ -144,6 +149,9 @@ func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*mi
 	m, err := newMigrator(config)
 	if err != nil {
 		return err
+	}
+	if pool == nil {
+		return errNilPool
 	}
 	conn, err := pool.Acquire(ctx)
 	if err != nil {

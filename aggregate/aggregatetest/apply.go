@@ -27,6 +27,9 @@ import (
 // events are enough.
 func CheckApply[S, E any](t T, definition *aggregate.Definition[S, E], history []E, ignored ...string) {
 	t.Helper()
+	if definition == nil {
+		t.Fatalf("aggregatetest.CheckApply: the definition is nil: pass one that aggregate.Define returned")
+	}
 	a := &applying[S, E]{definition: definition, changes: make(map[reflect.Type]bool), names: make(map[reflect.Type]string)}
 	for n, event := range history {
 		if err := a.add(event); err != nil {

@@ -54,8 +54,13 @@ type Config struct {
 func Check(t testing.TB, config Config) {
 	t.Helper()
 	c := &check{TB: t, Config: config, times: make(map[uuid.UUID]time.Time)}
-	if c.Database == nil || c.Projection == nil || c.ReadModel == nil || len(c.Events) == 0 {
-		t.Fatal("projectiontest.Check: Database, Projection, ReadModel and Events must be given")
+	for _, field := range []struct {
+		name    string
+		missing bool
+	}{{"Database", c.Database == nil}, {"Projection", c.Projection == nil}, {"ReadModel", c.ReadModel == nil}, {"Events", len(c.Events) == 0}} {
+		if field.missing {
+			t.Fatalf("projectiontest.Check: Config.%s must be given", field.name)
+		}
 	}
 	c.identify()
 	c.plain()
