@@ -35,6 +35,8 @@ var (
 	ErrInvalidSchema = errors.New("invalid schema name")
 )
 
+var errNilPool = errors.New("migrations: the pool is nil: pass one that pgxpool.New returned without an error")
+
 // Config says where the store lives. Nil and the zero value are the default.
 type Config struct {
 	// Schema is the Postgres schema of the store: lower-case letters, digits and underscores,
@@ -151,6 +153,9 @@ func connected(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(
 	if err != nil {
 		return err
 	}
+	if pool == nil {
+		return errNilPool
+	}
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("migrations: connect: %w", err)
@@ -165,6 +170,9 @@ func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*mi
 	m, err := newMigrator(config)
 	if err != nil {
 		return err
+	}
+	if pool == nil {
+		return errNilPool
 	}
 	conn, err := pool.Acquire(ctx)
 	if err != nil {
