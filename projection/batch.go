@@ -97,6 +97,25 @@ func (b *batch) divert(i *item) bool {
 	return true
 }
 
+// cut ends the batch at a position.
+func (b *batch) cut(to eventstore.Position) {
+	b.to, b.durable = to, true
+	all := b.letters
+	b.letters, b.parking = nil, nil
+	for _, l := range all {
+		if l.position > to {
+			continue
+		}
+		b.letters = append(b.letters, l)
+		if l.err != nil {
+			if b.parking == nil {
+				b.parking = make(map[string]bool)
+			}
+			b.parking[l.key] = true
+		}
+	}
+}
+
 // begin is how a transaction starts that moves a checkpoint or does what an operator wants. A process that
 // is stopped in the middle of it, and has lost its lease, would hold the locks of its rows for ever: Postgres
 // ends a transaction whose client does nothing.

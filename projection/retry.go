@@ -299,6 +299,15 @@ func (p *Projection) redoUntil(
 			break
 		}
 		info.item = i
+		if rows != nil && !rows.settled(i) {
+			if err := rows.flush(ctx, tx); err != nil {
+				return n, err
+			}
+			rows.flushed()
+			if err := rows.load(ctx, tx, items, []int{n}); err != nil {
+				return n, err
+			}
+		}
 		if err := p.redoItem(ctx, tx, rows, i); err != nil {
 			return n, p.handlerError(i, err)
 		}

@@ -236,6 +236,11 @@ func (w *worker) load(ctx context.Context) error {
 	}
 	w.forget()
 	w.reached(w.number, w.checkpoint, w.live)
+	if w.table != nil {
+		if err := w.table.describe(ctx, w.pool); err != nil {
+			return fmt.Errorf("projection %s: look at its table: %w", w.name, err)
+		}
+	}
 	if w.checkpoint > last {
 		return Fatal(fmt.Errorf("the checkpoint is %d, but the log ends at %d: was a backup restored? Its read model has events that the log has not: "+
 			"build it anew with a higher version, or Reset it", w.checkpoint, last))
