@@ -42,7 +42,8 @@ func KeyFrom(ctx context.Context) (Key, bool) {
 const keySQL = `
 select content, versions, positions
   from SCHEMA.append_keys
- where key = $1`
+ where key = $1
+   and (select SCHEMA.proven())`
 
 // purgeSQL deletes a few thousand at a time, so that no transaction is long.
 const purgeSQL = `
@@ -73,7 +74,7 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bool, error) {
 	rows, err := db.Query(ctx, sql, key.Name)
 	if err != nil {
-		return nil, false, translate(err, "look up idempotency key %q", key.Name)
+		return nil, false, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	type row struct {
 		Content             []byte
@@ -84,7 +85,7 @@ func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bo
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, translate(err, "look up idempotency key %q", key.Name)
+		return nil, false, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	if string(found.Content) != string(key.Content[:]) {
 		return nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
