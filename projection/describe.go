@@ -180,11 +180,16 @@ func (t *tableOf[Row]) fieldName(c column) string {
 // plan decides how the columns are written and kept.
 func (t *tableOf[Row]) plan(d *described, byName map[string]attribute, iso bool) {
 	var arrays, selected, sets []string
+	types := d.typeMap()
 	for n, c := range t.columns {
 		a := byName[c.name]
 		field := reflect.TypeFor[Row]().FieldByIndex(c.field).Type
 		d.copies = d.copies && (a.known || a.IsEnum) && !(c.isText && custom(field)) // pgx sends what it does not know as text, like enums
-		d.keeps = append(d.keeps, keepOf(field, c.isText, a, iso))
+		k := keepOf(field, c.isText, a, iso)
+		if k.how == keepEncoded && !c.isText && !encodes(types, a.Base, types.FormatCodeForOID(a.Base), field) {
+			k.how = keepReload // sent as text, of which Postgres makes a value
+		}
+		d.keeps = append(d.keeps, k)
 		d.plain = d.plain && d.keeps[n].how == keepAsIs
 		column := pgx.Identifier{c.name}.Sanitize()
 		known := a.known && !c.isText

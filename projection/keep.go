@@ -133,8 +133,8 @@ func (d *described) keepers() []*keeper {
 	types := d.typeMap()
 	var all []*keeper
 	for n, k := range d.keeps {
-		one := &keeper{keep: k, column: n, types: types, oid: d.oids[n], format: d.format(types, n)}
-		if _, known := types.TypeForOID(k.base); known && !k.isText {
+		one := newKeeper(d, types, n)
+		if k.how == keepEncoded && !k.isText {
 			one.oid, one.format = k.base, types.FormatCodeForOID(k.base)
 		}
 		if k.base == pgtype.NumericOID {
@@ -145,12 +145,17 @@ func (d *described) keepers() []*keeper {
 	return all
 }
 
+func newKeeper(d *described, types *pgtype.Map, n int) *keeper {
+	// An empty buffer: nil would be NULL.
+	return &keeper{keep: d.keeps[n], column: n, types: types, oid: d.oids[n], format: d.format(types, n), buffer: make([]byte, 0, 64)}
+}
+
 // senders returns keepers that know how values are sent.
 func (d *described) senders() []*keeper {
 	types := d.typeMap()
 	var all []*keeper
-	for n, k := range d.keeps {
-		all = append(all, &keeper{keep: k, column: n, types: types, oid: d.oids[n], format: d.format(types, n)})
+	for n := range d.keeps {
+		all = append(all, newKeeper(d, types, n))
 	}
 	return all
 }
