@@ -85,7 +85,7 @@ func (b *batch) divert(i *item) bool {
 	case b.parked[key] || b.parking[key]:
 		b.letters = append(b.letters, letter{key: key, position: i.raw.Position})
 	case isPoison:
-		reason := storable(poison.err.Error())
+		reason := letterText(poison.err)
 		b.letters = append(b.letters, letter{key, i.raw.Position, &reason, poison.attempts})
 		if b.parking == nil {
 			b.parking = make(map[string]bool)

@@ -108,6 +108,7 @@ type worker struct {
 	until    eventstore.Position // of a table: commit what is before this position, which cannot be folded; 0 for none
 	poison   map[itemID]poisoned
 	attempts map[eventstore.Position]int
+	streak   streak
 	failing  bool
 	server   time.Time // when it was started
 
@@ -241,6 +242,7 @@ func (w *worker) load(ctx context.Context) error {
 	if token != w.token || checkpoint != w.checkpoint {
 		clear(w.poison)
 		clear(w.attempts)
+		w.streak = streak{}
 		w.limit, w.until = 0, 0
 	}
 	w.seen = eventstore.Mark{Position: checkpoint, ID: id}
@@ -409,6 +411,9 @@ func (w *worker) committed(b *batch) {
 		w.limit *= 2
 	default:
 		w.limit = 0
+	}
+	if b.handled > 0 {
+		w.streak.handled(b.to)
 	}
 	w.rate.add(b.handled, time.Now())
 	if w.failing {
