@@ -3,9 +3,11 @@ package projection
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
@@ -68,4 +70,57 @@ func typeName(t *testing.T, conn *pgx.Conn, oid uint32) (name string) {
 		t.Fatal(err)
 	}
 	return name
+}
+
+// BenchmarkKept measures what it costs that a row is kept as the database would give it back, per fold.
+func BenchmarkKept(b *testing.B) {
+	type plain struct {
+		Key  string `db:"key,key"`
+		A, B int64
+		Text string
+	}
+	type timed struct {
+		plain
+		At time.Time
+	}
+	type rich struct {
+		timed
+		Cents string
+		Doc   map[string]int
+		List  []int64
+	}
+	pool, err := pgxpool.New(b.Context(), pgtest.EmptyURL(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer pool.Close()
+	const columns = `key text primary key, a bigint, b bigint, text text`
+	b.Run("integers and text", func(b *testing.B) { benchmarkKept(b, pool, "plain", columns, func(*plain, int) {}) })
+	b.Run("with timestamptz", func(b *testing.B) {
+		benchmarkKept(b, pool, "timed", columns+`, at timestamptz`, func(r *timed, n int) { r.At = time.Unix(int64(n), 1) })
+	})
+	b.Run("with numeric, jsonb and an array", func(b *testing.B) {
+		benchmarkKept(b, pool, "rich", columns+`, at timestamptz, cents numeric(10, 2), doc jsonb, list bigint[]`, func(r *rich, n int) {
+			r.At, r.Cents, r.Doc, r.List = time.Unix(int64(n), 1), "12.50", map[string]int{"a": n}, []int64{1, 2}
+		})
+	})
+}
+
+func benchmarkKept[Row any](b *testing.B, pool *pgxpool.Pool, name, columns string, fold func(*Row, int)) {
+	if _, err := pool.Exec(b.Context(), `drop table if exists `+name+`_v1; create table `+name+`_v1 (`+columns+`)`); err != nil {
+		b.Fatal(err)
+	}
+	t := &tableOf[Row]{columns: columnsOf[Row](name), name: name, version: 1}
+	t.prepare()
+	r := t.open(1, true).(*rowsOf[Row])
+	if err := r.know(b.Context(), pool); err != nil {
+		b.Fatal(err)
+	}
+	e := &entry[Row]{}
+	for n := 0; b.Loop(); n++ {
+		fold(&e.row, n)
+		if err := r.settle(e); err != nil || e.unsure {
+			b.Fatal(err, e.unsure)
+		}
+	}
 }

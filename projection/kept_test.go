@@ -337,3 +337,78 @@ func drawInputs(t *rapid.T) inputs {
 		Op: rapid.SampledFrom([]string{"put", "put", "put", "put", "delete", "skip"}).Draw(t, "op"),
 	}
 }
+
+// TestChangedByTheDatabase: a fold sees what triggers and actions of foreign keys have made of its row, in a process that lives
+// as in one that is started after each event, and in a rebuild.
+func TestChangedByTheDatabase(t *testing.T) {
+	t.Parallel()
+	type row struct {
+		Key   string `db:"key,key"`
+		N     int
+		Seen  string
+		Owner *string
+	}
+	f := setup(t)
+	f.exec(`create function double() returns trigger language plpgsql as $$ begin new.n := 2 * new.n; return new; end $$`)
+	f.exec(`create table people (name text primary key); insert into people values ('ada')`)
+	ddl := `create table {%s} (key text primary key, n int not null, seen text not null, owner text references people on delete set null)`
+	b := f.book("changes")
+	table := func(name, more string) *projection.Projection {
+		return projection.NewTable(name, &projection.Options{DDL: fmt.Sprintf(ddl+more, name, name)},
+			folds(b, func(r *row, e eventstore.Event[change]) projection.Op {
+				r.Seen += fmt.Sprint(r.N, r.Owner != nil, " ")
+				r.N++
+				if e.Data.Op == "own" {
+					owner := "ada"
+					r.Owner = &owner
+				}
+				return projection.Put
+			})...)
+	}
+	const trigger = `; create trigger double before insert or update on {%s} for each row execute function double()`
+	got := func(name string) string { return texts(f, `select seen || n from `+name)[0] }
+	history := []change{{Key: "a"}, {Key: "a"}, {Key: "a"}, {Key: "a"}}
+
+	live, _ := f.start(quiet, f.store, table("live", trigger))
+	f.wait(live, b.append(1, history...))
+	for range 3 {
+		last := b.append(1, change{Key: "a"})
+		f.wait(live, last)
+		again, stop := f.start(quiet, f.store, table("again", trigger))
+		f.wait(again, last)
+		stop()
+	}
+	built, _ := f.start(quiet, f.store, table("built", trigger))
+	f.wait(built, b.append(1, change{Key: "a"}))
+	f.wait(live, b.append(1, change{Key: "a"}))
+	f.wait(built, b.append(1, change{Key: "a"}))
+	f.wait(live, b.append(1, change{Key: "a"}))
+	last := b.append(1, change{Key: "a"})
+	for _, r := range []*projection.Runner{live, built} {
+		f.wait(r, last)
+	}
+	want := ""
+	n := 0
+	for i := range 12 {
+		want += fmt.Sprint(n, false, " ")
+		if n = 2 * (n + 1); i > 0 { // an upsert calls it for the insert and for the update
+			n *= 2
+		}
+	}
+	again, _ := f.start(quiet, f.store, table("again", trigger))
+	f.wait(again, last)
+	if want += fmt.Sprint(n); got("live") != want || got("built") != want || got("again") != want {
+		t.Errorf("live %q, built %q, again %q, want %q", got("live"), got("built"), got("again"), want)
+	}
+	if err := built.RebuildKey(t.Context(), "built", 0, "a"); err != nil || got("built") != want {
+		t.Errorf("rebuilt %q, %v; want %q", got("built"), err, want)
+	}
+
+	owned, _ := f.start(quiet, f.store, table("owned", ` -- {%s}`))
+	f.wait(owned, b.append(1, change{Key: "b", Op: "own"}))
+	f.exec(`delete from people`)
+	f.wait(owned, b.append(1, change{Key: "b"}))
+	if seen := texts(f, `select seen from owned where key = 'b'`)[0]; seen != "0false 1false " {
+		t.Errorf("the fold has seen %q, want no owner any more", seen)
+	}
+}
