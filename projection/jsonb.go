@@ -43,7 +43,7 @@ func appendJSONB(d *json.Decoder, to []byte) ([]byte, error) {
 	case string:
 		return appendString(to, v)
 	case json.Number:
-		if !plainNumber.MatchString(v.String()) || strings.HasPrefix(v.String(), "-0") && strings.Trim(v.String(), "-0.") == "" {
+		if !plainNumber(v.String()) || strings.HasPrefix(v.String(), "-0") && strings.Trim(v.String(), "-0.") == "" {
 			return nil, errUnsure // an exponent, or minus zero
 		}
 		return append(to, v...), nil

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/big"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -338,15 +337,28 @@ func roundTime(data []byte, digits int32) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(at))
 }
 
-var plainNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?$`)
+// plainNumber reports whether a text is a number without a sign but -, an exponent, or a zero too many.
+func plainNumber(text string) bool {
+	whole, fraction, point := strings.Cut(strings.TrimPrefix(text, "-"), ".")
+	return digits(whole) && (whole == "0" || whole[0] != '0') && (!point || digits(fraction))
+}
+
+func digits(text string) bool {
+	for n := range len(text) {
+		if text[n] < '0' || text[n] > '9' {
+			return false
+		}
+	}
+	return text != ""
+}
 
 // numericText returns the text that a numeric with a modifier has after it was stored as a text, and whether that is
 // certain. Postgres rounds halves away from zero.
 func numericText(text string, modifier int32) (string, bool) {
-	if len(text) > 1000 || !plainNumber.MatchString(text) {
+	if len(text) > 1000 || !plainNumber(text) {
 		return text, false
 	}
-	digits, fraction, _ := strings.Cut(strings.TrimPrefix(text, "-"), ".")
+	whole, fraction, _ := strings.Cut(strings.TrimPrefix(text, "-"), ".")
 	scale := len(fraction)
 	if modifier >= 4 {
 		scale = int((modifier-4)&0x7ff^1024) - 1024
@@ -354,7 +366,10 @@ func numericText(text string, modifier int32) (string, bool) {
 	if scale < 0 {
 		return text, false
 	}
-	n, _ := new(big.Int).SetString(digits+fraction, 10)
+	if scale == len(fraction) && text[0] != '-' {
+		return text, true
+	}
+	n, _ := new(big.Int).SetString(whole+fraction, 10)
 	if missing := scale - len(fraction); missing >= 0 {
 		n.Mul(n, power(missing))
 	} else {

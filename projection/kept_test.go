@@ -408,7 +408,7 @@ func TestChangedByTheDatabase(t *testing.T) {
 	f.wait(owned, b.append(1, change{Key: "b", Op: "own"}))
 	f.exec(`delete from people`)
 	f.wait(owned, b.append(1, change{Key: "b"}))
-	if seen := texts(f, `select seen from owned where key = 'b'`)[0]; seen != "0false 1false " {
+	if seen := texts(f, `select seen from owned where key = 'b'`)[0]; seen != "0 false 1 false " {
 		t.Errorf("the fold has seen %q, want no owner any more", seen)
 	}
 }
