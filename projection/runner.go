@@ -42,6 +42,9 @@ type Config struct {
 	// StallAfter; 0 means 0 events and one minute.
 	StallLag   int64
 	StallAfter time.Duration
+	// Parked is how many dead letters, with those that wait behind them, a projection may have until
+	// [Runner.Health] says so; 0 means 100.
+	Parked int
 	// PollOnly leaves out the connection that listens for notifications, which a pooler in transaction
 	// mode such as PgBouncer does not pass on: then partitions that become free are found within a second.
 	PollOnly bool
@@ -166,6 +169,9 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 	}
 	if d.StallAfter == 0 {
 		d.StallAfter = time.Minute
+	}
+	if d.Parked == 0 {
+		d.Parked = 100
 	}
 	if d.Logger == nil {
 		d.Logger = slog.Default()
