@@ -3,6 +3,8 @@ package eventstore
 import (
 	"errors"
 	"fmt"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 // The sentinels that the typed errors of this package unwrap to.
@@ -24,6 +26,9 @@ var (
 	ErrNoTidemark = errors.New("the tidemark is not known here")
 	// ErrSequenceBehind means that the sequence of positions is behind the log, see [SequenceError].
 	ErrSequenceBehind = errors.New("the sequence of positions is behind the log")
+	// ErrNoAnswer means that Postgres could not be reached, or has not answered, within some seconds: the
+	// connection may be dead without anybody having said so. A read may be tried again.
+	ErrNoAnswer = pgpool.ErrNoAnswer
 )
 
 // SequenceError says that the sequence that positions come from is behind the log, as after a restore or a

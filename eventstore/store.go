@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/internal/pglisten"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
@@ -48,7 +49,8 @@ type Store struct {
 	config Config
 	sql    statements
 	db     querier
-	inTx   bool // db is the caller's transaction: it must not be retried, and does not commit here
+	inTx   bool   // in the caller's transaction: it must not be retried, and does not commit here
+	tx     pgx.Tx // in which appends wait for locks as long as the caller allows
 
 	inline   *inliner // nil if nothing is done inline
 	appended *signal
@@ -91,14 +93,15 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if c.MaxEventBytes < 0 || c.PageSize < 0 || c.PollInterval < 0 {
 		return nil, invalid("eventstore.New: MaxEventBytes, PageSize and PollInterval must not be negative")
 	}
+	bounded := pgpool.New(pool)
 	s := &Store{
 		config:   c,
 		sql:      newStatements(schema),
-		db:       pool,
+		db:       bounded,
 		appended: newSignal(),
 	}
-	s.notifier = newNotifier(pool, schema)
-	s.group = newGroup(pool, &s.sql, func() {
+	s.notifier = newNotifier(bounded, schema)
+	s.group = newGroup(bounded, &s.sql, func() {
 		s.appended.notify()
 		s.notifier.notify()
 	})
@@ -138,7 +141,7 @@ func (s *Store) Close() {
 // used after the transaction has ended.
 func (s *Store) WithTx(tx pgx.Tx) *Store {
 	bound := *s
-	bound.db, bound.inTx = tx, true
+	bound.db, bound.tx, bound.inTx = pgpool.Tx{Tx: tx}, tx, true
 	return &bound
 }
 
