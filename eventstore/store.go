@@ -111,7 +111,7 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	if !c.PollOnly {
 		s.listener = &pglisten.Listener{
-			Pool: pool, Channel: schema, Own: s.notifier.sender, Wake: s.appended.notify, Logger: c.Logger,
+			Pool: bounded, Channel: schema, Own: s.notifier.sender, Wake: s.appended.notify, Logger: c.Logger,
 			Failing: "eventstore: cannot listen for appends of other processes: until the connection is back they are seen by polling",
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
@@ -26,7 +25,7 @@ const heartbeat = 5 * time.Second
 // however many have joined it, and none when nobody has. Its methods may be called from any
 // goroutine; the fields are set before.
 type Listener struct {
-	Pool    *pgxpool.Pool // says how to connect
+	Pool    *pgpool.Pool // says how to connect
 	Channel string
 	Own     string // notifications to ignore
 	Wake    func() // also called after every connect, for what was missed
@@ -130,7 +129,7 @@ func (l *Listener) ended(ctx context.Context) bool {
 }
 
 func (l *Listener) listen(ctx context.Context, connected func()) error {
-	conn, err := pgpool.Dial(ctx, l.Pool)
+	conn, err := l.Pool.Dial(ctx)
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func (p *Pool) spare(ctx context.Context) (*Conn, error) {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	conn, err := Dial(ctx, p.pool)
+	conn, err := p.Dial(ctx)
 	if err != nil {
 		<-p.spares
 		return nil, err
@@ -132,11 +132,12 @@ func (p *Pool) spare(ctx context.Context) (*Conn, error) {
 	return &Conn{conn: conn, spares: p.spares}, nil
 }
 
-// Dial makes a connection as a pool does, outside of the pool, or returns [ErrNoAnswer] after [Connect].
-func Dial(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+// Dial makes a connection as the pool does, which never becomes the pool's, or returns [ErrNoAnswer] after
+// [Connect]. It is for [Close].
+func (p *Pool) Dial(ctx context.Context) (*pgx.Conn, error) {
 	bound, cancel := context.WithTimeoutCause(ctx, Connect, ErrNoAnswer)
 	defer cancel()
-	conn, err := dial(bound, pool.Config())
+	conn, err := dial(bound, p.pool.Config())
 	if err != nil && ctx.Err() == nil && bound.Err() != nil {
 		return nil, fmt.Errorf("%w: cannot connect within %s: %v", ErrNoAnswer, Connect, err)
 	}
