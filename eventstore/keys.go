@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 type keyKey struct{}
@@ -42,7 +44,8 @@ func KeyFrom(ctx context.Context) (Key, bool) {
 const keySQL = `
 select content, versions, positions
   from SCHEMA.append_keys
- where key = $1`
+ where key = $1
+   and (select SCHEMA.proven())`
 
 // purgeSQL deletes a few thousand at a time, so that no transaction is long.
 const purgeSQL = `
@@ -73,7 +76,7 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bool, error) {
 	rows, err := db.Query(ctx, sql, key.Name)
 	if err != nil {
-		return nil, false, translate(err, "look up idempotency key %q", key.Name)
+		return nil, false, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	type row struct {
 		Content             []byte
@@ -84,7 +87,7 @@ func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bo
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, translate(err, "look up idempotency key %q", key.Name)
+		return nil, false, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	if string(found.Content) != string(key.Content[:]) {
 		return nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
@@ -104,7 +107,7 @@ func (s *Store) PurgeKeys(ctx context.Context, age time.Duration) (int64, error)
 		return 0, wrap(invalid("age %s is negative", age), "purge idempotency keys")
 	}
 	for total := int64(0); ; {
-		n, err := queryOne[int64](ctx, s.db, s.sql.purge, age)
+		n, err := queryOne[int64](pgpool.Patient(ctx), s.db, s.sql.purge, age)
 		if err != nil {
 			return total, translate(err, "purge idempotency keys")
 		}

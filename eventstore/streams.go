@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 // StreamInfo tells how far a stream is.
@@ -26,7 +28,8 @@ select last.stream, last.version, last.position, first.recorded_at, last.recorde
         order by version desc
         limit 1) last
  where first.stream = $1
-   and first.version = 1`
+   and first.version = 1
+   and (select SCHEMA.PROVEN)`
 
 // Each step of the recursion jumps to the next stream in the index, however many events lie between.
 const streamsSQL = `
@@ -59,6 +62,7 @@ select last.stream, last.version, last.position, first.recorded_at, last.recorde
         limit 1) last
   join SCHEMA.events first on first.stream = streams.stream and first.version = 1
  where starts_with(streams.stream, $2)
+   and (select SCHEMA.PROVEN)
  order by streams.n
  limit $3`
 
@@ -74,6 +78,7 @@ select last.stream, last.version, last.position, first.recorded_at, last.recorde
          from SCHEMA.events later
         where later.stream = last.stream
           and later.version = last.version + 1)
+   and (select SCHEMA.PROVEN)
  order by last.position desc
  limit $3`
 
@@ -84,7 +89,7 @@ func (s *Store) Stat(ctx context.Context, stream StreamID) (StreamInfo, error) {
 	}
 	found, err := s.infos(ctx, s.sql.stat, stream.String())
 	if err != nil {
-		return StreamInfo{}, translate(err, "stat stream %s", stream)
+		return StreamInfo{}, translateRead(err, "stat stream %s", stream)
 	}
 	if len(found) == 0 {
 		return StreamInfo{Stream: stream}, nil
@@ -126,7 +131,7 @@ func (s *Store) list(ctx context.Context, sql string, from any, prefix string, l
 	}
 	found, err := s.infos(ctx, sql, from, prefix, limit)
 	if err != nil {
-		return nil, translate(err, "list streams")
+		return nil, translateRead(err, "list streams")
 	}
 	return found, nil
 }
@@ -145,7 +150,7 @@ func ValidateList(prefix string, limit int) error {
 }
 
 func (s *Store) infos(ctx context.Context, sql string, args ...any) ([]StreamInfo, error) {
-	rows, err := s.db.Query(ctx, sql, args...)
+	rows, err := s.db.Query(pgpool.Patient(ctx), sql, args...)
 	if err != nil {
 		return nil, err
 	}

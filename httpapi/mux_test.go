@@ -95,7 +95,7 @@ func TestMetadata(t *testing.T) {
 		request.Header.Set("X-Request-Id", header)
 		request.Header.Set("traceparent", header)
 		newTallies(store).ServeHTTP(httptest.NewRecorder(), request)
-		page, err := store.Next(ctx, 0, eventstore.Filter{}, 1)
+		page, err := store.Next(ctx, eventstore.After(0), eventstore.Filter{}, 1)
 		if err != nil {
 			t.Fatal(err)
 		}

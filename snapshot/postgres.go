@@ -244,7 +244,7 @@ func (p *Postgres) DeleteOutdated(ctx context.Context, category string, kind Kin
 	if err := validOutdated(category, kind, limit); err != nil {
 		return 0, err
 	}
-	tag, err := p.pool.Exec(ctx, p.outdated, category, kind.Type, kind.Shape, kind.Schema, limit)
+	tag, err := p.pool.Exec(pgpool.Patient(ctx), p.outdated, category, kind.Type, kind.Shape, kind.Schema, limit)
 	if err != nil {
 		return 0, fmt.Errorf("snapshot: delete outdated of %s: %w", category, err)
 	}

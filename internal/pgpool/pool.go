@@ -29,6 +29,8 @@ const (
 	Answer = 10 * time.Second
 	// commitAnswer is the same for COMMIT and ROLLBACK: a commit may wait for a standby.
 	commitAnswer = time.Minute
+	// patientAnswer is Answer for a statement that may have to look at a large table.
+	patientAnswer = time.Minute
 	// Connect is how long the pool, and then a connection beside it, may take.
 	Connect = 3 * time.Second
 	// suspicion replaces Connect while the pool is known to give nothing.
@@ -38,6 +40,21 @@ const (
 	// maxSpares is how many connections a Pool has beside the one of the application at most.
 	maxSpares = 2
 )
+
+type patientKey struct{}
+
+// Patient returns a context under which a statement may take a minute without a row: for what may have to
+// look at a large table.
+func Patient(ctx context.Context) context.Context {
+	return context.WithValue(ctx, patientKey{}, true)
+}
+
+func answer(ctx context.Context) time.Duration {
+	if ctx.Value(patientKey{}) != nil {
+		return patientAnswer
+	}
+	return Answer
+}
 
 // Pool is a pool of the application whose connections are acquired and used within bounds. It adds no
 // connection to the pool as long as that gives one within seconds. Its methods may be called from any

@@ -30,7 +30,7 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 		return pgconn.CommandTag{}, err
 	}
 	defer conn.Release()
-	watch := Watch(conn.Conn(), Answer)
+	watch := Watch(conn.Conn(), answer(ctx))
 	tag, err := conn.Conn().Exec(ctx, sql, args...)
 	return tag, watch.Stop(err)
 }
@@ -85,7 +85,7 @@ type querier interface {
 }
 
 func query(ctx context.Context, db querier, conn *pgx.Conn, release func(), sql string, args []any) (pgx.Rows, error) {
-	watch := Watch(conn, Answer)
+	watch := Watch(conn, answer(ctx))
 	found, err := db.Query(ctx, sql, args...)
 	r := &rows{Rows: found, watch: watch, release: release}
 	if err != nil {
