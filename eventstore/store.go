@@ -19,9 +19,11 @@ import (
 type Config struct {
 	// Schema is the Postgres schema the store was migrated into; empty means "tidemark".
 	Schema string
-	// MaxEventBytes bounds one payload; 0 means 1 MiB.
+	// MaxEventBytes bounds one payload, and the metadata of one event; 0 means 1 MiB, at most 16 MiB are
+	// allowed. What a whole commit may hold is [MaxCommitBytes], [MaxCommitEvents] and [MaxCommitStreams].
 	MaxEventBytes int
-	// PageSize is how many events a reader fetches, and holds in memory, at once; 0 means 1000.
+	// PageSize is how many events a reader fetches, and holds in memory, at once; 0 means 1000, at most
+	// 100,000 are allowed.
 	PageSize int
 	// PollInterval is how often a reader at the end of the log looks for events of which it was
 	// not told; 0 means 100 ms. Appends through a Store wake its readers at once, and those of
@@ -48,6 +50,9 @@ type Config struct {
 
 // DefaultMaxEventBytes is the largest payload a store accepts unless Config says otherwise.
 const DefaultMaxEventBytes = 1 << 20
+
+// maxPage bounds how many events, or streams, one answer of Postgres may hold.
+const maxPage = 100_000
 
 // Store is an event store in Postgres. Make one per pool and schema and share it: its readers
 // are woken by its own appends.
@@ -98,6 +103,10 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	if c.MaxEventBytes < 0 || c.PageSize < 0 || c.PollInterval < 0 {
 		return nil, invalid("eventstore.New: MaxEventBytes, PageSize and PollInterval must not be negative")
+	}
+	if c.MaxEventBytes > MaxCommitBytes/4 || c.PageSize > maxPage {
+		return nil, invalid("eventstore.New: MaxEventBytes %d, PageSize %d: want at most %d and %d",
+			c.MaxEventBytes, c.PageSize, MaxCommitBytes/4, maxPage)
 	}
 	bounded := pgpool.New(pool)
 	s := &Store{

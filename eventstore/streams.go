@@ -143,8 +143,8 @@ func ValidateList(prefix string, limit int) error {
 			return err
 		}
 	}
-	if limit < 1 {
-		return invalid("limit %d: want at least 1", limit)
+	if limit < 1 || limit > maxPage {
+		return invalid("limit %d: want from 1 to %d", limit, maxPage)
 	}
 	return nil
 }
