@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
@@ -51,11 +52,15 @@ type Migration struct {
 }
 
 // Up applies every pending migration. It returns [ErrNewer], and changes nothing, when the
-// database is ahead of this release. Safe to call from many processes at once.
+// database is ahead of this release, and [ErrUnsuitable] when the server's advisory locks or sequences are not
+// those of Postgres, which it tries out over a second connection. Safe to call from many processes at once.
 func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
 		pending, err := m.pending(ctx)
 		if err != nil {
+			return err
+		}
+		if err := m.probe(ctx, pgpool.New(pool), len(pending) > 0); err != nil {
 			return err
 		}
 		for _, step := range pending {
@@ -94,7 +99,7 @@ func Pending(ctx context.Context, pool *pgxpool.Pool, config *Config) ([]Migrati
 	if err != nil {
 		return nil, err
 	}
-	conn, err := pool.Acquire(ctx)
+	conn, err := pgpool.New(pool).Acquire(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("migrations: connect: %w", err)
 	}
@@ -145,7 +150,7 @@ func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*mi
 	if err != nil {
 		return err
 	}
-	conn, err := pool.Acquire(ctx)
+	conn, err := pgpool.New(pool).Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("migrations: connect: %w", err)
 	}
