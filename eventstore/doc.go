@@ -28,6 +28,12 @@
 //   - A dead connection costs seconds, whatever the pool is like: what is not answered returns
 //     [ErrNoAnswer] or [ErrUnknownOutcome]. A read is cut when no row has come for ten seconds, not when it takes long.
 //   - What a commit, a page, a list and a filter may hold is bounded, and checked before anything is sent.
+//   - Nothing is read that may be incomplete: the statement that reads proves that it sees what was
+//     committed, and returns an [UnprovenError] on a standby, without rights, under row level security or on
+//     an older snapshot.
+//   - A log that went back, after a failover that lost events or a restore, is noticed by those who have read
+//     it: a follower gets a [DivergedError], and what was decided on an event that is gone is a
+//     [ConflictError], see [Change].
 //   - Events are never changed: the table refuses UPDATE, DELETE and TRUNCATE.
 //   - Iterators give an error as their last pair, with no event; break is always safe, and no
 //     connection is held while the loop body runs, but for as long as it takes to fetch one page ahead.

@@ -24,9 +24,12 @@ const (
 	Diverged        = "TM012"
 
 	UniqueViolation      = "23505"
+	ForeignKeyViolation  = "23503"
+	ExclusionViolation   = "23P01"
 	SerializationFailure = "40001"
 	Deadlock             = "40P01"
 	LockNotAvailable     = "55P03"
+	FailedTransaction    = "25P02"
 	undefinedTable       = "42P01"
 	queryCanceled        = "57014"
 	undefinedColumn      = "42703"
@@ -46,26 +49,6 @@ func Is(err error, codes ...string) bool {
 // NotMigrated reports whether err says that the store's tables or functions do not exist.
 func NotMigrated(err error) bool {
 	return Is(err, undefinedTable, undefinedFunction, invalidSchemaName)
-}
-
-// BadData reports whether err says that a value was refused: it violates a constraint, or does not fit
-// its type. The same statement with the same values fails again.
-func BadData(err error) bool {
-	var e *pgconn.PgError
-	return errors.As(err, &e) && len(e.Code) == 5 && (e.Code[:2] == "22" || e.Code[:2] == "23")
-}
-
-// BadObject reports whether err says that a table, column or key is missing or may not be used: nothing
-// will work until somebody mends that.
-func BadObject(err error) bool {
-	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, InsufficientPrivilege, noSuchConstraint, ReadersView)
-}
-
-// Passing reports whether err was sent by Postgres and [MayPass], and is not that a statement took
-// too long.
-func Passing(err error) bool {
-	var e *pgconn.PgError
-	return errors.As(err, &e) && e.Code != queryCanceled && MayPass(err)
 }
 
 // MayPass reports whether an error may be gone when the same is tried again: the connection was lost or
