@@ -12,6 +12,7 @@ var (
 	ErrUnknownType = errors.New("unknown event type")
 	ErrDecode      = errors.New("event does not decode")
 	ErrKeyReused   = errors.New("idempotency key reused")
+	ErrKeySpent    = errors.New("idempotency key spent")
 
 	// ErrUnknownOutcome means that the connection was lost during a commit: its events are stored,
 	// or not. [Store.Commit] says how to find out.
@@ -120,3 +121,18 @@ func (e *KeyReusedError) Error() string {
 
 // Unwrap returns [ErrKeyReused].
 func (e *KeyReusedError) Unwrap() error { return ErrKeyReused }
+
+// KeySpentError says that a second commit was tried under an idempotency key in one attempt, see [WithKey].
+// Of the second one nothing was stored; what the first one has stored stays.
+type KeySpentError struct {
+	Key           string
+	First, Second []StreamID // of the two commits
+}
+
+func (e *KeySpentError) Error() string {
+	return fmt.Sprintf("idempotency key %q serves one commit, to %v: the commit to %v is another one; "+
+		"put both into one commit, or give the other one a context with a key of its own or without a key", e.Key, e.First, e.Second)
+}
+
+// Unwrap returns [ErrKeySpent].
+func (e *KeySpentError) Unwrap() error { return ErrKeySpent }

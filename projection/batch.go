@@ -160,7 +160,7 @@ func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) er
 	}
 	start := time.Now()
 	// What the handler appends was caused by this event.
-	err := call(eventstore.WithCause(ctx, *i.raw), handlerTx{tx}, i)
+	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
