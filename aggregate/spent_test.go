@@ -1,12 +1,19 @@
 package aggregate_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidemark-es/tidemark/aggregate"
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/snapshot"
 )
 
 // isSpent reports whether err says that the key serves the commit to first, and not the one to second.
@@ -76,4 +83,36 @@ func TestKeyAndNothingToDo(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestBadKey: a key that no stream can have is refused before the snapshots are asked, without a log line.
+func TestBadKey(t *testing.T) {
+	t.Parallel()
+	var output bytes.Buffer
+	saved, err := snapshot.NewPostgres(pgtest.Pool(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	snapshots := snapshot.New(saved, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&output, nil))})
+	repo := aggregate.NewRepository(eventstoretest.NewMemory(), counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10})
+	for _, key := range []string{"", "a\x00b", "a\xffb", "a\nb", strings.Repeat("x", 250)} {
+		_, loadErr := repo.Load(t.Context(), key)
+		_, updateErr := repo.Update(t.Context(), key, limit(10))
+		_, versionErr := repo.LoadVersion(t.Context(), key, 3)
+		_, atErr := repo.LoadAt(t.Context(), key, time.Now())
+		_, positionErr := repo.LoadPosition(t.Context(), key, 3)
+		for i, err := range []error{loadErr, updateErr, versionErr, atErr, positionErr} {
+			if !errors.Is(err, eventstore.ErrInvalid) {
+				t.Errorf("%.10q, %d: %v, want ErrInvalid", key, i, err)
+			}
+		}
+		for _, err := range repo.History(t.Context(), key, 1, 0) {
+			if !errors.Is(err, eventstore.ErrInvalid) {
+				t.Errorf("%.10q: history: %v, want ErrInvalid", key, err)
+			}
+		}
+	}
+	if output.Len() > 0 {
+		t.Errorf("the log says %s", &output)
+	}
 }

@@ -38,9 +38,12 @@ func NewBus(middleware ...Middleware) *Bus {
 	return b
 }
 
-// Register makes handler the one for commands of type C. It panics when there is one already.
+// Register makes handler the one for commands of type C. It panics when handler is nil, or there is one already.
 func Register[C any](b *Bus, handler Handler[C]) {
 	t := reflect.TypeFor[C]()
+	if handler == nil {
+		panic(fmt.Sprintf("command: the handler of %v is nil", t))
+	}
 	if _, taken := b.handlers[t]; taken {
 		panic(fmt.Sprintf("command: %v has a handler already", t))
 	}

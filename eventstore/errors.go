@@ -126,12 +126,16 @@ func (e *KeyReusedError) Unwrap() error { return ErrKeyReused }
 // Of the second one nothing was stored; what the first one has stored stays.
 type KeySpentError struct {
 	Key           string
-	First, Second []StreamID // of the two commits
+	First, Second []StreamID // of the two commits; Second is empty if that had not been decided yet
 }
 
 func (e *KeySpentError) Error() string {
-	return fmt.Sprintf("idempotency key %q serves one commit, to %v: the commit to %v is another one; "+
-		"put both into one commit, or give the other one a context with a key of its own or without a key", e.Key, e.First, e.Second)
+	second := "another commit"
+	if len(e.Second) > 0 {
+		second = fmt.Sprintf("the commit to %v", e.Second)
+	}
+	return fmt.Sprintf("idempotency key %q serves one commit, to %v: %s is a second one, and was not stored; "+
+		"put both into one commit, or give the second one a context with a key of its own or without a key", e.Key, e.First, second)
 }
 
 // Unwrap returns [ErrKeySpent].

@@ -67,6 +67,9 @@ func Health(status func(context.Context) (projection.Status, error)) Handler {
 		ApplicationName string  `json:"application_name"`
 		Seconds         float64 `json:"seconds"`
 	}
+	if status == nil {
+		panic("httpapi: Health: the status function is nil")
+	}
 	return func(w http.ResponseWriter, r *http.Request) error {
 		s, err := status(r.Context())
 		if err != nil {

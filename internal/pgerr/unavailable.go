@@ -1,0 +1,40 @@
+package pgerr
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Unavailable reports whether Postgres cannot be used at the moment for a reason that has nothing to do with
+// what it was asked: it is away, starting, stopping, read-only, without room, or the connection was lost.
+func Unavailable(err error) bool {
+	var connecting *pgconn.ConnectError
+	var e *pgconn.PgError
+	var network net.Error
+	switch {
+	case errors.As(err, &connecting):
+		return true
+	case errors.As(err, &e):
+		return slices.Contains([]string{"25006", "25P03", LockNotAvailable}, e.Code) ||
+			len(e.Code) == 5 && slices.Contains([]string{"08", "40", "53", "57", "58"}, e.Code[:2])
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return false // the caller's own bound; context.DeadlineExceeded is a net.Error
+	}
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
+}
+
+// NothingDone reports whether err says that the statement it is about had no effect: it was not sent, or
+// Postgres has refused it.
+func NothingDone(err error) bool {
+	var connecting *pgconn.ConnectError
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.SeverityUnlocalized == "ERROR" || errors.As(err, &connecting)
+	}
+	return errors.As(err, &connecting) || pgconn.SafeToRetry(err)
+}
