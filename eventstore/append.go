@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/internal/pgerr"
@@ -217,8 +218,12 @@ func translate(err error, doing string, args ...any) error {
 		return fmt.Errorf("eventstore: %s: %w: call migrations.Up first: %w", doing, ErrNotMigrated, err)
 	case pgerr.Is(err, pgerr.SequenceBehind):
 		return fmt.Errorf("eventstore: %s: %w", doing, sequenceError(err))
+	case pgerr.Is(err, pgerr.Unproven):
+		return fmt.Errorf("eventstore: %s: %w", doing, unprovenError(err))
+	case pgerr.Is(err, pgerr.Diverged):
+		return fmt.Errorf("eventstore: %s: %w", doing, divergedError(err))
 	case pgerr.Is(err, pgerr.NoTidemark):
-		return fmt.Errorf("eventstore: %s: %w: %w (%s)", doing, ErrNoTidemark, err, pgerr.Hint(err))
+		return fmt.Errorf("eventstore: %s: %w: %w", doing, ErrNoTidemark, unprovenError(err))
 	case pgerr.Is(err, pgerr.InvalidArgument):
 		return fmt.Errorf("eventstore: %s: %w: %w", doing, ErrInvalid, err)
 	}
@@ -232,4 +237,29 @@ func sequenceError(err error) error {
 		return fmt.Errorf("%w: %w", ErrSequenceBehind, err)
 	}
 	return &SequenceError{Sequence: detail.Sequence, Last: detail.Last, Repair: strings.TrimPrefix(pgerr.Hint(err), "Set it: ")}
+}
+
+// translateRead is translate for a statement that reads.
+func translateRead(err error, doing string, args ...any) error {
+	if pgerr.Is(err, pgerr.InsufficientPrivilege) {
+		err = &UnprovenError{Reason: ReasonRights, Advice: "give the role the rights of a service, see migrations.CreateRoles", Err: err}
+	}
+	return translate(err, doing, args...)
+}
+
+// unprovenError reads what the SQL functions say about the reader.
+func unprovenError(err error) error {
+	return &UnprovenError{Reason: pgerr.Detail(err), Advice: pgerr.Hint(err), Err: err}
+}
+
+// divergedError reads what the SQL function says about the log.
+func divergedError(err error) error {
+	var detail struct {
+		Position     Position
+		Seen, Stored uuid.UUID // of null is zero
+	}
+	if json.Unmarshal([]byte(pgerr.Detail(err)), &detail) != nil {
+		return fmt.Errorf("%w: %w", ErrDiverged, err)
+	}
+	return &DivergedError{Position: detail.Position, Seen: detail.Seen, Stored: detail.Stored}
 }

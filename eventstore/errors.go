@@ -3,6 +3,8 @@ package eventstore
 import (
 	"errors"
 	"fmt"
+
+	"github.com/google/uuid"
 )
 
 // The sentinels that the typed errors of this package unwrap to.
@@ -21,11 +23,72 @@ var (
 	ErrClosed = errors.New("store is closed")
 	// ErrNotMigrated means that the tables or functions of the store are not in the database.
 	ErrNotMigrated = errors.New("database is not migrated")
-	// ErrNoTidemark means that the log cannot be read here, see [Store.Tidemark].
+	// ErrNoTidemark means that the end of the log is not known here, see [Store.Tidemark].
 	ErrNoTidemark = errors.New("the tidemark is not known here")
+	// ErrUnproven means that a reader may not see all that is stored, see [UnprovenError].
+	ErrUnproven = errors.New("what is stored may be hidden from this reader")
+	// ErrDiverged means that the log went back, see [DivergedError].
+	ErrDiverged = errors.New("the log went back")
 	// ErrSequenceBehind means that the sequence of positions is behind the log, see [SequenceError].
 	ErrSequenceBehind = errors.New("the sequence of positions is behind the log")
 )
+
+// The reasons of an [UnprovenError].
+const (
+	ReasonStandby   = "standby"            // the server is a standby, which may be behind the primary
+	ReasonIsolation = "isolation"          // the transaction keeps its first snapshot: read the log at read committed
+	ReasonSnapshot  = "snapshot"           // an event that was there a moment ago is not visible: another server, or an older snapshot
+	ReasonSecurity  = "row-level-security" // it applies to the reader
+	ReasonRights    = "rights"             // the role may not read the table
+)
+
+// UnprovenError says that a statement cannot prove that it sees all that is stored, and why. Nothing was
+// returned: a short answer would be taken for the whole. A standby and a snapshot may pass.
+type UnprovenError struct {
+	Reason string // one of the reasons above
+	Advice string // what to do, "" if reading again is all there is
+	Err    error  // from Postgres
+}
+
+func (e *UnprovenError) Error() string {
+	text := fmt.Sprintf("%v (%s)", ErrUnproven, e.Reason)
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	if e.Advice != "" {
+		text += ": " + e.Advice
+	}
+	return text
+}
+
+// Unwrap returns [ErrUnproven] and the error from Postgres.
+func (e *UnprovenError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrUnproven}
+	}
+	return []error{ErrUnproven, e.Err}
+}
+
+// DivergedError says that the log is not the continuation of what a reader has read: it went back, after a
+// failover to a standby that was behind, or a restore, and may have grown in another way since. Part of
+// what the reader has seen is not stored any more. Read again from an earlier position, or from the beginning.
+type DivergedError struct {
+	Position Position  // that the reader has read up to
+	Seen     uuid.UUID // the event that it has seen there
+	Stored   uuid.UUID // the event that is there now; zero if none is
+}
+
+func (e *DivergedError) Error() string {
+	stored := "no event is there"
+	if e.Stored != uuid.Nil {
+		stored = fmt.Sprintf("event %s is there", e.Stored)
+	}
+	return fmt.Sprintf("%v: event %s was read at position %d, and now %s: after a failover that lost events, or a restore; read again from an earlier position",
+		ErrDiverged, e.Seen, e.Position, stored)
+}
+
+// Unwrap returns [ErrDiverged].
+func (e *DivergedError) Unwrap() error { return ErrDiverged }
 
 // SequenceError says that the sequence that positions come from is behind the log, as after a restore or a
 // logical replication that left sequences out. Nothing was stored, and nothing can be read from the log, until

@@ -23,7 +23,9 @@ const never = time.Hour
 // another returns a store over the same database, as another process has one.
 func another(t *testing.T, pool *pgxpool.Pool, config eventstore.Config) *eventstore.Store {
 	t.Helper()
-	config.Logger = slog.New(slog.DiscardHandler)
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
 	store, err := eventstore.New(pool, &config)
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +130,7 @@ func TestListenerLeaves(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = reader.Next(ctx, 0, eventstore.Filter{}, 1)
+		_, _ = reader.Next(ctx, eventstore.After(0), eventstore.Filter{}, 1)
 	}()
 	awaitListeners(t, pool, 1)
 	cancel()
@@ -138,7 +140,7 @@ func TestListenerLeaves(t *testing.T) {
 	done = make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = reader.Next(t.Context(), 0, eventstore.Filter{}, 1)
+		_, _ = reader.Next(t.Context(), eventstore.After(0), eventstore.Filter{}, 1)
 	}()
 	awaitListeners(t, pool, 1) // it is back
 	reader.Close()

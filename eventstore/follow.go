@@ -8,15 +8,31 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/puddle/v2"
 
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
+// Where the log ends, if the event that a reader has seen is still there, and otherwise an error; and the id of
+// that event, for a reader that did not know it.
+const endSQL = `
+select SCHEMA.tidemark(),
+       (select e.id::text
+          from SCHEMA.events e
+         where e.position = $1)
+ where (select SCHEMA.proven($1, $2::text::uuid))`
+
 // Follow iterates over the log after a position and never ends: at the end of the log it waits
-// for more, and when the connection to Postgres is lost it goes on when there is one again. It ends,
-// with an error, when ctx is done, or when trying again is of no use, such as with [ErrNotMigrated];
-// go on from the last event's position.
+// for more, and goes on when the reason why it could not read has passed: a connection that is lost, a server
+// that is restarted, a standby that is not promoted yet, a sequence that an operator has to repair. It says so
+// in the log, with pauses of up to five seconds.
+//
+// It ends, with an error, when ctx is done, the pool is closed, or an argument is not valid; with a
+// [DivergedError] when the log went back behind the last event that it has read; and, as long as it has read
+// nothing, with errors that a wrong configuration has: [ErrNotMigrated], missing rights. In a transaction it
+// ends with any error.
 //
 // While the loop body runs, Follow holds at most two pages of events, and no connection once it has
 // the second one.
@@ -29,9 +45,10 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 		defer s.listen()()
 		pause := backoff.NewExponentialBackOff()
 		pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 5*time.Second
+		at := reader{seen: After(after)}
 		for {
-			end, err := s.await(ctx, after)
-			for page, pageErr := range s.pages(ctx, after, end, filter) {
+			end, err := s.await(ctx, &at)
+			for page, pageErr := range s.pages(ctx, at.seen, end, filter) {
 				if err = pageErr; err != nil {
 					break
 				}
@@ -39,12 +56,12 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 				if !yieldAll(yield, page.Events) {
 					return
 				}
-				after = page.Through
+				at.seen = page.Mark()
 			}
-			if err != nil && ctx.Err() == nil && !s.inTx && mayPass(err) {
+			if err != nil && ctx.Err() == nil && !s.inTx && mayPass(err, at.begun) {
 				delay := pause.NextBackOff()
 				s.config.Logger.WarnContext(ctx, "eventstore: cannot follow the log and will try again",
-					"position", after, "retry_in", delay, "error", err)
+					"position", at.seen.Position, "retry_in", delay, "error", err)
 				select {
 				case <-time.After(delay):
 				case <-ctx.Done():
@@ -59,40 +76,59 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 	}
 }
 
-// mayPass reports whether an error of a reader may be gone when it tries again: trouble with the
-// connection or the server, not with what was asked.
-func mayPass(err error) bool {
-	for _, lasting := range []error{ErrInvalid, ErrNotMigrated, ErrNoTidemark, puddle.ErrClosedPool} {
+// mayPass reports whether an error of a follower may be gone when it tries again. Until it has begun to
+// read, what looks like a wrong configuration is one; later on the server behind the address may be another
+// one for a while, and what an operator does to the tables may be undone.
+func mayPass(err error, begun bool) bool {
+	for _, lasting := range []error{ErrInvalid, ErrDiverged, puddle.ErrClosedPool} {
 		if errors.Is(err, lasting) {
 			return false
 		}
 	}
+	if begun || errors.Is(err, ErrSequenceBehind) {
+		return true
+	}
+	if hidden := (*UnprovenError)(nil); errors.As(err, &hidden) {
+		return hidden.Reason == ReasonStandby || hidden.Reason == ReasonSnapshot
+	}
 	return pgerr.MayPass(err)
 }
 
-// Next returns the next piece of the log after a position, at most limit events, and waits until
+// Next returns the next piece of the log after a mark, at most limit events, and waits until
 // there is one. The page may be empty when the filter selects none of the events up to Through.
 // It is what projections are built on; [Store.Follow] is more convenient for everything else.
-func (s *Store) Next(ctx context.Context, after Position, filter Filter, limit int) (Page, error) {
-	if err := validAfter(after, filter); err != nil {
+//
+// A reader passes the [Page.Mark] of the page before, and gets a [DivergedError] when the log went back
+// behind it; with [After] it begins at a position whose event it does not know. An [UnprovenError] says that
+// the events after the mark cannot be read at the moment, or by this role; the server behind the pool
+// may be a standby while another one is promoted.
+func (s *Store) Next(ctx context.Context, after Mark, filter Filter, limit int) (Page, error) {
+	if err := validAfter(after.Position, filter); err != nil {
 		return Page{}, err
 	}
 	if limit < 1 {
 		return Page{}, wrap(invalid("limit %d: want at least 1", limit), "read the log")
 	}
-	end, err := s.await(ctx, after)
+	at := reader{seen: after}
+	end, err := s.await(ctx, &at)
 	if err != nil {
 		return Page{}, err
 	}
-	return s.page(ctx, after, end, filter, limit)
+	return s.page(ctx, at.seen, end, filter, limit)
 }
 
-// await returns the tidemark when it is after a position.
-func (s *Store) await(ctx context.Context, after Position) (Position, error) {
+// reader is what a reader at the end of the log knows.
+type reader struct {
+	seen  Mark
+	begun bool // the log has answered once
+}
+
+// await returns the tidemark when it is after what the reader has seen.
+func (s *Store) await(ctx context.Context, r *reader) (Position, error) {
 	for waits := false; ; waits = true {
 		appended := s.appended.wait() // before looking, so that no append is missed after it
-		end, err := s.Tidemark(ctx)
-		if err != nil || end > after {
+		end, err := s.look(ctx, r)
+		if err != nil || end > r.seen.Position {
 			return end, err
 		}
 		if !waits {
@@ -106,9 +142,26 @@ func (s *Store) await(ctx context.Context, after Position) (Position, error) {
 		}
 		poll.Stop()
 		if ctx.Err() != nil {
-			return 0, wrap(context.Cause(ctx), "wait for events after position %d", after)
+			return 0, wrap(context.Cause(ctx), "wait for events after position %d", r.seen.Position)
 		}
 	}
+}
+
+// look returns the tidemark, and learns the id of what the reader has seen.
+func (s *Store) look(ctx context.Context, r *reader) (end Position, err error) {
+	rows, err := s.db.Query(ctx, s.sql.end, r.seen.Position, r.seen.id())
+	if err != nil {
+		return 0, translateRead(err, "read the tidemark")
+	}
+	var id *string
+	if _, err = pgx.ForEachRow(rows, []any{&end, &id}, func() error { return nil }); err != nil {
+		return 0, translateRead(err, "read the tidemark")
+	}
+	r.begun = true
+	if id != nil && end >= r.seen.Position { // else the reader has not seen it
+		r.seen.ID, err = uuid.Parse(*id)
+	}
+	return end, err
 }
 
 // listen makes notifications wake this process's readers until the function it returns is called.

@@ -93,7 +93,7 @@ func TestLogThatWentBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	end := mustAppend(t, store, "new", eventstore.NoStream).Position
-	page, err := store.Next(t.Context(), 0, eventstore.Filter{}, 10)
+	page, err := store.Next(t.Context(), eventstore.After(0), eventstore.Filter{}, 10)
 	if err != nil || len(page.Events) != 1 || page.Through != end {
 		t.Errorf("%+v, %v; want one event through %d", page, err, end)
 	}
@@ -112,7 +112,7 @@ func TestOldSnapshot(t *testing.T) {
 	mustExec(t, tx, `select 1`)
 	mustAppend(t, store, "a", 1)
 	keysAfter(t, store, 0)
-	if page, err := store.WithTx(tx).Next(t.Context(), 0, eventstore.Filter{}, 10); !errors.Is(err, eventstore.ErrNoTidemark) {
+	if page, err := store.WithTx(tx).Next(t.Context(), eventstore.After(0), eventstore.Filter{}, 10); !errors.Is(err, eventstore.ErrNoTidemark) {
 		t.Errorf("%+v, %v; want ErrNoTidemark", page, err)
 	}
 }

@@ -35,6 +35,7 @@ select ` + columns + `
   join unnest($1::text[], $2::bigint[], $3::bigint[]) as own (name, first, last)
     on stream = own.name
    and version between own.first and own.last
+ where (select SCHEMA.proven())
  order by position`
 
 // sendInline stores a group, and does what is to be done with its events, in one transaction. When that

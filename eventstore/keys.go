@@ -63,7 +63,8 @@ select content, versions, positions,
                join SCHEMA.events e on e.position = p.position
               order by p.n)
   from SCHEMA.append_keys k
- where key = $1`
+ where key = $1
+   and (select SCHEMA.proven())`
 
 // purgeSQL deletes a few thousand at a time, so that no transaction is long.
 const purgeSQL = `
@@ -97,7 +98,7 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, []StreamID, error) {
 	rows, err := db.Query(ctx, sql, key.Name)
 	if err != nil {
-		return nil, nil, translate(err, "look up idempotency key %q", key.Name)
+		return nil, nil, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	type row struct {
 		Content             []byte
@@ -109,7 +110,7 @@ func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, []
 		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, nil, translate(err, "look up idempotency key %q", key.Name)
+		return nil, nil, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	if string(found.Content) != string(key.Content[:]) {
 		return nil, nil, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})

@@ -1,10 +1,12 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"slices"
-	"strings"
+
+	"github.com/google/uuid"
 )
 
 // matches is the condition of a Filter. An empty array lets every event through.
@@ -13,18 +15,50 @@ const matches = `
    and (cardinality($4::text[]) = 0 or split_part(stream, '-', 1) = any ($4))
    and (cardinality($5::text[]) = 0 or stream = any ($5))`
 
-// The inner limit is how many events are looked at.
+// What was seen, and where the log ends, is proven by the statement that reads: it may run on another server
+// than the one that said so.
 const pageSQL = `
 select ` + columns + `
+  from SCHEMA.events
+ where position > $1
+   and position <= $2
+   and (select SCHEMA.proven($1, $3::text::uuid, $2))
+ order by position
+ limit $4`
+
+// The inner limit is how many events are looked at. Unless the page is full, a row without a stream says how
+// far that reaches: to the last event that was looked at.
+const filteredSQL = `
+with page as materialized (
+    select ` + columns + `
+      from (select *
+              from SCHEMA.events
+             where position > $1
+               and position <= $2
+             order by position
+             limit $7) e
+     where` + matches + `
+     order by position
+     limit $6
+)
+select ` + columns + `
+  from page
+ where (select SCHEMA.proven($1, $8::text::uuid, $2))
+union all
+select reach.position, '', 0, reach.id, '', 0::smallint, reach.recorded_at, null, null
   from (select *
           from SCHEMA.events
-         where position > $1
-           and position <= $2
-         order by position
-         limit $7) e
- where` + matches + `
- order by position
- limit $6`
+         where position = coalesce((
+               select position
+                 from SCHEMA.events
+                where position > $1
+                  and position <= $2
+                  and $2::bigint - $1::bigint > $7::bigint
+                order by position
+               offset $7::bigint - 1
+                limit 1), $2)) reach
+ where (select count(*) from page) < $6
+   and (select SCHEMA.proven($1, $8::text::uuid, $2))`
 
 const pageBackwardsSQL = `
 select ` + columns + `
@@ -32,6 +66,7 @@ select ` + columns + `
  where position > $1
    and position <= $2
    and` + matches + `
+   and (select SCHEMA.proven(last => $7))
  order by position desc
  limit $6`
 
@@ -39,16 +74,14 @@ select ` + columns + `
 // takes long, and readers advance over what does not match.
 const maxScan = 50_000
 
-const scanSQL = `
+const scanBackwardsSQL = `
 select position
   from SCHEMA.events
- where position > $1
-   and position <= $2
- order by position
-offset $3
+ where position <= $1
+   and (select SCHEMA.proven(last => $3))
+ order by position desc
+offset $2
  limit 1`
-
-var scanBackwardsSQL = strings.Replace(scanSQL, "order by position", "order by position desc", 1)
 
 const correlatedSQL = `
 select ` + columns + `
@@ -56,6 +89,7 @@ select ` + columns + `
  where metadata ->> 'correlation_id' = $1
    and position > $2
    and position <= $3
+   and (select SCHEMA.proven(last => $3))
  order by position
  limit $4`
 
@@ -105,8 +139,45 @@ type Page struct {
 	// Through is how far the page reaches: every event that the filter selects, after the
 	// position asked for and up to Through, is in Events. It is the position of a stored event.
 	Through Position
+	// ID is the id of the event at Through.
+	ID uuid.UUID
 	// More says that there were more events behind it already, of whatever types.
 	More bool
+}
+
+// Mark is a place in the log as a reader remembers it: behind the event at Position.
+type Mark struct {
+	Position Position // 0 for the beginning
+	// ID is the id of the event there, by which a reader notices that the log went back. Zero is for a
+	// reader that does not know it.
+	ID uuid.UUID
+}
+
+// After returns the mark of a position whose event the reader does not know.
+func After(position Position) Mark { return Mark{Position: position} }
+
+// Mark returns where the next page begins.
+func (p Page) Mark() Mark { return Mark{p.Through, p.ID} }
+
+// At returns the mark of a position on the page, without an id if no event of the page is there.
+func (p Page) At(position Position) Mark {
+	if position == p.Through {
+		return p.Mark()
+	}
+	n, found := slices.BinarySearchFunc(p.Events, position, func(e Raw, p Position) int { return cmp.Compare(e.Position, p) })
+	if !found {
+		return After(position)
+	}
+	return Mark{position, p.Events[n].ID}
+}
+
+// id is what the statements take as the id of a mark.
+func (m Mark) id() *string {
+	if m.ID == uuid.Nil {
+		return nil
+	}
+	text := m.ID.String()
+	return &text
 }
 
 // yieldAll yields events and reports whether the loop goes on.
@@ -128,7 +199,7 @@ func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter
 			yield(Raw{}, err)
 			return
 		}
-		for page, err := range s.pages(ctx, after, end, filter) {
+		for page, err := range s.pages(ctx, After(after), end, filter) {
 			if err != nil {
 				yield(Raw{}, err)
 				return
@@ -143,24 +214,24 @@ func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter
 // pages reads after < position <= end page by page. While one is being handled the next one is
 // fetched, so that Postgres and the reader work at the same time; but not in a transaction, which is
 // one connection and may be used meanwhile.
-func (s *Store) pages(ctx context.Context, after, end Position, filter Filter) iter.Seq2[Page, error] {
+func (s *Store) pages(ctx context.Context, after Mark, end Position, filter Filter) iter.Seq2[Page, error] {
 	type result struct {
 		page Page
 		err  error
 	}
 	return func(yield func(Page, error) bool) {
 		var ahead chan result
-		for after < end {
+		for after.Position < end {
 			var r result
 			if ahead != nil {
 				r = <-ahead
 			} else {
 				r.page, r.err = s.page(ctx, after, end, filter, s.config.PageSize)
 			}
-			after = r.page.Through
-			if !s.inTx && r.err == nil && after < end {
+			after = r.page.Mark()
+			if !s.inTx && r.err == nil && after.Position < end {
 				ahead = make(chan result, 1) // from which nobody receives after a break
-				go func(after Position, ahead chan<- result) {
+				go func(after Mark, ahead chan<- result) {
 					page, err := s.page(ctx, after, end, filter, s.config.PageSize)
 					ahead <- result{page, err}
 				}(after, ahead)
@@ -176,16 +247,17 @@ func (s *Store) pages(ctx context.Context, after, end Position, filter Filter) i
 // beginning. With 0 it starts at the [Store.Tidemark] as of now.
 func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
-		end, err := s.logEnd(ctx, before, filter)
+		last, err := s.logEnd(ctx, before, filter)
 		if err != nil {
 			yield(Raw{}, err)
 			return
 		}
+		end := last
 		if before > 0 {
 			end = min(end, before-1)
 		}
 		for end > 0 {
-			events, next, err := s.pageBackwards(ctx, end, filter)
+			events, next, err := s.pageBackwards(ctx, end, last, filter)
 			if err != nil {
 				yield(Raw{}, err)
 				return
@@ -215,7 +287,7 @@ func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error]
 		for after, limit := Position(0), s.config.PageSize; ; {
 			page, err := s.query(ctx, s.sql.correlated, id, after, end, limit)
 			if err != nil {
-				yield(Raw{}, translate(err, "read correlation %q", id))
+				yield(Raw{}, translateRead(err, "read correlation %q", id))
 				return
 			}
 			if !yieldAll(yield, page) || len(page) < limit {
@@ -226,60 +298,47 @@ func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error]
 	}
 }
 
-// page reads after < position <= end in a statement that starts after end was a tidemark.
-func (s *Store) page(ctx context.Context, after, end Position, filter Filter, limit int) (Page, error) {
-	scan := limit
+// page reads after < position <= end, where end was a tidemark.
+func (s *Store) page(ctx context.Context, after Mark, end Position, filter Filter, limit int) (Page, error) {
+	sql, args := s.sql.page, []any{after.Position, end, after.id(), limit}
 	if !filter.isZero() {
-		scan = max(limit, maxScan)
+		sql = s.sql.filtered
+		args = []any{after.Position, end, filter.types(), filter.categories(), filter.streams(), limit, max(limit, maxScan), after.id()}
 	}
-	events, err := s.query(ctx, s.sql.page, after, end, filter.types(), filter.categories(), filter.streams(), limit, scan)
+	events, err := s.query(ctx, sql, args...)
 	if err != nil {
-		return Page{}, translate(err, "read the log after position %d", after)
+		return Page{}, translateRead(err, "read the log after position %d", after.Position)
 	}
-	page := Page{Events: events, Through: end}
-	if len(events) == limit {
-		page.Through = events[limit-1].Position
-	} else {
-		reach, err := s.window(ctx, s.sql.scan, after, end, filter)
-		if err != nil {
-			return Page{}, err
-		}
-		if reach > 0 {
-			page.Through = reach
-		}
+	if len(events) == 0 { // there is at least the event at end
+		return Page{}, wrap(&UnprovenError{Reason: ReasonSnapshot}, "read the log after position %d", after.Position)
 	}
-	page.More = page.Through < end
+	last := &events[len(events)-1]
+	page := Page{Events: events, Through: last.Position, ID: last.ID, More: last.Position < end}
+	if last.Stream == (StreamID{}) {
+		page.Events = events[:len(events)-1]
+	}
 	return page, nil
 }
 
-// pageBackwards reads the last events up to end, and returns the end of the page before it.
-func (s *Store) pageBackwards(ctx context.Context, end Position, filter Filter) ([]Raw, Position, error) {
-	after, err := s.window(ctx, s.sql.scanBackwards, 0, end, filter)
-	if err != nil {
-		return nil, 0, err
+// pageBackwards reads the last events up to end, and returns the end of the page before it. last is the
+// tidemark that end was taken from.
+func (s *Store) pageBackwards(ctx context.Context, end, last Position, filter Filter) ([]Raw, Position, error) {
+	var after Position
+	if !filter.isZero() && end > maxScan {
+		var err error
+		if after, err = queryOne[Position](ctx, s.db, s.sql.scanBackwards, end, maxScan-1, last); err != nil {
+			return nil, 0, translateRead(err, "read the log before position %d", end)
+		}
 	}
 	limit := s.config.PageSize
-	events, err := s.query(ctx, s.sql.pageBackwards, after, end, filter.types(), filter.categories(), filter.streams(), limit)
+	events, err := s.query(ctx, s.sql.pageBackwards, after, end, filter.types(), filter.categories(), filter.streams(), limit, last)
 	if err != nil {
-		return nil, 0, translate(err, "read the log before position %d", end)
+		return nil, 0, translateRead(err, "read the log before position %d", end)
 	}
 	if len(events) == limit {
 		after = events[limit-1].Position - 1
 	}
 	return events, after, nil
-}
-
-// window returns where a statement must stop that looks for what the filter selects, 0 if it may
-// look at the whole range.
-func (s *Store) window(ctx context.Context, sql string, after, end Position, filter Filter) (Position, error) {
-	if filter.isZero() || end-after <= maxScan {
-		return 0, nil
-	}
-	reach, err := queryOne[Position](ctx, s.db, sql, after, end, maxScan-1)
-	if err != nil {
-		return 0, translate(err, "read the log after position %d", after)
-	}
-	return reach, nil
 }
 
 // logEnd checks where a reader wants to begin, and returns how far it may read.

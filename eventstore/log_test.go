@@ -54,7 +54,7 @@ func TestRareMatches(t *testing.T) {
 	}
 	steps := 0
 	for after := eventstore.Position(0); after < end; steps++ {
-		page, err := store.Next(t.Context(), after, eventstore.Filter{Types: []string{"none"}}, 100)
+		page, err := store.Next(t.Context(), eventstore.After(after), eventstore.Filter{Types: []string{"none"}}, 100)
 		if err != nil || page.Through <= after {
 			t.Fatalf("after %d: %+v, %v", after, page, err)
 		}

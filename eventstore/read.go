@@ -17,6 +17,7 @@ select ` + columns + `
  where stream = $1
    and version > $2
    and version <= $3
+   and (select SCHEMA.PROVEN)
  order by version
  limit $4`
 
@@ -27,6 +28,7 @@ select version
   from SCHEMA.events
  where stream = $1
    and recorded_at <= $2
+   and (select SCHEMA.PROVEN)
  order by version desc
  limit 1`
 
@@ -46,7 +48,8 @@ with recursive bisect (low, high) as (
 )
 select low
   from bisect
- where low = high`
+ where low = high
+   and (select SCHEMA.PROVEN)`
 
 // ReadOptions selects events of one stream. The zero value selects all, the first one first.
 type ReadOptions struct {
@@ -96,7 +99,7 @@ func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) 
 		}
 		options.To, err = s.lastVersion(ctx, stream, options)
 		if err != nil {
-			yield(Raw{}, translate(err, "read stream %s", stream))
+			yield(Raw{}, translateRead(err, "read stream %s", stream))
 			return
 		}
 		sql := s.sql.stream
@@ -107,7 +110,7 @@ func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) 
 			limit := min(left, s.config.PageSize)
 			page, err := s.query(ctx, sql, stream.String(), options.After, options.To, limit)
 			if err != nil {
-				yield(Raw{}, translate(err, "read stream %s", stream))
+				yield(Raw{}, translateRead(err, "read stream %s", stream))
 				return
 			}
 			if !yieldAll(yield, page) || len(page) < limit {

@@ -39,12 +39,14 @@ func ways(store *eventstore.Store, pool *pgxpool.Pool) map[string]func(context.C
 		return err
 	}
 	return map[string]func(context.Context) error{
-		"one event":     func(ctx context.Context) error { return commit(ctx, store, 1, "a") },
-		"a new stream":  func(ctx context.Context) error { return commit(ctx, store, 1, "new") },
-		"several":       func(ctx context.Context) error { return commit(ctx, store, 3, "a") },
-		"two streams":   func(ctx context.Context) error { return commit(ctx, store, 1, "a", "b") },
-		"under a key":   func(ctx context.Context) error { return commit(eventstore.WithKey(ctx, "k", nil), store, 1, "a") },
-		"a transaction": func(ctx context.Context) error { return inTx(ctx, pool, func(tx *eventstore.Store) error { return commit(ctx, tx, 1, "a") }, store) },
+		"one event":    func(ctx context.Context) error { return commit(ctx, store, 1, "a") },
+		"a new stream": func(ctx context.Context) error { return commit(ctx, store, 1, "new") },
+		"several":      func(ctx context.Context) error { return commit(ctx, store, 3, "a") },
+		"two streams":  func(ctx context.Context) error { return commit(ctx, store, 1, "a", "b") },
+		"under a key":  func(ctx context.Context) error { return commit(eventstore.WithKey(ctx, "k", nil), store, 1, "a") },
+		"a transaction": func(ctx context.Context) error {
+			return inTx(ctx, pool, func(tx *eventstore.Store) error { return commit(ctx, tx, 1, "a") }, store)
+		},
 		"from SQL": func(ctx context.Context) error {
 			_, err := pool.Exec(ctx, `select tidemark.append('{thing-a}', '{-1}', '{1}', array[gen_random_uuid()], '{happened}', '{1}', array['{}'::json], array[null::json])`)
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,6 +35,11 @@ type Config struct {
 	// it writes is there when the append returns, and when it fails nothing was stored. Appends that concern the
 	// same rows wait for each other. See projection.NewInline.
 	Inline Inline
+	// Stale lets a standby answer what is asked of single streams: [Store.Read], [Store.Stat],
+	// [Store.Streams] and [Store.RecentStreams]. The answer is as old as the standby is behind: a stream may
+	// end before a receipt that the caller holds. Nothing should be decided on it. Without Stale such a read
+	// returns an [UnprovenError] on a standby.
+	Stale bool
 	// Logger is told when a connection is lost that somebody follows the log with; nil means
 	// slog.Default().
 	Logger *slog.Logger
@@ -93,7 +99,7 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	s := &Store{
 		config:   c,
-		sql:      newStatements(schema),
+		sql:      newStatements(schema, c.Stale),
 		db:       pool,
 		appended: newSignal(),
 	}
@@ -164,34 +170,41 @@ func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 
 // statements are the store's SQL with its schema put in.
 type statements struct {
-	group, one, tidemark, key, purge         string
-	stream, backwards, asOf, through         string
-	page, pageBackwards, scan, scanBackwards string
-	correlated, stat, streams, recent        string
-	stored, declare                          string
+	group, one, tidemark, end, key, purge        string
+	stream, backwards, asOf, through             string
+	page, filtered, pageBackwards, scanBackwards string
+	correlated, stat, streams, recent            string
+	stored, declare, identity                    string
 }
 
-func newStatements(schema string) statements {
+func newStatements(schema string, stale bool) statements {
+	proven := "proven()"
+	if stale {
+		proven = "proven(stale => true)"
+	}
+	in := func(sql string) string { return pgschema.In(schema, strings.ReplaceAll(sql, "PROVEN", proven)) }
 	return statements{
-		group:         pgschema.In(schema, groupSQL),
-		one:           pgschema.In(schema, oneSQL),
-		tidemark:      pgschema.In(schema, tidemarkSQL),
-		key:           pgschema.In(schema, keySQL),
-		stream:        pgschema.In(schema, streamSQL),
-		page:          pgschema.In(schema, pageSQL),
-		purge:         pgschema.In(schema, purgeSQL),
-		backwards:     pgschema.In(schema, backwardsSQL),
-		asOf:          pgschema.In(schema, asOfSQL),
-		through:       pgschema.In(schema, throughSQL),
-		pageBackwards: pgschema.In(schema, pageBackwardsSQL),
-		scan:          pgschema.In(schema, scanSQL),
-		scanBackwards: pgschema.In(schema, scanBackwardsSQL),
-		correlated:    pgschema.In(schema, correlatedSQL),
-		stat:          pgschema.In(schema, statSQL),
-		streams:       pgschema.In(schema, streamsSQL),
-		recent:        pgschema.In(schema, recentSQL),
-		stored:        pgschema.In(schema, storedSQL),
-		declare:       pgschema.In(schema, declareSQL),
+		group:         in(groupSQL),
+		one:           in(oneSQL),
+		tidemark:      in(tidemarkSQL),
+		end:           in(endSQL),
+		key:           in(keySQL),
+		stream:        in(streamSQL),
+		page:          in(pageSQL),
+		filtered:      in(filteredSQL),
+		purge:         in(purgeSQL),
+		backwards:     in(backwardsSQL),
+		asOf:          in(asOfSQL),
+		through:       in(throughSQL),
+		pageBackwards: in(pageBackwardsSQL),
+		scanBackwards: in(scanBackwardsSQL),
+		correlated:    in(correlatedSQL),
+		stat:          in(statSQL),
+		streams:       in(streamsSQL),
+		recent:        in(recentSQL),
+		declare:       in(declareSQL),
+		identity:      in(identitySQL),
+		stored:        in(storedSQL),
 	}
 }
 

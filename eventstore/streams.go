@@ -26,7 +26,8 @@ select last.stream, last.version, last.position, first.recorded_at, last.recorde
         order by version desc
         limit 1) last
  where first.stream = $1
-   and first.version = 1`
+   and first.version = 1
+   and (select SCHEMA.PROVEN)`
 
 // Each step of the recursion jumps to the next stream in the index, however many events lie between.
 const streamsSQL = `
@@ -59,6 +60,7 @@ select last.stream, last.version, last.position, first.recorded_at, last.recorde
         limit 1) last
   join SCHEMA.events first on first.stream = streams.stream and first.version = 1
  where starts_with(streams.stream, $2)
+   and (select SCHEMA.PROVEN)
  order by streams.n
  limit $3`
 
@@ -74,6 +76,7 @@ select last.stream, last.version, last.position, first.recorded_at, last.recorde
          from SCHEMA.events later
         where later.stream = last.stream
           and later.version = last.version + 1)
+   and (select SCHEMA.PROVEN)
  order by last.position desc
  limit $3`
 
@@ -84,7 +87,7 @@ func (s *Store) Stat(ctx context.Context, stream StreamID) (StreamInfo, error) {
 	}
 	found, err := s.infos(ctx, s.sql.stat, stream.String())
 	if err != nil {
-		return StreamInfo{}, translate(err, "stat stream %s", stream)
+		return StreamInfo{}, translateRead(err, "stat stream %s", stream)
 	}
 	if len(found) == 0 {
 		return StreamInfo{Stream: stream}, nil
@@ -126,7 +129,7 @@ func (s *Store) list(ctx context.Context, sql string, from any, prefix string, l
 	}
 	found, err := s.infos(ctx, sql, from, prefix, limit)
 	if err != nil {
-		return nil, translate(err, "list streams")
+		return nil, translateRead(err, "list streams")
 	}
 	return found, nil
 }

@@ -368,7 +368,7 @@ func TestUnavailable(t *testing.T) {
 	for err, retry := range map[error]bool{
 		away: true, server("25006"): true, server("53300"): true, server("57P03"): true, server("57P01"): true, server("08006"): true,
 		server("57014"): true, server("55P03"): true, server("40001"): true, server("58030"): true,
-		eventstore.ErrNoTidemark: true, eventstore.ErrNotMigrated: true, &eventstore.SequenceError{Repair: "secret"}: true,
+		eventstore.ErrNoTidemark: true, eventstore.ErrUnproven: true, eventstore.ErrNotMigrated: true, &eventstore.SequenceError{Repair: "secret"}: true,
 		fmt.Errorf("secret: %w", io.ErrUnexpectedEOF): false,
 	} {
 		for _, method := range []string{"GET", "POST"} {

@@ -108,7 +108,7 @@ func TestMetadata(t *testing.T) {
 		if answer.Code != 200 || (answer.Header().Get("X-Request-Id") == header) != stored || (answer.Header().Get("X-Request-Id-Replaced") == "") != stored {
 			t.Errorf("X-Request-Id %q: %d %v", header, answer.Code, answer.Header())
 		}
-		page, err := store.Next(ctx, 0, eventstore.Filter{}, 1)
+		page, err := store.Next(ctx, eventstore.After(0), eventstore.Filter{}, 1)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"runtime/debug"
+	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -147,8 +148,13 @@ func conflictProblem(r *http.Request, err error) *Error {
 	return &Error{http.StatusPreconditionFailed, "version-conflict", text}
 }
 
-func isUnavailable(err error) bool {
-	return errors.Is(err, eventstore.ErrNoTidemark) || errors.Is(err, eventstore.ErrNotMigrated) || pgerr.Unavailable(err)
+func isUnavailable(err error) bool { return isUnready(err) || pgerr.Unavailable(err) }
+
+// isUnready reports whether the store has refused to work with the database as it is: a standby, one that was
+// not migrated, or restored without its sequences, or of an earlier state. Nothing was stored.
+func isUnready(err error) bool {
+	return slices.ContainsFunc([]error{eventstore.ErrNoTidemark, eventstore.ErrUnproven, eventstore.ErrDiverged, eventstore.ErrNotMigrated},
+		func(unready error) bool { return errors.Is(err, unready) })
 }
 
 // repeatable reports whether the request may be repeated without doing something twice. A command without a
@@ -156,7 +162,7 @@ func isUnavailable(err error) bool {
 func repeatable(r *http.Request, problem *Error, err error) bool {
 	_, keyed := eventstore.KeyFrom(r.Context())
 	keyed = keyed || r.Header.Get("Idempotency-Key") != ""
-	refused := problem == unavailable && (pgerr.NothingDone(err) || errors.Is(err, eventstore.ErrNoTidemark) || errors.Is(err, eventstore.ErrNotMigrated))
+	refused := problem == unavailable && (pgerr.NothingDone(err) || isUnready(err))
 	return isQuery(r) || keyed || refused
 }
 

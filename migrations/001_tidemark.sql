@@ -23,6 +23,15 @@ create table tidemark.schema_migrations (
 insert into tidemark.schema_migrations (version, name)
 values (1, '001_tidemark.sql');
 
+-- Which store this is. The row goes where the log goes: with a dump, a copy of the files, a standby.
+create table tidemark.store (
+    id         uuid        not null default gen_random_uuid(),
+    created_at timestamptz not null default clock_timestamp(),
+    one        boolean     not null default true primary key check (one)
+);
+
+insert into tidemark.store default values;
+
 -- The log. Written only through append(), below.
 create sequence tidemark.events_position_seq as bigint cache 1;
 
@@ -180,7 +189,8 @@ $$;
 -- +goose StatementEnd
 
 -- advance_partition() moves a checkpoint, for the owner who has the fencing token and knows where it was.
--- Anybody else gets SQLSTATE TM006, so that nothing of the same transaction remains.
+-- Anybody else gets SQLSTATE TM006, and an owner who has read another log TM012, so that nothing of the same
+-- transaction remains.
 -- +goose StatementBegin
 create function tidemark.advance_partition(
     projection text,
@@ -192,7 +202,9 @@ create function tidemark.advance_partition(
     events     int,
     parked     int,
     rate       real,
-    batch      uuid default null -- that this ends
+    batch      uuid default null, -- that this ends
+    seen       bigint default 0, -- the position and the id of an event at or behind after that the owner has read
+    seen_id    uuid default null
 ) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -216,6 +228,8 @@ begin
             message = format('projection %s: partition %s of version %s has another owner, or was changed by an operator',
                              advance_partition.projection, advance_partition.partition, advance_partition.version);
     end if;
+    -- What the owner has read, perhaps from a server that is gone, is the log that this database has.
+    perform tidemark.proven(seen, seen_id);
     if batch is not null then
         delete from tidemark.projection_batches b where b.id = batch;
         if not found then -- it went with the transaction that the batch was begun in
@@ -300,6 +314,66 @@ create table tidemark.timers (
 );
 
 create index timers_due on tidemark.timers (due_at) where fired_at is null;
+
+-- proven() returns true if the statement that calls it sees all of the store that was committed before, and raises
+-- an error otherwise: a reader that asks one server where the log ends, and another one, or another role, for
+-- the events, must not take what is hidden from it for what does not exist. It looks with the rights and the
+-- snapshot of the statement; as a condition in a sub-select it is evaluated once, also if there is no row:
+--
+--   select … from events where … and (select proven(…))
+--
+-- last is the position of an event that the caller was told of. That this one event is visible proves little
+-- by itself: 5 and 6 may be committed in the order 6, 5, and a standby shows 6 before 5. seen and seen_id are
+-- the last event that the caller has read, if it has one: it is still there unless the log went back, after a
+-- failover to a standby that was behind, or a restore. A caller that is content with the past of a standby says
+-- stale.
+--
+-- SQLSTATEs: TM011 what is stored may be hidden; the detail is one of standby, row-level-security, snapshot.
+-- TM012 the log went back; the detail is JSON.
+-- +goose StatementBegin
+create function tidemark.proven(
+    seen    bigint default 0,
+    seen_id uuid default null,
+    last    bigint default 0,
+    stale   boolean default false
+) returns boolean
+-- stable: with the snapshot of the statement that calls it.
+language plpgsql stable parallel safe
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+as $$
+declare
+    stored_id uuid;
+begin
+    if not stale and pg_catalog.pg_is_in_recovery() then
+        raise exception using errcode = 'TM011', detail = 'standby',
+            message = 'this server is a standby, which may be behind the primary',
+            hint = 'Read from the primary: add target_session_attrs=read-write to the connection string.';
+    end if;
+    if pg_catalog.row_security_active('tidemark.events'::regclass)
+       or pg_catalog.row_security_active('tidemark.append_keys'::regclass) then
+        raise exception using errcode = 'TM011', detail = 'row-level-security',
+            message = pg_catalog.format('row level security may hide events from role %s', current_user),
+            hint = 'Give the role bypassrls, or disable row level security on the tables of the store.';
+    end if;
+    if last > 0 and not exists (select from tidemark.events e where e.position = last) then
+        raise exception using errcode = 'TM011', detail = 'snapshot',
+            message = pg_catalog.format('the event at position %s was committed and is not visible here', last),
+            hint = 'The statement ran on another server than the one before, or on an older snapshot: read again.';
+    end if;
+    if seen_id is not null then
+        select e.id into stored_id from tidemark.events e where e.position = seen;
+        if stored_id is distinct from seen_id then
+            raise exception using errcode = 'TM012',
+                message = pg_catalog.format('the log went back: event %s, which was read at position %s, is not there', seen_id, seen),
+                detail = pg_catalog.json_build_object('position', seen, 'seen', seen_id, 'stored', stored_id),
+                hint = 'After a failover that lost events, or a restore: read again from an earlier position.';
+        end if;
+    end if;
+    return true;
+end
+$$;
+-- +goose StatementEnd
 
 -- next_position() returns the next position of the log, which is after every one that is stored. fence is the
 -- sequence's value that the caller's fence holds. A restore, a logical replication or an ALTER SEQUENCE may
@@ -788,7 +862,8 @@ $$;
 -- The answer is always the position of a committed event, never one in a gap: positions that no
 -- committed transaction used may be given out again after a crash.
 --
--- SQLSTATEs: TM005 on a standby or in a transaction that is not read committed, TM010 with a sequence
+-- SQLSTATEs: TM005 on a standby, in a transaction that is not read committed, or if row level security is forced
+-- upon the owner, TM010 with a sequence
 -- that is behind the log.
 -- +goose StatementBegin
 create function tidemark.tidemark() returns bigint
@@ -804,14 +879,19 @@ declare
     latest  bigint;
 begin
     if pg_is_in_recovery() then
-        raise exception using errcode = 'TM005',
+        raise exception using errcode = 'TM005', detail = 'standby',
             message = 'the tidemark is not known on a standby: locks are not replicated',
             hint = 'Read from the primary.';
     end if;
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-        raise exception using errcode = 'TM005',
-            message = 'the tidemark is of no use in a transaction that keeps its first snapshot',
+        raise exception using errcode = 'TM005', detail = 'isolation',
+            message = 'the tidemark is not known in a transaction that keeps its first snapshot',
             hint = 'Read the log at isolation level read committed; see also default_transaction_isolation.';
+    end if;
+    if row_security_active('tidemark.events'::regclass) then -- forced upon the owner
+        raise exception using errcode = 'TM005', detail = 'row-level-security',
+            message = 'row level security hides events from the owner of the schema',
+            hint = 'Execute: alter table ' || 'tidemark.events'::regclass || ' no force row level security';
     end if;
 
     select max(position) into stored from tidemark.events;
@@ -906,6 +986,7 @@ drop function tidemark.tidemark();
 drop function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea);
 drop function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int);
 drop function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int);
+drop function tidemark.proven(bigint, uuid, bigint, boolean);
 drop function tidemark.next_position(bigint);
 drop function tidemark.refuse_sequence(bigint, bigint);
 drop table tidemark.timers;
@@ -914,7 +995,7 @@ drop table tidemark.projection_audit;
 drop table tidemark.inbox;
 drop table tidemark.dead_letters;
 drop table tidemark.projection_members;
-drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint, int, int, real, uuid);
+drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint, int, int, real, uuid, bigint, uuid);
 drop table tidemark.projection_batches;
 drop function tidemark.refuse_half_batch();
 drop function tidemark.refuse_view_change() cascade; -- with the triggers on views, which stay
@@ -925,6 +1006,7 @@ drop table tidemark.snapshots;
 drop table tidemark.append_keys;
 drop table tidemark.events;
 drop function tidemark.refuse_change();
+drop table tidemark.store;
 drop table tidemark.schema_migrations;
 
 -- +goose StatementBegin

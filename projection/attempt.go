@@ -66,7 +66,7 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn
 	b.watchdog = time.AfterFunc(time.Hour, func() { cancel(ErrTimeout) })
 	defer b.watchdog.Stop()
 	done := make(chan error, 1)
-	go func() { done <- run(ctx, conn.Conn()) }()
+	go func() { done <- guarded(func() error { return run(ctx, conn.Conn()) }) }()
 	late := make(chan struct{})
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(abandonAfter, func() { close(late) }) })()
 	select {

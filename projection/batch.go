@@ -24,7 +24,7 @@ const (
 )
 
 const advanceSQL = `
-select SCHEMA.advance_partition($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+select SCHEMA.advance_partition($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
 
 // A handler that commits loses the row, or leaves it: either is refused.
 const (
@@ -213,7 +213,8 @@ func (b *batch) advance(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
 }
 
 func (b *batch) advanceArgs(id *uuid.UUID) []any {
-	return []any{b.name, b.options.Version, b.number, b.token, b.checkpoint, b.to, b.handled, len(b.letters), b.rate.perSecond(), id}
+	return []any{b.name, b.options.Version, b.number, b.token, b.checkpoint, b.to, b.handled, len(b.letters), b.rate.perSecond(), id,
+		b.proof.Position, nullID(b.proof.ID)}
 }
 
 // writeLetters parks what cannot be handled, unless that would be too much.

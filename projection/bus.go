@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype/zeronull"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
@@ -25,7 +27,8 @@ type bus struct {
 // listening is a subscription of the bus.
 type listening struct {
 	*Projection
-	after eventstore.Position
+	after eventstore.Mark
+	known []eventstore.Mark  // behind it in the log, the latest last: where to begin when the log went back
 	stop  context.CancelFunc // since it is served
 }
 
@@ -44,8 +47,7 @@ func (r *Runner) Subscribe(ctx context.Context, sources ...Source) (unsubscribe 
 			return nil, errors.New("projection: the sources of Subscribe must be made by Effect or EffectAll")
 		}
 	}
-	var end eventstore.Position
-	if err := r.pool.QueryRow(ctx, r.sql(tidemarkSQL)).Scan(&l.after, &end); err != nil {
+	if l.after, err = r.end(ctx); err != nil {
 		return nil, fmt.Errorf("projection: subscribe: %w", err)
 	}
 	r.bus.add(l)
@@ -102,9 +104,14 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
 			if ctx.Err() != nil {
 				return
 			}
+			if errors.Is(err, eventstore.ErrDiverged) {
+				if err = b.back(ctx, l, err); err == nil {
+					continue
+				}
+			}
 			wait := min(pause.NextBackOff(), b.config.MaxBackoff)
 			b.logger.WarnContext(ctx, "projection: cannot read events for a subscription of this process",
-				"position", l.after, "after", wait, "error", err)
+				"position", l.after.Position, "after", wait, "error", err)
 			select {
 			case <-time.After(wait):
 			case <-ctx.Done():
@@ -112,7 +119,7 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
 			continue
 		}
 		pause.Reset()
-		for _, i := range l.items(p, l.after, 0) {
+		for _, i := range l.items(p, l.after.Position, 0) {
 			if ctx.Err() != nil {
 				return
 			}
@@ -121,6 +128,57 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
 					"stream", i.raw.Stream, "position", i.raw.Position, "type", i.raw.Type, "error", err)
 			}
 		}
-		l.after = p.Through
+		l.known = append(l.known[max(0, len(l.known)+1-maxKnown):], l.after)
+		l.after = p.Mark()
 	}
 }
+
+// maxKnown is how many marks a subscription remembers: one for each page.
+const maxKnown = 100
+
+const commonSQL = `
+select m.position, m.id
+  from unnest($1::bigint[], $2::text[]::uuid[]) m (position, id)
+  join SCHEMA.events e on (e.position, e.id) = (m.position, m.id)
+ where (select SCHEMA.proven())
+ order by m.position desc
+ limit 1`
+
+// back lets a subscription go on in a log that went back: behind the last event that it remembers and that is
+// still there, and otherwise at the end. Events it has seen may be gone, and others have taken their place.
+func (b *bus) back(ctx context.Context, l *listening, why error) error {
+	var positions []int64
+	var ids []string
+	for _, m := range l.known {
+		positions, ids = append(positions, int64(m.Position)), append(ids, m.ID.String())
+	}
+	var at eventstore.Mark
+	err := b.pool.QueryRow(ctx, b.sql(commonSQL), positions, ids).Scan(&at.Position, (*zeronull.UUID)(&at.ID))
+	if errors.Is(err, pgx.ErrNoRows) {
+		at, err = b.end(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", why, err)
+	}
+	b.logger.ErrorContext(ctx, "projection: the log went back: a subscription of this process goes on from an earlier position",
+		"position", l.after.Position, "from", at.Position, "error", why)
+	l.after, l.known = at, nil
+	return nil
+}
+
+// end returns where the log ends, with the id of the event there.
+func (e *engine) end(ctx context.Context) (at eventstore.Mark, err error) {
+	var last eventstore.Position
+	if err := e.pool.QueryRow(ctx, e.sql(tidemarkSQL)).Scan(&at.Position, &last); err != nil || at.Position == 0 {
+		return at, err
+	}
+	// Another statement, which sees the event.
+	err = e.pool.QueryRow(ctx, e.sql(idSQL), at.Position).Scan((*zeronull.UUID)(&at.ID))
+	return at, err
+}
+
+const idSQL = `
+select id
+  from SCHEMA.events
+ where position = $1
+   and (select SCHEMA.proven(last => $1))`

@@ -58,7 +58,7 @@ type brokenLog struct {
 }
 
 func (l *brokenLog) Next(
-	ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int,
+	ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int,
 ) (eventstore.Page, error) {
 	if l.broken.Load() {
 		return eventstore.Page{}, errors.New("the disk is on fire")

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -11,7 +12,7 @@ import (
 
 // Log is what a runner needs of an event store.
 type Log interface {
-	Next(ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int) (eventstore.Page, error)
+	Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error)
 }
 
 const (
@@ -29,13 +30,13 @@ const (
 // further behind reads for itself until it has caught up. While a page is being handled, the next
 // ones are read.
 type feed struct {
-	read func(after eventstore.Position, limit int) (eventstore.Page, error)
+	read func(after eventstore.Mark, limit int) (eventstore.Page, error)
 
 	mu       sync.Mutex
 	limit    int     // events of a page
 	perEvent int     // bytes of one, on the latest page
 	recent   []*page // at most maxRecent, oldest read first
-	reading  map[eventstore.Position]*reading
+	reading  map[eventstore.Mark]*reading
 	running  sync.WaitGroup
 }
 
@@ -67,7 +68,7 @@ type reading struct {
 // said so: when there was nothing for some time it asks again.
 func newFeed(ctx context.Context, log Log, filter eventstore.Filter, limit int, silence time.Duration) *feed {
 	return &feed{
-		read: func(after eventstore.Position, limit int) (eventstore.Page, error) {
+		read: func(after eventstore.Mark, limit int) (eventstore.Page, error) {
 			for {
 				asking, cancel := context.WithTimeout(ctx, silence)
 				p, err := log.Next(asking, after, filter, limit)
@@ -78,15 +79,15 @@ func newFeed(ctx context.Context, log Log, filter eventstore.Filter, limit int, 
 			}
 		},
 		limit:   limit,
-		reading: make(map[eventstore.Position]*reading),
+		reading: make(map[eventstore.Mark]*reading),
 	}
 }
 
-// next returns a page of the log that reaches beyond a position, and may begin before it. It waits
-// until there is one.
-func (f *feed) next(ctx context.Context, after eventstore.Position) (*page, error) {
+// next returns a page of the log that reaches beyond a mark, and may begin before it. It waits
+// until there is one. When the log went back behind the mark, pages that were read before are forgotten.
+func (f *feed) next(ctx context.Context, after eventstore.Mark) (*page, error) {
 	f.mu.Lock()
-	if p := f.remembered(after); p != nil {
+	if p := f.remembered(after.Position); p != nil {
 		f.prefetch(p)
 		f.mu.Unlock()
 		return p, nil
@@ -98,6 +99,9 @@ func (f *feed) next(ctx context.Context, after eventstore.Position) (*page, erro
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
+	if errors.Is(r.err, eventstore.ErrDiverged) {
+		f.forget()
+	}
 	if r.err != nil {
 		return nil, r.err
 	}
@@ -108,7 +112,7 @@ func (f *feed) next(ctx context.Context, after eventstore.Position) (*page, erro
 }
 
 // start reads the page after a position, unless somebody does.
-func (f *feed) start(after eventstore.Position) *reading {
+func (f *feed) start(after eventstore.Mark) *reading {
 	if r, ok := f.reading[after]; ok {
 		return r
 	}
@@ -119,12 +123,16 @@ func (f *feed) start(after eventstore.Position) *reading {
 		limit = max(1, min(f.limit, pageBytes/f.perEvent))
 	}
 	f.running.Go(func() {
-		p, err := f.read(after, limit)
+		var p eventstore.Page
+		err := guarded(func() (err error) {
+			p, err = f.read(after, limit)
+			return err
+		})
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		delete(f.reading, after)
 		if err == nil {
-			r.page = newPage(after, p)
+			r.page = newPage(after.Position, p)
 			f.remember(r.page)
 		}
 		r.err = err
@@ -140,8 +148,8 @@ func (f *feed) prefetch(p *page) {
 		if p == nil || !p.More {
 			return
 		}
-		after := p.Through
-		if p = f.remembered(after); p == nil {
+		after := p.Mark()
+		if p = f.remembered(after.Position); p == nil {
 			f.start(after)
 		}
 	}

@@ -127,6 +127,16 @@ type panicError struct {
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
+// guarded does something of ours, which should not panic: if it does, the projection stops and the process lives.
+func guarded(do func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = Fatal(fmt.Errorf("a defect of package projection: %w", &panicError{p, debug.Stack()}))
+		}
+	}()
+	return do()
+}
+
 // recovered turns a panic into an error.
 func recovered(err *error) {
 	if r := recover(); r != nil {

@@ -2,6 +2,7 @@ package projection
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -33,7 +34,7 @@ select projection, version, partition, fencing_token
  where lease_owner = $1`
 
 const planSQL = `
-select v.name, v.version, v.phase, v.state, v.types,
+select v.name, v.version, v.phase, v.state, v.types, v.partitions,
        array(select m.owner
                from SCHEMA.projection_members m
               where (m.projection, m.version) = (v.name, v.version)
@@ -111,6 +112,8 @@ type plan struct {
 	types   []string
 	members []string
 	free    int
+
+	partitions int
 }
 
 func newLeases(r *Runner) *leases { return &leases{Runner: r, held: make(map[partitionID]*holding)} }
@@ -124,8 +127,8 @@ func (l *leases) run(ctx context.Context) {
 		go func() {
 			defer close(h.done)
 			defer stop()
+			defer w.disowned(w.number)
 			w.run(ctx)
-			w.disowned(w.number)
 		}()
 		return h
 	}
@@ -139,7 +142,7 @@ func (l *leases) run(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		changed := l.changed.wait()
-		if err := l.tick(ctx); err != nil && ctx.Err() == nil {
+		if err := guarded(func() error { return l.tick(ctx) }); err != nil && ctx.Err() == nil {
 			l.logger.WarnContext(ctx, "projection: cannot renew leases and will try again", "error", err)
 		}
 		select {
@@ -162,6 +165,11 @@ func (l *leases) tick(ctx context.Context) error {
 	plans, err := l.ask(ctx)
 	if err != nil {
 		return err
+	}
+	for id, v := range l.versions {
+		if !slices.ContainsFunc(plans, func(p plan) bool { return p.name == id.name && p.version == id.version }) {
+			v.missing()
+		}
 	}
 	for _, p := range plans {
 		v := l.versions[versionID{p.name, p.version}]
@@ -207,7 +215,7 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 	})
 	send.Queue(l.sql(planSQL), all, allVersions).Query(func(rows pgx.Rows) error {
 		var p plan
-		_, err := pgx.ForEachRow(rows, []any{&p.name, &p.version, &p.phase, &p.state, &p.types, &p.members, &p.free}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&p.name, &p.version, &p.phase, &p.state, &p.types, &p.partitions, &p.members, &p.free}, func() error {
 			plans = append(plans, p)
 			p.types, p.members = nil, nil
 			return nil
@@ -228,7 +236,7 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 		}
 	}
 	for id := range held { // the answer was lost when it was taken, or given away
-		if v, mine := l.versions[id.versionID]; mine && l.held[id] == nil {
+		if v, mine := l.versions[id.versionID]; mine && l.held[id] == nil && id.partition < v.options.Partitions {
 			l.held[id] = l.spawn(newWorker(v, id.partition))
 		}
 	}
@@ -292,7 +300,9 @@ func (l *leases) settle(ctx context.Context, v *version, p plan, share int) erro
 		return err
 	}
 	for _, number := range taken {
-		l.held[partitionID{v.id(), number}] = l.spawn(newWorker(v, number))
+		if number < v.options.Partitions { // or it was made anew, otherwise, since it was planned: the next plan says so
+			l.held[partitionID{v.id(), number}] = l.spawn(newWorker(v, number))
+		}
 	}
 	return nil
 }

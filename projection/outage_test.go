@@ -262,7 +262,7 @@ type failingLog struct {
 	fail atomic.Bool
 }
 
-func (l *failingLog) Next(ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int) (eventstore.Page, error) {
+func (l *failingLog) Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {
 	p, err := l.Log.Next(ctx, after, filter, limit)
 	if l.fail.Load() {
 		return p, errors.New("no log today")

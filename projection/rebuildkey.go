@@ -125,7 +125,7 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier) error {
 		return err
 	}
 	for b.at < to {
-		p, err := log.Next(ctx, b.at, eventstore.Filter{Types: b.types}, b.config.BatchSize)
+		p, err := log.Next(ctx, eventstore.After(b.at), eventstore.Filter{Types: b.types}, b.config.BatchSize)
 		if err != nil {
 			return err
 		}

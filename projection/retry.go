@@ -122,7 +122,7 @@ func (v *version) toRetry(ctx context.Context, key string, limit int) (*retrying
 	}
 	t := &retrying{version: v, key: key, letters: rows, done: len(rows)}
 	for _, letter := range rows {
-		p, err := v.log.Next(ctx, letter.Position-1, eventstore.Filter{}, 1)
+		p, err := v.log.Next(ctx, eventstore.After(letter.Position-1), eventstore.Filter{}, 1)
 		if err != nil {
 			return nil, err
 		}

@@ -266,7 +266,7 @@ type countingLog struct {
 	events atomic.Int64
 }
 
-func (l *countingLog) Next(ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int) (eventstore.Page, error) {
+func (l *countingLog) Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {
 	page, err := l.Log.Next(ctx, after, filter, limit)
 	l.events.Add(int64(len(page.Events)))
 	return page, err

@@ -1,6 +1,10 @@
 package projection
 
-import "github.com/tidemark-es/tidemark/internal/pgschema"
+import (
+	"github.com/google/uuid"
+
+	"github.com/tidemark-es/tidemark/internal/pgschema"
+)
 
 // sql puts the store's schema into a statement.
 func (e *engine) sql(statement string) string {
@@ -10,6 +14,14 @@ func (e *engine) sql(statement string) string {
 	text := pgschema.In(e.schema, statement)
 	e.statements.Store(statement, text)
 	return text
+}
+
+// nullID returns what a statement takes as an id that may be unknown.
+func nullID(id uuid.UUID) *uuid.UUID {
+	if id == uuid.Nil {
+		return nil
+	}
+	return &id
 }
 
 // Whatever the owner of a partition remembers holds as long as its fencing token is the same. Who

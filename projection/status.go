@@ -36,7 +36,7 @@ select v.name, v.version, v.phase, v.state, coalesce(v.reason, ''), v.added, v.t
        end
   from SCHEMA.projections v
   join lateral (
-       select min(p.checkpoint) as checkpoint, sum(p.handled)::bigint as handled
+       select coalesce(min(p.checkpoint), 0) as checkpoint, coalesce(sum(p.handled), 0)::bigint as handled
          from SCHEMA.projection_partitions p
         where (p.projection, p.version) = (v.name, v.version)) at on true
   join lateral (

@@ -114,12 +114,14 @@ select fencing_token
   from SCHEMA.projection_partitions
  where projection = $1
    and version = $2
-   and partition = $3`
+   and partition = $3
+   and (select SCHEMA.proven($4, $5))`
 
 // effect calls the effects of the items, and moves the checkpoint behind those that have happened.
 func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error {
 	var token int64
-	if err := conn.QueryRow(ctx, b.sql(tokenSQL), b.name, b.options.Version, b.number).Scan(&token); err != nil {
+	if err := conn.QueryRow(ctx, b.sql(tokenSQL), b.name, b.options.Version, b.number,
+		b.proof.Position, nullID(b.proof.ID)).Scan(&token); err != nil {
 		return err
 	}
 	if token != b.token { // it was paused, or stolen, while nothing was to be done

@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -93,6 +94,7 @@ type version struct {
 	phase   string          // as of the last plan
 	owned   map[int]reached // the partitions that this process runs
 	trouble error           // why one of them does not get on
+	away    error           // why this process runs none of them
 	moved   *signal         // shared by all versions of the name
 }
 
@@ -283,15 +285,49 @@ func (v *version) covers(types []string) bool {
 	return v.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.known[t] })
 }
 
+// unfit returns why this process may not run a projection as the database has it, nil if it may.
+func (v *version) unfit(p plan) error {
+	switch {
+	case p.partitions != v.options.Partitions:
+		return fmt.Errorf("left to other processes: it has %d partitions in the database and %d in this process", p.partitions, v.options.Partitions)
+	case !v.covers(p.types):
+		return fmt.Errorf("left to other processes: a newer release handles more event types than this one: %s", p.types)
+	}
+	return nil
+}
+
+// stepBack notes why this process does not run the projection, nil if it does, and logs when that changes.
+func (v *version) stepBack(reason error) {
+	v.outdated.Store(reason != nil)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if reason != nil && (v.away == nil || v.away.Error() != reason.Error()) {
+		v.logger.Warn("projection is not run by this process",
+			"projection", v.name, "version", v.options.Version, "reason", reason)
+	}
+	v.away = reason
+}
+
+// missing notes that the database has no such version any more.
+func (v *version) missing() {
+	if v.outdated.Load() && v.stepped() == nil {
+		return // it was not there when the runner began
+	}
+	v.stepBack(errors.New("its row in the table projections was deleted, or it was dropped: restart the process to make it anew"))
+}
+
+// stepped returns why this process does not run the projection.
+func (v *version) stepped() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.away
+}
+
 // planned notes what the database says, and reports whether this process may run the projection.
 func (v *version) planned(p plan) bool {
-	outdated := !v.covers(p.types)
-	if outdated && !v.outdated.Load() {
-		v.logger.Warn("projection is left to others: a newer release handles more event types than this one",
-			"projection", v.name, "version", v.options.Version, "types", p.types)
-	}
-	v.outdated.Store(outdated)
-	if !outdated {
+	reason := v.unfit(p)
+	v.stepBack(reason)
+	if reason == nil {
 		v.left.Store(false)
 	}
 	v.mu.Lock()
@@ -300,7 +336,7 @@ func (v *version) planned(p plan) bool {
 		v.phase = p.phase
 		v.moved.notify()
 	}
-	return !outdated
+	return reason == nil
 }
 
 // reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it.

@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,7 +150,7 @@ func (r *Runner) reason(ctx context.Context, n *named, name string) error {
 func (n *named) trouble() error {
 	for _, v := range n.versions {
 		v.mu.Lock()
-		err := v.trouble
+		err := cmp.Or(v.trouble, v.away)
 		v.mu.Unlock()
 		if err != nil {
 			return err

@@ -9,22 +9,26 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype/zeronull"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 const loadSQL = `
-select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, coalesce(v.inline, -1),
+select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, v.partitions, coalesce(v.inline, -1),
        coalesce(v.held_until > clock_timestamp(), false), p.error is not null,
        pg_postmaster_start_time(),
-       (select coalesce(max(e.position), 0) from SCHEMA.events e)
+       (select coalesce(max(e.position), 0) from SCHEMA.events e),
+       (select e.id from SCHEMA.events e where e.position = p.checkpoint)
   from SCHEMA.projection_partitions p
   join SCHEMA.projections v on (v.name, v.version) = (p.projection, p.version)
  where p.projection = $1
    and p.version = $2
-   and p.partition = $3`
+   and p.partition = $3
+   and (select SCHEMA.proven())`
 
 const parkedKeysSQL = `
 select distinct key
@@ -68,7 +72,9 @@ const (
 // errFenced is what [pgerr.Fenced] is, found out without a statement that fails.
 var errFenced = errors.New("the partition has another owner, or was changed by an operator")
 
-func fenced(err error) bool { return pgerr.Is(err, pgerr.Fenced) || errors.Is(err, errFenced) }
+func fenced(err error) bool {
+	return pgerr.Is(err, pgerr.Fenced, pgerr.Diverged) || errors.Is(err, errFenced)
+}
 
 // errGone means that the partition is not this process's to run, or not at the moment.
 var errGone = errors.New("the partition has another owner, or is not running")
@@ -92,6 +98,8 @@ type worker struct {
 	parked     map[string]bool       // keys that have dead letters
 	rows       rows                  // of a table
 
+	seen     eventstore.Mark     // that of read, unless its position is another one
+	proof    eventstore.Mark     // of an event at or behind read, of the same log
 	read     eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
 	pending  int                 // items in rows since the checkpoint
 	since    time.Time           // when read left the checkpoint
@@ -154,12 +162,12 @@ func (w *worker) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		var err error
 		if !loaded {
-			err = w.answered(ctx, w.load)
+			err = guarded(func() error { return w.answered(ctx, w.load) })
 			held = w.hold(ctx)
 		}
 		if err == nil {
 			loaded = true
-			err = w.step(held)
+			err = guarded(func() error { return w.step(held) })
 		}
 		switch {
 		case err == nil:
@@ -175,12 +183,17 @@ func (w *worker) run(ctx context.Context) {
 			}
 			continue
 		case fenced(err), errors.Is(context.Cause(held), errFenced):
+			if pgerr.Is(err, pgerr.Diverged) { // the pages are of a log that is not there any more
+				w.logger.WarnContext(ctx, "projection reads again: the log went back",
+					"projection", w.name, "version", w.options.Version, "partition", w.number, "error", err)
+				w.feed.forget()
+			}
 			loaded = false
 			continue
 		default:
 			w.forget()
 			w.failed(ctx, err)
-			loaded = loaded && classify(err) == unclear
+			loaded = loaded && classify(err) == unclear && !errors.Is(err, eventstore.ErrDiverged)
 			select {
 			case <-time.After(min(pause.NextBackOff(), w.config.MaxBackoff)): // jitter goes both ways
 			case <-ctx.Done():
@@ -199,13 +212,15 @@ func (w *worker) load(ctx context.Context) error {
 	var mine bool
 	var phase, state string
 	var types []string
+	var partitions int
 	var checkpoint, inline, last eventstore.Position
 	var token int64
 	var heldBack, failing bool
 	var server time.Time
+	var id uuid.UUID
 	err := w.pool.QueryRow(ctx, w.sql(loadSQL), w.name, w.options.Version, w.number, w.owner).
-		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &inline, &heldBack, &failing, &server, &last)
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types)) {
+		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &partitions, &inline, &heldBack, &failing, &server, &last, (*zeronull.UUID)(&id))
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types) || partitions != w.options.Partitions) {
 		return errGone
 	}
 	if err != nil {
@@ -228,6 +243,8 @@ func (w *worker) load(ctx context.Context) error {
 		clear(w.attempts)
 		w.limit, w.until = 0, 0
 	}
+	w.seen = eventstore.Mark{Position: checkpoint, ID: id}
+	w.proof = w.seen
 	w.checkpoint, w.token, w.inline, w.live = checkpoint, token, inline, phase == phaseLive
 	w.failing = w.failing || failing
 	w.parked = make(map[string]bool)
@@ -257,6 +274,7 @@ func (w *worker) step(ctx context.Context) error {
 	if err != nil || p == nil {
 		return err
 	}
+	w.proof = p.Mark()
 	items, to := w.items(p, w.read, w.number), p.Through
 	if limit, ok, err := w.bound(ctx, to); err != nil {
 		return err
@@ -273,6 +291,11 @@ func (w *worker) step(ctx context.Context) error {
 		}
 	}
 	full := p.More && to == p.Through && w.limit == 0
+	defer func(from eventstore.Position) {
+		if w.read != from {
+			w.seen = p.At(w.read)
+		}
+	}(w.read)
 	if w.limit > 0 && len(items) > w.limit {
 		n := w.limit
 		for n < len(items) && items[n].raw.Position == items[n-1].raw.Position {
@@ -321,18 +344,26 @@ func (w *worker) next(ctx context.Context) (*page, error) {
 		wait = recoverAfter
 	}
 	if w.read == w.checkpoint && !w.failing || w.pending > 0 { // then there is more
-		return w.feed.next(ctx, w.read)
+		return w.feed.next(ctx, w.mark())
 	}
 	left := time.Until(w.since.Add(wait))
 	if left > 0 {
 		waiting, cancel := context.WithTimeoutCause(ctx, left, errSave)
 		defer cancel()
-		p, err := w.feed.next(waiting, w.read)
+		p, err := w.feed.next(waiting, w.mark())
 		if !errors.Is(err, errSave) {
 			return p, err
 		}
 	}
 	return nil, w.save(ctx)
+}
+
+// mark returns where the worker goes on in the log, and what it has seen there as far as it knows.
+func (w *worker) mark() eventstore.Mark {
+	if w.seen.Position == w.read {
+		return w.seen
+	}
+	return eventstore.After(w.read)
 }
 
 // errAbandoned is why an event fails whose handler ignores that its time is over.

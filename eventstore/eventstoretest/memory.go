@@ -11,12 +11,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
 // Memory is an event store in memory. It behaves as [eventstore.Store] does, passes the same
 // suite and is safe for concurrent use; what it holds is gone with it.
 type Memory struct {
+	id uuid.UUID
+
 	mu       sync.Mutex
 	log      []eventstore.Raw // log[i] has position i+1
 	streams  map[eventstore.StreamID][]eventstore.Raw
@@ -36,11 +40,15 @@ const memoryPage = 1000
 // NewMemory returns an empty store.
 func NewMemory() *Memory {
 	return &Memory{
+		id:       uuid.New(),
 		streams:  make(map[eventstore.StreamID][]eventstore.Raw),
 		keys:     make(map[string]stored),
 		appended: make(chan struct{}),
 	}
 }
+
+// Identity is [eventstore.Store.Identity].
+func (m *Memory) Identity(ctx context.Context) (uuid.UUID, error) { return m.id, ctx.Err() }
 
 // Append is [eventstore.Store.Append].
 func (m *Memory) Append(ctx context.Context, stream eventstore.StreamID, expected eventstore.Version, events ...eventstore.Draft) (eventstore.Receipt, error) {
@@ -239,7 +247,7 @@ func (m *Memory) ReadAll(ctx context.Context, after eventstore.Position, filter 
 			return
 		}
 		for after < end {
-			page, err := m.Next(ctx, after, filter, memoryPage)
+			page, err := m.Next(ctx, eventstore.After(after), filter, memoryPage)
 			if err != nil {
 				yield(eventstore.Raw{}, err)
 				return
@@ -388,7 +396,7 @@ func (m *Memory) check(ctx context.Context, position eventstore.Position, limit 
 func (m *Memory) Follow(ctx context.Context, after eventstore.Position, filter eventstore.Filter) iter.Seq2[eventstore.Raw, error] {
 	return func(yield func(eventstore.Raw, error) bool) {
 		for {
-			page, err := m.Next(ctx, after, filter, memoryPage)
+			page, err := m.Next(ctx, eventstore.After(after), filter, memoryPage)
 			if err != nil {
 				yield(eventstore.Raw{}, err)
 				return
@@ -404,10 +412,11 @@ func (m *Memory) Follow(ctx context.Context, after eventstore.Position, filter e
 }
 
 // Next is [eventstore.Store.Next].
-func (m *Memory) Next(ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int) (eventstore.Page, error) {
+func (m *Memory) Next(ctx context.Context, mark eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {
 	if err := filter.Validate(); err != nil {
 		return eventstore.Page{}, err
 	}
+	after := mark.Position
 	if after < 0 || limit < 1 {
 		return eventstore.Page{}, &eventstore.InvalidError{Reason: fmt.Sprintf("read the log after position %d, at most %d events", after, limit)}
 	}
@@ -415,6 +424,9 @@ func (m *Memory) Next(ctx context.Context, after eventstore.Position, filter eve
 		m.mu.Lock()
 		log, appended := m.log, m.appended
 		m.mu.Unlock()
+		if mark.ID != uuid.Nil && (int(after) > len(log) || after > 0 && log[after-1].ID != mark.ID) {
+			return eventstore.Page{}, &eventstore.DivergedError{Position: after, Seen: mark.ID}
+		}
 		if int(after) < len(log) {
 			return pageOf(log, after, filter, limit), ctx.Err()
 		}
@@ -445,6 +457,7 @@ func pageOf(log []eventstore.Raw, after eventstore.Position, filter eventstore.F
 			break
 		}
 	}
+	page.ID = log[page.Through-1].ID
 	page.More = page.Through < eventstore.Position(len(log))
 	return page
 }

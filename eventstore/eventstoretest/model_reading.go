@@ -140,7 +140,7 @@ func (m *model) next(t *rapid.T) {
 	if after == m.end() {
 		t.Skip("it would wait")
 	}
-	page, err := m.store.Next(m.ctx, after, filter, limit)
+	page, err := m.store.Next(m.ctx, eventstore.After(after), filter, limit)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -116,20 +116,20 @@ func testFollow(t *testing.T, s Store) {
 
 func testNext(t *testing.T, s Store) {
 	end := mustAppend(t, s, stream("a"), eventstore.NoStream, drafts(5)...).Position
-	page, err := s.Next(t.Context(), 0, eventstore.Filter{}, 2)
+	page, err := s.Next(t.Context(), eventstore.After(0), eventstore.Filter{}, 2)
 	if err != nil || len(page.Events) != 2 || page.Through != page.Events[1].Position {
 		t.Errorf("limited page: %+v, %v", page, err)
 	}
-	page, err = s.Next(t.Context(), 0, eventstore.Filter{Types: []string{"other"}}, 2)
+	page, err = s.Next(t.Context(), eventstore.After(0), eventstore.Filter{Types: []string{"other"}}, 2)
 	if err != nil || len(page.Events) != 0 || page.Through != end {
 		t.Errorf("a page that matches nothing: %d events through %d, %v; want none through %d", len(page.Events), page.Through, err, end)
 	}
-	if _, err := s.Next(t.Context(), 0, eventstore.Filter{}, 0); !errors.Is(err, eventstore.ErrInvalid) {
+	if _, err := s.Next(t.Context(), eventstore.After(0), eventstore.Filter{}, 0); !errors.Is(err, eventstore.ErrInvalid) {
 		t.Errorf("limit 0: %v, want ErrInvalid", err)
 	}
 	got := make(chan eventstore.Page, 1)
 	go func() {
-		page, _ := s.Next(t.Context(), end, eventstore.Filter{}, 2)
+		page, _ := s.Next(t.Context(), eventstore.After(end), eventstore.Filter{}, 2)
 		got <- page
 	}()
 	mustAppend(t, s, stream("b"), eventstore.NoStream, draft(1))
@@ -138,7 +138,7 @@ func testNext(t *testing.T, s Store) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
-	if _, err := s.Next(ctx, end+1000, eventstore.Filter{}, 2); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := s.Next(ctx, eventstore.After(end+1000), eventstore.Filter{}, 2); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("nothing came: %v, want context.DeadlineExceeded", err)
 	}
 }

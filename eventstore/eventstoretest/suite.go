@@ -24,7 +24,7 @@ type Store interface {
 	RecentStreams(ctx context.Context, prefix string, before eventstore.Position, limit int) ([]eventstore.StreamInfo, error)
 	PurgeKeys(ctx context.Context, age time.Duration) (int64, error)
 	Follow(context.Context, eventstore.Position, eventstore.Filter) iter.Seq2[eventstore.Raw, error]
-	Next(context.Context, eventstore.Position, eventstore.Filter, int) (eventstore.Page, error)
+	Next(context.Context, eventstore.Mark, eventstore.Filter, int) (eventstore.Page, error)
 	Tidemark(context.Context) (eventstore.Position, error)
 }
 

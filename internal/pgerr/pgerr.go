@@ -20,6 +20,8 @@ const (
 	UnknownInline   = "TM008"
 	ReadersView     = "TM009"
 	SequenceBehind  = "TM010"
+	Unproven        = "TM011"
+	Diverged        = "TM012"
 
 	UniqueViolation      = "23505"
 	SerializationFailure = "40001"
@@ -32,7 +34,7 @@ const (
 	noSuchConstraint     = "42P10"
 	invalidSchemaName    = "3F000"
 
-	insufficientPrivilege = "42501"
+	InsufficientPrivilege = "42501"
 )
 
 // Is reports whether err comes from Postgres with one of the given SQLSTATEs.
@@ -56,7 +58,7 @@ func BadData(err error) bool {
 // BadObject reports whether err says that a table, column or key is missing or may not be used: nothing
 // will work until somebody mends that.
 func BadObject(err error) bool {
-	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, insufficientPrivilege, noSuchConstraint, ReadersView)
+	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, InsufficientPrivilege, noSuchConstraint, ReadersView)
 }
 
 // Passing reports whether err was sent by Postgres and [MayPass], and is not that a statement took

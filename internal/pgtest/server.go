@@ -79,7 +79,24 @@ func (s *server) migrated(ctx context.Context) (string, error) {
 		}
 		s.template = name
 	}
-	return s.create(ctx, s.template)
+	name, err := s.create(ctx, s.template)
+	if err != nil {
+		return "", err
+	}
+	return name, rename(ctx, s.urlOf(name))
+}
+
+// rename gives the store in a copy of the template an id of its own.
+func rename(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return fmt.Errorf("pgtest: connect to a new database: %w", err)
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	if _, err := conn.Exec(ctx, `update tidemark.store set id = gen_random_uuid()`); err != nil {
+		return fmt.Errorf("pgtest: name a store: %w", err)
+	}
+	return nil
 }
 
 // migrate leaves no connection behind: a database cannot be copied while

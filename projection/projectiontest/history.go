@@ -57,28 +57,28 @@ func (h *history) batchSize() int {
 }
 
 // Next implements projection.Log. At the end of the log it waits until ctx is done.
-func (h *history) Next(ctx context.Context, after eventstore.Position, filter eventstore.Filter, limit int) (eventstore.Page, error) {
+func (h *history) Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {
 	h.asked()
 	select {
 	case <-h.ready:
 	case <-ctx.Done():
 		return eventstore.Page{}, context.Cause(ctx)
 	}
-	if after >= h.end() {
+	if after.Position >= h.end() {
 		<-ctx.Done()
 		return eventstore.Page{}, context.Cause(ctx)
 	}
 	if h.size > 0 {
 		limit = min(limit, h.size)
 	}
-	page := eventstore.Page{Through: h.end()}
+	page := eventstore.Page{Through: h.end(), ID: h.events[len(h.events)-1].ID}
 	for _, event := range h.events {
-		if event.Position <= after || !filter.Match(event) {
+		if event.Position <= after.Position || !filter.Match(event) {
 			continue
 		}
 		page.Events = append(page.Events, event)
 		if len(page.Events) == limit {
-			page.Through = event.Position
+			page.Through, page.ID = event.Position, event.ID
 			break
 		}
 	}
