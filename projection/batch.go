@@ -85,7 +85,7 @@ func (b *batch) divert(i *item) bool {
 	case b.parked[key] || b.parking[key]:
 		b.letters = append(b.letters, letter{key: key, position: i.raw.Position})
 	case isPoison:
-		reason := storable(poison.err.Error())
+		reason := letterText(poison.err)
 		b.letters = append(b.letters, letter{key, i.raw.Position, &reason, poison.attempts})
 		if b.parking == nil {
 			b.parking = make(map[string]bool)
@@ -95,6 +95,25 @@ func (b *batch) divert(i *item) bool {
 		return false
 	}
 	return true
+}
+
+// cut ends the batch at a position.
+func (b *batch) cut(to eventstore.Position) {
+	b.to, b.durable = to, true
+	all := b.letters
+	b.letters, b.parking = nil, nil
+	for _, l := range all {
+		if l.position > to {
+			continue
+		}
+		b.letters = append(b.letters, l)
+		if l.err != nil {
+			if b.parking == nil {
+				b.parking = make(map[string]bool)
+			}
+			b.parking[l.key] = true
+		}
+	}
 }
 
 // begin is how a transaction starts that moves a checkpoint or does what an operator wants. A process that
@@ -159,8 +178,9 @@ func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) er
 		return i.err
 	}
 	start := time.Now()
+	var said saying
 	// What the handler appends was caused by this event.
-	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx}, i)
+	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, &said}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -171,11 +191,11 @@ func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) er
 		}
 		return Transient(fmt.Errorf("the connection was lost: %w", err))
 	}
-	switch status := tx.Conn().PgConn().TxStatus(); {
-	case status == 'I':
+	switch tx.Conn().PgConn().TxStatus() {
+	case 'I':
 		return errors.Join(errEnded, err)
-	case err == nil && status == 'E':
-		return errAborted
+	case 'E':
+		return said.aborted(err)
 	}
 	return err
 }
@@ -184,12 +204,6 @@ func call(ctx context.Context, tx pgx.Tx, i *item) (err error) {
 	defer recovered(&err)
 	return i.source.handle(ctx, tx, i.decoded)
 }
-
-// handlerTx is the transaction as handlers get it.
-type handlerTx struct{ pgx.Tx }
-
-func (handlerTx) Commit(context.Context) error   { return errEnded }
-func (handlerTx) Rollback(context.Context) error { return errEnded }
 
 // finish writes the dead letters and the checkpoint, and commits.
 func (b *batch) finish(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/isnil"
 )
 
 // Handler answers a query.
@@ -24,11 +26,17 @@ var ErrBehind = errors.New("read model has not reached the position yet")
 
 // After returns a handler that waits for the position in its context, see [AtLeast], to be
 // reached by the named projections before it calls handler. When ctx is done first it returns
-// [ErrBehind] and the waiter's error, such as a projection.WaitError. It panics when handler or waiter is nil.
+// [ErrBehind] and the waiter's error, such as a projection.WaitError. After panics when the handler or the waiter is nil, or a name is empty.
 func After[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string) Handler[Q, R] {
-	if handler == nil || isNil(waiter) {
-		panic(fmt.Sprintf("query: After %v: handler and waiter must not be nil", projections))
+	switch {
+	case handler == nil:
+		panic(fmt.Sprintf("query: After: %v: the handler is nil: pass a function", reflect.TypeFor[Q]()))
+	case isnil.Any(waiter):
+		panic(fmt.Sprintf("query: After: %v: the waiter is nil: pass the projection.Runner", reflect.TypeFor[Q]()))
+	case slices.Contains(projections, ""):
+		panic(fmt.Sprintf("query: After: %v: the name of a projection is empty in %q", reflect.TypeFor[Q](), projections))
 	}
+	projections = slices.Clone(projections)
 	return func(ctx context.Context, query Q) (R, error) {
 		if position, ok := ctx.Value(positionKey{}).(eventstore.Position); ok {
 			if err := waiter.Wait(ctx, position, projections...); err != nil {
@@ -41,12 +49,6 @@ func After[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string
 		}
 		return handler(ctx, query)
 	}
-}
-
-// isNil reports whether there is no waiter, also if it has the type of one.
-func isNil(waiter Waiter) bool {
-	v := reflect.ValueOf(waiter)
-	return waiter == nil || v.Kind() == reflect.Pointer && v.IsNil()
 }
 
 type positionKey struct{}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
@@ -59,23 +58,4 @@ func Example() {
 	receipt := eventstore.Receipt{Version: 3, Position: 42} // of the command before
 	fmt.Println(handler(query.AtLeast(context.Background(), receipt.Position), "ada"))
 	// Output: 7 <nil>
-}
-
-func TestAfterNil(t *testing.T) {
-	t.Parallel()
-	handler := func(context.Context, string) (int, error) { return 0, nil }
-	for name, after := range map[string]func(){
-		"handler":      func() { query.After[string, int](nil, &waiter{}, "balances") },
-		"waiter":       func() { query.After(handler, nil, "balances") },
-		"typed waiter": func() { query.After(handler, (*waiter)(nil), "balances") },
-	} {
-		func() {
-			defer func() {
-				if p := recover(); p == nil || !strings.Contains(fmt.Sprint(p), "balances") {
-					t.Errorf("%s: panic %v, want one that names the projections", name, p)
-				}
-			}()
-			after()
-		}()
-	}
 }

@@ -107,6 +107,9 @@ func (m *Memory) commit(ctx context.Context, changes []eventstore.Change) ([]eve
 		if e := change.Expected; e != actual && e != eventstore.Any && (e != eventstore.Exists || actual == 0) {
 			return nil, nil, &eventstore.ConflictError{Stream: change.Stream, Expected: e, Actual: actual}
 		}
+		if id := change.ExpectedID; id != uuid.Nil && change.Expected > 0 && m.streams[change.Stream][actual-1].ID != id {
+			return nil, nil, &eventstore.ConflictError{Stream: change.Stream, Expected: actual, Actual: actual, Replaced: true}
+		}
 	}
 	receipts, streams := make([]eventstore.Receipt, len(changes)), make([]eventstore.StreamID, len(changes))
 	for i, change := range changes {

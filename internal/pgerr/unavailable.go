@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -15,15 +14,14 @@ import (
 func Unavailable(err error) bool {
 	var connecting *pgconn.ConnectError
 	var e *pgconn.PgError
-	var network net.Error
+	var network net.Error // which context.DeadlineExceeded is too
 	switch {
 	case errors.As(err, &connecting):
 		return true
 	case errors.As(err, &e):
-		return slices.Contains([]string{"25006", "25P03", LockNotAvailable}, e.Code) ||
-			len(e.Code) == 5 && slices.Contains([]string{"08", "40", "53", "57", "58"}, e.Code[:2])
+		return KindOf(err) == Environment
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return false // the caller's own bound; context.DeadlineExceeded is a net.Error
+		return false // the caller's own bound
 	}
 	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
 }
