@@ -59,6 +59,8 @@ func TestPanic(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		body, err := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
+		server.Close() // the log is complete
 		if want := `{"type":"about:blank","title":"Internal Server Error","status":500}` + "\n"; answer.StatusCode != 500 || string(body) != want || err != nil {
 			t.Errorf("%s: %d %s, %v, want %s", name, answer.StatusCode, body, err, want)
 		}
@@ -68,8 +70,6 @@ func TestPanic(t *testing.T) {
 		if name == "text" && (!strings.Contains(output.String(), "secret") || !strings.Contains(output.String(), "faults_test.go")) {
 			t.Errorf("%s: the log says %q, want the panic and its stack", name, output)
 		}
-		_ = answer.Body.Close()
-		server.Close()
 	}
 	begin := func(w http.ResponseWriter) {
 		_, _ = w.Write([]byte("begun"))
@@ -90,10 +90,10 @@ func TestPanic(t *testing.T) {
 				t.Errorf("%s: %s", name, body)
 			}
 		}
+		server.Close() // the log is complete
 		if err == nil || strings.Contains(output.String(), "level=ERROR") == (name == "on purpose") {
 			t.Errorf("%s: %v, log %s; want the answer cut off", name, err, output)
 		}
-		server.Close()
 	}
 }
 
