@@ -66,6 +66,8 @@ func Health(status func(context.Context) (projection.Status, error)) Handler {
 		PID             int32   `json:"pid"`
 		ApplicationName string  `json:"application_name"`
 		Seconds         float64 `json:"seconds"`
+		GID             string  `json:"prepared_transaction,omitempty"`
+		Owner           string  `json:"owner,omitempty"`
 	}
 	if status == nil {
 		panic("httpapi: Health: the status function is nil")
@@ -85,7 +87,7 @@ func Health(status func(context.Context) (projection.Status, error)) Handler {
 		}
 		answer := map[string]any{"tidemark": s.Tidemark, "projections": models}
 		if s.Held != nil {
-			answer["held_by"] = holder{s.Held.PID, s.Held.ApplicationName, s.Held.Age.Seconds()}
+			answer["held_by"] = holder{s.Held.PID, s.Held.ApplicationName, s.Held.Age.Seconds(), s.Held.GID, s.Held.Owner}
 		}
 		return WriteJSON(w, code, answer)
 	}
