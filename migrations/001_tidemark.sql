@@ -288,7 +288,8 @@ create table tidemark.projection_audit (
     projection  text        not null collate "C",
     version     int         not null,
     action      text        not null,
-    actor       text        not null default session_user,
+    actor       text        not null default session_user, -- as the application says
+    role        text        not null default session_user, -- that was logged in: only the owner may write another
     details     json        not null default '{}',
     recorded_at timestamptz not null default clock_timestamp()
 );

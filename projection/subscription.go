@@ -232,5 +232,5 @@ func callEffect(ctx context.Context, i *item) (err error) {
 	if i.err != nil {
 		return i.err
 	}
-	return i.source.effect(eventstore.WithCause(ctx, *i.raw), i.decoded)
+	return i.source.effect(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), i.decoded)
 }
