@@ -276,7 +276,7 @@ func (r *rowsOf[Row]) refused(entries []*entry[Row], err error) error {
 			}
 		}
 	}
-	if len(entries) == 1 && pgerr.BadData(err) {
+	if len(entries) == 1 && pgerr.KindOf(err) == pgerr.Data {
 		err = fmt.Errorf("table %s: %w (row %q)", physical(r.name, r.version), err, r.keyOf(entries[0]))
 	}
 	return err

@@ -44,11 +44,10 @@ type Folding[Row any] struct{ source Source }
 
 // Fold says how the events whose types are in the codec change the rows of a table: key names the
 // row, and fold changes it. Both must be pure: they may be called more than once for an event. A row
-// that does not exist is zero but for its key. The key must be the same for an event for ever.
+// that does not exist is zero but for its key. The key must be the same for an event for ever. It panics when one of them is nil, or the
+// codec decodes no type.
 func Fold[Row, E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) Folding[Row] {
-	if codec == nil || key == nil || fold == nil {
-		panic("projection: codec, key and fold must be given")
-	}
+	mustHave("Fold", codec, given{"the key", key == nil}, given{"the fold", fold == nil})
 	s := source(codec, key)
 	s.row = func(row *Row, d decoded, done func(Op) error) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
@@ -79,15 +78,20 @@ func NewTable[Row any](name string, options *Options, folds ...Folding[Row]) *Pr
 	if len(o.Tables) == 0 {
 		o.Tables = []string{name}
 	}
-	if len(o.Tables) != 1 || o.DDL == "" || o.FromNow {
-		panic(fmt.Sprintf("projection %q: a table has one name, DDL that makes it, and all events from the beginning", name))
+	switch {
+	case len(o.Tables) != 1:
+		panic(fmt.Sprintf("projection.NewTable: projection %q: Options.Tables is %q: want one table", name, o.Tables))
+	case o.DDL == "":
+		panic(fmt.Sprintf("projection.NewTable: projection %q: Options.DDL is empty: want the statement that makes the table, such as create table {%s} (…)", name, o.Tables[0]))
+	case o.FromNow:
+		panic(fmt.Sprintf("projection.NewTable: projection %q: Options.FromNow is true: a table is made of all events from the beginning", name))
 	}
 	t := &tableOf[Row]{columns: columnsOf[Row](name), name: o.Tables[0]}
 	var sources []Source
 	for _, f := range folds {
 		sources = append(sources, f.source)
 	}
-	p := newProjection(name, &o, sources)
+	p := mustMake("NewTable", name, &o, sources)
 	t.version = p.options.Version
 	p.table = t
 	t.prepare()
@@ -123,7 +127,7 @@ type tableOf[Row any] struct {
 func columnsOf[Row any](name string) []column {
 	t := reflect.TypeFor[Row]()
 	if t.Kind() != reflect.Struct {
-		panic(fmt.Sprintf("projection %q: rows are structs, not %v", name, t))
+		panic(fmt.Sprintf("projection.NewTable: projection %q: rows are structs, not %v", name, t))
 	}
 	var columns []column
 	keys, taken := 0, make(map[string]bool)
@@ -136,12 +140,12 @@ func columnsOf[Row any](name string) []column {
 			tag = snake(f.Name)
 		}
 		if taken[tag] {
-			panic(fmt.Sprintf("projection %q: two fields of %v are the column %s", name, t, tag))
+			panic(fmt.Sprintf("projection.NewTable: projection %q: two fields of %v are the column %s", name, t, tag))
 		}
 		taken[tag] = true
 		for n := 1; n < len(f.Index); n++ {
 			if t.FieldByIndex(f.Index[:n]).Type.Kind() == reflect.Pointer {
-				panic(fmt.Sprintf("projection %q: %v embeds a pointer, which would be nil: embed the struct", name, t))
+				panic(fmt.Sprintf("projection.NewTable: projection %q: %v embeds a pointer, which would be nil: embed the struct", name, t))
 			}
 		}
 		kind := f.Type.Kind()
