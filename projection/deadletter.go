@@ -73,12 +73,20 @@ select error, count(*)::int, sum(waiting)::int, min(position), max(position), mi
            and l.error is not null) failed
  group by error`
 
+const (
+	maxEdit = eventstore.MaxCommitBytes / 4 // what an event of the log may have
+	maxList = 100_000                       // what one answer of Postgres may hold
+)
+
 // DeadLetters returns the events of a projection that could not be handled, in the order of positions after
 // one, at most limit: for each key the one that the others wait for, or with a key all of that key. Those of
 // one position, which an event has that was split, are never torn apart: for them there may be more. Version
 // 0 is the live one.
 func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
 	key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
+	if limit < 1 || limit > maxList {
+		return nil, fmt.Errorf("%w: limit %d: want from 1 to %d", ErrRefused, limit, maxList)
+	}
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return nil, err
@@ -189,6 +197,9 @@ update SCHEMA.dead_letters
 // event another key: then it fails, with [ErrRefused] among the reasons. Version 0 is the live one.
 func (r *Runner) Edit(ctx context.Context, name string, version int,
 	key string, position eventstore.Position, data json.RawMessage) (handled int, err error) {
+	if len(data) > maxEdit {
+		return 0, fmt.Errorf("%w: the payload has %d bytes, at most %d are allowed", ErrRefused, len(data), maxEdit)
+	}
 	if !json.Valid(data) {
 		return 0, fmt.Errorf("%w: the payload is not JSON", ErrRefused)
 	}

@@ -151,6 +151,10 @@ func TestEditAndSkip(t *testing.T) {
 		}
 		n, err := r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`{"N":`))
 		refused("edit to what is no JSON", n, err)
+		n, err = r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`"`+strings.Repeat("x", 20<<20)+`"`))
+		refused("edit to what no event may hold", n, err)
+		_, err = r.DeadLetters(ctx, k.name, 0, "", 0, 1<<30)
+		refused("a list without a bound", 0, err)
 		n, err = r.Edit(ctx, k.name, 0, "counter-b", 1, json.RawMessage(`{}`))
 		refused("edit of another key", n, err)
 		n, err = r.Skip(ctx, k.name, 0, "counter-a", 1, "")

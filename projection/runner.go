@@ -20,6 +20,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/isnil"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
@@ -74,7 +75,7 @@ func (p *Projection) id() versionID { return versionID{p.name, p.options.Version
 
 // engine is what all that a runner runs have in common.
 type engine struct {
-	pool    *pgxpool.Pool
+	pool    *pgpool.Pool
 	log     Log
 	schema  string
 	batches string // the quoted name of the table of batches under way
@@ -112,7 +113,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
 	e := &engine{
-		pool: pool, log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
+		pool: pgpool.New(pool), log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
 		config: c, logger: c.Logger, owner: ownerName(), slots: make(chan struct{}, c.Concurrency),
 		changed: newSignal(), retries: make(chan struct{}, 1),
 	}

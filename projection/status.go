@@ -19,7 +19,7 @@ const tidemarkSQL = `
 select SCHEMA.tidemark(), (select coalesce(max(position), 0) from SCHEMA.events)`
 
 const holderSQL = `
-select pid, application_name, since
+select pid, application_name, since, coalesce(gid, ''), coalesce(owner, '')
   from SCHEMA.tidemark_holders()
  limit 1`
 
@@ -78,6 +78,10 @@ type Holder struct {
 	PID             int32 // of the Postgres backend; 0 for a prepared transaction
 	ApplicationName string
 	Age             time.Duration // of the transaction; 0 if this role may not know
+	// GID names a prepared transaction, which no session has any more: it ends when somebody with the rights of
+	// Owner executes "rollback prepared 'gid'" or "commit prepared 'gid'". Empty for others.
+	GID   string
+	Owner string
 }
 
 // ProjectionStatus is how one version of a projection is doing.
@@ -222,7 +226,7 @@ func (r *Runner) holder(ctx context.Context) (*Holder, error) {
 	var pid *int32
 	var since *time.Time
 	h := &Holder{}
-	err := r.pool.QueryRow(ctx, r.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &since)
+	err := r.pool.QueryRow(ctx, r.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &since, &h.GID, &h.Owner)
 	if err == pgx.ErrNoRows { // it has just ended
 		return nil, nil
 	}
