@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/isnil"
 )
 
 // Commit decides on several aggregates and appends all their events in one commit, or none.
@@ -30,6 +31,12 @@ import (
 // With an idempotency key in ctx under which something was committed before, decide is not
 // called and the receipt is that of that commit.
 func Commit(ctx context.Context, store Store, config *Config, decide func(context.Context) ([]eventstore.Change, error)) (eventstore.Receipt, error) {
+	if isnil.Any(store) || decide == nil {
+		return eventstore.Receipt{}, refused("commit", "the store or decide is nil: pass the event store and a function")
+	}
+	if err := config.validate(); err != nil {
+		return eventstore.Receipt{}, fmt.Errorf("aggregate: commit: %w", err)
+	}
 	attempts := 0
 	try := func() ([]eventstore.Receipt, error) {
 		attempts++

@@ -1,10 +1,12 @@
 package aggregate
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
@@ -14,7 +16,7 @@ type Config struct {
 	// MaxAttempts is how often a decision is tried in all; 0 means 10, 1 means no retry.
 	MaxAttempts int
 	// MaxDelay bounds the wait between two attempts, which starts at 1 ms and doubles; 0 means
-	// 100 ms. Each wait is drawn at random from half to one and a half of that.
+	// 100 ms, and an hour is the most. Each wait is drawn at random from half to one and a half of that.
 	MaxDelay time.Duration
 
 	// Snapshots saves and finds the states of a repository's aggregates; nil means that each is folded
@@ -31,6 +33,27 @@ type Config struct {
 	// then restart the process.
 	CacheSize int
 }
+
+// validate returns an [eventstore.InvalidError] that names a field and its value.
+func (c *Config) validate() error {
+	problem := ""
+	switch {
+	case c == nil:
+	case c.MaxAttempts < 0:
+		problem = fmt.Sprintf("Config.MaxAttempts is %d: want a number of attempts, or 0 for 10", c.MaxAttempts)
+	case c.MaxDelay < 0 || c.MaxDelay > maxMaxDelay:
+		problem = fmt.Sprintf("Config.MaxDelay is %s: want a duration up to %s, or 0 for 100ms", c.MaxDelay, maxMaxDelay)
+	case c.CacheSize < 0:
+		problem = fmt.Sprintf("Config.CacheSize is %d: want a number of aggregates, or 0 for no cache", c.CacheSize)
+	}
+	if problem == "" {
+		return nil
+	}
+	return &eventstore.InvalidError{Reason: problem}
+}
+
+// maxMaxDelay bounds Config.MaxDelay.
+const maxMaxDelay = time.Hour
 
 // tries is how often a decision is tried in all.
 func (c *Config) tries() uint {

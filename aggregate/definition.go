@@ -26,13 +26,16 @@ type Definition[S, E any] struct {
 
 // Define defines an aggregate: the category of its streams, the codec of its events and, as the
 // type argument, its state. It panics when the category cannot be one, see
-// [eventstore.StreamID.Validate].
+// [eventstore.StreamID.Validate], or the codec is nil or decodes no type.
 func Define[S any, P State[S, E], E any](category string, codec *eventstore.Codec[E]) *Definition[S, E] {
 	if err := (eventstore.StreamID{Category: category, Key: "x"}).Validate(); err != nil {
-		panic("aggregate: " + err.Error())
+		panic(fmt.Sprintf("aggregate: Define: category %q: %v", category, err))
 	}
 	if codec == nil {
-		panic("aggregate: the codec of " + category + " is nil")
+		panic(fmt.Sprintf("aggregate: Define: category %q: the codec is nil: pass one that eventstore.NewCodec returned, and declare the codec's variable in the same package or before", category))
+	}
+	if len(codec.Types()) == 0 {
+		panic(fmt.Sprintf("aggregate: Define: category %q: the codec has no event type that is not retired: add one with eventstore.TypeOf", category))
 	}
 	return &Definition[S, E]{
 		category: category,
@@ -48,7 +51,7 @@ func Define[S any, P State[S, E], E any](category string, codec *eventstore.Code
 // another shape, unless [Definition.WithEncoding] makes it. It panics when the schema is out of bounds.
 func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
 	if schema < 1 || schema > math.MaxInt32 {
-		panic(fmt.Sprintf("aggregate: %s: schema %d of snapshots is not between 1 and %d", d.category, schema, math.MaxInt32))
+		panic(fmt.Sprintf("aggregate: Definition.WithSchema: %s: schema %d of snapshots is not between 1 and %d", d.category, schema, math.MaxInt32))
 	}
 	changed := *d
 	changed.state.kind.Schema = schema
@@ -58,7 +61,11 @@ func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
 // WithEncoding returns the definition with snapshots encoded by encode and decoded by decode, instead of
 // as JSON: for a state with unexported fields, or a large one. Raise the schema, with
 // [Definition.WithSchema], whenever decode could take older data for what it is not. Both must be pure and safe for concurrent use; decode must not keep its argument.
+// WithEncoding panics when one of them is nil.
 func (d *Definition[S, E]) WithEncoding(encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) *Definition[S, E] {
+	if encode == nil || decode == nil {
+		panic(fmt.Sprintf("aggregate: Definition.WithEncoding: %s: encode or decode is nil: pass both functions", d.category))
+	}
 	changed := *d
 	changed.state = ownState(d.category, d.state.kind.Schema, encode, decode)
 	return &changed

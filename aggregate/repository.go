@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
@@ -32,16 +33,25 @@ type Repository[S, E any] struct {
 // to a caller's transaction there is no cache and there are no snapshots: they would take a second
 // connection while the transaction holds the first, and could be of what is never committed.
 //
-// It panics when Config.CacheSize is negative, or when there are snapshots but part of the state would be
-// lost in JSON: an unexported field, a field of an interface type. See [Definition.WithEncoding].
+// It panics when the store or the definition is nil, when a field of the Config is out of bounds, or when there are
+// snapshots but part of the state would be lost in JSON: an unexported field, a field of an interface type. See
+// [Definition.WithEncoding].
 func NewRepository[S, E any](store Store, definition *Definition[S, E], config *Config) *Repository[S, E] {
-	r := &Repository[S, E]{store: store, definition: definition, config: config}
+	switch {
+	case definition == nil:
+		panic("aggregate: NewRepository: the definition is nil: pass one that aggregate.Define returned")
+	case isnil.Any(store):
+		panic(fmt.Sprintf("aggregate: NewRepository: %s: the store is nil: pass one that eventstore.New returned without an error", definition.category))
+	}
+	r := &Repository[S, E]{store: store, definition: definition}
 	if config == nil {
 		return r
 	}
-	if config.CacheSize < 0 {
-		panic(fmt.Sprintf("aggregate: CacheSize %d of %s is negative", config.CacheSize, definition.category))
+	if err := config.validate(); err != nil {
+		panic(fmt.Sprintf("aggregate: NewRepository: %s: %v", definition.category, err))
 	}
+	own := *config
+	config, r.config = &own, &own
 	if config.CacheSize > 0 && !inTx(store) {
 		r.cache = newCache[S](config.CacheSize)
 	}
@@ -112,7 +122,8 @@ func (r *Repository[S, E]) loaded(f *folded[S]) *Loaded[S, E] {
 // nothing but decide: it must not change the state it is given. Its error is returned as it is.
 //
 // Without events nothing is appended, and the receipt is that of the state decided on. After too
-// many conflicts the last one is returned, an [eventstore.ConflictError].
+// many conflicts the last one is returned, an [eventstore.ConflictError]. A nil decide is an
+// [eventstore.InvalidError].
 func (r *Repository[S, E]) Update(ctx context.Context, key string, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
 	return r.update(ctx, key, eventstore.Any, decide)
 }
@@ -125,6 +136,13 @@ func (r *Repository[S, E]) UpdateAt(ctx context.Context, key string, seen events
 }
 
 func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
+	stream := r.definition.Stream(key)
+	if decide == nil {
+		return eventstore.Receipt{}, refused("update "+stream.String(), "decide is nil: pass a function")
+	}
+	if seen < eventstore.Exists {
+		return eventstore.Receipt{}, refused("update "+stream.String(), "version %d: want 0 or more, eventstore.Any or eventstore.Exists", int64(seen))
+	}
 	var last decision[S]
 	attempt, tries := uint(0), r.config.tries()
 	receipt, err := Commit(ctx, r.store, r.config, func(ctx context.Context) (_ []eventstore.Change, err error) {

@@ -114,5 +114,10 @@ func (r *Repository[S, E]) History(ctx context.Context, key string, after, to ev
 }
 
 func invalid(stream eventstore.StreamID, format string, args ...any) error {
-	return fmt.Errorf("aggregate: load %s: %w", stream, &eventstore.InvalidError{Reason: fmt.Sprintf(format, args...)})
+	return refused("load "+stream.String(), format, args...)
+}
+
+// refused returns an [eventstore.InvalidError] of what was being done.
+func refused(doing, format string, args ...any) error {
+	return fmt.Errorf("aggregate: %s: %w", doing, &eventstore.InvalidError{Reason: fmt.Sprintf(format, args...)})
 }

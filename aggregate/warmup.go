@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
@@ -49,6 +50,9 @@ func (r *Repository[S, E]) WarmUp(ctx context.Context, streams Lister, after eve
 	done := WarmUp{Last: after}
 	if r.snapshots == nil { // nor has one in a transaction
 		return done, fmt.Errorf("aggregate: warm up %s: %w", r.definition.category, &eventstore.InvalidError{Reason: "the repository has no snapshots"})
+	}
+	if isnil.Any(streams) {
+		return done, refused("warm up "+r.definition.category, "the Lister is nil: pass the event store")
 	}
 	if report == nil {
 		report = func(WarmUp) {}

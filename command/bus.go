@@ -28,21 +28,36 @@ type Bus struct {
 	next     Next
 }
 
-// NewBus returns a bus without handlers. The first middleware is the outermost.
+// NewBus returns a bus without handlers. The first middleware is the outermost. It panics when one is nil, or returns
+// nil.
 func NewBus(middleware ...Middleware) *Bus {
 	b := &Bus{handlers: make(map[reflect.Type]Next)}
 	b.next = b.handle
 	for i := len(middleware) - 1; i >= 0; i-- {
-		b.next = middleware[i](b.next)
+		if middleware[i] == nil {
+			panic(fmt.Sprintf("command: NewBus: middleware %d of %d is nil: pass a function", i+1, len(middleware)))
+		}
+		if b.next = middleware[i](b.next); b.next == nil {
+			panic(fmt.Sprintf("command: NewBus: middleware %d of %d returns nil: return a function that calls the next one", i+1, len(middleware)))
+		}
 	}
 	return b
 }
 
-// Register makes handler the one for commands of type C. It panics when there is one already.
+// Register makes handler the one for commands of type C. It panics when there is one already, when the bus or the
+// handler is nil, or when C is an interface, which no command has as its type.
 func Register[C any](b *Bus, handler Handler[C]) {
 	t := reflect.TypeFor[C]()
+	switch {
+	case b == nil:
+		panic(fmt.Sprintf("command: Register: %v: the bus is nil: pass one that command.NewBus returned", t))
+	case handler == nil:
+		panic(fmt.Sprintf("command: Register: %v: the handler is nil: pass a function", t))
+	case t.Kind() == reflect.Interface:
+		panic(fmt.Sprintf("command: Register: %v is an interface, and no command has it as its type: register a handler for each type of command", t))
+	}
 	if _, taken := b.handlers[t]; taken {
-		panic(fmt.Sprintf("command: %v has a handler already", t))
+		panic(fmt.Sprintf("command: Register: %v has a handler already: register one handler for each type of command", t))
 	}
 	b.handlers[t] = func(ctx context.Context, command any) (eventstore.Receipt, error) {
 		return handler(ctx, command.(C))

@@ -2,6 +2,7 @@ package eventstore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,8 +31,8 @@ type typeKey struct {
 }
 
 // NewCodec makes a codec of the given types. It panics when two of them claim the same name and
-// schema, when one Go type is stored under two names, when a name or schema is out of bounds, or
-// when an upcaster leads nowhere: a mistake of the programmer, found when the program starts.
+// schema, when one Go type is stored under two names, when a name or schema is out of bounds, when an upcaster leads
+// nowhere, or when there is no type at all: a mistake of the programmer, found when the program starts.
 //
 // A codec returns an error for an event of a type that it does not know, and ignores fields of a
 // payload that the Go type does not have; see [Codec.Strict] and [Codec.Tolerant].
@@ -42,11 +43,16 @@ func NewCodec[E any](types ...Type[E]) *Codec[E] {
 		retired:  make(map[string]bool),
 		encoders: make(map[reflect.Type]Type[E], len(types)),
 	}
+	if len(types) == 0 {
+		panic(fmt.Sprintf("eventstore: NewCodec: the codec of %v has no event type: pass those that eventstore.TypeOf returns", reflect.TypeFor[E]()))
+	}
 	for _, t := range types {
 		if err := validName("event type", t.name); err != nil {
-			panic("eventstore: " + err.Error())
+			panic("eventstore: NewCodec: " + err.Error())
 		}
 		switch {
+		case t.retired && c.retired[t.name]:
+			panic(fmt.Sprintf("eventstore: event type %q is retired twice", t.name))
 		case t.retired:
 			c.retired[t.name] = true
 		case t.newName != "":
@@ -147,6 +153,15 @@ func (c *Codec[E]) Types() []string {
 
 // Retired returns the stored names of which the codec decodes events into none, sorted.
 func (c *Codec[E]) Retired() []string { return slices.Sorted(maps.Keys(c.retired)) }
+
+// Encodes returns the Go types of the events that the codec encodes, by their stored names: what an aggregate
+// or a handler has to expect. Shapes that are only read, such as those of earlier releases, are not among them.
+func (c *Codec[E]) Encodes() []reflect.Type {
+	return slices.SortedFunc(maps.Keys(c.encoders), func(a, b reflect.Type) int {
+		x, y := c.encoders[a], c.encoders[b]
+		return cmp.Or(cmp.Compare(x.name, y.name), cmp.Compare(x.schema, y.schema))
+	})
+}
 
 // Schemas returns the schema versions of a stored type that the codec decodes, sorted.
 func (c *Codec[E]) Schemas(name string) []int {

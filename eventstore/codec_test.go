@@ -263,11 +263,33 @@ func TestNewCodecPanics(t *testing.T) {
 			eventstore.NewCodec(types...)
 		}()
 	}
+	for want, define := range map[string]func(){
+		`NewCodec: the codec of eventstore_test.parcelEvent has no event type`: func() { eventstore.NewCodec[parcelEvent]() },
+		`NewCodec: event type is empty`:                                        func() { eventstore.NewCodec(eventstore.Type[parcelEvent]{}) },
+		`TypeOf: event type "x": into is nil`:                                  func() { eventstore.TypeOf[parcelSent, parcelEvent]("x", nil) },
+		`Split: event type "x": into is nil`:                                   func() { eventstore.Split[parcelSent, parcelEvent]("x", nil) },
+		`Upcast: event type "x": up is nil`:                                    func() { eventstore.Upcast[parcelEvent, parcelSentV1, parcelSent]("x", 1, nil) },
+		`UpcastJSON: event type "x": up is nil`:                                func() { eventstore.UpcastJSON[parcelEvent]("x", 1, nil) },
+		`eventstore_test.parcelEvent is an interface`: func() {
+			eventstore.TypeOf("x", func(e parcelEvent) parcelEvent { return e })
+		},
+		`event type "x" is retired twice`: func() {
+			eventstore.NewCodec(eventstore.Retired[parcelEvent]("x"), eventstore.Retired[parcelEvent]("x"))
+		},
+	} {
+		func() {
+			defer func() {
+				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "eventstore: ") || !strings.Contains(got, want) {
+					t.Errorf("panic %q, want one that says %q", got, want)
+				}
+			}()
+			define()
+		}()
+	}
 	// What is close to a mistake but is none.
 	eventstore.NewCodec(eventstore.TypeOf(strings.Repeat("x", 250), same[parcelSent]).WithSchema(32767))
 	eventstore.NewCodec(sent, eventstore.TypeOf("parcel.sold", func(parcelSentV1) parcelEvent { return &parcelLost{} }),
 		eventstore.TypeOf("parcel.sent", upcastSent).WithSchema(3))
-	eventstore.NewCodec[parcelEvent]()
 }
 
 func TestCodecTypes(t *testing.T) {
@@ -275,9 +297,6 @@ func TestCodecTypes(t *testing.T) {
 	want := []string{"parcel.bad", "parcel.lost", "parcel.sent"}
 	if diff := cmp.Diff(want, newParcelCodec().Types()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
-	}
-	if got := eventstore.NewCodec[parcelEvent]().Types(); len(got) > 0 {
-		t.Errorf("of an empty codec: %v", got)
 	}
 }
 

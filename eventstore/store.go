@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/internal/pglisten"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
@@ -89,6 +90,9 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if err != nil {
 		return nil, invalid("eventstore.New: %v", err)
 	}
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
 	if c.MaxEventBytes == 0 {
 		c.MaxEventBytes = DefaultMaxEventBytes
 	}
@@ -100,13 +104,6 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	if c.PollInterval == 0 {
 		c.PollInterval = 100 * time.Millisecond
-	}
-	if c.MaxEventBytes < 0 || c.PageSize < 0 || c.PollInterval < 0 {
-		return nil, invalid("eventstore.New: MaxEventBytes, PageSize and PollInterval must not be negative")
-	}
-	if c.MaxEventBytes > MaxCommitBytes/4 || c.PageSize > maxPage {
-		return nil, invalid("eventstore.New: MaxEventBytes %d, PageSize %d: want at most %d and %d",
-			c.MaxEventBytes, c.PageSize, MaxCommitBytes/4, maxPage)
 	}
 	bounded := pgpool.New(pool)
 	s := &Store{
@@ -133,6 +130,25 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	return s, nil
 }
 
+// validate returns an [InvalidError] that names a field and its value.
+func (c *Config) validate() error {
+	switch {
+	case c.MaxEventBytes > MaxCommitBytes/4:
+		return invalid("eventstore.New: Config.MaxEventBytes is %d: want at most %d", c.MaxEventBytes, MaxCommitBytes/4)
+	case c.PageSize > maxPage:
+		return invalid("eventstore.New: Config.PageSize is %d: want at most %d", c.PageSize, maxPage)
+	case c.MaxEventBytes < 0:
+		return invalid("eventstore.New: Config.MaxEventBytes is %d: want a number of bytes, or 0 for %d", c.MaxEventBytes, DefaultMaxEventBytes)
+	case c.PageSize < 0:
+		return invalid("eventstore.New: Config.PageSize is %d: want a number of events, or 0 for 1000", c.PageSize)
+	case c.PollInterval < 0:
+		return invalid("eventstore.New: Config.PollInterval is %s: want a duration above 0, or 0 for 100ms", c.PollInterval)
+	case c.Inline != nil && isnil.Any(c.Inline):
+		return invalid("eventstore.New: Config.Inline holds a nil %T: leave the field out, or pass what projection.NewInline returned without an error", c.Inline)
+	}
+	return nil
+}
+
 // Close waits for the appends under way, and refuses later ones with [ErrClosed]. The store can
 // still be read. Call it before closing the pool, after those who follow the log have been told to
 // stop.
@@ -153,8 +169,11 @@ func (s *Store) Close() {
 // its streams wait, in other processes too. An open transaction that has appended holds the tidemark back, and with it every
 // reader: keep it short. Each append takes an entry of the server's lock table, which has room
 // for some thousands: append many events at once rather than many times. The copy must not be
-// used after the transaction has ended.
+// used after the transaction has ended. It panics when tx is nil.
 func (s *Store) WithTx(tx pgx.Tx) *Store {
+	if isnil.Any(tx) {
+		panic("eventstore: Store.WithTx: the transaction is nil: pass one that Begin returned without an error")
+	}
 	bound := *s
 	bound.db, bound.tx, bound.inTx = pgpool.Tx{Tx: tx}, tx, true
 	return &bound

@@ -1,9 +1,13 @@
 package eventstore_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -53,19 +57,44 @@ func checkEmpty(t *testing.T, store *eventstore.Store) {
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
-	for name, test := range map[string]struct {
+	for want, test := range map[string]struct {
 		pool   *pgxpool.Pool
 		config *eventstore.Config
 	}{
-		"nil pool":        {nil, nil},
-		"schema":          {pool, &eventstore.Config{Schema: `x"; drop table y`}},
-		"negative bytes":  {pool, &eventstore.Config{MaxEventBytes: -1}},
-		"negative page":   {pool, &eventstore.Config{PageSize: -1}},
-		"negative period": {pool, &eventstore.Config{PollInterval: -1}},
+		"the pool is nil":               {nil, nil},
+		`schema "x\"; drop table y"`:    {pool, &eventstore.Config{Schema: `x"; drop table y`}},
+		"Config.MaxEventBytes is -1":    {pool, &eventstore.Config{MaxEventBytes: -1}},
+		"Config.PageSize is -2":         {pool, &eventstore.Config{PageSize: -2}},
+		"Config.PollInterval is -3ns":   {pool, &eventstore.Config{PollInterval: -3}},
+		"Config.Inline holds a nil *ev": {pool, &eventstore.Config{Inline: (*inlineNothing)(nil)}},
 	} {
-		if _, err := eventstore.New(test.pool, test.config); !errors.Is(err, eventstore.ErrInvalid) {
-			t.Errorf("%s: %v, want ErrInvalid", name, err)
+		_, err := eventstore.New(test.pool, test.config)
+		if !errors.Is(err, eventstore.ErrInvalid) || !strings.HasPrefix(err.Error(), "eventstore.New: ") || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want ErrInvalid that says %q", err, want)
 		}
+	}
+}
+
+type inlineNothing struct{}
+
+func (*inlineNothing) Names() []string                                       { return nil }
+func (*inlineNothing) Apply(context.Context, pgx.Tx, []eventstore.Raw) error { return nil }
+
+func TestWithTxRefusesNil(t *testing.T) {
+	t.Parallel()
+	store, err := eventstore.New(pgtest.Pool(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tx := range []pgx.Tx{nil, (*pgxpool.Tx)(nil)} {
+		func() {
+			defer func() {
+				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "eventstore: Store.WithTx: the transaction is nil") {
+					t.Errorf("panic %q for %#v", got, tx)
+				}
+			}()
+			store.WithTx(tx)
+		}()
 	}
 }
 

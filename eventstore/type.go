@@ -2,6 +2,7 @@ package eventstore
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 )
 
@@ -41,8 +42,9 @@ func (t Type[E]) isUpcaster() bool { return t.up != nil || t.upJSON != nil }
 //	eventstore.TypeOf("account.opened", func(e Opened) Event { return e }).WithSchema(2),
 //
 // When there are more than two shapes, [Upcast] leads from each to the next. into must be pure: it
-// runs each time an event is read.
+// runs each time an event is read. TypeOf panics when into is nil, or T is an interface, which JSON does not decode into.
 func TypeOf[T, E any](name string, into func(T) E) Type[E] {
+	mustBe[T]("TypeOf", name, "into", into == nil)
 	var zero T
 	_, isEvent := any(zero).(E)
 	t := readable[T, E](name)
@@ -60,8 +62,9 @@ func TypeOf[T, E any](name string, into func(T) E) Type[E] {
 }
 
 // Split says that payloads of the stored type name decode into a T and mean any number of events,
-// also none: for a type that turned out to say several things at once. into must be pure.
+// also none: for a type that turned out to say several things at once. into must be pure. Split panics like [TypeOf].
 func Split[T, E any](name string, into func(T) []E) Type[E] {
+	mustBe[T]("Split", name, "into", into == nil)
 	t := readable[T, E](name)
 	t.into = func(value any) []E { return into(value.(T)) }
 	return t
@@ -75,8 +78,9 @@ func Split[T, E any](name string, into func(T) []E) Type[E] {
 //	eventstore.Upcast[Event]("account.opened", 2, func(e openedV2) Opened { … }),
 //	eventstore.TypeOf("account.opened", func(e Opened) Event { return e }).WithSchema(3),
 //
-// up must be pure.
+// up must be pure. Upcast panics when up is nil, or Old is an interface.
 func Upcast[E, Old, New any](name string, schema int, up func(Old) New) Type[E] {
+	mustBe[Old]("Upcast", name, "up", up == nil)
 	t := readable[Old, E](name)
 	t.schema = schema
 	t.up = func(old any) any { return up(old.(Old)) }
@@ -86,8 +90,9 @@ func Upcast[E, Old, New any](name string, schema int, up func(Old) New) Type[E] 
 
 // UpcastJSON is [Upcast] over the payload itself: it makes that of the next schema. It needs no Go
 // type for the older shape. An error of up becomes a [DecodeError]. It must be pure, and not change
-// its argument.
+// its argument. UpcastJSON panics when up is nil.
 func UpcastJSON[E any](name string, schema int, up func(json.RawMessage) (json.RawMessage, error)) Type[E] {
+	mustBe[json.RawMessage]("UpcastJSON", name, "up", up == nil)
 	return Type[E]{name: name, schema: schema, upJSON: up}
 }
 
@@ -103,6 +108,16 @@ func Retired[E any](name string) Type[E] { return Type[E]{name: name, retired: t
 func (t Type[E]) WithSchema(schema int) Type[E] {
 	t.schema = schema
 	return t
+}
+
+// mustBe panics unless a type of a codec has its function, and a shape that JSON decodes into.
+func mustBe[T any](function, name, option string, isNil bool) {
+	if isNil {
+		panic(fmt.Sprintf("eventstore: %s: event type %q: %s is nil: pass a function", function, name, option))
+	}
+	if t := reflect.TypeFor[T](); t.Kind() == reflect.Interface {
+		panic(fmt.Sprintf("eventstore: %s: event type %q: the payload's Go type %v is an interface: its argument must be the type of one event", function, name, t))
+	}
 }
 
 // readable returns a type at schema 1 whose payloads decode into a T.

@@ -36,6 +36,8 @@ var (
 	ErrInvalidSchema = errors.New("invalid schema name")
 )
 
+var errNilPool = errors.New("migrations: the pool is nil: pass one that pgxpool.New returned without an error")
+
 // Config says where the store lives. Nil and the zero value are the default.
 type Config struct {
 	// Schema is the Postgres schema of the store: lower-case letters, digits and underscores,
@@ -49,18 +51,23 @@ type Migration struct {
 	Name    string // the file's name, such as "001_tidemark.sql"
 	up      string
 	down    string
+	plain   string // up, in the default schema
 }
 
 // Up applies every pending migration. It returns [ErrNewer], and changes nothing, when the
-// database is ahead of this release, and [ErrUnsuitable] when the server's advisory locks or sequences are not
+// database is ahead of this release, a [SchemaError] when what was applied before is not what
+// this release would have made, and [ErrUnsuitable] when the server's advisory locks or sequences are not
 // those of Postgres, which it tries out over a second connection. Safe to call from many processes at once.
 func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
-		pending, err := m.pending(ctx)
+		done, pending, err := m.split(ctx)
 		if err != nil {
 			return err
 		}
 		if err := m.probe(ctx, pgpool.New(pool), len(pending) > 0); err != nil {
+			return err
+		}
+		if err := m.check(ctx, done); err != nil {
 			return err
 		}
 		for _, step := range pending {
@@ -95,31 +102,32 @@ func Down(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 
 // Pending returns the migrations that [Up] would apply, in order. It changes nothing.
 func Pending(ctx context.Context, pool *pgxpool.Pool, config *Config) ([]Migration, error) {
-	m, err := newMigrator(config)
-	if err != nil {
-		return nil, err
-	}
-	conn, err := pgpool.New(pool).Acquire(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("migrations: connect: %w", err)
-	}
-	defer conn.Release()
-	m.conn = conn.Conn()
-	return m.pending(ctx)
+	var pending []Migration
+	err := connected(ctx, pool, config, func(m *migrator) (err error) {
+		_, pending, err = m.split(ctx)
+		return err
+	})
+	return pending, err
 }
 
 // Validate returns nil when the database is exactly at this release, [ErrPending] when it is
-// behind and [ErrNewer] when it is ahead. It changes nothing.
+// behind and [ErrNewer] when it is ahead. It returns a [SchemaError], which unwraps to [ErrChanged],
+// when tables, columns, constraints, indexes, sequences, triggers or functions are not as the
+// migrations make them, whichever tool ran them: after an edit by hand, after a restore that left
+// something out, in a schema that was renamed. Further objects in the schema, and the rights of
+// roles, are not looked at. It changes nothing.
 func Validate(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
-	pending, err := Pending(ctx, pool, config)
-	if err != nil {
-		return err
-	}
-	if len(pending) > 0 {
-		return fmt.Errorf("migrations: %w: %d from %s on: call migrations.Up",
-			ErrPending, len(pending), pending[0].Name)
-	}
-	return nil
+	return connected(ctx, pool, config, func(m *migrator) error {
+		done, pending, err := m.split(ctx)
+		if err != nil {
+			return err
+		}
+		if len(pending) > 0 {
+			return fmt.Errorf("migrations: %w: %d from %s on: call migrations.Up",
+				ErrPending, len(pending), pending[0].Name)
+		}
+		return m.check(ctx, done)
+	})
 }
 
 // migrator applies the steps to one schema over one connection.
@@ -144,11 +152,32 @@ func newMigrator(config *Config) (*migrator, error) {
 	return &migrator{schema: schema, steps: steps}, nil
 }
 
+// connected runs do over one connection.
+func connected(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*migrator) error) error {
+	m, err := newMigrator(config)
+	if err != nil {
+		return err
+	}
+	if pool == nil {
+		return errNilPool
+	}
+	conn, err := pgpool.New(pool).Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("migrations: connect: %w", err)
+	}
+	defer conn.Release()
+	m.conn = conn.Conn()
+	return do(m)
+}
+
 // locked runs do over one connection, one process at a time.
 func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*migrator) error) error {
 	m, err := newMigrator(config)
 	if err != nil {
 		return err
+	}
+	if pool == nil {
+		return errNilPool
 	}
 	conn, err := pgpool.New(pool).Acquire(ctx)
 	if err != nil {
@@ -183,14 +212,20 @@ func (m *migrator) applied(ctx context.Context) ([]int, error) {
 	return versions, nil
 }
 
-func (m *migrator) pending(ctx context.Context) ([]Migration, error) {
+// split returns the steps that the database has, and those that it lacks.
+func (m *migrator) split(ctx context.Context) (done, pending []Migration, err error) {
 	applied, err := m.applied(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(m.steps), func(step Migration) bool {
-		return slices.Contains(applied, step.Version)
-	}), nil
+	for _, step := range m.steps {
+		if slices.Contains(applied, step.Version) {
+			done = append(done, step)
+		} else {
+			pending = append(pending, step)
+		}
+	}
+	return done, pending, nil
 }
 
 // apply runs one file in a transaction. The file itself keeps schema_migrations.
@@ -199,6 +234,11 @@ func (m *migrator) apply(ctx context.Context, name, sql string) error {
 		_, err := tx.Exec(ctx, sql)
 		return err
 	})
+	if pgerr.Duplicate(err) {
+		return fmt.Errorf("migrations: %s in schema %s: %w: something of that name is there, but schema_migrations "+
+			"does not say that the file was applied: was the schema restored in part? Restore all of it, or drop what is there",
+			name, m.schema, err)
+	}
 	if err != nil {
 		return fmt.Errorf("migrations: %s in schema %s: %w", name, m.schema, err)
 	}
@@ -233,6 +273,7 @@ func load(schema string) ([]Migration, error) {
 		steps = append(steps, Migration{
 			Version: version,
 			Name:    name,
+			plain:   up,
 			up:      inSchema(up, schema),
 			down:    inSchema(down, schema),
 		})

@@ -130,7 +130,12 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 	} else if err != nil {
 		return err
 	}
-	for _, n := range kept {
+	for k, n := range kept {
+		if w.unsettled(items, kept, k) { // what is before it is written first
+			to, full = items[n].raw.Position-1, false
+			b.cut(to)
+			break
+		}
 		if err := w.rows.fold(&items[n]); err != nil {
 			return &failure{n, err}
 		}
@@ -151,6 +156,20 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 	w.rows.flushed()
 	w.committed(b)
 	return nil
+}
+
+// unsettled reports whether one of the items that an event has, of which the k-th is the first, cannot be folded yet.
+func (w *worker) unsettled(items []item, kept []int, k int) bool {
+	at := items[kept[k]].raw.Position
+	if k > 0 && items[kept[k-1]].raw.Position == at {
+		return false // the first one has been asked
+	}
+	for ; k < len(kept) && items[kept[k]].raw.Position == at; k++ {
+		if !w.rows.settled(&items[kept[k]]) {
+			return true
+		}
+	}
+	return false
 }
 
 // flushAfter is how long rows are folded before they are written, while there is a backlog: longer if there are

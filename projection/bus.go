@@ -41,12 +41,16 @@ func newBus(e *engine) *bus { return &bus{engine: e, waiting: make(map[*listenin
 // unsubscribe has returned no other event is given to them; a call under way goes on, with a context that
 // is done. An effect must return when its context is: [Runner.Run] waits for it.
 func (r *Runner) Subscribe(ctx context.Context, sources ...Source) (unsubscribe func(), err error) {
-	l := &listening{Projection: newProjection("Runner.Subscribe", nil, sources), stop: func() {}}
+	p, err := newProjection("Runner.Subscribe", nil, sources)
+	if err != nil {
+		return nil, fmt.Errorf("projection: Runner.Subscribe: %w", err)
+	}
 	for _, s := range sources {
 		if s.effect == nil {
-			return nil, errors.New("projection: the sources of Subscribe must be made by Effect or EffectAll")
+			return nil, errors.New("projection: Runner.Subscribe: the sources must be made by Effect or EffectAll")
 		}
 	}
+	l := &listening{Projection: p, stop: func() {}}
 	if l.after, err = r.end(ctx); err != nil {
 		return nil, fmt.Errorf("projection: subscribe: %w", err)
 	}

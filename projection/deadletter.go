@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -32,7 +33,7 @@ type DeadLetter struct {
 
 // DeadLetterGroup are the dead letters of one kind.
 type DeadLetterGroup struct {
-	Error       string // its first line
+	Error       string // its first line, with … for what differs from event to event: numbers, ids, times, values
 	Count       int    // events that failed so
 	Waiting     int    // events behind them
 	First, Last eventstore.Position
@@ -70,8 +71,7 @@ select error, count(*)::int, sum(waiting)::int, min(position), max(position), mi
          where l.projection = $1
            and l.version = $2
            and l.error is not null) failed
- group by error
- order by count(*) desc, error`
+ group by error`
 
 const (
 	maxEdit = eventstore.MaxCommitBytes / 4 // what an event of the log may have
@@ -102,7 +102,7 @@ func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
 	return letters, nil
 }
 
-// DeadLetterGroups returns the dead letters of a projection by the first line of their error, the most
+// DeadLetterGroups returns the dead letters of a projection by the reason that they have in common, the most
 // frequent first. Version 0 is the live one.
 func (r *Runner) DeadLetterGroups(ctx context.Context, name string, version int) ([]DeadLetterGroup, error) {
 	v, err := r.find(ctx, name, version)
@@ -114,7 +114,26 @@ func (r *Runner) DeadLetterGroups(ctx context.Context, name string, version int)
 	if err != nil {
 		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
 	}
-	return groups, nil
+	return mergeGroups(groups), nil
+}
+
+// mergeGroups puts the groups together that have one reason.
+func mergeGroups(groups []DeadLetterGroup) []DeadLetterGroup {
+	byReason := make(map[string]DeadLetterGroup)
+	for _, g := range groups {
+		g.Error = reasonOf(g.Error)
+		if same, ok := byReason[g.Error]; ok {
+			g.Count, g.Waiting = g.Count+same.Count, g.Waiting+same.Waiting
+			g.First, g.Last = min(g.First, same.First), max(g.Last, same.Last)
+			if same.Since.Before(g.Since) {
+				g.Since = same.Since
+			}
+		}
+		byReason[g.Error] = g
+	}
+	return slices.SortedFunc(maps.Values(byReason), func(a, b DeadLetterGroup) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Error, b.Error))
+	})
 }
 
 const letterKeysSQL = `

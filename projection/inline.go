@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,18 +30,30 @@ type Inline struct {
 }
 
 // NewInline returns what a store in a schema, "" for "tidemark", needs to keep projections. They must have
-// one partition, and be no subscriptions.
+// one partition, be no subscriptions, and differ in name or version; there is one at least.
 func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 	schema, err := pgschema.Name(schema)
 	if err != nil {
 		return nil, fmt.Errorf("projection.NewInline: %w", err)
 	}
-	n := &Inline{schema: schema, versions: projections}
-	for _, p := range projections {
-		if p.effects || p.options.Partitions > 1 {
-			return nil, fmt.Errorf("projection.NewInline: %s is a subscription, or has several partitions", p.name)
+	if len(projections) == 0 {
+		return nil, errors.New("projection.NewInline: there is no projection: pass those that appends are to keep")
+	}
+	n := &Inline{schema: schema, versions: slices.Clone(projections)}
+	for i, p := range projections {
+		switch {
+		case p == nil || p.name == "":
+			return nil, fmt.Errorf("projection.NewInline: projection %d of %d is nil or empty: pass one that New or NewTable returned", i+1, len(projections))
+		case p.effects:
+			return nil, fmt.Errorf("projection.NewInline: projection %q is a subscription: an append that fails would not take its effects back", p.name)
+		case p.options.Partitions > 1:
+			return nil, fmt.Errorf("projection.NewInline: projection %q: Options.Partitions is %d: want 1", p.name, p.options.Partitions)
 		}
-		n.names = append(n.names, fmt.Sprintf("%s:%d", p.name, p.options.Version))
+		name := fmt.Sprintf("%s:%d", p.name, p.options.Version)
+		if slices.Contains(n.names, name) {
+			return nil, fmt.Errorf("projection.NewInline: two projections are named %q and have version %d", p.name, p.options.Version)
+		}
+		n.names = append(n.names, name)
 	}
 	return n, nil
 }

@@ -61,6 +61,10 @@ type Options struct {
 	// MaxParked is how many dead letters there may be, with those that wait behind them, before the
 	// projection stops; 0 means 10,000.
 	MaxParked int
+	// StopAfter is of how many different keys events must fail one after another, with the same reason and none
+	// handled in between, for the projection to stop: then it is the handler that is wrong and not an event. The
+	// last one or two do not become dead letters. Each partition counts for itself; 0 means 10.
+	StopAfter int
 	// FromNow lets a new projection begin at the end of the log, as most subscriptions want to.
 	FromNow bool
 }
@@ -88,18 +92,22 @@ type decoded struct {
 }
 
 // On says that a projection gives the events whose types are in the codec to handler. Events of one
-// stream are handled in their order. It panics when one of them is nil.
+// stream are handled in their order. It panics when one of them is nil, or the codec decodes no type.
 func On[E any](codec *eventstore.Codec[E], handler Handler[E]) Source {
-	return OnKeyed(codec, nil, handler)
+	mustHave("On", codec, given{"the handler", handler == nil})
+	return on(codec, nil, handler)
 }
 
 // OnKeyed is [On] for a read model whose rows are not those of streams: events with the same key are handled in
 // their order, and wait for one another when one of them cannot be handled. The function must be pure
-// and return the same key for an event for ever; "" is refused like an event that cannot be handled.
+// and return the same key for an event for ever; "" is refused like an event that cannot be handled. It panics like [On],
+// and when the key is nil.
 func OnKeyed[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
-	if codec == nil || handler == nil {
-		panic("projection: codec and handler must be given")
-	}
+	mustHave("OnKeyed", codec, given{"the key", key == nil}, given{"the handler", handler == nil})
+	return on(codec, key, handler)
+}
+
+func on[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
 	s := source(codec, key)
 	s.handle = func(ctx context.Context, tx pgx.Tx, d decoded) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
@@ -177,43 +185,42 @@ func decode[E any](codec *eventstore.Codec[E], raw eventstore.Raw) (events []eve
 // A source or an event type that is added to a projection later gets events from its checkpoint
 // on, not those before: [Runner.Status] says so, and to have all of them raise [Options.Version].
 //
-// New panics when the name is empty, there is no source, an event type has two, or an option is out of bounds.
+// New panics when the name is empty, has more than 250 bytes or a control character; when there is no source, or an
+// event type has two; and when an option is out of bounds. The text names the option and its value.
 func New(name string, options *Options, sources ...Source) *Projection {
-	p := newProjection(name, options, sources)
+	p := mustMake("New", name, options, sources)
 	for _, s := range sources {
 		if s.handle == nil {
-			panic(fmt.Sprintf("projection %q: its sources must be made by On or OnKeyed", name))
+			panic(fmt.Sprintf("projection.New: projection %q: its sources must be made by On or OnKeyed; effects belong to projection.NewSubscription", name))
 		}
 	}
 	return p
 }
 
-func newProjection(name string, options *Options, sources []Source) *Projection {
-	if name == "" || len(sources) == 0 {
-		panic(fmt.Sprintf("projection %q: a name and a source must be given", name))
+// mustMake is newProjection for one of the functions that define projections, which panic.
+func mustMake(function, name string, options *Options, sources []Source) *Projection {
+	p, err := newProjection(name, options, sources)
+	if err != nil {
+		panic(fmt.Sprintf("projection.%s: projection %q: %v", function, name, err))
 	}
-	p := &Projection{name: name, options: options.withDefaults(), sources: sources}
-	o := p.options
-	if o.Version < 1 || o.Partitions < 1 || o.Partitions > maxPartitions || o.Timeout < 0 || o.MaxAttempts < 1 || o.MaxParked < 0 {
-		panic(fmt.Sprintf("projection %q: an option is out of bounds: %+v", name, o))
+	return p
+}
+
+func newProjection(name string, options *Options, sources []Source) (*Projection, error) {
+	if err := validName(name); err != nil {
+		return nil, err
 	}
-	if (o.DDL == "") != (len(o.Tables) == 0) {
-		panic(fmt.Sprintf("projection %q: Tables and DDL must be given together", name))
+	if err := validSources(sources); err != nil {
+		return nil, err
 	}
-	for _, t := range o.Tables {
-		if !strings.Contains(o.DDL, "{"+t+"}") {
-			panic(fmt.Sprintf("projection %q: DDL does not make {%s}", name, t))
-		}
+	p := &Projection{name: name, options: options.withDefaults(), sources: slices.Clone(sources)}
+	p.options.Tables = slices.Clone(p.options.Tables)
+	if err := p.options.validate(); err != nil {
+		return nil, err
 	}
 	taken := make(map[string]bool)
 	for _, s := range sources {
-		if s.all && len(sources) > 1 {
-			panic(fmt.Sprintf("projection %q: a source of all events must be the only one", name))
-		}
 		for _, eventType := range s.types {
-			if taken[eventType] {
-				panic(fmt.Sprintf("projection %q: two sources have the event type %q", name, eventType))
-			}
 			taken[eventType] = true
 		}
 	}
@@ -231,11 +238,8 @@ func newProjection(name string, options *Options, sources []Source) *Projection 
 			p.known[eventType] = true
 		}
 	}
-	return p
+	return p, nil
 }
-
-// maxPartitions bounds a projection's partitions: each is a goroutine, and a row that is updated.
-const maxPartitions = 1024
 
 func (o *Options) withDefaults() Options {
 	var d Options
@@ -257,6 +261,9 @@ func (o *Options) withDefaults() Options {
 	if d.MaxParked == 0 {
 		d.MaxParked = 10_000
 	}
+	if d.StopAfter == 0 {
+		d.StopAfter = 10
+	}
 	return d
 }
 
@@ -265,6 +272,15 @@ func (p *Projection) Name() string { return p.name }
 
 // Version returns the version of its read model.
 func (p *Projection) Version() int { return p.options.Version }
+
+// Types returns the stored names of the events that the projection is given, sorted: those in the codecs of its
+// sources. It is empty for a subscription to all events.
+func (p *Projection) Types() []string {
+	if p.sources[0].all {
+		return nil
+	}
+	return slices.Clone(p.types)
+}
 
 // definition identifies the statements that made the tables of a version.
 func (p *Projection) definition() string {

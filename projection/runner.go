@@ -19,6 +19,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
@@ -42,6 +43,9 @@ type Config struct {
 	// StallAfter; 0 means 0 events and one minute.
 	StallLag   int64
 	StallAfter time.Duration
+	// Parked is how many dead letters, with those that wait behind them, a projection may have until
+	// [Runner.Health] says so; 0 means 100.
+	Parked int
 	// PollOnly leaves out the connection that listens for notifications, which a pooler in transaction
 	// mode such as PgBouncer does not pass on: then partitions that become free are found within a second.
 	PollOnly bool
@@ -94,17 +98,19 @@ const maxRows = 128_000
 // checkpoints are in the database of pool, which must be that of the log. Names must differ, or
 // versions of one name.
 func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Projection) (*Runner, error) {
-	if pool == nil || log == nil {
-		return nil, errors.New("projection.NewRunner: pool and log must be given")
+	if pool == nil {
+		return nil, errors.New("projection.NewRunner: the pool is nil: pass one that pgxpool.New returned without an error")
+	}
+	if isnil.Any(log) {
+		return nil, errors.New("projection.NewRunner: the log is nil: pass the event store that eventstore.New returned without an error")
 	}
 	c := config.withDefaults(pool)
 	schema, err := pgschema.Name(c.Schema)
 	if err != nil {
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
-	if c.BatchSize < 1 || c.Concurrency < 1 ||
-		c.Lease < 0 || c.MaxBackoff < 0 || c.StallLag < 0 || c.StallAfter < 0 {
-		return nil, errors.New("projection.NewRunner: no number or duration of the Config may be negative")
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
 	e := &engine{
 		pool: pgpool.New(pool), log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
@@ -113,9 +119,10 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	}
 	r := &Runner{engine: e, versions: make(map[versionID]*version), names: make(map[string]*named)}
 	tables := 0
-	for _, p := range projections {
-		if p == nil {
-			return nil, errors.New("projection.NewRunner: a projection is nil")
+	for i, p := range projections {
+		if p == nil || p.name == "" {
+			return nil, fmt.Errorf("projection.NewRunner: projection %d of %d is nil or empty: pass one that New, NewTable or NewSubscription returned",
+				i+1, len(projections))
 		}
 		if _, taken := r.versions[p.id()]; taken {
 			return nil, fmt.Errorf("projection.NewRunner: two projections are named %q and have version %d",
@@ -163,6 +170,9 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 	}
 	if d.StallAfter == 0 {
 		d.StallAfter = time.Minute
+	}
+	if d.Parked == 0 {
+		d.Parked = 100
 	}
 	if d.Logger == nil {
 		d.Logger = slog.Default()

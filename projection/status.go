@@ -258,7 +258,7 @@ func (s ProjectionStatus) Problem() string {
 }
 
 // Health returns an error when one of this runner's projections has a problem, see
-// [ProjectionStatus.Problem], [Runner.Run] has returned one, or the database cannot be asked: for readiness
+// [ProjectionStatus.Problem], or more than [Config.Parked] dead letters, [Runner.Run] has returned one, or the database cannot be asked: for readiness
 // probes. It looks at the versions that readers see, whoever runs them, and at those that this runner builds.
 func (r *Runner) Health(ctx context.Context) error {
 	if err := r.failure.Load(); err != nil {
@@ -272,8 +272,15 @@ func (r *Runner) Health(ctx context.Context) error {
 	for _, p := range s.Projections {
 		_, mine := r.versions[versionID{p.Name, p.Version}]
 		seen := r.names[p.Name] != nil && p.Phase == phaseLive
-		if (seen || mine && p.Phase == phaseBuilding) && p.Problem() != "" {
-			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", p.Name, p.Version, p.Problem()))
+		if !seen && !(mine && p.Phase == phaseBuilding) {
+			continue
+		}
+		if problem := p.Problem(); problem != "" {
+			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", p.Name, p.Version, problem))
+		}
+		if p.Parked > r.config.Parked {
+			problems = append(problems, fmt.Sprintf("projection %s, version %d: %d events are parked, and Config.Parked allows %d: see Runner.DeadLetterGroups",
+				p.Name, p.Version, p.Parked, r.config.Parked))
 		}
 	}
 	if len(problems) > 0 {

@@ -14,11 +14,9 @@ import (
 
 // Effect says that a subscription calls do for the events whose types are in the codec: to send an
 // e-mail, to call another service. Events of one stream come in their order. It panics when one of
-// them is nil.
+// them is nil, or the codec decodes no type.
 func Effect[E any](codec *eventstore.Codec[E], do func(context.Context, eventstore.Event[E]) error) Source {
-	if codec == nil || do == nil {
-		panic("projection: codec and function must be given")
-	}
+	mustHave("Effect", codec, given{"the effect", do == nil})
 	s := source(codec, nil)
 	s.effect = func(ctx context.Context, d decoded) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
@@ -34,9 +32,7 @@ func Effect[E any](codec *eventstore.Codec[E], do func(context.Context, eventsto
 // EffectAll says that a subscription calls do for all events, whatever their types, as they are stored.
 // It panics when do is nil, and so does a subscription that has other sources beside it.
 func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
-	if do == nil {
-		panic("projection: the function must be given")
-	}
+	given{"the effect", do == nil}.must("EffectAll", "")
 	return Source{
 		all:   true,
 		types: []string{allTypes},
@@ -60,14 +56,17 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
 // A subscription has no versions and is not rebuilt; with [Options.FromNow] it begins at the end of
 // the log. NewSubscription panics like [New].
 func NewSubscription(name string, options *Options, sources ...Source) *Projection {
-	p := newProjection(name, options, sources)
+	p := mustMake("NewSubscription", name, options, sources)
 	for _, s := range sources {
 		if s.effect == nil {
-			panic(fmt.Sprintf("projection %q: the sources of a subscription must be made by Effect", name))
+			panic(fmt.Sprintf("projection.NewSubscription: projection %q: its sources must be made by Effect or EffectAll; handlers belong to projection.New", name))
 		}
 	}
-	if p.options.Version != 1 || p.options.DDL != "" {
-		panic(fmt.Sprintf("projection %q: a subscription has neither versions nor tables", name))
+	if p.options.Version != 1 {
+		panic(fmt.Sprintf("projection.NewSubscription: projection %q: Options.Version is %d: a subscription has no versions, leave it out", name, p.options.Version))
+	}
+	if p.options.DDL != "" {
+		panic(fmt.Sprintf("projection.NewSubscription: projection %q: Options.Tables is %q: a subscription has no tables, leave Tables and DDL out", name, p.options.Tables))
 	}
 	p.effects = true
 	return p

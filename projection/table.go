@@ -44,11 +44,10 @@ type Folding[Row any] struct{ source Source }
 
 // Fold says how the events whose types are in the codec change the rows of a table: key names the
 // row, and fold changes it. Both must be pure: they may be called more than once for an event. A row
-// that does not exist is zero but for its key. The key must be the same for an event for ever.
+// that does not exist is zero but for its key. The key must be the same for an event for ever. It panics when one of them is nil, or the
+// codec decodes no type.
 func Fold[Row, E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) Folding[Row] {
-	if codec == nil || key == nil || fold == nil {
-		panic("projection: codec, key and fold must be given")
-	}
+	mustHave("Fold", codec, given{"the key", key == nil}, given{"the fold", fold == nil})
 	s := source(codec, key)
 	s.row = func(row *Row, d decoded, done func(Op) error) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
@@ -79,15 +78,20 @@ func NewTable[Row any](name string, options *Options, folds ...Folding[Row]) *Pr
 	if len(o.Tables) == 0 {
 		o.Tables = []string{name}
 	}
-	if len(o.Tables) != 1 || o.DDL == "" || o.FromNow {
-		panic(fmt.Sprintf("projection %q: a table has one name, DDL that makes it, and all events from the beginning", name))
+	switch {
+	case len(o.Tables) != 1:
+		panic(fmt.Sprintf("projection.NewTable: projection %q: Options.Tables is %q: want one table", name, o.Tables))
+	case o.DDL == "":
+		panic(fmt.Sprintf("projection.NewTable: projection %q: Options.DDL is empty: want the statement that makes the table, such as create table {%s} (…)", name, o.Tables[0]))
+	case o.FromNow:
+		panic(fmt.Sprintf("projection.NewTable: projection %q: Options.FromNow is true: a table is made of all events from the beginning", name))
 	}
 	t := &tableOf[Row]{columns: columnsOf[Row](name), name: o.Tables[0]}
 	var sources []Source
 	for _, f := range folds {
 		sources = append(sources, f.source)
 	}
-	p := newProjection(name, &o, sources)
+	p := mustMake("NewTable", name, &o, sources)
 	t.version = p.options.Version
 	p.table = t
 	t.prepare()
@@ -98,6 +102,8 @@ func NewTable[Row any](name string, options *Options, folds ...Folding[Row]) *Pr
 type table interface {
 	// open returns the state of a partition. A fresh one has no rows in the table yet.
 	open(limit int, fresh bool) rows
+	// describe asks Postgres what the table is like. The error is fatal when it cannot hold the rows.
+	describe(ctx context.Context, db querier) error
 }
 
 // column is a field of a row type.
@@ -113,15 +119,15 @@ type tableOf[Row any] struct {
 	version int
 	columns []column
 
-	describeSQL, loadSQL, deleteSQL string
-	described                       atomic.Pointer[described]
+	loadSQL, deleteSQL string
+	described          atomic.Pointer[described]
 }
 
 // columnsOf returns the columns of a row type, the key first.
 func columnsOf[Row any](name string) []column {
 	t := reflect.TypeFor[Row]()
 	if t.Kind() != reflect.Struct {
-		panic(fmt.Sprintf("projection %q: rows are structs, not %v", name, t))
+		panic(fmt.Sprintf("projection.NewTable: projection %q: rows are structs, not %v", name, t))
 	}
 	var columns []column
 	keys, taken := 0, make(map[string]bool)
@@ -134,12 +140,12 @@ func columnsOf[Row any](name string) []column {
 			tag = snake(f.Name)
 		}
 		if taken[tag] {
-			panic(fmt.Sprintf("projection %q: two fields of %v are the column %s", name, t, tag))
+			panic(fmt.Sprintf("projection.NewTable: projection %q: two fields of %v are the column %s", name, t, tag))
 		}
 		taken[tag] = true
 		for n := 1; n < len(f.Index); n++ {
 			if t.FieldByIndex(f.Index[:n]).Type.Kind() == reflect.Pointer {
-				panic(fmt.Sprintf("projection %q: %v embeds a pointer, which would be nil: embed the struct", name, t))
+				panic(fmt.Sprintf("projection.NewTable: projection %q: %v embeds a pointer, which would be nil: embed the struct", name, t))
 			}
 		}
 		kind := f.Type.Kind()
@@ -184,16 +190,6 @@ func (t *tableOf[Row]) names(prefix string) string {
 
 func (t *tableOf[Row]) prepare() {
 	physical, key := physical(t.name, t.version), pgx.Identifier{t.columns[0].name}.Sanitize()
-	t.describeSQL = `
-		select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]',
-		       coalesce(element.typtype, own.typtype) = 'e',
-		       attnotnull and not atthasdef and attidentity = '' as is_required
-		  from pg_attribute
-		  join pg_type own on own.oid = atttypid
-		  left join pg_type element on element.oid = own.typelem and own.typcategory = 'A'
-		 where attrelid = $1::regclass
-		   and attnum > 0
-		   and not attisdropped`
 	var selected []string
 	for _, c := range t.columns {
 		name := pgx.Identifier{c.name}.Sanitize()

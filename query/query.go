@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/isnil"
 )
 
 // Handler answers a query.
@@ -23,8 +26,17 @@ var ErrBehind = errors.New("read model has not reached the position yet")
 
 // After returns a handler that waits for the position in its context, see [AtLeast], to be
 // reached by the named projections before it calls handler. When ctx is done first it returns
-// [ErrBehind] and the context's error.
+// [ErrBehind] and the context's error. After panics when the handler or the waiter is nil, or a name is empty.
 func After[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string) Handler[Q, R] {
+	switch {
+	case handler == nil:
+		panic(fmt.Sprintf("query: After: %v: the handler is nil: pass a function", reflect.TypeFor[Q]()))
+	case isnil.Any(waiter):
+		panic(fmt.Sprintf("query: After: %v: the waiter is nil: pass the projection.Runner", reflect.TypeFor[Q]()))
+	case slices.Contains(projections, ""):
+		panic(fmt.Sprintf("query: After: %v: the name of a projection is empty in %q", reflect.TypeFor[Q](), projections))
+	}
+	projections = slices.Clone(projections)
 	return func(ctx context.Context, query Q) (R, error) {
 		if position, ok := ctx.Value(positionKey{}).(eventstore.Position); ok {
 			if err := waiter.Wait(ctx, position, projections...); err != nil {

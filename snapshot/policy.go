@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -24,17 +25,28 @@ type Progress struct {
 // event is not in a snapshot. It must be safe for concurrent use.
 type Policy func(Progress) bool
 
-// Every is for a snapshot after every n events, at least 1.
-func Every(n int) Policy { return func(p Progress) bool { return p.Events >= max(n, 1) } }
+// Every is for a snapshot after every n events. It panics when n is below 1.
+func Every(n int) Policy {
+	mustBe("Every", "n", n, n >= 1, "1 or more")
+	return func(p Progress) bool { return p.Events >= n }
+}
 
-// OlderThan is for a snapshot when there is an event without one that is older than that.
-func OlderThan(age time.Duration) Policy { return func(p Progress) bool { return p.Age > age } }
+// OlderThan is for a snapshot when there is an event without one that is older than that. It panics when age is
+// negative.
+func OlderThan(age time.Duration) Policy {
+	mustBe("OlderThan", "age", age, age >= 0, "0 or more")
+	return func(p Progress) bool { return p.Age > age }
+}
 
-// LoadedMoreThan is for a snapshot when more than n events had to be folded.
-func LoadedMoreThan(n int) Policy { return func(p Progress) bool { return p.Loaded > n } }
+// LoadedMoreThan is for a snapshot when more than n events had to be folded. It panics when n is negative.
+func LoadedMoreThan(n int) Policy {
+	mustBe("LoadedMoreThan", "n", n, n >= 0, "0 or more")
+	return func(p Progress) bool { return p.Loaded > n }
+}
 
-// LoadedSlowerThan is for a snapshot when loading took longer than that.
+// LoadedSlowerThan is for a snapshot when loading took longer than that. It panics when limit is negative.
 func LoadedSlowerThan(limit time.Duration) Policy {
+	mustBe("LoadedSlowerThan", "limit", limit, limit >= 0, "0 or more")
 	return func(p Progress) bool { return p.LoadTime > limit }
 }
 
@@ -49,18 +61,34 @@ func On(types ...string) Policy {
 // Never is for no snapshot: those that are there are used.
 func Never() Policy { return func(Progress) bool { return false } }
 
-// AnyOf is for a snapshot when one of the policies is.
+// AnyOf is for a snapshot when one of the policies is. It panics when one of them is nil.
 func AnyOf(policies ...Policy) Policy {
-	policies = slices.Clone(policies)
+	policies = given("AnyOf", policies)
 	return func(p Progress) bool {
 		return slices.ContainsFunc(policies, func(policy Policy) bool { return policy(p) })
 	}
 }
 
-// AllOf is for a snapshot when all of the policies are, and there is one.
+// AllOf is for a snapshot when all of the policies are, and there is one. It panics when one of them is nil.
 func AllOf(policies ...Policy) Policy {
-	policies = slices.Clone(policies)
+	policies = given("AllOf", policies)
 	return func(p Progress) bool {
 		return len(policies) > 0 && !slices.ContainsFunc(policies, func(policy Policy) bool { return !policy(p) })
 	}
+}
+
+func mustBe(policy, option string, value any, ok bool, want string) {
+	if !ok {
+		panic(fmt.Sprintf("snapshot: %s: %s is %v: want %s", policy, option, value, want))
+	}
+}
+
+// given returns a copy of policies, none of which may be nil.
+func given(policy string, policies []Policy) []Policy {
+	for n, p := range policies {
+		if p == nil {
+			panic(fmt.Sprintf("snapshot: %s: policy %d of %d is nil: pass a function", policy, n+1, len(policies)))
+		}
+	}
+	return slices.Clone(policies)
 }

@@ -22,13 +22,8 @@ func TestPolicies(t *testing.T) {
 			[]snapshot.Progress{{Events: 3}, {Events: 4}, {Events: 1000}},
 			[]snapshot.Progress{{}, {Events: 1}, {Events: 2}, {Events: 2, Version: 3, Loaded: 3, Age: time.Hour}},
 		},
-		"every 0 is every 1": {
-			snapshot.Every(0),
-			[]snapshot.Progress{{Events: 1}},
-			[]snapshot.Progress{{}},
-		},
-		"every -1 is every 1": {
-			snapshot.Every(-1),
+		"every 1": {
+			snapshot.Every(1),
 			[]snapshot.Progress{{Events: 1}},
 			[]snapshot.Progress{{}},
 		},

@@ -112,8 +112,11 @@ func (r Retention) normalize() (Retention, error) {
 	if r.Latest == 0 {
 		r.Latest = 1
 	}
-	if r.Latest < 0 || r.Period < 0 || r.Period > 0 && r.Period < time.Second {
-		return r, fmt.Errorf("snapshot: %w: Latest %d, Period %s: want neither negative, nor a period below a second", ErrInvalid, r.Latest, r.Period)
+	if r.Latest < 0 {
+		return r, fmt.Errorf("snapshot: %w: Retention.Latest is %d: want a number of snapshots, or 0 for 1", ErrInvalid, r.Latest)
+	}
+	if r.Period < 0 || r.Period > 0 && r.Period < time.Second {
+		return r, fmt.Errorf("snapshot: %w: Retention.Period is %s: want a second at least, or 0 for none", ErrInvalid, r.Period)
 	}
 	return r, nil
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/isnil"
 )
 
 const (
@@ -80,8 +81,11 @@ func New(store Store, config *Config) *Snapshotter {
 	if config != nil {
 		c = *config
 	}
-	if store == nil || c.Queue < 0 {
-		panic(fmt.Sprintf("snapshot.New: store %v, Queue %d: want a store, and a queue that is not negative", store, c.Queue))
+	if isnil.Any(store) {
+		panic("snapshot: New: the store is nil: pass one that snapshot.NewPostgres or snapshot.NewMemory returned without an error")
+	}
+	if c.Queue < 0 {
+		panic(fmt.Sprintf("snapshot: New: Config.Queue is %d: want a number of streams, or 0 for 1000", c.Queue))
 	}
 	if c.Policy == nil {
 		c.Policy = Every(100)

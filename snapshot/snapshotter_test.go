@@ -562,18 +562,36 @@ func TestReject(t *testing.T) {
 
 func TestNewPanics(t *testing.T) {
 	t.Parallel()
-	for name, construct := range map[string]func(){
-		"nil store":      func() { snapshot.New(nil, nil) },
-		"negative queue": func() { snapshot.New(newFake(t), &snapshot.Config{Queue: -1}) },
+	for want, construct := range map[string]func(){
+		"New: the store is nil:":               func() { snapshot.New(nil, nil) },
+		"New: the store is nil: pass one":      func() { snapshot.New((*snapshot.Postgres)(nil), nil) },
+		"New: Config.Queue is -1":              func() { snapshot.New(newFake(t), &snapshot.Config{Queue: -1}) },
+		"Every: n is 0: want 1 or more":        func() { snapshot.Every(0) },
+		"Every: n is -7: want 1 or more":       func() { snapshot.Every(-7) },
+		"OlderThan: age is -1s: want 0":        func() { snapshot.OlderThan(-time.Second) },
+		"LoadedMoreThan: n is -1: want 0":      func() { snapshot.LoadedMoreThan(-1) },
+		"LoadedSlowerThan: limit is -1s: want": func() { snapshot.LoadedSlowerThan(-time.Second) },
+		"AnyOf: policy 2 of 2 is nil":          func() { snapshot.AnyOf(snapshot.Never(), nil) },
+		"AllOf: policy 1 of 1 is nil":          func() { snapshot.AllOf(nil) },
 	} {
 		func() {
 			defer func() {
-				if recover() == nil {
-					t.Errorf("%s: no panic", name)
+				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "snapshot: "+want) {
+					t.Errorf("panic %q, want one that says %q", got, want)
 				}
 			}()
 			construct()
 		}()
+	}
+	for want, retention := range map[string]snapshot.Retention{
+		"Retention.Latest is -1": {Latest: -1}, "Retention.Period is 1ms": {Period: time.Millisecond}, "Retention.Period is -1h0m0s": {Period: -time.Hour},
+	} {
+		if _, err := snapshot.NewMemory(retention); !errors.Is(err, snapshot.ErrInvalid) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want ErrInvalid that says %q", err, want)
+		}
+	}
+	if _, err := snapshot.NewPostgres(nil, nil); !errors.Is(err, snapshot.ErrInvalid) || !strings.Contains(err.Error(), "the pool is nil") {
+		t.Errorf("%v, want ErrInvalid", err)
 	}
 	store := newFake(t)
 	if snapshot.New(store, nil).Store() != store {

@@ -18,8 +18,12 @@ type Scenario[S, E any] struct {
 	history    []E
 }
 
-// New starts a scenario without a history.
+// New starts a scenario without a history. A nil definition, or decision, ends the test.
 func New[S, E any](t testing.TB, definition *aggregate.Definition[S, E]) *Scenario[S, E] {
+	t.Helper()
+	if definition == nil {
+		t.Fatalf("aggregatetest.New: the definition is nil: pass one that aggregate.Define returned")
+	}
 	return &Scenario[S, E]{t: t, definition: definition}
 }
 
@@ -40,6 +44,9 @@ type Outcome[S, E any] struct {
 // When asks for a decision.
 func (s *Scenario[S, E]) When(decide func(*S) ([]E, error)) *Outcome[S, E] {
 	s.t.Helper()
+	if decide == nil {
+		s.t.Fatalf("aggregatetest: When: the decision is nil: pass a function")
+	}
 	state := s.definition.Fold(s.history...)
 	events, err := decide(state)
 	if !reflect.DeepEqual(state, s.definition.Fold(s.history...)) {
@@ -68,6 +75,9 @@ func (o *Outcome[S, E]) Then(want ...E) {
 // that error, for a look at its fields.
 func (o *Outcome[S, E]) ThenError(target error) error {
 	o.scenario.t.Helper()
+	if target == nil {
+		o.scenario.t.Fatalf("aggregatetest: ThenError: the target is nil: use Then for a decision that must not fail")
+	}
 	if !errors.Is(o.err, target) {
 		o.scenario.t.Errorf("the decision returned the error %v, want %v", o.err, target)
 	}
@@ -78,6 +88,9 @@ func (o *Outcome[S, E]) ThenError(target error) error {
 func (o *Outcome[S, E]) ThenState(check func(*S)) {
 	t := o.scenario.t
 	t.Helper()
+	if check == nil {
+		t.Fatalf("aggregatetest: ThenState: the check is nil: pass a function")
+	}
 	if o.err != nil {
 		t.Fatalf("the decision failed: %v", o.err)
 	}

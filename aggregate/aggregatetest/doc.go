@@ -11,5 +11,6 @@
 //   - Given and decided events go through the codec and back, so that an event that is not
 //     registered, or loses a field in storage, fails the test.
 //   - A decision that changes the state it was given fails the test.
+//   - [CheckApply] fails when Apply ignores an event type of the codec that the test does not name.
 //   - [CheckSnapshot] fails when a snapshot of the aggregate, at any point of its history, loses something.
 package aggregatetest

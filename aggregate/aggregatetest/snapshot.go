@@ -22,6 +22,9 @@ type T interface {
 // test has.
 func CheckSnapshot[S, E any](t T, definition *aggregate.Definition[S, E], history []E) {
 	t.Helper()
+	if definition == nil {
+		t.Fatalf("aggregatetest.CheckSnapshot: the definition is nil: pass one that aggregate.Define returned")
+	}
 	want := definition.Fold(history...)
 	for cut := range len(history) + 1 {
 		before := definition.Fold(history[:cut]...)

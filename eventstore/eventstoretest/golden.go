@@ -59,6 +59,9 @@ type golden struct {
 // take back a shape that was never released, delete its file.
 func Golden[E any](t testing.TB, folder string, codec *eventstore.Codec[E], samples ...E) {
 	t.Helper()
+	if codec == nil || folder == "" {
+		t.Fatalf("golden: the codec is nil, or the folder %q is empty: pass the codec of the samples, and a folder such as testdata/events", folder)
+	}
 	update := os.Getenv("GOLDEN") == "update"
 	files := readGolden(t, folder)
 	missing := make(map[string]bool) // and said to be

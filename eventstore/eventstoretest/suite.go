@@ -31,6 +31,9 @@ type Store interface {
 // Run tests that a store keeps the contract of package eventstore. newStore returns a fresh,
 // empty store for one test and frees it with t.Cleanup.
 func Run(t *testing.T, newStore func(t *testing.T) Store) {
+	if newStore == nil {
+		t.Fatal("eventstoretest.Run: newStore is nil: pass a function that returns an empty store")
+	}
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, Store)

@@ -31,11 +31,11 @@ const (
 	LockNotAvailable     = "55P03"
 	FailedTransaction    = "25P02"
 	undefinedTable       = "42P01"
-	queryCanceled        = "57014"
-	undefinedColumn      = "42703"
 	undefinedFunction    = "42883"
-	noSuchConstraint     = "42P10"
 	invalidSchemaName    = "3F000"
+	duplicateTable       = "42P07"
+	duplicateFunction    = "42723"
+	duplicateObject      = "42710"
 
 	InsufficientPrivilege = "42501"
 )
@@ -49,6 +49,11 @@ func Is(err error, codes ...string) bool {
 // NotMigrated reports whether err says that the store's tables or functions do not exist.
 func NotMigrated(err error) bool {
 	return Is(err, undefinedTable, undefinedFunction, invalidSchemaName)
+}
+
+// Duplicate reports whether err says that something was to be created under a name that is taken.
+func Duplicate(err error) bool {
+	return Is(err, duplicateTable, duplicateFunction, duplicateObject)
 }
 
 // MayPass reports whether an error may be gone when the same is tried again: the connection was lost or

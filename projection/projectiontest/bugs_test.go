@@ -3,6 +3,7 @@ package projectiontest_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -162,6 +163,86 @@ var bugs = map[string]struct {
 	"forgets a type": {folding(func(_ *account, e eventstore.Event[event]) (projection.Op, bool) {
 		return projection.Skip, e.Type == "renamed"
 	}), `event type "renamed" makes no difference`},
+	"forgets a type in a handler": {ofHandler(func(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
+		if _, ok := e.Data.(renamed); ok {
+			return nil
+		}
+		return handle(ctx, tx, e)
+	}), `event type "renamed" makes no difference`},
+	"puts the row as it is for a type": {folding(func(_ *account, e eventstore.Event[event]) (projection.Op, bool) {
+		return projection.Put, e.Type == "renamed"
+	}), `event type "renamed" makes no difference`},
+	"is given a type that no history has": {func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
+		return projection.NewTable("accounts", options(o), projection.Fold(wider, key, fold))
+	}, `no history has event type "frozen"`},
+	"is given an old name that no history has": {func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
+		return projection.NewTable("accounts", options(o), projection.Fold(older, key, fold))
+	}, `no history has event type "payed in"`},
+	"is given a type by its second source": {func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
+		return projection.New("accounts", options(o), projection.On(codec, handle), projection.On(apart,
+			func(context.Context, pgx.Tx, eventstore.Event[event]) error { return nil }))
+	}, `no history has event type "frozen"`},
+}
+
+type frozen struct{}
+
+func (frozen) isEvent() {}
+
+// Codecs with a type, or a name, more than the histories have.
+var (
+	isFrozen = eventstore.TypeOf("frozen", func(e frozen) event { return e })
+	all      = []eventstore.Type[event]{
+		eventstore.TypeOf("opened", func(e openedV1) event { return opened{Owner: e.Name, Tags: []string{"new"}} }),
+		eventstore.TypeOf("opened", func(e opened) event { return e }).WithSchema(2),
+		eventstore.TypeOf("deposited", func(e deposited) event { return e }),
+		eventstore.TypeOf("renamed", func(e renamed) event { return e }),
+	}
+	wider = eventstore.NewCodec(append(slices.Clone(all), isFrozen)...)
+	older = eventstore.NewCodec(append(slices.Clone(all), eventstore.Renamed[event]("payed in", "deposited"))...)
+	apart = eventstore.NewCodec(isFrozen)
+)
+
+// TestIgnored: what is named as ignored needs no event; what is not given, or makes a difference, must not be named.
+func TestIgnored(t *testing.T) {
+	t.Parallel()
+	of := func(codec *eventstore.Codec[event]) maker {
+		return func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
+			return projection.NewTable("accounts", options(o), projection.Fold(codec, key, fold))
+		}
+	}
+	versions := func(_ *pgxpool.Pool, o projection.Options) *projection.Projection { // of the last deposit
+		return projection.NewTable("accounts", options(o), projection.Fold(codec, key,
+			func(row *account, e eventstore.Event[event]) projection.Op {
+				row.Tags = []string{}
+				if _, ok := e.Data.(deposited); ok {
+					row.Balance = int64(e.Version)
+				}
+				return projection.Put
+			}))
+	}
+	for name, test := range map[string]struct {
+		make    maker
+		ignored []string
+		want    string // "" for nothing
+	}{
+		"is in no history":               {of(wider), []string{"frozen"}, ""},
+		"is not there":                   {of(codec), []string{"frozen"}, `"frozen" is in Config.Ignored, but neither`},
+		"makes a difference":             {of(codec), []string{"renamed"}, `"renamed" makes a difference`},
+		"and others keep their versions": {versions, nil, `makes no difference`},
+		"all others keep their versions": {versions, []string{"opened", "renamed"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := record(t, func(t testing.TB) {
+				c := config(test.make)
+				c.Ignored = test.ignored
+				projectiontest.Check(t, c)
+			})
+			if got := strings.Join(r.errors, "\n"); (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
+				t.Errorf("reported is %q, want %q", got, test.want)
+			}
+		})
+	}
 }
 
 func TestCheckFindsBugs(t *testing.T) {

@@ -36,7 +36,8 @@ type Config struct {
 	// Old are histories with the same meaning, as earlier releases have stored them. Together with Events they must
 	// have each schema that the codec of [Events] knows of a type.
 	Old [][]Event
-	// Ignored are the types of Events that make no difference to the read model.
+	// Ignored are the stored names of the event types that make no difference to the read model: of those in the
+	// codecs of the projection's sources, and of those in Events. A type that is named here needs no event.
 	Ignored []string
 	// Schema is the Postgres schema of the store; empty means "tidemark".
 	Schema string
@@ -47,17 +48,24 @@ type Config struct {
 // with batches of one event and one partition; that it is right is for other tests to say. A subscription is checked too, by what its
 // effects leave in the database.
 //
-// Check fails as well when an event cannot be handled; when a type of Events is not handled, or makes no difference, and
-// is not one of Ignored; and when an old schema is missing from the histories.
+// Check fails as well when an event cannot be handled; when a type of Events makes no difference, and is not one of
+// Ignored; when one of Ignored makes a difference; when a type that the codecs of the projection's sources have is
+// neither in Events nor in Ignored; and when an old schema, or the old name of a type, is missing from the histories.
 func Check(t testing.TB, config Config) {
 	t.Helper()
 	c := &check{TB: t, Config: config, times: make(map[uuid.UUID]time.Time)}
-	if c.Database == nil || c.Projection == nil || c.ReadModel == nil || len(c.Events) == 0 {
-		t.Fatal("projectiontest.Check: Database, Projection, ReadModel and Events must be given")
+	for _, field := range []struct {
+		name    string
+		missing bool
+	}{{"Database", c.Database == nil}, {"Projection", c.Projection == nil}, {"ReadModel", c.ReadModel == nil}, {"Events", len(c.Events) == 0}} {
+		if field.missing {
+			t.Fatalf("projectiontest.Check: Config.%s must be given", field.name)
+		}
 	}
 	c.identify()
 	c.plain()
 	c.missing()
+	c.unnamed()
 	c.types()
 	for _, v := range c.variants() {
 		c.same(v)
@@ -70,7 +78,8 @@ type check struct {
 	Config
 	times map[uuid.UUID]time.Time
 	want  any
-	fixed bool // the number of partitions
+	given []string // the event types of the projection
+	fixed bool     // the number of partitions
 }
 
 // variant is a way to run the projection over a history.
@@ -193,22 +202,60 @@ func (c *check) missing() {
 	}
 }
 
+// unnamed looks for types that the projection is given, and that nothing is said of.
+func (c *check) unnamed() {
+	c.Helper()
+	known := slices.Clone(c.given)
+	has := slices.Clone(c.Ignored)
+	for _, events := range append([][]Event{c.Events}, c.Old...) {
+		for _, event := range events {
+			has, known = append(has, event.Draft.Type), append(known, event.Draft.Type)
+		}
+	}
+	for _, name := range c.given {
+		if !slices.Contains(has, name) {
+			c.Fatalf("no history has event type %q, which a codec of the projection has: add an event to Config.Events, or to "+
+				"Config.Old if only earlier releases have stored the type; if the projection ignores the type, name it in Config.Ignored", name)
+		}
+	}
+	for _, name := range c.Ignored {
+		if !slices.Contains(known, name) {
+			c.Fatalf("event type %q is in Config.Ignored, but neither the projection nor Events has it", name)
+		}
+	}
+}
+
 // types looks for types that make no difference: a handler may have forgotten them.
 func (c *check) types() {
 	c.Helper()
 	var types []string
 	for _, event := range c.Events {
-		if !slices.Contains(types, event.Draft.Type) && !slices.Contains(c.Ignored, event.Draft.Type) {
+		if !slices.Contains(types, event.Draft.Type) {
 			types = append(types, event.Draft.Type)
 		}
 	}
 	for _, name := range types {
-		without := slices.DeleteFunc(slices.Clone(c.Events), func(e Event) bool { return e.Draft.Type == name })
-		got, err := c.play(variant{events: without})
-		if err == nil && cmp.Equal(c.want, got, everything) {
+		got, err := c.play(variant{events: without(c.Events, name)})
+		differs := err != nil || !cmp.Equal(c.want, got, everything)
+		switch ignored := slices.Contains(c.Ignored, name); {
+		case !differs && !ignored:
 			c.Fatalf("event type %q makes no difference to the read model: if that is right, name it in Config.Ignored", name)
+		case differs && ignored:
+			c.Fatalf("event type %q makes a difference to the read model: take it out of Config.Ignored", name)
 		}
 	}
+}
+
+// without returns the history with events of a type that nobody knows in the places of those of one type: streams,
+// versions, positions and times of the others stay as they are.
+func without(events []Event, name string) []Event {
+	others := slices.Clone(events)
+	for n := range others {
+		if others[n].Draft.Type == name {
+			others[n].Draft.Type, others[n].Draft.Schema, others[n].Draft.Data = "projectiontest.other", 1, []byte("{}")
+		}
+	}
+	return others
 }
 
 // everything compares unexported fields too: read models are plain data.
@@ -233,6 +280,7 @@ func (c *check) play(v variant) (model any, err error) {
 		if version == 2 {
 			all = append(all, c.Projection(r.own, projection.Options{Version: 2, Partitions: partitions}))
 		}
+		c.given = all[0].Types()
 		return all
 	}
 	h := newHistory(v.size, c.times)

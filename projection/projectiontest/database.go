@@ -18,6 +18,9 @@ import (
 // done once, and then copied. The end of t drops what is left.
 func Databases(t testing.TB, server *pgxpool.Pool, prepare func(ctx context.Context, pool *pgxpool.Pool) error) func(testing.TB) *pgxpool.Pool {
 	t.Helper()
+	if server == nil {
+		t.Fatal("projectiontest.Databases: the server's pool is nil: pass one that pgxpool.New returned without an error")
+	}
 	template := sync.OnceValues(func() (string, error) {
 		name, err := create(t, server, "template0")
 		if err != nil {

@@ -18,6 +18,8 @@
 //     handled fails the test, with its error.
 //   - Nothing depends on time: the log is cut into batches by their number of events, and every commit that
 //     is to be cut off is.
+//   - Each event type in the codecs of the projection makes a difference to the read model that Check compares, or is
+//     named in Config.Ignored: a type that a handler has no case for fails the test, and so does a type without events.
 //   - In all runs of Check an event has the same id, stream, version and time. Positions are the same
 //     too, but for the run that is about them.
 //   - Check uses a clean database for each run, and gives it back before the next one.

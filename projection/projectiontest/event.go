@@ -27,6 +27,9 @@ type Event struct {
 // [slices.Concat]. An event that the codec does not have fails the test that uses it.
 func Events[E any](codec *eventstore.Codec[E], stream eventstore.StreamID, events ...E) []Event {
 	all := make([]Event, len(events))
+	if codec == nil {
+		return []Event{{Stream: stream, err: errors.New("projectiontest.Events: the codec is nil: pass one that eventstore.NewCodec returned")}}
+	}
 	for n, event := range events {
 		draft, err := codec.Encode(event)
 		all[n] = Event{Stream: stream, Draft: draft, schemas: codec.Schemas(draft.Type), err: err}

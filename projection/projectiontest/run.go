@@ -21,6 +21,9 @@ import (
 // events. The test fails when an event cannot be handled, or the projection stops.
 func Run(t testing.TB, pool *pgxpool.Pool, p *projection.Projection, events ...Event) {
 	t.Helper()
+	if p == nil {
+		t.Fatal("projectiontest.Run: the projection is nil: pass one that projection.New, NewTable or NewSubscription returned")
+	}
 	r := &rig{pool: pool, own: pool, cuts: &cutter{}}
 	var err error
 	if r.store, err = eventstore.New(pool, &eventstore.Config{PollOnly: true}); err != nil {

@@ -22,6 +22,9 @@ type NewStore func(t *testing.T, retention snapshot.Retention) snapshot.Store
 
 // Run tests that a store keeps the contract of [snapshot.Store].
 func Run(t *testing.T, newStore NewStore) {
+	if newStore == nil {
+		t.Fatal("snapshottest.Run: newStore is nil: pass a function that returns an empty store")
+	}
 	for _, test := range []struct {
 		name string
 		run  func(*testing.T, NewStore)

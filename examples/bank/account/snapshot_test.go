@@ -13,14 +13,22 @@ import (
 // there is.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
-	aggregatetest.CheckSnapshot(t, account.Definition, []account.Event{
-		opened(account.MaxAmount),
-		deposited(account.MaxAmount),
-		account.Withdrawn{Booking: booking(account.MaxAmount - 1)},
-		account.TransferSent{Booking: booking(7), To: "other"},
-		account.TransferReceived{Booking: booking(6), From: "other"},
-		account.AccountClosed{Date: "2026-01-04"},
-	})
+	aggregatetest.CheckSnapshot(t, account.Definition, everyEvent)
+}
+
+// TestApply: Apply has a case for every event.
+func TestApply(t *testing.T) {
+	t.Parallel()
+	aggregatetest.CheckApply(t, account.Definition, everyEvent)
+}
+
+var everyEvent = []account.Event{
+	opened(account.MaxAmount),
+	deposited(account.MaxAmount),
+	account.Withdrawn{Booking: booking(account.MaxAmount - 1)},
+	account.TransferSent{Booking: booking(7), To: "other"},
+	account.TransferReceived{Booking: booking(6), From: "other"},
+	account.AccountClosed{Date: "2026-01-04"},
 }
 
 // TestSnapshotOfAny: and after events that no decision would have returned, in any order.

@@ -18,3 +18,9 @@ func TestSnapshot(t *testing.T) {
 		order.Returned{Reason: "broken", Refunded: 300, Date: "2026-03-05"},
 	})
 }
+
+// TestApply: Apply has a case for every event.
+func TestApply(t *testing.T) {
+	t.Parallel()
+	aggregatetest.CheckApply(t, order.Definition, []order.Event{placed, paid, shipped, delivered, cancelled(due), returned(due)})
+}

@@ -1,0 +1,165 @@
+package aggregatetest
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/tidemark-es/tidemark/aggregate"
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// CheckApply checks that Apply handles every event type of the codec: an event type without a case in Apply
+// is stored, and then means nothing to the decisions.
+//
+// The history has at least one event of each Go type that the codec encodes. A type counts as handled when
+// one of its events changes the state at one point of the history at least, before its first event or after
+// any other; at all other points it may leave the state as it is. What Apply does for every event, such as
+// to count them, is no change, as far as Apply can be called with a nil event.
+//
+// ignored are the stored names of the types that the state does not need. CheckApply fails as well when
+// Apply panics, when an ignored type changes the state, and when an ignored type is not in the codec. The
+// error names all that is wrong. It takes time by the cube of the history's length at worst: ten or twenty
+// events are enough.
+func CheckApply[S, E any](t T, definition *aggregate.Definition[S, E], history []E, ignored ...string) {
+	t.Helper()
+	if definition == nil {
+		t.Fatalf("aggregatetest.CheckApply: the definition is nil: pass one that aggregate.Define returned")
+	}
+	a := &applying[S, E]{definition: definition, changes: make(map[reflect.Type]bool), names: make(map[reflect.Type]string)}
+	for n, event := range history {
+		if err := a.add(event); err != nil {
+			t.Fatalf("event %d of the history: %v", n, err)
+		}
+	}
+	if problems := a.problems(ignored); len(problems) > 0 {
+		t.Fatalf("%s", strings.Join(problems, "\n"))
+	}
+}
+
+// applying finds out which Go types change the state.
+type applying[S, E any] struct {
+	definition *aggregate.Definition[S, E]
+	history    []E // as stored and read
+	names      map[reflect.Type]string
+	changes    map[reflect.Type]bool
+}
+
+// add adds an event to the history, as a store gives it back.
+func (a *applying[S, E]) add(event E) error {
+	codec := a.definition.Codec()
+	draft, err := codec.Encode(event)
+	if err != nil {
+		return err
+	}
+	decoded, err := codec.Decode(eventstore.Raw{Type: draft.Type, Schema: draft.Schema, Data: draft.Data})
+	if err != nil {
+		return err
+	}
+	a.names[reflect.TypeOf(event)] = draft.Type
+	for _, one := range decoded {
+		a.names[reflect.TypeOf(one.Data)] = draft.Type
+		a.history = append(a.history, one.Data)
+	}
+	return nil
+}
+
+func (a *applying[S, E]) problems(ignored []string) (problems []string) {
+	codec := a.definition.Codec()
+	for _, name := range ignored {
+		if !slices.Contains(codec.Types(), name) {
+			problems = append(problems, fmt.Sprintf("event type %q is named as ignored, but the codec does not have it", name))
+		}
+	}
+	for _, goType := range codec.Encodes() {
+		if a.names[goType] == "" && !slices.Contains(ignored, nameIn(codec, goType)) {
+			problems = append(problems, fmt.Sprintf("the history has no %v, event type %q: add one, or name the type as ignored", goType, nameIn(codec, goType)))
+		}
+	}
+	checked := make(map[reflect.Type]bool)
+	for _, event := range a.history {
+		goType := reflect.TypeOf(event)
+		if checked[goType] {
+			continue
+		}
+		checked[goType] = true
+		changes, err := a.isHandled(goType)
+		name, isIgnored := a.names[goType], slices.Contains(ignored, a.names[goType])
+		switch {
+		case err != nil:
+			problems = append(problems, fmt.Sprintf("event type %q: %v", name, err))
+		case changes && isIgnored:
+			problems = append(problems, fmt.Sprintf("event type %q is named as ignored, but a %v changes the state: do not name it", name, goType))
+		case !changes && !isIgnored:
+			problems = append(problems, fmt.Sprintf("event type %q: Apply ignores %v: no event of it in the history changes the state, wherever it comes; "+
+				"add a case to Apply or, if the state does not need it, name the type as ignored", name, goType))
+		}
+	}
+	return problems
+}
+
+// isHandled reports whether an event of a type changes the state: where it comes in the history, or else
+// anywhere in it. A panic where it comes is an error; elsewhere it is an event that could not have happened.
+func (a *applying[S, E]) isHandled(goType reflect.Type) (changes bool, err error) {
+	var events []E
+	for n, event := range a.history {
+		if reflect.TypeOf(event) != goType {
+			continue
+		}
+		events = append(events, event)
+		here, err := a.changesAfter(n, event)
+		if err != nil {
+			return false, err
+		}
+		changes = changes || here
+	}
+	for _, event := range events {
+		for n := 0; n <= len(a.history) && !changes; n++ {
+			changes, _ = a.changesAfter(n, event)
+		}
+	}
+	return changes, nil
+}
+
+// changesAfter reports whether an event changes the state after the first n events as no other event would.
+func (a *applying[S, E]) changesAfter(n int, event E) (bool, error) {
+	before, err := a.fold(a.history[:n]...)
+	if err != nil {
+		return false, nil // an error of the event before
+	}
+	after, err := a.fold(append(slices.Clone(a.history[:n]), event)...)
+	if err != nil || isEqual(before, after) {
+		return false, err
+	}
+	if reflect.TypeFor[E]().Kind() != reflect.Interface {
+		return true, nil // there is no other event
+	}
+	var none E
+	unknown, err := a.fold(append(slices.Clone(a.history[:n]), none)...)
+	return err != nil || !isEqual(unknown, after), nil
+}
+
+// fold is Definition.Fold; a panic of Apply is an error.
+func (a *applying[S, E]) fold(events ...E) (state *S, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("Apply panics: %v", p)
+		}
+	}()
+	return a.definition.Fold(events...), nil
+}
+
+func isEqual(a, b any) bool {
+	return cmp.Equal(a, b, everything, cmpopts.EquateEmpty(), cmpopts.EquateNaNs())
+}
+
+// nameIn returns the stored name of a Go type of the codec, as far as a zero value of it encodes.
+func nameIn[E any](codec *eventstore.Codec[E], goType reflect.Type) string {
+	event, _ := reflect.Zero(goType).Interface().(E)
+	draft, _ := codec.Encode(event)
+	return draft.Type
+}

@@ -1,0 +1,146 @@
+package projection
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+const (
+	// maxPartitions bounds a projection's partitions: each is a goroutine, and a row that is updated.
+	maxPartitions = 1024
+	// maxVersion is the largest version: the column is an integer.
+	maxVersion = 1<<31 - 1
+	// maxDuration bounds timeouts and leases. Postgres takes none of 25 days.
+	maxDuration = 24 * time.Hour
+	// minLease is the shortest lease: below it a process would lose its partitions between two heartbeats.
+	minLease = 10 * time.Millisecond
+	// maxName bounds the name of a projection, in bytes.
+	maxName = 250
+)
+
+// validate returns an error that names a field and its value.
+func (o *Options) validate() error {
+	switch {
+	case o.Version < 1 || o.Version > maxVersion:
+		return fmt.Errorf("Options.Version is %d: want 1 to %d, or 0 for 1", o.Version, maxVersion)
+	case o.Partitions < 1 || o.Partitions > maxPartitions:
+		return fmt.Errorf("Options.Partitions is %d: want 1 to %d, or 0 for 1", o.Partitions, maxPartitions)
+	case o.Timeout < time.Millisecond || o.Timeout > maxDuration:
+		return fmt.Errorf("Options.Timeout is %s: want 1ms to %s, or 0 for 30s", o.Timeout, maxDuration)
+	case o.MaxAttempts < 1:
+		return fmt.Errorf("Options.MaxAttempts is %d: want 1 or more, or 0 for 3", o.MaxAttempts)
+	case o.MaxParked < 0:
+		return fmt.Errorf("Options.MaxParked is %d: want 1 or more, or 0 for 10000", o.MaxParked)
+	case o.StopAfter < 0:
+		return fmt.Errorf("Options.StopAfter is %d: want a number of keys, or 0 for 10", o.StopAfter)
+	case len(o.Tables) > 0 && strings.TrimSpace(o.DDL) == "":
+		return fmt.Errorf("Options.Tables is %q, but Options.DDL does not make them: give the statements that do", o.Tables)
+	case o.DDL != "" && len(o.Tables) == 0:
+		return errors.New("Options.DDL is given, but Options.Tables is empty: name the tables that the statements make")
+	}
+	return o.validateTables()
+}
+
+func (o *Options) validateTables() error {
+	for n, t := range o.Tables {
+		parts := strings.Split(t, ".")
+		switch {
+		case len(parts) > 2 || slices.Contains(parts, "") || strings.ContainsAny(t, "{}\x00") || !utf8.ValidString(t):
+			return fmt.Errorf("Options.Tables has %q: want the name of a table, or of a schema and a table, such as bank.accounts", t)
+		case slices.Contains(o.Tables[:n], t):
+			return fmt.Errorf("Options.Tables has %q twice", t)
+		case !strings.Contains(o.DDL, "{"+t+"}"):
+			return fmt.Errorf("Options.DDL does not make {%s}, which Options.Tables has: write the name in braces, such as create table {%s} (…)", t, t)
+		}
+	}
+	return nil
+}
+
+// validName returns an error unless a name can be that of a projection, or of an effect.
+func validName(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the name is empty: checkpoints are stored under it")
+	case len(name) > maxName:
+		return fmt.Errorf("the name has %d bytes: want %d at most", len(name), maxName)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
+		return errors.New("the name has a control character, or is not UTF-8")
+	}
+	return nil
+}
+
+// validSources returns an error unless each event type has one source.
+func validSources(sources []Source) error {
+	if len(sources) == 0 {
+		return errors.New("there is no source of events: pass one")
+	}
+	taken := make(map[string]bool)
+	for n, s := range sources {
+		if s.decode == nil {
+			return fmt.Errorf("source %d of %d is empty: make it by On, OnKeyed, Fold, Effect or EffectAll", n+1, len(sources))
+		}
+		if s.all && len(sources) > 1 {
+			return errors.New("a source of all events must be the only one: events would be given to two sources")
+		}
+		for _, eventType := range s.types {
+			if taken[eventType] {
+				return fmt.Errorf("two sources have the event type %q: an event is given to one of them only", eventType)
+			}
+			taken[eventType] = true
+		}
+	}
+	return nil
+}
+
+// mustHave panics unless a source has a codec with types, and its functions.
+func mustHave[E any](function string, codec *eventstore.Codec[E], functions ...given) {
+	if codec == nil {
+		panic(fmt.Sprintf("projection.%s: the codec is nil: pass one that eventstore.NewCodec returned", function))
+	}
+	if len(codec.Types()) == 0 {
+		panic(fmt.Sprintf("projection.%s: the codec has no event type that is not retired: add one with eventstore.TypeOf", function))
+	}
+	for _, f := range functions {
+		f.must(function, fmt.Sprintf("event types %q: ", codec.Types()))
+	}
+}
+
+// given is an argument that must not be nil.
+type given struct {
+	name  string
+	isNil bool
+}
+
+func (g given) must(function, of string) {
+	if g.isNil {
+		panic(fmt.Sprintf("projection.%s: %s%s is nil: pass a function", function, of, g.name))
+	}
+}
+
+// validate returns an error that names a field and its value.
+func (c *Config) validate() error {
+	switch {
+	case c.BatchSize < 1:
+		return fmt.Errorf("Config.BatchSize is %d: want a number of events, or 0 for 1000", c.BatchSize)
+	case c.Concurrency < 1:
+		return fmt.Errorf("Config.Concurrency is %d: want a number of batches, or 0 for half of the pool's connections", c.Concurrency)
+	case c.Lease < minLease || c.Lease > maxDuration:
+		return fmt.Errorf("Config.Lease is %s: want %s to %s, or 0 for 10s", c.Lease, minLease, maxDuration)
+	case c.MaxBackoff < 0 || c.MaxBackoff > maxDuration:
+		return fmt.Errorf("Config.MaxBackoff is %s: want a duration up to %s, or 0 for 30s", c.MaxBackoff, maxDuration)
+	case c.StallLag < 0:
+		return fmt.Errorf("Config.StallLag is %d: want a number of events, 0 or more", c.StallLag)
+	case c.StallAfter < 0:
+		return fmt.Errorf("Config.StallAfter is %s: want a duration, or 0 for 1m", c.StallAfter)
+	case c.Parked < 0:
+		return fmt.Errorf("Config.Parked is %d: want a number of events, 0 or more", c.Parked)
+	}
+	return nil
+}
