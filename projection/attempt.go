@@ -93,9 +93,6 @@ func (w *worker) connect(ctx context.Context) (conn *pgpool.Conn, err error) {
 	return conn, err
 }
 
-// errSilent is why a connection is given up that may be dead without anybody having said so.
-var errSilent = errors.New("no answer from Postgres")
-
 // minSilence and maxSilence bound how long Postgres may take for what it does without the application's code,
 // so that a partition is not held up by a dead connection while its lease is renewed on another one.
 const (
@@ -109,11 +106,11 @@ func (e *engine) silence() time.Duration {
 
 // answered does something that has to do with Postgres alone, and gives up when that does not answer.
 func (e *engine) answered(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, e.silence(), errSilent)
+	ctx, cancel := context.WithTimeoutCause(ctx, e.silence(), pgpool.ErrNoAnswer)
 	defer cancel()
 	err := do(ctx)
-	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
-		return Transient(fmt.Errorf("%w: %w", errSilent, err))
+	if err != nil && errors.Is(context.Cause(ctx), pgpool.ErrNoAnswer) {
+		return Transient(fmt.Errorf("%w: %w", pgpool.ErrNoAnswer, err))
 	}
 	return err
 }

@@ -89,6 +89,8 @@ func classify(err error) class {
 		return poison
 	case errors.Is(err, ErrNoEvent):
 		return fatal
+	case errors.Is(err, eventstore.ErrNoAnswer): // also from a store that the handler has asked
+		return transient
 	}
 	switch pgerr.KindOf(err) {
 	case pgerr.Environment:
