@@ -133,14 +133,10 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 // validate returns an [InvalidError] that names a field and its value.
 func (c *Config) validate() error {
 	switch {
-	case c.MaxEventBytes > MaxCommitBytes/4:
-		return invalid("eventstore.New: Config.MaxEventBytes is %d: want at most %d", c.MaxEventBytes, MaxCommitBytes/4)
-	case c.PageSize > maxPage:
-		return invalid("eventstore.New: Config.PageSize is %d: want at most %d", c.PageSize, maxPage)
-	case c.MaxEventBytes < 0:
-		return invalid("eventstore.New: Config.MaxEventBytes is %d: want a number of bytes, or 0 for %d", c.MaxEventBytes, DefaultMaxEventBytes)
-	case c.PageSize < 0:
-		return invalid("eventstore.New: Config.PageSize is %d: want a number of events, or 0 for 1000", c.PageSize)
+	case c.MaxEventBytes < 0 || c.MaxEventBytes > MaxCommitBytes/4:
+		return invalid("eventstore.New: Config.MaxEventBytes is %d: want a number of bytes up to %d, or 0 for %d", c.MaxEventBytes, MaxCommitBytes/4, DefaultMaxEventBytes)
+	case c.PageSize < 0 || c.PageSize > maxPage:
+		return invalid("eventstore.New: Config.PageSize is %d: want a number of events up to %d, or 0 for 1000", c.PageSize, maxPage)
 	case c.PollInterval < 0:
 		return invalid("eventstore.New: Config.PollInterval is %s: want a duration above 0, or 0 for 100ms", c.PollInterval)
 	case c.Inline != nil && isnil.Any(c.Inline):

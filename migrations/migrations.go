@@ -55,19 +55,19 @@ type Migration struct {
 }
 
 // Up applies every pending migration. It returns [ErrNewer], and changes nothing, when the
-// database is ahead of this release, a [SchemaError] when what was applied before is not what
-// this release would have made, and [ErrUnsuitable] when the server's advisory locks or sequences are not
-// those of Postgres, which it tries out over a second connection. Safe to call from many processes at once.
+// database is ahead of this release, a [SchemaError] when what was applied before is not what this release
+// would have made, and [ErrUnsuitable] when the server's advisory locks or sequences are not those of Postgres,
+// which it tries out over a second connection. Safe to call from many processes at once.
 func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
 		done, pending, err := m.split(ctx)
 		if err != nil {
 			return err
 		}
-		if err := m.probe(ctx, pgpool.New(pool), len(pending) > 0); err != nil {
+		if err := m.check(ctx, done); err != nil {
 			return err
 		}
-		if err := m.check(ctx, done); err != nil {
+		if err := m.probe(ctx, pgpool.New(pool), len(pending) > 0); err != nil {
 			return err
 		}
 		for _, step := range pending {
