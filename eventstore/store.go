@@ -171,7 +171,7 @@ func (s *Store) WithTx(tx pgx.Tx) *Store {
 		panic("eventstore: Store.WithTx: the transaction is nil: pass one that Begin returned without an error")
 	}
 	bound := *s
-	bound.db, bound.tx, bound.inTx = pgpool.Tx{Tx: tx}, tx, true
+	bound.db, bound.tx, bound.inTx = pgpool.Tx{Tx: tx, Pool: s.group.pool}, tx, true
 	return &bound
 }
 

@@ -134,7 +134,7 @@ func (l *Listener) listen(ctx context.Context, connected func()) error {
 		return err
 	}
 	defer pgpool.Close(conn)
-	watch := pgpool.Watch(conn, pgpool.Connect)
+	watch := l.Pool.Watch(conn, pgpool.Connect)
 	_, err = conn.Exec(ctx, "listen "+pgx.Identifier{l.Channel}.Sanitize())
 	if err := watch.Stop(err); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (l *Listener) listen(ctx context.Context, connected func()) error {
 	connected()
 	l.Wake() // for what was appended before
 	for {
-		notification, err := next(ctx, conn)
+		notification, err := l.next(ctx, conn)
 		if err != nil {
 			return err
 		}
@@ -153,7 +153,7 @@ func (l *Listener) listen(ctx context.Context, connected func()) error {
 }
 
 // next waits for a notification, and makes sure from time to time that the connection is alive.
-func next(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+func (l *Listener) next(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
 	for {
 		wait, cancel := context.WithTimeout(ctx, heartbeat)
 		notification, err := conn.WaitForNotification(wait)
@@ -162,7 +162,7 @@ func next(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
 		if err == nil || !quiet || conn.IsClosed() {
 			return notification, err
 		}
-		watch := pgpool.Watch(conn, pgpool.Connect)
+		watch := l.Pool.Watch(conn, pgpool.Connect)
 		if err := watch.Stop(conn.Ping(ctx)); err != nil {
 			return nil, err
 		}

@@ -64,6 +64,7 @@ type Pool struct {
 	spares  chan struct{} // one for each connection beside the pool
 	suspect atomic.Bool   // the pool gave nothing the last time
 	healing atomic.Bool
+	clock   clock
 }
 
 // New returns a Pool over one of the application, which stays the application's to close.
@@ -96,9 +97,11 @@ func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 }
 
 func (p *Pool) fromPool(ctx context.Context, patience time.Duration) (*Conn, error) {
-	bound, cancel := context.WithTimeoutCause(ctx, patience, ErrNoAnswer)
+	bound, cancel := context.WithCancel(ctx)
 	defer cancel()
-	conn, err := p.pool.Acquire(bound)
+	alarm := p.clock.after(patience, cancel)
+	defer p.clock.stop(alarm)
+	conn, err := p.pool.Acquire(deadline{bound, time.Now().Add(patience)})
 	if err == nil {
 		p.suspect.Store(false)
 		return &Conn{conn: conn.Conn(), pooled: conn}, nil
@@ -107,6 +110,20 @@ func (p *Pool) fromPool(ctx context.Context, patience time.Duration) (*Conn, err
 		return nil, fmt.Errorf("%w: the pool gave no connection within %s", ErrNoAnswer, patience)
 	}
 	return nil, err
+}
+
+// deadline is a context with a deadline that somebody else watches. The pool bounds by it how long it asks an
+// idle connection for a sign of life.
+type deadline struct {
+	context.Context
+	at time.Time
+}
+
+func (d deadline) Deadline() (time.Time, bool) {
+	if at, ok := d.Context.Deadline(); ok && at.Before(d.at) {
+		return at, true
+	}
+	return d.at, true
 }
 
 // heal closes the idle connections of the pool that give no sign of life, all at once: the pool would find
@@ -122,7 +139,7 @@ func (p *Pool) heal() {
 	for _, idle := range p.pool.AcquireAllIdle(ctx) {
 		all.Go(func() {
 			defer idle.Release()
-			w := Watch(idle.Conn(), pingAnswer)
+			w := p.Watch(idle.Conn(), pingAnswer)
 			_ = w.Stop(idle.Conn().Ping(context.Background()))
 		})
 	}

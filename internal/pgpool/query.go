@@ -14,7 +14,7 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	if err != nil {
 		return failedRows{err}, err
 	}
-	return query(ctx, conn.Conn(), conn.Conn(), conn.Release, sql, args)
+	return p.query(ctx, conn.Conn(), conn.Conn(), conn.Release, sql, args)
 }
 
 // QueryRow runs a statement of one row.
@@ -30,7 +30,7 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 		return pgconn.CommandTag{}, err
 	}
 	defer conn.Release()
-	watch := Watch(conn.Conn(), answer(ctx))
+	watch := p.Watch(conn.Conn(), answer(ctx))
 	tag, err := conn.Conn().Exec(ctx, sql, args...)
 	return tag, watch.Stop(err)
 }
@@ -43,7 +43,7 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) Results {
 		return Results{err}
 	}
 	defer conn.Release()
-	watch := Watch(conn.Conn(), Answer)
+	watch := p.Watch(conn.Conn(), Answer)
 	return Results{watch.Stop(conn.Conn().SendBatch(ctx, b).Close())}
 }
 
@@ -63,29 +63,32 @@ func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, erro
 	if err != nil {
 		return nil, err
 	}
-	watch := Watch(conn.Conn(), Answer)
+	watch := p.Watch(conn.Conn(), Answer)
 	begun, err := conn.Conn().BeginTx(ctx, options)
 	if err := watch.Stop(err); err != nil {
 		conn.Release()
 		return nil, err
 	}
-	return &tx{Tx: begun, conn: conn}, nil
+	return &tx{Tx: begun, pool: p, conn: conn}, nil
 }
 
 // Tx queries in a transaction of the caller as [Pool.Query] does. Its other statements are not bounded.
-type Tx struct{ pgx.Tx }
+type Tx struct {
+	pgx.Tx
+	Pool *Pool
+}
 
 // Query runs a statement that must bring a row, or its end, every [Answer].
 func (t Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	return query(ctx, t.Tx, t.Conn(), func() {}, sql, args)
+	return t.Pool.query(ctx, t.Tx, t.Conn(), func() {}, sql, args)
 }
 
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-func query(ctx context.Context, db querier, conn *pgx.Conn, release func(), sql string, args []any) (pgx.Rows, error) {
-	watch := Watch(conn, answer(ctx))
+func (p *Pool) query(ctx context.Context, db querier, conn *pgx.Conn, release func(), sql string, args []any) (pgx.Rows, error) {
+	watch := p.Watch(conn, answer(ctx))
 	found, err := db.Query(ctx, sql, args...)
 	r := &rows{Rows: found, watch: watch, release: release}
 	if err != nil {
@@ -155,6 +158,7 @@ func (r row) Scan(into ...any) error {
 // tx is a transaction that gives its connection back when it ends.
 type tx struct {
 	pgx.Tx
+	pool *Pool
 	conn *Conn // nil when it was released
 }
 
@@ -165,7 +169,7 @@ func (t *tx) end(ctx context.Context, do func(context.Context) error) error {
 	if t.conn == nil {
 		return do(ctx) // which says that it has ended
 	}
-	watch := Watch(t.conn.Conn(), commitAnswer)
+	watch := t.pool.Watch(t.conn.Conn(), commitAnswer)
 	err := watch.Stop(do(ctx))
 	t.conn.Release()
 	t.conn = nil

@@ -12,23 +12,24 @@ import (
 
 // Watchdog cuts a connection that makes no progress.
 type Watchdog struct {
+	clock  *clock
 	conn   *pgx.Conn
 	within time.Duration
 	steps  atomic.Int64
 
 	mu      sync.Mutex
 	seen    int64 // of the steps
-	timer   *time.Timer
+	alarm   *alarm
 	stopped bool
 	silent  bool
 }
 
 // Watch cuts a connection when there is no progress for so long, until the watchdog is stopped.
-func Watch(conn *pgx.Conn, within time.Duration) *Watchdog {
-	w := &Watchdog{conn: conn, within: within}
+func (p *Pool) Watch(conn *pgx.Conn, within time.Duration) *Watchdog {
+	w := &Watchdog{clock: &p.clock, conn: conn, within: within}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(within, w.look)
+	w.alarm = w.clock.after(within, w.look)
 	return w
 }
 
@@ -43,7 +44,7 @@ func (w *Watchdog) look() {
 	case w.stopped:
 	case steps > w.seen:
 		w.seen = steps
-		w.timer.Reset(w.within)
+		w.alarm = w.clock.after(w.within, w.look)
 	default:
 		w.silent = true
 		Cut(w.conn)
@@ -55,7 +56,7 @@ func (w *Watchdog) look() {
 func (w *Watchdog) Stop(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer.Stop()
+	w.clock.stop(w.alarm)
 	if w.silent && !w.stopped {
 		_ = w.conn.Close(context.Background()) // the wire is closed, so nothing is waited for
 	}
