@@ -1,18 +1,29 @@
 # Every target works on a clean clone. `make help` lists them.
 
 MODULES := . migrations/compat bench
+# The packages whose tests execute SQL of ours, with all that is below them.
+SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggregate/... ./projection/...
 
 .DEFAULT_GOAL := help
-.PHONY: help test test/race lint bench fuzz soak tidy ci
+.PHONY: help test test/race test/versions test/sql lint bench fuzz soak tidy ci
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## run all tests
 	@for m in $(MODULES); do (cd $$m && go test ./...) || exit 1; done
 
 test/race: ## run all tests under the race detector
 	@for m in $(MODULES); do (cd $$m && go test -race ./...) || exit 1; done
+
+VERSIONS ?= 14 15 16 17 18
+test/versions: ## run all tests on each of the VERSIONS of Postgres, which are downloaded once
+	@for v in $(VERSIONS); do echo "=== Postgres $$v"; \
+	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v $(MAKE) --no-print-directory test || exit 1; done
+
+test/sql: ## run the tests of the packages that hold SQL on each of the VERSIONS of Postgres
+	@for v in $(VERSIONS); do echo "=== Postgres $$v"; \
+	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v go test -timeout 20m $(SQL) || exit 1; done
 
 lint: ## check formatting, vet and staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
@@ -29,9 +40,10 @@ fuzz: ## fuzz each target for FUZZTIME
 	go test ./examples/bank/berka -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
 
 SOAK ?= 5m
-soak: ## make trouble for SOAK: Postgres killed, connections cut, processes killed
+soak: ## make trouble for SOAK: Postgres killed, connections cut, processes killed, standbys promoted
 	go test ./eventstore -run '^TestChaos$$' -chaos $(SOAK) -timeout 0 -count 1 -v
 	go test ./projection -run '^Test(Killed|Restarted)' -soak $(SOAK) -timeout 0 -count 1 -v
+	go test ./projection -run '^TestFailover$$' -failover $(SOAK) -timeout 0 -count 1 -v
 
 tidy: ## tidy the modules
 	@for m in $(MODULES); do (cd $$m && go mod tidy) || exit 1; done

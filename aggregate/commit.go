@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/isnil"
@@ -101,16 +102,17 @@ func inTx(store Store) bool {
 type loads []load
 
 type load struct {
-	*eventstore.ConflictError // what it would be if it was not at the version it was loaded at
+	*eventstore.ConflictError           // what it would be if it was not at the version it was loaded at
+	last                      uuid.UUID // the event at that version
 	cached                    bool
 }
 
 type loadsKey struct{}
 
 // loadedIn remembers what a decision within Commit has loaded.
-func loadedIn(ctx context.Context, stream eventstore.StreamID, at eventstore.Version, cached bool) {
+func loadedIn(ctx context.Context, stream eventstore.StreamID, at eventstore.Version, last uuid.UUID, cached bool) {
 	if seen, ok := ctx.Value(loadsKey{}).(*loads); ok {
-		*seen = append(*seen, load{&eventstore.ConflictError{Stream: stream, Expected: at}, cached})
+		*seen = append(*seen, load{&eventstore.ConflictError{Stream: stream, Expected: at}, last, cached})
 	}
 }
 
@@ -126,18 +128,34 @@ func (l loads) moved(ctx context.Context, store Store) error {
 		return nil
 	}
 	for _, loaded := range l {
-		for event, err := range store.Read(ctx, loaded.Stream, eventstore.ReadOptions{After: loaded.Expected, Limit: 1}) {
-			if err != nil && l.isCached() {
-				return permanent(fmt.Errorf("aggregate: check %s: %w", loaded.Stream, err))
-			}
-			if err != nil {
-				return nil // the refusal itself says more
-			}
-			loaded.Actual = event.Version
+		moved, err := loaded.moved(ctx, store)
+		switch {
+		case err != nil && l.isCached():
+			return permanent(fmt.Errorf("aggregate: check %s: %w", loaded.Stream, err))
+		case err != nil:
+			return nil // the refusal itself says more
+		case moved:
 			return fmt.Errorf("aggregate: %w", loaded.ConflictError)
 		}
 	}
 	return nil
+}
+
+// moved reports whether the stream does not end with the event it was loaded with: more came, or the log
+// went back.
+func (l *load) moved(ctx context.Context, store Store) (bool, error) {
+	l.Actual = 0
+	for event, err := range store.Read(ctx, l.Stream, eventstore.ReadOptions{After: max(l.Expected, 1) - 1, Limit: 2}) {
+		if err != nil {
+			return false, err
+		}
+		l.Actual = event.Version
+		if event.Version == l.Expected && event.ID != l.last {
+			l.Replaced = true
+			return true, nil
+		}
+	}
+	return l.Actual != l.Expected, nil
 }
 
 func permanent(err error) error {

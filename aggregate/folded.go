@@ -145,7 +145,7 @@ func (r *Repository[S, E]) take(ctx context.Context, stream eventstore.StreamID,
 			return nil, err
 		}
 	}
-	loadedIn(ctx, stream, f.version, hit)
+	loadedIn(ctx, stream, f.version, f.last, hit)
 	return f, nil
 }
 

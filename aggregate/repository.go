@@ -6,6 +6,8 @@ import (
 	"iter"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/snapshot"
@@ -71,6 +73,7 @@ type Loaded[S, E any] struct {
 
 	RecordedAt time.Time // when its last event was, in UTC; zero if it does not exist yet
 
+	last  uuid.UUID // the id of its last event
 	codec *eventstore.Codec[E]
 }
 
@@ -85,7 +88,7 @@ func (l *Loaded[S, E]) Change(events []E, err error) (eventstore.Change, error) 
 	if err != nil {
 		return eventstore.Change{}, err
 	}
-	change := eventstore.Change{Stream: l.Stream, Expected: l.Version}
+	change := eventstore.Change{Stream: l.Stream, Expected: l.Version, ExpectedID: l.last}
 	for _, event := range events {
 		draft, err := l.codec.Encode(event)
 		if err != nil {
@@ -105,13 +108,13 @@ func (r *Repository[S, E]) Load(ctx context.Context, key string) (*Loaded[S, E],
 	if err != nil {
 		return nil, err
 	}
-	loadedIn(ctx, stream, f.version, false)
+	loadedIn(ctx, stream, f.version, f.last, false)
 	r.saveNow(ctx, f)
 	return r.loaded(f), nil
 }
 
 func (r *Repository[S, E]) loaded(f *folded[S]) *Loaded[S, E] {
-	return &Loaded[S, E]{State: f.state, Stream: f.stream, Version: f.version, Position: f.position, RecordedAt: f.at, codec: r.definition.codec}
+	return &Loaded[S, E]{State: f.state, Stream: f.stream, Version: f.version, Position: f.position, RecordedAt: f.at, last: f.last, codec: r.definition.codec}
 }
 
 // Update loads the aggregate, asks decide for events and appends them. When somebody else was

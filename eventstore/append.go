@@ -18,11 +18,12 @@ import (
 const groupSQL = `
 select outcome, version, position
   from SCHEMA.append_group($1::int[], $2::text[], $3::bigint[], $4::int[], $5::int[], $6::text[]::uuid[], $7::text[],
-                           $8::smallint[], $9::text[]::json[], $10::text[]::json[], $11::text[], $12::bytea[], $13::int)`
+                           $8::smallint[], $9::text[]::json[], $10::text[]::json[], $11::text[], $12::bytea[], $13::int,
+                           $14::text[]::uuid[])`
 
 const oneSQL = `
 select version, position
-  from SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8)`
+  from SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8, $9::text::uuid)`
 
 // Append stores events at the end of one stream, if it is at the expected version. It is
 // [Store.Commit] with a single change.
@@ -91,6 +92,7 @@ type appendArgs struct {
 	requests []int32 // per change
 	streams  []string
 	expected []int64
+	seen     []*string // empty, or the id of the event at the expected version, nil if it is not known
 
 	changes []int32 // per event
 	offsets []int32
@@ -105,15 +107,21 @@ type appendArgs struct {
 }
 
 func newAppendArgs(batch []*request) *appendArgs {
-	a := &appendArgs{keys: []*string{}, contents: [][]byte{}}
+	a := &appendArgs{keys: []*string{}, contents: [][]byte{}, seen: []*string{}}
 	shared := make(map[string]int32) // how many events a stream gets in this group
 	keyed := slices.ContainsFunc(batch, func(r *request) bool { return r.key != nil })
+	proven := slices.ContainsFunc(batch, func(r *request) bool {
+		return slices.ContainsFunc(r.changes, func(c Change) bool { return c.ExpectedID != uuid.Nil })
+	})
 	for n, r := range batch {
 		for i, change := range r.changes {
 			stream := r.names[i]
 			a.requests = append(a.requests, int32(n+1))
 			a.streams = append(a.streams, stream)
 			a.expected = append(a.expected, int64(change.Expected))
+			if proven {
+				a.seen = append(a.seen, Mark{ID: change.ExpectedID}.id())
+			}
 			offset := int32(0)
 			if r.shares {
 				offset = shared[stream]
@@ -143,7 +151,7 @@ func newAppendArgs(batch []*request) *appendArgs {
 // group returns the parameters of append_group. patience is nil to wait as long as it takes.
 func (a *appendArgs) group(patience any) []any {
 	return []any{a.requests, a.streams, a.expected, a.changes, a.offsets, a.ids, a.types,
-		a.schemas, a.data, a.metas, a.keys, a.contents, patience}
+		a.schemas, a.data, a.metas, a.keys, a.contents, patience, a.seen}
 }
 
 // one returns the parameters of append_one, if it can do this.
@@ -151,7 +159,11 @@ func (a *appendArgs) one() ([]any, bool) {
 	if len(a.ids) != 1 || len(a.streams) != 1 || len(a.keys) > 0 {
 		return nil, false
 	}
-	return []any{a.streams[0], a.expected[0], a.ids[0], a.types[0], a.schemas[0], a.data[0], a.metas[0], patience}, true
+	var seen *string
+	if len(a.seen) > 0 {
+		seen = a.seen[0]
+	}
+	return []any{a.streams[0], a.expected[0], a.ids[0], a.types[0], a.schemas[0], a.data[0], a.metas[0], patience, seen}, true
 }
 
 // lostRace reports whether a concurrent transaction made the append fail, so that it may

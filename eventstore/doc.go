@@ -25,6 +25,12 @@
 //   - A follower is told of appends by notifications that are sent after the commit, and finds out by
 //     polling when one is lost. It survives a restart of Postgres, and holds no connection while the
 //     loop body runs; one connection per Store listens, outside the pool, while somebody follows.
+//   - Nothing is read that may be incomplete: the statement that reads proves that it sees what was
+//     committed, and returns an [UnprovenError] on a standby, without rights, under row level security or on
+//     an older snapshot.
+//   - A log that went back, after a failover that lost events or a restore, is noticed by those who have read
+//     it: a follower gets a [DivergedError], and what was decided on an event that is gone is a
+//     [ConflictError], see [Change].
 //   - Events are never changed: the table refuses UPDATE, DELETE and TRUNCATE.
 //   - Iterators give an error as their last pair, with no event; break is always safe, and no
 //     connection is held while the loop body runs, but for as long as it takes to fetch one page ahead.

@@ -118,9 +118,16 @@ type ConflictError struct {
 	// Actual is the version the stream is at; Any where it is not known: in a caller's own
 	// transaction, or at an isolation level above read committed.
 	Actual Version
+	// Replaced says that the stream is at the expected version with another event, see [Change]: the log
+	// went back, and what the caller has read of the stream is not stored any more.
+	Replaced bool
 }
 
 func (e *ConflictError) Error() string {
+	if e.Replaced {
+		return fmt.Sprintf("stream %s: its event at version %s is not the one that was decided on: the log went back after a failover or a restore",
+			e.Stream, e.Expected)
+	}
 	if e.Actual == Any {
 		return fmt.Sprintf("stream %s: a concurrent append was faster, expected version %s", e.Stream, e.Expected)
 	}

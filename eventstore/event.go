@@ -88,7 +88,10 @@ func (m Metadata) or(other Metadata) Metadata {
 type Change struct {
 	Stream   StreamID
 	Expected Version
-	Events   []Draft // at least one
+	// ExpectedID is the id of the event at Expected that the caller has decided on, zero if it does not know
+	// that: when another event is there, since the log went back, the change is a [ConflictError].
+	ExpectedID uuid.UUID
+	Events     []Draft // at least one
 }
 
 // Receipt tells where an append ended in one stream: the version and the position of the last

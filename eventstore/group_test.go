@@ -381,10 +381,6 @@ func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	var cut atomic.Bool
 	pool := limitedPool(t, 1, func(conn net.Conn) net.Conn { return cutConn{conn, &cut, func() {}} })
-	store, err := eventstore.New(pool, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	twice := []eventstore.Draft{draft(1), draft(2)}
 	keyed := eventstore.WithKey(t.Context(), "key", nil)
 	for _, test := range []struct {
@@ -398,10 +394,13 @@ func TestLostAnswer(t *testing.T) {
 		{"key", keyed, eventstore.Any, twice},
 		{"any", t.Context(), eventstore.Any, twice},
 	} {
-		mustAppend(t, store, test.name, 0) // its statement is prepared
-		if _, err := store.Append(t.Context(), stream("other"), eventstore.Any, twice...); err != nil {
+		first := another(t, pool, eventstore.Config{})
+		mustAppend(t, first, test.name, 0) // its statement is prepared
+		if _, err := first.Append(t.Context(), stream("other"), eventstore.Any, twice...); err != nil {
 			t.Fatal(err)
 		}
+		first.Close() // no notification is under way that could be cut instead
+		store := another(t, pool, eventstore.Config{})
 		cut.Store(true)
 		receipt, err := store.Append(test.ctx, stream(test.name), test.expected, test.events...)
 		if test.name == "any" {

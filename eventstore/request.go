@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -93,6 +94,9 @@ func (r *request) settle(ctx context.Context, db querier, sql *statements, rows 
 			if change.Expected != at && change.Expected != Any && (change.Expected != Exists || at == NoStream) {
 				r.err = fmt.Errorf("eventstore: %w", &ConflictError{Stream: change.Stream, Expected: change.Expected, Actual: at})
 				break
+			}
+			if change.Expected == at && change.ExpectedID != uuid.Nil && r.err == nil {
+				r.err = fmt.Errorf("eventstore: %w", &ConflictError{Stream: change.Stream, Expected: at, Actual: at, Replaced: true})
 			}
 		}
 	case "busy":

@@ -422,6 +422,10 @@ $$;
 -- then what is stored. One element per request: keys, null where it has no idempotency key, and
 -- contents; both are empty when no request has a key.
 --
+-- seen is empty, or has one element per change: the id of the event at the expected version, null where the
+-- caller does not know it. Another event is there when the log went back since; that is a conflict at the
+-- expected version.
+--
 -- A stream may stand there more than once if each time any version is expected by a request without
 -- a key that changes nothing else; offsets go on counting. A key stands there once.
 --
@@ -454,7 +458,8 @@ create function tidemark.append_group(
     metas    json[],
     keys     text[] default '{}',
     contents bytea[] default '{}',
-    patience int default null
+    patience int default null,
+    seen     uuid[] default '{}'
 ) returns table (outcome text, version bigint, "position" bigint)
 language plpgsql
 -- A role that may execute the function needs no right on the tables. Whatever search_path the
@@ -554,6 +559,14 @@ begin
           into conflicts
           from unnest(requests, expected, actual) as u (request, expected, version)
          where (u.expected = u.version or u.expected = -1 or u.expected = -2 and u.version > 0) is not true;
+    end if;
+    if cardinality(seen) > 0 then
+        select conflicts || array_agg(u.request)
+          into conflicts
+          from unnest(requests, streams, expected, seen) as u (request, stream, version, id)
+         where u.version > 0
+           and u.id is not null
+           and not exists (select from tidemark.events e where e.stream = u.stream and e.version = u.version and e.id = u.id);
     end if;
     refused := busy || known || conflicts;
 
@@ -702,7 +715,8 @@ create function tidemark.append_one(
     schema   smallint,
     payload  json,
     meta     json,
-    patience int
+    patience int,
+    seen     uuid default null
 ) returns table (version bigint, "position" bigint)
 language plpgsql
 security definer
@@ -729,6 +743,10 @@ begin
            (select max(e.position) from tidemark.events e)
       into actual, stored;
     if not (expected = actual or expected = -1 or expected = -2 and actual > 0) then
+        return;
+    end if;
+    if seen is not null and expected > 0
+       and not exists (select from tidemark.events e where e.stream = append_one.stream and e.version = expected and e.id = seen) then
         return;
     end if;
     fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
@@ -970,8 +988,8 @@ $$;
 -- +goose StatementEnd
 
 -- Nobody may append or read but the owner and those who are given the right.
-revoke all on function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int) from public;
-revoke all on function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int) from public;
+revoke all on function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int, uuid) from public;
+revoke all on function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int, uuid[]) from public;
 revoke all on function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea) from public;
 revoke all on function tidemark.tidemark() from public;
 revoke all on function tidemark.next_position(bigint) from public;
@@ -984,8 +1002,8 @@ drop function tidemark.tidemark_holders();
 drop function tidemark.appending();
 drop function tidemark.tidemark();
 drop function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea);
-drop function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int);
-drop function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int);
+drop function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int, uuid);
+drop function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int, uuid[]);
 drop function tidemark.proven(bigint, uuid, bigint, boolean);
 drop function tidemark.next_position(bigint);
 drop function tidemark.refuse_sequence(bigint, bigint);

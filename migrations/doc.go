@@ -22,5 +22,7 @@
 //   - Any number of processes may call Up and Down at the same time: an advisory lock, one per
 //     schema, lets them in one after the other, and the late ones find nothing to do.
 //   - A database that a newer release has migrated is never touched: [ErrNewer].
+//   - A schema that is not what this release's files make is found out, whichever tool ran them: see
+//     [Validate] and [SchemaError]. [Up] does not touch it.
 //   - Stores in different schemas of one database know nothing of each other.
 package migrations

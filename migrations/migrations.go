@@ -52,17 +52,23 @@ type Migration struct {
 	Name    string // the file's name, such as "001_tidemark.sql"
 	up      string
 	down    string
+	plain   string // up, in the default schema
 }
 
 // Up applies every pending migration. It returns [ErrNewer], and changes nothing, when the
-// database is ahead of this release, and [ErrEncoding] for a database that is not in UTF8. Safe to call from many processes at once.
+// database is ahead of this release, and a [SchemaError], when what was applied before is not what
+// this release would have made, and [ErrEncoding] for a database that is not in UTF8. Safe to call from many processes
+// at once.
 func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
 		if err := m.checkEncoding(ctx); err != nil {
 			return err
 		}
-		pending, err := m.pending(ctx)
+		done, pending, err := m.split(ctx)
 		if err != nil {
+			return err
+		}
+		if err := m.check(ctx, done); err != nil {
 			return err
 		}
 		for _, step := range pending {
@@ -97,34 +103,32 @@ func Down(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 
 // Pending returns the migrations that [Up] would apply, in order. It changes nothing.
 func Pending(ctx context.Context, pool *pgxpool.Pool, config *Config) ([]Migration, error) {
-	m, err := newMigrator(config)
-	if err != nil {
-		return nil, err
-	}
-	if pool == nil {
-		return nil, errNilPool
-	}
-	conn, err := pool.Acquire(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("migrations: connect: %w", err)
-	}
-	defer conn.Release()
-	m.conn = conn.Conn()
-	return m.pending(ctx)
+	var pending []Migration
+	err := connected(ctx, pool, config, func(m *migrator) (err error) {
+		_, pending, err = m.split(ctx)
+		return err
+	})
+	return pending, err
 }
 
 // Validate returns nil when the database is exactly at this release, [ErrPending] when it is
-// behind and [ErrNewer] when it is ahead. It changes nothing.
+// behind and [ErrNewer] when it is ahead. It returns a [SchemaError], which unwraps to [ErrChanged],
+// when tables, columns, constraints, indexes, sequences, triggers or functions are not as the
+// migrations make them, whichever tool ran them: after an edit by hand, after a restore that left
+// something out, in a schema that was renamed. Further objects in the schema, and the rights of
+// roles, are not looked at. It changes nothing.
 func Validate(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
-	pending, err := Pending(ctx, pool, config)
-	if err != nil {
-		return err
-	}
-	if len(pending) > 0 {
-		return fmt.Errorf("migrations: %w: %d from %s on: call migrations.Up",
-			ErrPending, len(pending), pending[0].Name)
-	}
-	return nil
+	return connected(ctx, pool, config, func(m *migrator) error {
+		done, pending, err := m.split(ctx)
+		if err != nil {
+			return err
+		}
+		if len(pending) > 0 {
+			return fmt.Errorf("migrations: %w: %d from %s on: call migrations.Up",
+				ErrPending, len(pending), pending[0].Name)
+		}
+		return m.check(ctx, done)
+	})
 }
 
 // migrator applies the steps to one schema over one connection.
@@ -147,6 +151,24 @@ func newMigrator(config *Config) (*migrator, error) {
 		return nil, err
 	}
 	return &migrator{schema: schema, steps: steps}, nil
+}
+
+// connected runs do over one connection.
+func connected(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*migrator) error) error {
+	m, err := newMigrator(config)
+	if err != nil {
+		return err
+	}
+	if pool == nil {
+		return errNilPool
+	}
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("migrations: connect: %w", err)
+	}
+	defer conn.Release()
+	m.conn = conn.Conn()
+	return do(m)
 }
 
 // locked runs do over one connection, one process at a time.
@@ -203,14 +225,20 @@ func (m *migrator) applied(ctx context.Context) ([]int, error) {
 	return versions, nil
 }
 
-func (m *migrator) pending(ctx context.Context) ([]Migration, error) {
+// split returns the steps that the database has, and those that it lacks.
+func (m *migrator) split(ctx context.Context) (done, pending []Migration, err error) {
 	applied, err := m.applied(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(m.steps), func(step Migration) bool {
-		return slices.Contains(applied, step.Version)
-	}), nil
+	for _, step := range m.steps {
+		if slices.Contains(applied, step.Version) {
+			done = append(done, step)
+		} else {
+			pending = append(pending, step)
+		}
+	}
+	return done, pending, nil
 }
 
 // apply runs one file in a transaction. The file itself keeps schema_migrations.
@@ -219,6 +247,11 @@ func (m *migrator) apply(ctx context.Context, name, sql string) error {
 		_, err := tx.Exec(ctx, sql)
 		return err
 	})
+	if pgerr.Duplicate(err) {
+		return fmt.Errorf("migrations: %s in schema %s: %w: something of that name is there, but schema_migrations "+
+			"does not say that the file was applied: was the schema restored in part? Restore all of it, or drop what is there",
+			name, m.schema, err)
+	}
 	if err != nil {
 		return fmt.Errorf("migrations: %s in schema %s: %w", name, m.schema, err)
 	}
@@ -253,6 +286,7 @@ func load(schema string) ([]Migration, error) {
 		steps = append(steps, Migration{
 			Version: version,
 			Name:    name,
+			plain:   up,
 			up:      inSchema(up, schema),
 			down:    inSchema(down, schema),
 		})

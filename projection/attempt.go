@@ -123,7 +123,7 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		}
 	}
 	err := w.answered(ctx, func(ctx context.Context) error { return w.rows.load(ctx, w.pool, items, kept) })
-	if pgerr.BadData(err) || errors.Is(err, errOtherKey) { // of a key that is none of the column's type
+	if pgerr.KindOf(err) == pgerr.Data || errors.Is(err, errOtherKey) { // of a key that is none of the column's type
 		return &failure{-1, err}
 	} else if err != nil {
 		return err

@@ -159,8 +159,9 @@ func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) er
 		return i.err
 	}
 	start := time.Now()
+	var said saying
 	// What the handler appends was caused by this event.
-	err := call(eventstore.WithCause(ctx, *i.raw), handlerTx{tx}, i)
+	err := call(eventstore.WithCause(ctx, *i.raw), handlerTx{tx, &said}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -171,11 +172,11 @@ func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) er
 		}
 		return Transient(fmt.Errorf("the connection was lost: %w", err))
 	}
-	switch status := tx.Conn().PgConn().TxStatus(); {
-	case status == 'I':
+	switch tx.Conn().PgConn().TxStatus() {
+	case 'I':
 		return errors.Join(errEnded, err)
-	case err == nil && status == 'E':
-		return errAborted
+	case 'E':
+		return said.aborted(err)
 	}
 	return err
 }
@@ -184,12 +185,6 @@ func call(ctx context.Context, tx pgx.Tx, i *item) (err error) {
 	defer recovered(&err)
 	return i.source.handle(ctx, tx, i.decoded)
 }
-
-// handlerTx is the transaction as handlers get it.
-type handlerTx struct{ pgx.Tx }
-
-func (handlerTx) Commit(context.Context) error   { return errEnded }
-func (handlerTx) Rollback(context.Context) error { return errEnded }
 
 // finish writes the dead letters and the checkpoint, and commits.
 func (b *batch) finish(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
+
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
@@ -62,7 +65,7 @@ type class int
 
 const (
 	unclear   class = iota // tried again a few times, then poison
-	transient              // tried again until it passes
+	transient              // about the environment: tried again until it passes, and never blamed on an event
 	poison                 // the event will never be handled as it is
 	fatal                  // no event can be handled
 )
@@ -82,13 +85,26 @@ func classify(err error) class {
 	case errors.As(err, &m):
 		return m.class
 	case errors.As(err, &p), errors.Is(err, eventstore.ErrDecode), errors.Is(err, errNoKey),
-		errors.Is(err, errEnded), errors.Is(err, errAborted), pgerr.BadData(err), pgerr.Is(err, pgerr.HalfBatch):
+		errors.Is(err, errEnded), pgerr.Is(err, pgerr.HalfBatch):
 		return poison
-	case pgerr.BadObject(err), errors.Is(err, ErrNoEvent):
+	case errors.Is(err, ErrNoEvent):
 		return fatal
+	}
+	switch pgerr.KindOf(err) {
+	case pgerr.Environment:
+		return transient
+	case pgerr.Data:
+		return poison
+	case pgerr.Objects:
+		return fatal
+	}
+	switch {
 	case errors.Is(err, ErrTimeout):
 		return unclear
-	case pgerr.Passing(err), pgerr.Is(err, pgerr.LockNotAvailable), errors.As(err, &network) && !network.Timeout():
+	case errors.Is(err, errAborted):
+		return poison
+	case errors.As(err, new(*pgconn.ConnectError)), errors.Is(err, puddle.ErrClosedPool),
+		errors.As(err, &network) && !network.Timeout():
 		return transient
 	}
 	return unclear

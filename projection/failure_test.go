@@ -215,6 +215,8 @@ func swallow(fail hook) hook {
 }
 
 func ways(t *testing.T) []way {
+	// It is that of good events too, which take their time on a busy machine.
+	const patience = time.Second
 	forever := make(chan struct{})
 	t.Cleanup(func() { close(forever) })
 	say := func(text string) hook {
@@ -240,11 +242,11 @@ func ways(t *testing.T) []way {
 		{name: "SQL rollback", text: "leave that to the runner", attempts: 1, handlers: true, fail: execute(`rollback`)},
 		{name: "SQL rollback and chain", text: "", attempts: 1, calls: -1, handlers: true, fail: execute(`rollback and chain`)},
 		{name: "SQL rollback and begin", text: "", attempts: 1, calls: -1, handlers: true, fail: execute(`rollback; begin`)},
-		{name: "hangs, listens", text: "longer than", attempts: 2, handlers: true, options: projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 2},
+		{name: "hangs, listens", text: "longer than", attempts: 2, handlers: true, options: projection.Options{Timeout: patience, MaxAttempts: 2},
 			fail: func(ctx context.Context, _ pgx.Tx, _ eventstore.Event[counted]) error { <-ctx.Done(); return ctx.Err() }},
-		{name: "hangs in SQL", text: "longer than", attempts: 2, handlers: true, options: projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 2},
+		{name: "hangs in SQL", text: "longer than", attempts: 2, handlers: true, options: projection.Options{Timeout: patience, MaxAttempts: 2},
 			fail: execute(`select pg_sleep(600)`)},
-		{name: "hangs, deaf", text: "does not return", attempts: 1, handlers: true, options: projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 1},
+		{name: "hangs, deaf", text: "does not return", attempts: 1, handlers: true, options: projection.Options{Timeout: patience, MaxAttempts: 1},
 			fail: func(context.Context, pgx.Tx, eventstore.Event[counted]) error { <-forever; return nil }},
 	}
 }

@@ -9,8 +9,11 @@ import (
 
 // judge decides what to do about a batch that failed. It returns nil if the next step does something
 // about it at once.
-func (w *worker) judge(items []item, f *failure) error {
+func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	class, err := classify(f.err), f.err
+	if class != transient && w.isEnvironment(ctx, items, f) {
+		class, err = transient, Transient(err)
+	}
 	if f.at >= 0 {
 		raw := items[f.at].raw
 		err = &HandlerError{Projection: w.name, Stream: raw.Stream, Position: raw.Position, Type: raw.Type, Err: f.err}
@@ -44,7 +47,7 @@ func (w *worker) judge(items []item, f *failure) error {
 		w.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
 			"projection", w.name, "version", w.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
 	}
-	if at > 0 && w.table == nil { // what is before it can be committed
+	if at > 0 && w.table == nil && !w.effects { // what is before it can be committed
 		w.limit, w.halved = at, false
 		return nil
 	}

@@ -20,14 +20,14 @@ func TestAbandonedEffect(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	var returned atomic.Bool // and nothing else, or the race detector takes them for one after the other
-	options := &projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 1}
+	options := &projection.Options{Timeout: 500 * time.Millisecond, MaxAttempts: 1}
 	f.put("a", -1)
 	f.put("b", 0, 0, 0)
 	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(codec,
 		func(_ context.Context, e eventstore.Event[counted]) error {
 			switch e.Data.N {
 			case -1:
-				time.Sleep(1300 * time.Millisecond) // it is abandoned after 1050
+				time.Sleep(1800 * time.Millisecond) // it is abandoned after 1500
 				returned.Store(true)
 			case -2:
 				return errors.New("it is parked")
@@ -53,7 +53,7 @@ func TestSlowEffect(t *testing.T) {
 	f := setup(t)
 	h := newHeard()
 	last := f.append(codec, 5)
-	options := &projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 1}
+	options := &projection.Options{Timeout: 500 * time.Millisecond, MaxAttempts: 1}
 	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(codec,
 		func(ctx context.Context, e eventstore.Event[counted]) error {
 			if e.Data.N == 1 {

@@ -109,19 +109,31 @@ func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error)
 }
 
 const tokenSQL = `
-select fencing_token
+select fencing_token, current_setting('transaction_read_only') = 'on'
   from SCHEMA.projection_partitions
  where projection = $1
    and version = $2
    and partition = $3
    and (select SCHEMA.proven($4, $5))`
 
+// errReadOnly is why no effect is called: that it has happened could not be noted.
+var errReadOnly = errors.New("the database is read-only")
+
 // effect calls the effects of the items, and moves the checkpoint behind those that have happened.
 func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error {
 	var token int64
-	if err := conn.QueryRow(ctx, b.sql(tokenSQL), b.name, b.options.Version, b.number,
-		b.proof.Position, nullID(b.proof.ID)).Scan(&token); err != nil {
+	var readOnly bool
+	err := b.answered(ctx, func(ctx context.Context) error {
+		return conn.QueryRow(ctx, b.sql(tokenSQL), b.name, b.options.Version, b.number,
+			b.proof.Position, nullID(b.proof.ID)).Scan(&token, &readOnly)
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return errFenced
+	case err != nil:
 		return err
+	case readOnly:
+		return Transient(errReadOnly)
 	}
 	if token != b.token { // it was paused, or stolen, while nothing was to be done
 		return errFenced

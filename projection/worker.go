@@ -108,6 +108,7 @@ type worker struct {
 	until    eventstore.Position // of a table: commit what is before this position, which cannot be folded; 0 for none
 	poison   map[itemID]poisoned
 	attempts map[eventstore.Position]int
+	others   others
 	failing  bool
 	server   time.Time // when it was started
 
@@ -161,6 +162,7 @@ func (w *worker) run(ctx context.Context) {
 	held := w.hold(ctx)
 	for ctx.Err() == nil {
 		var err error
+		read, checkpoint := w.read, w.checkpoint
 		if !loaded {
 			err = guarded(func() error { return w.answered(ctx, w.load) })
 			held = w.hold(ctx)
@@ -171,7 +173,9 @@ func (w *worker) run(ctx context.Context) {
 		}
 		switch {
 		case err == nil:
-			pause.Reset()
+			if !w.failing || w.read > read || w.checkpoint > checkpoint {
+				pause.Reset()
+			}
 			continue
 		case ctx.Err() != nil:
 		case errors.Is(err, errGone):
@@ -198,6 +202,7 @@ func (w *worker) run(ctx context.Context) {
 			case <-time.After(min(pause.NextBackOff(), w.config.MaxBackoff)): // jitter goes both ways
 			case <-ctx.Done():
 			}
+			w.since = time.Now() // a failure is over when there was none for some time, pauses not counted
 		}
 	}
 	if w.pending == 0 && w.read > w.checkpoint {
@@ -331,7 +336,7 @@ func (w *worker) step(ctx context.Context) error {
 		err = w.handleBatch(ctx, items, to, full)
 	}
 	if f, ok := err.(*failure); ok && ctx.Err() == nil { // one that is marked as transient is about no event
-		err = w.judge(items, f)
+		err = w.judge(ctx, items, f)
 	}
 	return err
 }
@@ -355,7 +360,22 @@ func (w *worker) next(ctx context.Context) (*page, error) {
 			return p, err
 		}
 	}
+	if w.failing && w.read == w.checkpoint {
+		if idle, err := w.isIdle(ctx); err != nil || !idle {
+			w.since = time.Now()
+			return nil, err
+		}
+	}
 	return nil, w.save(ctx)
+}
+
+// isIdle reports whether there is nothing to read. When there is, and nothing was read, the failure is not over.
+func (w *worker) isIdle(ctx context.Context) (bool, error) {
+	var end eventstore.Position
+	err := w.answered(ctx, func(ctx context.Context) error {
+		return w.pool.QueryRow(ctx, w.sql(`select SCHEMA.tidemark()`)).Scan(&end)
+	})
+	return end <= w.read, err
 }
 
 // mark returns where the worker goes on in the log, and what it has seen there as far as it knows.

@@ -85,6 +85,9 @@ func (m *Memory) Commit(ctx context.Context, changes ...eventstore.Change) ([]ev
 		if e := change.Expected; e != actual && e != eventstore.Any && (e != eventstore.Exists || actual == 0) {
 			return nil, &eventstore.ConflictError{Stream: change.Stream, Expected: e, Actual: actual}
 		}
+		if id := change.ExpectedID; id != uuid.Nil && change.Expected > 0 && m.streams[change.Stream][actual-1].ID != id {
+			return nil, &eventstore.ConflictError{Stream: change.Stream, Expected: actual, Actual: actual, Replaced: true}
+		}
 	}
 	receipts := make([]eventstore.Receipt, len(changes))
 	for i, change := range changes {

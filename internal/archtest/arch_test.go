@@ -111,7 +111,7 @@ func TestRules(t *testing.T) {
 		"github.com/jackc/pgx/v5x": "github.com/jackc/pgx/v5x", "golang.org/xtools": "golang.org/xtools",
 		"go.uber.org/goleak": "go.uber.org/goleak", "github.com/google/go-cmp/cmp": "github.com/google/go-cmp",
 		"github.com/testcontainers/testcontainers-go": "github.com/testcontainers/testcontainers-go",
-		"github.com/fergusstrange/embedded-postgres":  "github.com/fergusstrange/embedded-postgres",
+		"github.com/xi2/xz":                           "github.com/xi2/xz",
 	}
 	const ours = module + "/"
 	for _, test := range []struct {
@@ -159,7 +159,7 @@ func TestRules(t *testing.T) {
 		{ours + "aggregate", "go.uber.org/goleak", false},
 		{ours + "query", "github.com/google/go-cmp/cmp", false},
 		{ours + "command", "github.com/testcontainers/testcontainers-go", false},
-		{ours + "publish", "github.com/fergusstrange/embedded-postgres", false},
+		{ours + "publish", "github.com/xi2/xz", false},
 		{module, "github.com/jackc/pgx/v5x", false},
 		{module, "golang.org/xtools", false},
 		{ours + "projection", ours + "internal/pgtest", false},

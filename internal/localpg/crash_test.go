@@ -102,7 +102,11 @@ func TestNobody(t *testing.T) {
 	}
 	// The test binary is in a folder that only root may enter. It is copied by
 	// another process, since a file that we had open could not be executed yet.
-	program := filepath.Join(openFolder(t), "helper")
+	home := openFolder(t)
+	if err := os.Chown(home, 65534, 65534); err != nil { // where a download is kept
+		t.Fatal(err)
+	}
+	program := filepath.Join(home, "helper")
 	if out, err := exec.Command("cp", testBinary(t), program).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -136,6 +140,9 @@ func startHelper(t *testing.T, mode, dir, program string, as *syscall.Credential
 	cmd := exec.Command(program)
 	cmd.Dir = "/"
 	cmd.Env = append(os.Environ(), helperVar+"="+mode, dirVar+"="+dir)
+	if as != nil {
+		cmd.Env = append(cmd.Env, "HOME="+filepath.Dir(program), "XDG_CACHE_HOME=")
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: as}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -9,9 +9,10 @@
 //     temporary folder, reached over a unix socket;
 //  3. Docker: a container of TIDEMARK_POSTGRES_IMAGE, postgres:17-alpine by
 //     default;
-//  4. except for root, Postgres's binaries, downloaded once into the user's cache
-//     folder, from Maven Central or the mirror of it that
-//     TIDEMARK_POSTGRES_REPOSITORY names.
+//  4. Postgres's binaries, downloaded once from Maven Central, or from the mirror of
+//     it that TIDEMARK_POSTGRES_REPOSITORY names, into the user's cache folder, for
+//     root into /var/cache/tidemark. TIDEMARK_POSTGRES_VERSION is the major version,
+//     14 to 18; 17 by default.
 //
 // TIDEMARK_POSTGRES=url, local, container or download forces one of them.
 //
@@ -28,6 +29,10 @@
 //     use its database while it shuts down.
 //   - Any number of servers, in any number of processes, run side by side:
 //     each has a folder or a container of its own, and no fixed port.
+//   - Downloaded binaries are taken if their checksum is right and they run. Of
+//     several processes one downloads, a download that was broken off leaves
+//     nothing that is taken for a whole one, and no download lasts longer than
+//     five minutes.
 //   - A kept cluster ([Config.Dir]) is used by one process at a time; another
 //     gets an error, and a crash never stops the next start.
 //   - Only the user who started it can connect to a local server: its socket

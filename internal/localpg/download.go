@@ -7,88 +7,190 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
-
-	embeddedpostgres "github.com/fergusstrange/embedded-postgres"
+	"strings"
+	"syscall"
+	"time"
 )
 
 const (
-	// downloadVersion is the Postgres that is fetched.
-	downloadVersion = embeddedpostgres.V17
+	// versionVar names the environment variable that holds the major version to download.
+	versionVar     = "TIDEMARK_POSTGRES_VERSION"
+	defaultVersion = "17"
 	// repositoryVar names the environment variable that holds the address of a
 	// Maven repository to fetch it from.
 	repositoryVar     = "TIDEMARK_POSTGRES_REPOSITORY"
 	defaultRepository = "https://repo1.maven.org/maven2"
+	// downloadTimeout bounds a download, so that a network that goes silent ends it.
+	downloadTimeout = 5 * time.Minute
 )
 
-// startDownload fetches Postgres's binaries into the user's cache folder, unless
-// they are there already, and runs them like installed ones.
+// releases are the versions that can be downloaded, of each major version one that
+// the repository holds for all systems.
+var releases = map[string]string{
+	"14": "14.18.0",
+	"15": "15.13.0",
+	"16": "16.9.0",
+	"17": "17.5.0",
+	"18": "18.3.0",
+}
+
+// startDownload fetches Postgres's binaries into a cache folder, unless they are
+// there already, and runs them like installed ones.
 func (c *Config) startDownload(ctx context.Context) (*Server, error) {
-	if os.Geteuid() == 0 {
-		return nil, fmt.Errorf("a download is %w: root fetches no binaries, run this as another user", errAbsent)
+	major := cmp.Or(os.Getenv(versionVar), defaultVersion)
+	release, ok := releases[major]
+	if !ok {
+		return nil, fmt.Errorf("%s=%s: want one of %s", versionVar, major,
+			strings.Join(slices.Sorted(maps.Keys(releases)), ", "))
 	}
-	cache, err := os.UserCacheDir()
+	runAs, err := serverUser()
 	if err != nil {
 		return nil, err
 	}
-	cache = filepath.Join(cache, "tidemark", "postgres-"+string(downloadVersion))
-	if err := fetch(ctx, cmp.Or(c.Logger, slog.Default()), cache); err != nil {
-		return nil, fmt.Errorf("a download of Postgres %s is %w: %w", downloadVersion, errAbsent, err)
+	d := download{
+		release:    release,
+		repository: cmp.Or(os.Getenv(repositoryVar), defaultRepository),
+		runAs:      runAs,
+		logger:     cmp.Or(c.Logger, slog.Default()),
 	}
-	return c.startCluster(ctx, Download, []string{filepath.Join(cache, "bin")})
+	if d.cache, err = cacheFolder(runtime.GOOS); err == nil {
+		err = d.ensure(ctx)
+	}
+	if err != nil {
+		return nil, absence{fmt.Errorf("the download of Postgres %s failed: %w", release, err)}
+	}
+	return c.startCluster(ctx, Download, []string{filepath.Join(d.folder(), "bin")})
 }
 
-// fetch fills the cache folder, in one step: of several processes that fetch at
-// the same time one wins, and all of them find the same.
-func fetch(ctx context.Context, logger *slog.Logger, cache string) error {
-	if hasServer(filepath.Join(cache, "bin")) {
+// cacheFolder returns where downloaded binaries are kept. Root's own cache is
+// closed to the user that the server runs as, so root takes the system's.
+func cacheFolder(system string) (string, error) {
+	if os.Geteuid() == 0 && os.Getenv("XDG_CACHE_HOME") == "" {
+		if system == "darwin" {
+			return "/Library/Caches/tidemark", nil
+		}
+		return "/var/cache/tidemark", nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("there is no folder to keep it in, set XDG_CACHE_HOME: %w", err)
+	}
+	return filepath.Join(cache, "tidemark"), nil
+}
+
+// download is one release of Postgres's binaries in a cache folder.
+type download struct {
+	release    string
+	repository string
+	cache      string
+	runAs      *syscall.Credential // whom the server runs as; nil for the user we are
+	logger     *slog.Logger
+}
+
+// folder is where the binaries are. It appears when they are complete.
+func (d *download) folder() string { return filepath.Join(d.cache, "postgres-"+d.release) }
+
+// ensure returns when the binaries are in the cache folder and run. Of several
+// processes one fetches them, the others wait for it.
+func (d *download) ensure(ctx context.Context) error {
+	if d.check(ctx) == nil {
 		return nil
 	}
-	logger.InfoContext(ctx, "downloading Postgres, once", "version", downloadVersion, "into", cache)
-	scratch, err := os.MkdirTemp("", "tidemark-download-")
+	ctx, cancel := context.WithTimeout(ctx, downloadTimeout)
+	defer cancel()
+	if err := makeFolder(d.cache); err != nil {
+		return err
+	}
+	unlock, err := d.lock(ctx)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(scratch)
-	data := filepath.Join(scratch, "data")
-	if err := os.Mkdir(data, 0o700); err != nil {
+	defer unlock()
+	if d.check(ctx) == nil {
+		return nil // another process has fetched them meanwhile
+	}
+	d.logger.InfoContext(ctx, "downloading Postgres, once", "version", d.release, "into", d.folder())
+	if err := d.fetch(ctx); err != nil {
 		return err
 	}
-	// The library cannot be asked for the binaries alone, and a server that it
-	// started would outlive us if we were killed. So it is given a cluster that
-	// is none: it unpacks the binaries, fails to start it, and leaves the rest
-	// to us.
-	if err := os.WriteFile(filepath.Join(data, "PG_VERSION"), []byte(downloadVersion), 0o600); err != nil {
-		return err
-	}
-	before := libraryLogs()
-	err = embeddedpostgres.NewDatabase(embeddedpostgres.DefaultConfig().
-		Version(downloadVersion).
-		BinaryRepositoryURL(cmp.Or(os.Getenv(repositoryVar), defaultRepository)).
-		Port(0).
-		CachePath(scratch).
-		RuntimePath(filepath.Join(scratch, "run")).
-		DataPath(data).
-		BinariesPath(cache).
-		Logger(io.Discard)).Start()
-	for _, path := range libraryLogs() {
-		if !slices.Contains(before, path) {
-			_ = os.Remove(path) // perhaps another process's, which misses nothing
-		}
-	}
-	if hasServer(filepath.Join(cache, "bin")) {
-		return nil
-	}
-	logger.InfoContext(ctx, "downloading Postgres, once", "version", downloadVersion, "into", cache)
-	return cmp.Or(err, errors.New("the archive holds no initdb and postgres"))
+	return d.check(ctx)
 }
 
-// libraryLogs lists the logs that the library leaves when a start fails.
-func libraryLogs() []string {
-	found, _ := filepath.Glob(filepath.Join(os.TempDir(), "embedded_postgres_log*")) // the pattern is sound
-	return found
+// fetch replaces what is in the cache folder, in one step.
+func (d *download) fetch(ctx context.Context) error {
+	jar, err := fetchFile(ctx, jarURL(d.repository, d.release))
+	if err != nil {
+		return err
+	}
+	unfinished := d.folder() + ".new"
+	if err := os.RemoveAll(unfinished); err != nil { // a killed process has left it
+		return err
+	}
+	defer os.RemoveAll(unfinished)
+	if err := unpackJar(jar, unfinished); err != nil {
+		return fmt.Errorf("unpack it into %s: %w", unfinished, err)
+	}
+	if err := os.RemoveAll(d.folder()); err != nil { // it does not run
+		return err
+	}
+	return os.Rename(unfinished, d.folder())
+}
+
+// check returns nil if the binaries are there and run as the user of the server.
+func (d *download) check(ctx context.Context) error {
+	for _, name := range []string{"initdb", "postgres"} {
+		path := filepath.Join(d.folder(), "bin", name)
+		if out, err := d.run(ctx, path, "--version"); err != nil {
+			return fmt.Errorf("%s does not run: %w: %s", path, err, strings.TrimSpace(string(out)))
+		}
+	}
+	return nil
+}
+
+// run runs a program as the user of the server.
+func (d *download) run(ctx context.Context, path string, args ...string) ([]byte, error) {
+	for {
+		cmd := exec.CommandContext(ctx, path, args...)
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.runAs}
+		out, err := cmd.CombinedOutput()
+		// A process that another goroutine starts has the file that we have written open for a moment.
+		if !errors.Is(err, syscall.ETXTBSY) || ctx.Err() != nil {
+			return out, err
+		}
+	}
+}
+
+// lock lets one process at a time fetch. The operating system takes the lock away
+// with the process.
+func (d *download) lock(ctx context.Context) (unlock func(), err error) {
+	file, err := os.OpenFile(d.folder()+".lock", os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	retry := time.NewTicker(20 * time.Millisecond)
+	defer retry.Stop()
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { file.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			file.Close()
+			return nil, err
+		}
+		select {
+		case <-retry.C:
+		case <-ctx.Done():
+			file.Close()
+			return nil, fmt.Errorf("another process has been fetching it: %w", ctx.Err())
+		}
+	}
 }

@@ -85,6 +85,13 @@ func (s *Server) Stop() error { return s.stop() }
 // tried. A source that is there but does not work is reported instead.
 var errAbsent = errors.New("absent")
 
+// absence is the reason why a source is not there, in words of its own.
+type absence struct{ reason error }
+
+func (a absence) Error() string        { return a.reason.Error() }
+func (a absence) Is(target error) bool { return target == errAbsent }
+func (a absence) Unwrap() error        { return a.reason }
+
 // Start hands out a Postgres that accepts connections. Cancelling ctx gives up
 // on starting; it means nothing to a server that has been handed out.
 func Start(ctx context.Context, config *Config) (*Server, error) {
@@ -133,9 +140,9 @@ func (c *Config) choose(try func(Source) (*Server, error)) (*Server, error) {
 	if len(sources) == 1 {
 		return nil, fmt.Errorf("%w: %s=%s, but %w", ErrNoPostgres, forceVar, sources[0], reasons[0])
 	}
-	return nil, fmt.Errorf("%w: set %s to the connection string of a server, or install Postgres "+
-		"(its folder on PATH or in PG_BIN), or start Docker (%w)",
-		ErrNoPostgres, c.urlVar(), reasons[len(reasons)-1])
+	return nil, fmt.Errorf("%w: none is installed, Docker does not answer, and %w. Set %s to the connection "+
+		"string of a server, install Postgres (its folder on PATH or in PG_BIN), start Docker, or connect this "+
+		"machine to a network, for a download", ErrNoPostgres, reasons[len(reasons)-1], c.urlVar())
 }
 
 func (c *Config) startURL(ctx context.Context) (*Server, error) {

@@ -15,19 +15,19 @@ var advice = map[string]string{
 		"and grant the role that it makes, such as tidemark_app, to the role of the connection",
 	ReadOnly: "the server, or the session, takes no writes: connect to the primary with target_session_attrs=read-write, " +
 		"and look at default_transaction_read_only",
-	"42P05":       pooler, // the statement exists already
-	"26000":       pooler, // it does not exist
-	"08P01":       pooler, // a pooler that knows no prepared statements
-	"53100":       "the disk of the server is full: make room, nothing else helps",
-	"53200":       "the server has no memory, or no entry of its lock table, left: make transactions smaller, or raise max_locks_per_transaction",
-	"53300":       noConnection,
-	"53400":       noConnection,
-	"22021":       encoding,
-	"22P05":       encoding,
-	queryCanceled: "statement_timeout has ended the statement, or an operator has: raise statement_timeout for the role of the connection",
-	"28000":       login,
-	"28P01":       login,
-	"3D000":       "create the database, or correct its name in the connection string",
+	"42P05": pooler, // the statement exists already
+	"26000": pooler, // it does not exist
+	"08P01": pooler, // a pooler that knows no prepared statements
+	"53100": "the disk of the server is full: make room, nothing else helps",
+	"53200": "the server has no memory, or no entry of its lock table, left: make transactions smaller, or raise max_locks_per_transaction",
+	"53300": noConnection,
+	"53400": noConnection,
+	"22021": encoding,
+	"22P05": encoding,
+	"57014": "statement_timeout has ended the statement, or an operator has: raise statement_timeout for the role of the connection",
+	"28000": login,
+	"28P01": login,
+	"3D000": "create the database, or correct its name in the connection string",
 }
 
 const (

@@ -24,15 +24,18 @@ const (
 	Diverged        = "TM012"
 
 	UniqueViolation      = "23505"
+	ForeignKeyViolation  = "23503"
+	ExclusionViolation   = "23P01"
 	SerializationFailure = "40001"
 	Deadlock             = "40P01"
 	LockNotAvailable     = "55P03"
+	FailedTransaction    = "25P02"
 	undefinedTable       = "42P01"
-	queryCanceled        = "57014"
-	undefinedColumn      = "42703"
 	undefinedFunction    = "42883"
-	noSuchConstraint     = "42P10"
 	invalidSchemaName    = "3F000"
+	duplicateTable       = "42P07"
+	duplicateFunction    = "42723"
+	duplicateObject      = "42710"
 
 	InsufficientPrivilege = "42501"
 )
@@ -48,24 +51,9 @@ func NotMigrated(err error) bool {
 	return Is(err, undefinedTable, undefinedFunction, invalidSchemaName)
 }
 
-// BadData reports whether err says that a value was refused: it violates a constraint, or does not fit
-// its type. The same statement with the same values fails again.
-func BadData(err error) bool {
-	var e *pgconn.PgError
-	return errors.As(err, &e) && len(e.Code) == 5 && (e.Code[:2] == "22" || e.Code[:2] == "23")
-}
-
-// BadObject reports whether err says that a table, column or key is missing or may not be used: nothing
-// will work until somebody mends that.
-func BadObject(err error) bool {
-	return Is(err, undefinedTable, undefinedColumn, invalidSchemaName, InsufficientPrivilege, noSuchConstraint, ReadersView)
-}
-
-// Passing reports whether err was sent by Postgres and [MayPass], and is not that a statement took
-// too long.
-func Passing(err error) bool {
-	var e *pgconn.PgError
-	return errors.As(err, &e) && e.Code != queryCanceled && MayPass(err)
+// Duplicate reports whether err says that something was to be created under a name that is taken.
+func Duplicate(err error) bool {
+	return Is(err, duplicateTable, duplicateFunction, duplicateObject)
 }
 
 // MayPass reports whether an error may be gone when the same is tried again: the connection was lost or

@@ -1,0 +1,26 @@
+package migrations
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Compared returns what the files make in the default schema, and what is there, by the names of the objects.
+func Compared(ctx context.Context, conn *pgx.Conn) (want, have map[string][2]string, err error) {
+	m, err := newMigrator(nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	m.conn = conn
+	there, err := m.there(ctx)
+	return pairs(wanted(m.steps)), pairs(there), err
+}
+
+func pairs(o objects) map[string][2]string {
+	found := make(map[string][2]string, len(o))
+	for name, d := range o {
+		found[name] = [2]string{d.text, d.body}
+	}
+	return found
+}

@@ -1,0 +1,84 @@
+package projection_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// TestLogWentBack: the database goes back under a running process, as after a failover that loses the end of the
+// log, and other events get the positions that the process has passed. They are handled, and a subscription
+// of the process hears of them.
+func TestLogWentBack(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store, record("a", nil))
+	first := f.append(codec, 1)
+	f.wait(r, first)
+	var mu sync.Mutex
+	heard := make(map[uuid.UUID]bool)
+	hear := func(_ context.Context, e eventstore.Event[counted]) error {
+		mu.Lock()
+		defer mu.Unlock()
+		heard[e.ID] = true
+		return nil
+	}
+	heardAll := func(n int) func() bool {
+		return func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(heard) == n
+		}
+	}
+	if _, err := r.Subscribe(t.Context(), projection.Effect(codec, hear)); err != nil {
+		t.Fatal(err)
+	}
+	last := f.append(codec, 4)
+	f.wait(r, last)
+	f.until("the subscription has heard of the first ones", heardAll(4))
+
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	for _, sql := range []string{
+		`alter table tidemark.events disable trigger events_immutable`,
+		`delete from tidemark.events where version > 1`,
+		`alter table tidemark.events enable trigger events_immutable`,
+		`select setval('tidemark.events_position_seq', (select max(position) from tidemark.events))`,
+		`update tidemark.projection_partitions set checkpoint = (select max(position) from tidemark.events)`,
+		`delete from model where position > (select max(position) from tidemark.events)`,
+	} {
+		if _, err := tx.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	var drafts []eventstore.Draft
+	for n := range 4 {
+		draft, err := codec.Encode(counted{100 + n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		drafts = append(drafts, draft)
+	}
+	receipt, err := f.store.WithTx(tx).Append(t.Context(), eventstore.StreamID{Category: "counter", Key: "a"}, 1, drafts...)
+	if err != nil || receipt.Position != last {
+		t.Fatalf("%+v, %v; want the position %d again", receipt, err, last)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.until("the projection has what took their place", func() bool {
+		return count(f, `select from model where n >= 100`) == 4
+	})
+	if n := count(f, `select from model`); n != 5 {
+		t.Errorf("%d rows of 5 events", n)
+	}
+	f.until("the subscription has heard of the others", heardAll(8))
+}

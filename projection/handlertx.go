@@ -1,0 +1,130 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+)
+
+// handlerTx is the transaction as handlers get it: they do not end it. It hears what Postgres says, so that an
+// error that the handler keeps to itself is judged like one that it returns.
+type handlerTx struct {
+	pgx.Tx
+	said *saying
+}
+
+func (handlerTx) Commit(context.Context) error   { return errEnded }
+func (handlerTx) Rollback(context.Context) error { return errEnded }
+
+func (t handlerTx) Begin(ctx context.Context) (pgx.Tx, error) {
+	tx, err := t.Tx.Begin(ctx)
+	if t.said.hear(err); err != nil {
+		return nil, err
+	}
+	return savepoint{handlerTx{tx, t.said}}, nil
+}
+
+func (t handlerTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	tag, err := t.Tx.Exec(ctx, sql, args...)
+	return tag, t.said.hear(err)
+}
+
+func (t handlerTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	rows, err := t.Tx.Query(ctx, sql, args...)
+	return heardRows{rows, t.said}, t.said.hear(err)
+}
+
+func (t handlerTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return heardRow{t.Tx.QueryRow(ctx, sql, args...), t.said}
+}
+
+func (t handlerTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
+	n, err := t.Tx.CopyFrom(ctx, table, columns, rows)
+	return n, t.said.hear(err)
+}
+
+func (t handlerTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	return heardBatch{t.Tx.SendBatch(ctx, b), t.said}
+}
+
+// savepoint is a transaction within that of a batch, which handlers may end.
+type savepoint struct{ handlerTx }
+
+func (s savepoint) Commit(ctx context.Context) error   { return s.said.hear(s.Tx.Commit(ctx)) }
+func (s savepoint) Rollback(ctx context.Context) error { return s.Tx.Rollback(ctx) }
+
+type heardRow struct {
+	row  pgx.Row
+	said *saying
+}
+
+func (r heardRow) Scan(dest ...any) error { return r.said.hear(r.row.Scan(dest...)) }
+
+type heardRows struct {
+	pgx.Rows
+	said *saying
+}
+
+func (r heardRows) Err() error { return r.said.hear(r.Rows.Err()) }
+
+func (r heardRows) Next() bool {
+	next := r.Rows.Next()
+	if !next {
+		_ = r.Err()
+	}
+	return next
+}
+
+func (r heardRows) Close() {
+	r.Rows.Close()
+	_ = r.Err()
+}
+
+type heardBatch struct {
+	pgx.BatchResults
+	said *saying
+}
+
+func (b heardBatch) Exec() (pgconn.CommandTag, error) {
+	tag, err := b.BatchResults.Exec()
+	return tag, b.said.hear(err)
+}
+
+func (b heardBatch) Query() (pgx.Rows, error) {
+	rows, err := b.BatchResults.Query()
+	return heardRows{rows, b.said}, b.said.hear(err)
+}
+
+func (b heardBatch) QueryRow() pgx.Row { return heardRow{b.BatchResults.QueryRow(), b.said} }
+
+func (b heardBatch) Close() error { return b.said.hear(b.BatchResults.Close()) }
+
+// saying is the latest error by which Postgres may have aborted a transaction.
+type saying struct{ err *pgconn.PgError }
+
+// hear returns the error it is given.
+func (s *saying) hear(err error) error {
+	var said *pgconn.PgError
+	if errors.As(err, &said) && said.Code != pgerr.FailedTransaction { // which says nothing of the cause
+		s.err = said
+	}
+	return err
+}
+
+// aborted returns why a transaction is aborted, of which the handler has returned err.
+func (s *saying) aborted(err error) error {
+	switch {
+	case s.err == nil && err == nil:
+		return errAborted
+	case s.err == nil || errors.Is(err, s.err):
+		return err
+	case err == nil:
+		return fmt.Errorf("%w: %w", errAborted, s.err)
+	}
+	return fmt.Errorf("%w: %w; after that the handler returned: %w", errAborted, s.err, err)
+}
