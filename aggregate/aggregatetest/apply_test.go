@@ -125,7 +125,7 @@ func TestCheckApply(t *testing.T) {
 		"all events are counted":          {checking[counting](newCodec(), history), isDusted},
 		"and it is named":                 {checking[counting](newCodec(), history, "lamp.dusted"), none},
 		"an empty map is no change":       {checking[clearing](newCodec(), history), isDusted},
-		"a default case panics":           {checking[refusing](newCodec(), history), `"lamp.dusted": Apply panics: unknown event`},
+		"a default case panics":           {checking[refusing](newCodec(), history), `"lamp.dusted": panic of Apply: unknown event`},
 		"a type without an event":         {checking[lamp](withDimmer, history, "lamp.dusted"), `no aggregatetest_test.dimmed, event type "lamp.dimmed"`},
 		"that is named":                   {checking[lamp](withDimmer, history, "lamp.dusted", "lamp.dimmed"), none},
 		"no history":                      {checking[lamp](newCodec(), nil), `no aggregatetest_test.turned, event type "lamp.turned"`},
@@ -137,7 +137,7 @@ func TestCheckApply(t *testing.T) {
 		"a change before":    {checking[lamp](newCodec(), []event{fitted{60}, turned{true}, dusted{}, fitted{60}, turned{false}}, "lamp.dusted"), none},
 		// Elsewhere it panics, and would never be decided there.
 		"a panic elsewhere": {checking[lamp](withTags, []event{fitted{60}, tagged{"old"}, dusted{}, turned{true}}, "lamp.dusted"), none},
-		"a panic":           {checking[lamp](withTags, []event{tagged{"old"}, fitted{60}, dusted{}, turned{true}}, "lamp.dusted"), `"lamp.tagged": Apply panics: assignment to entry in nil map`},
+		"a panic":           {checking[lamp](withTags, []event{tagged{"old"}, fitted{60}, dusted{}, turned{true}}, "lamp.dusted"), `"lamp.tagged": panic of Apply: assignment to entry in nil map`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
