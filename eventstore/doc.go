@@ -25,6 +25,9 @@
 //   - A follower is told of appends by notifications that are sent after the commit, and finds out by
 //     polling when one is lost. It survives a restart of Postgres, and holds no connection while the
 //     loop body runs; one connection per Store listens, outside the pool, while somebody follows.
+//   - A dead connection costs seconds, whatever the pool is like: what is not answered returns
+//     [ErrNoAnswer] or [ErrUnknownOutcome]. A read is cut when no row has come for ten seconds, not when it takes long.
+//   - What a commit, a page, a list and a filter may hold is bounded, and checked before anything is sent.
 //   - Nothing is read that may be incomplete: the statement that reads proves that it sees what was
 //     committed, and returns an [UnprovenError] on a standby, without rights, under row level security or on
 //     an older snapshot.

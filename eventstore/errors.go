@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/google/uuid"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 // The sentinels that the typed errors of this package unwrap to.
@@ -34,6 +36,9 @@ var (
 	ErrDiverged = errors.New("the log went back")
 	// ErrSequenceBehind means that the sequence of positions is behind the log, see [SequenceError].
 	ErrSequenceBehind = errors.New("the sequence of positions is behind the log")
+	// ErrNoAnswer means that Postgres could not be reached, or has not answered, within some seconds: the
+	// connection may be dead without anybody having said so. A read may be tried again.
+	ErrNoAnswer = pgpool.ErrNoAnswer
 )
 
 // The reasons of an [UnprovenError].

@@ -106,8 +106,8 @@ func (s *Store) Next(ctx context.Context, after Mark, filter Filter, limit int) 
 	if err := validAfter(after.Position, filter); err != nil {
 		return Page{}, err
 	}
-	if limit < 1 {
-		return Page{}, wrap(invalid("limit %d: want at least 1", limit), "read the log")
+	if limit < 1 || limit > maxPage {
+		return Page{}, wrap(invalid("limit %d: want from 1 to %d", limit, maxPage), "read the log")
 	}
 	at := reader{seen: after}
 	end, err := s.await(ctx, &at)

@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 const (
@@ -28,11 +29,13 @@ const (
 	maxGroupBytes  = 4 << 20
 	// patience is how many milliseconds a group waits where it cannot help waiting.
 	patience = 20
-	// hardLimit, and a millisecond for each event, is when the connection of a group that does not
-	// answer is given up, and grace how long a caller whose context is done waits for the outcome of
-	// what is being written.
-	hardLimit = 30 * time.Second
-	grace     = 5 * time.Second
+	// inlineAnswer is when the connection of a group that does not answer is given up if something is done
+	// inline, else pgpool.Answer is; eventTime is added for each event, and byteTime for each byte.
+	inlineAnswer = 30 * time.Second
+	eventTime    = time.Millisecond
+	byteTime     = time.Microsecond
+	// grace is how long a caller whose context is done waits for the outcome of what is being written.
+	grace = 5 * time.Second
 )
 
 // group lets concurrent commits share a round trip and a transaction. Who finds no flusher at work
@@ -45,7 +48,7 @@ const (
 // A group that fails as a whole goes back too and comes again in groups of half the size, until the
 // one it fails for is alone. Whatever is in the queue can be withdrawn.
 type group struct {
-	pool     *pgxpool.Pool
+	pool     *pgpool.Pool
 	sql      *statements
 	inline   *inliner // nil if nothing is done inline
 	appended func()   // called after a commit
@@ -62,7 +65,7 @@ type group struct {
 	running  sync.WaitGroup // requests that were accepted
 }
 
-func newGroup(pool *pgxpool.Pool, sql *statements, appended func()) *group {
+func newGroup(pool *pgpool.Pool, sql *statements, appended func()) *group {
 	return &group{pool: pool, sql: sql, appended: appended, moment: maxMoment, writing: make(map[string]struct{})}
 }
 
@@ -302,27 +305,19 @@ func (g *group) release(batch []*request) {
 }
 
 // write writes a group. Each of its requests is then answered, or comes again.
-func (g *group) write(conn *pgxpool.Conn, batch []*request) {
+func (g *group) write(conn *pgpool.Conn, batch []*request) {
 	defer g.release(batch)
-	limit := hardLimit
-	for _, r := range batch {
-		limit += time.Duration(r.events) * time.Millisecond
-	}
 	late := time.AfterFunc(longWrite, func() { g.isLate(1) })
 	defer func() {
 		if !late.Stop() {
 			g.isLate(-1)
 		}
 	}()
-	wire := conn.Conn().PgConn().Conn()
-	abandon := time.AfterFunc(limit, func() { _ = wire.Close() })
-	defer func() {
-		if !abandon.Stop() {
-			_ = conn.Conn().Close(context.Background()) // or the pool would use it again
-		}
-	}()
+	watch := pgpool.Watch(conn.Conn(), g.answer(batch))
+	defer func() { _ = watch.Stop(nil) }()
 	rows, err := g.send(conn, batch)
 	if err != nil {
+		err = watch.Stop(err)
 		lost := wasLost(err, conn.Conn())
 		for _, r := range batch {
 			r.settleError(err, lost, len(batch))
@@ -333,7 +328,7 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 	for _, r := range batch {
 		own := rows[:len(r.changes)]
 		rows = rows[len(r.changes):]
-		if err := r.settle(context.Background(), conn, g.sql, own); err != nil {
+		if err := r.settle(context.Background(), conn.Conn(), g.sql, own); err != nil {
 			r.settleError(err, true, 1) // something is stored under its key
 		}
 		anyStored = anyStored || own[0].Outcome == "stored"
@@ -341,6 +336,18 @@ func (g *group) write(conn *pgxpool.Conn, batch []*request) {
 	if anyStored {
 		g.appended()
 	}
+}
+
+// answer returns how long the connection of a group may be silent.
+func (g *group) answer(batch []*request) time.Duration {
+	limit := pgpool.Answer
+	if g.inline != nil {
+		limit = inlineAnswer
+	}
+	for _, r := range batch {
+		limit += time.Duration(r.events)*eventTime + time.Duration(r.bytes)*byteTime
+	}
+	return limit
 }
 
 // isLate counts a flusher that has been writing for long, or is done with it.
@@ -353,7 +360,7 @@ func (g *group) isLate(n int) {
 
 // send asks Postgres to store a group, on the short path if that will do. The statement has no
 // context: pgx would answer a cancelled one by cutting the connection, for everybody in the group.
-func (g *group) send(conn *pgxpool.Conn, batch []*request) ([]row, error) {
+func (g *group) send(conn *pgpool.Conn, batch []*request) ([]row, error) {
 	if g.inline != nil {
 		return g.sendInline(conn, batch)
 	}
@@ -361,10 +368,10 @@ func (g *group) send(conn *pgxpool.Conn, batch []*request) ([]row, error) {
 	args := newAppendArgs(batch)
 	if one, ok := args.one(); ok {
 		r := row{Outcome: "stored"}
-		err := conn.QueryRow(ctx, g.sql.one, one...).Scan(&r.Version, &r.Position)
+		err := conn.Conn().QueryRow(ctx, g.sql.one, one...).Scan(&r.Version, &r.Position)
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return []row{r}, err
 		}
 	}
-	return appendGroup(ctx, conn, g.sql, args.group(patience))
+	return appendGroup(ctx, conn.Conn(), g.sql, args.group(patience))
 }

@@ -7,7 +7,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 // Inline is what a store does in the transaction of every append: see [Config.Inline] and
@@ -40,10 +41,10 @@ select ` + columns + `
 
 // sendInline stores a group, and does what is to be done with its events, in one transaction. When that
 // fails the group does; then it is split, until the request stands alone that it fails for.
-func (g *group) sendInline(conn *pgxpool.Conn, batch []*request) ([]row, error) {
+func (g *group) sendInline(conn *pgpool.Conn, batch []*request) ([]row, error) {
 	ctx := context.Background()
 	// Whatever the default is: it must see what is kept inline by now.
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	tx, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return nil, &uncommitted{err, conn.Conn().IsClosed()}
 	}
@@ -114,11 +115,10 @@ func (n *inliner) apply(ctx context.Context, tx pgx.Tx, batch []*request, rows [
 // the append behind, so that the caller may go on.
 func (s *Store) appendInTx(ctx context.Context, r *request) ([]row, error) {
 	args := newAppendArgs([]*request{r}).group(nil)
-	tx, ok := s.db.(pgx.Tx)
-	if s.inline == nil || !ok {
-		return appendGroup(ctx, s.db, &s.sql, args)
+	if s.inline == nil {
+		return appendGroup(ctx, s.tx, &s.sql, args)
 	}
-	savepoint, err := tx.Begin(ctx)
+	savepoint, err := s.tx.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}

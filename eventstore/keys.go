@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 type keyKey struct{}
@@ -105,7 +107,7 @@ func (s *Store) PurgeKeys(ctx context.Context, age time.Duration) (int64, error)
 		return 0, wrap(invalid("age %s is negative", age), "purge idempotency keys")
 	}
 	for total := int64(0); ; {
-		n, err := queryOne[int64](ctx, s.db, s.sql.purge, age)
+		n, err := queryOne[int64](pgpool.Patient(ctx), s.db, s.sql.purge, age)
 		if err != nil {
 			return total, translate(err, "purge idempotency keys")
 		}

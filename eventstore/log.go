@@ -93,6 +93,9 @@ select ` + columns + `
  order by position
  limit $4`
 
+// maxFilter bounds how much each row is compared with.
+const maxFilter = 10_000
+
 // Filter selects events of the log. The zero value selects all; of several conditions all must
 // hold. It is evaluated in Postgres.
 type Filter struct {
@@ -111,6 +114,9 @@ func (f Filter) Match(event Raw) bool {
 // Validate returns an [InvalidError] for a filter with a type, category or stream that cannot be one: it
 // would select nothing.
 func (f Filter) Validate() error {
+	if n := len(f.Types) + len(f.Categories) + len(f.Streams); n > maxFilter {
+		return invalid("filter: %d types, categories and streams, at most %d are allowed: select by category, and the rest in the reader", n, maxFilter)
+	}
 	for _, name := range f.Types {
 		if err := validName("event type", name); err != nil {
 			return err

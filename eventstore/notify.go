@@ -6,7 +6,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 const (
@@ -24,7 +25,7 @@ const notifySQL = `select set_config('synchronous_commit', 'off', true), pg_noti
 // notifier tells other processes that something was appended: after the commit, from a connection of
 // its own, once for all the appends since the last time.
 type notifier struct {
-	pool    *pgxpool.Pool
+	pool    *pgpool.Pool
 	channel string
 	sender  string // tells our notifications from those of others
 
@@ -34,7 +35,7 @@ type notifier struct {
 	running sync.WaitGroup
 }
 
-func newNotifier(pool *pgxpool.Pool, channel string) *notifier {
+func newNotifier(pool *pgpool.Pool, channel string) *notifier {
 	return &notifier{pool: pool, channel: channel, sender: uuid.NewString()}
 }
 

@@ -15,6 +15,14 @@ import (
 	"github.com/google/uuid"
 )
 
+// What one commit may hold. Postgres takes no message of a gigabyte, its lock table has room for some
+// thousands of streams, and what is larger takes long and holds readers up meanwhile.
+const (
+	MaxCommitBytes   = 64 << 20 // of payloads, metadata as JSON, and types
+	MaxCommitEvents  = 50_000
+	MaxCommitStreams = 2_000
+)
+
 // Prepare checks changes as [Store.Commit] does and completes them: ids, schema 1, and metadata
 // from ctx. It is for implementations of another store, such as the one in memory. The error is
 // an [InvalidError]; the changes given are not modified.
@@ -27,8 +35,12 @@ func Prepare(ctx context.Context, changes []Change, maxEventBytes int) ([]Change
 			return nil, err
 		}
 	}
+	if err := validSize(changes); err != nil {
+		return nil, err
+	}
 	seen := make(map[StreamID]bool, len(changes))
 	prepared := make([]Change, len(changes))
+	bytes := 0
 	for i, change := range changes {
 		if err := change.validate(); err != nil {
 			return nil, err
@@ -40,13 +52,41 @@ func Prepare(ctx context.Context, changes []Change, maxEventBytes int) ([]Change
 
 		change.Events = slices.Clone(change.Events)
 		for j := range change.Events {
-			if err := change.Events[j].prepare(ctx, maxEventBytes); err != nil {
+			size, err := change.Events[j].prepare(ctx, maxEventBytes)
+			if err != nil {
 				return nil, fmt.Errorf("append to stream %s: event %d of %d: %w", change.Stream, j+1, len(change.Events), err)
+			}
+			if bytes += size; bytes > MaxCommitBytes { // with what all of them have from ctx
+				return nil, tooLarge("more than %d bytes", MaxCommitBytes)
 			}
 		}
 		prepared[i] = change
 	}
 	return prepared, nil
+}
+
+// validSize looks at sizes alone, before anything is copied.
+func validSize(changes []Change) error {
+	if len(changes) > MaxCommitStreams {
+		return tooLarge("%d streams, at most %d are allowed", len(changes), MaxCommitStreams)
+	}
+	events, bytes := 0, 0
+	for _, change := range changes {
+		events += len(change.Events)
+		if events > MaxCommitEvents {
+			return tooLarge("more than %d events", MaxCommitEvents)
+		}
+		for _, draft := range change.Events {
+			if bytes += len(draft.Data) + len(draft.Type) + draft.Metadata.size(); bytes > MaxCommitBytes {
+				return tooLarge("more than %d bytes", MaxCommitBytes)
+			}
+		}
+	}
+	return nil
+}
+
+func tooLarge(format string, args ...any) error {
+	return invalid("commit: too large, "+format+": split it into several commits", args...)
 }
 
 func (c Change) validate() error {
@@ -62,40 +102,46 @@ func (c Change) validate() error {
 	return nil
 }
 
-func (d *Draft) prepare(ctx context.Context, maxBytes int) error {
+// prepare checks and completes a draft, and returns how many bytes it has.
+func (d *Draft) prepare(ctx context.Context, maxBytes int) (int, error) {
 	if err := validName("event type", d.Type); err != nil {
-		return err
+		return 0, err
 	}
 	if d.Schema == 0 {
 		d.Schema = 1
 	}
 	if d.Schema < 1 || d.Schema > math.MaxInt16 {
-		return invalid("event type %q: schema %d is not between 1 and %d", d.Type, d.Schema, math.MaxInt16)
+		return 0, invalid("event type %q: schema %d is not between 1 and %d", d.Type, d.Schema, math.MaxInt16)
 	}
 	if err := validJSON(d.Data, maxBytes); err != nil {
-		return fmt.Errorf("payload of event type %q: %w", d.Type, err)
+		return 0, fmt.Errorf("payload of event type %q: %w", d.Type, err)
 	}
 	d.Metadata = d.Metadata.or(MetadataFrom(ctx))
-	if err := d.Metadata.validate(maxBytes); err != nil {
-		return fmt.Errorf("metadata of event type %q: %w", d.Type, err)
+	metaBytes, err := d.Metadata.validate(maxBytes)
+	if err != nil {
+		return 0, fmt.Errorf("metadata of event type %q: %w", d.Type, err)
 	}
 	if d.ID == uuid.Nil {
 		id, err := uuid.NewV7()
 		if err != nil {
-			return fmt.Errorf("event id: %w", err)
+			return 0, fmt.Errorf("event id: %w", err)
 		}
 		d.ID = id
 	}
-	return nil
+	return len(d.Data) + len(d.Type) + metaBytes, nil
 }
 
-func (m Metadata) validate(maxBytes int) error {
+// validate returns how many bytes the metadata has as JSON.
+func (m Metadata) validate(maxBytes int) (int, error) {
 	if m.isZero() {
-		return nil
+		return 0, nil
+	}
+	if m.size() > maxBytes { // as JSON it is longer
+		return 0, tooManyBytes(m.size(), maxBytes)
 	}
 	if m.CorrelationID != "" {
 		if err := validCorrelation(m.CorrelationID); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	texts := []string{m.CorrelationID, m.CausationID, m.Actor, m.TraceParent}
@@ -104,10 +150,11 @@ func (m Metadata) validate(maxBytes int) error {
 	}
 	for _, text := range texts { // encoding would hide what is not UTF-8
 		if !utf8.ValidString(text) {
-			return invalid("%q is not UTF-8", text)
+			return 0, invalid("%q is not UTF-8", text)
 		}
 	}
-	return validJSON(m.encode(), maxBytes)
+	encoded := m.encode()
+	return len(encoded), validJSON(encoded, maxBytes)
 }
 
 // A correlation id is indexed.
@@ -135,7 +182,7 @@ func validJSON(data []byte, maxBytes int) error {
 	case len(data) == 0:
 		return invalid("it is empty: want JSON")
 	case len(data) > maxBytes:
-		return invalid("it has %d bytes, at most %d are allowed: keep large things elsewhere and store a reference, or raise Config.MaxEventBytes", len(data), maxBytes)
+		return tooManyBytes(len(data), maxBytes)
 	case !utf8.Valid(data):
 		return invalid("it is not UTF-8")
 	case !json.Valid(data):
@@ -145,6 +192,10 @@ func validJSON(data []byte, maxBytes int) error {
 		return invalid("it holds %s, which Postgres cannot turn into text", escape)
 	}
 	return nil
+}
+
+func tooManyBytes(n, most int) error {
+	return invalid("it has %d bytes, at most %d are allowed: keep large things elsewhere and store a reference, or raise Config.MaxEventBytes", n, most)
 }
 
 // badEscape returns the first escape in valid JSON that stands for no text: \u0000, or one half

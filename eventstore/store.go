@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/internal/pglisten"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
@@ -19,9 +20,11 @@ import (
 type Config struct {
 	// Schema is the Postgres schema the store was migrated into; empty means "tidemark".
 	Schema string
-	// MaxEventBytes bounds one payload; 0 means 1 MiB.
+	// MaxEventBytes bounds one payload, and the metadata of one event; 0 means 1 MiB, at most 16 MiB are
+	// allowed. What a whole commit may hold is [MaxCommitBytes], [MaxCommitEvents] and [MaxCommitStreams].
 	MaxEventBytes int
-	// PageSize is how many events a reader fetches, and holds in memory, at once; 0 means 1000.
+	// PageSize is how many events a reader fetches, and holds in memory, at once; 0 means 1000, at most
+	// 100,000 are allowed.
 	PageSize int
 	// PollInterval is how often a reader at the end of the log looks for events of which it was
 	// not told; 0 means 100 ms. Appends through a Store wake its readers at once, and those of
@@ -49,13 +52,17 @@ type Config struct {
 // DefaultMaxEventBytes is the largest payload a store accepts unless Config says otherwise.
 const DefaultMaxEventBytes = 1 << 20
 
+// maxPage bounds how many events, or streams, one answer of Postgres may hold.
+const maxPage = 100_000
+
 // Store is an event store in Postgres. Make one per pool and schema and share it: its readers
 // are woken by its own appends.
 type Store struct {
 	config Config
 	sql    statements
 	db     querier
-	inTx   bool // db is the caller's transaction: it must not be retried, and does not commit here
+	inTx   bool   // in the caller's transaction: it must not be retried, and does not commit here
+	tx     pgx.Tx // in which appends wait for locks as long as the caller allows
 
 	inline   *inliner // nil if nothing is done inline
 	appended *signal
@@ -98,14 +105,15 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if c.PollInterval == 0 {
 		c.PollInterval = 100 * time.Millisecond
 	}
+	bounded := pgpool.New(pool)
 	s := &Store{
 		config:   c,
 		sql:      newStatements(schema, c.Stale),
-		db:       pool,
+		db:       bounded,
 		appended: newSignal(),
 	}
-	s.notifier = newNotifier(pool, schema)
-	s.group = newGroup(pool, &s.sql, func() {
+	s.notifier = newNotifier(bounded, schema)
+	s.group = newGroup(bounded, &s.sql, func() {
 		s.appended.notify()
 		s.notifier.notify()
 	})
@@ -115,7 +123,7 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	if !c.PollOnly {
 		s.listener = &pglisten.Listener{
-			Pool: pool, Channel: schema, Own: s.notifier.sender, Wake: s.appended.notify, Logger: c.Logger,
+			Pool: bounded, Channel: schema, Own: s.notifier.sender, Wake: s.appended.notify, Logger: c.Logger,
 			Failing: "eventstore: cannot listen for appends of other processes: until the connection is back they are seen by polling",
 		}
 	}
@@ -125,10 +133,10 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 // validate returns an [InvalidError] that names a field and its value.
 func (c *Config) validate() error {
 	switch {
-	case c.MaxEventBytes < 0:
-		return invalid("eventstore.New: Config.MaxEventBytes is %d: want a number of bytes, or 0 for %d", c.MaxEventBytes, DefaultMaxEventBytes)
-	case c.PageSize < 0:
-		return invalid("eventstore.New: Config.PageSize is %d: want a number of events, or 0 for 1000", c.PageSize)
+	case c.MaxEventBytes < 0 || c.MaxEventBytes > MaxCommitBytes/4:
+		return invalid("eventstore.New: Config.MaxEventBytes is %d: want a number of bytes up to %d, or 0 for %d", c.MaxEventBytes, MaxCommitBytes/4, DefaultMaxEventBytes)
+	case c.PageSize < 0 || c.PageSize > maxPage:
+		return invalid("eventstore.New: Config.PageSize is %d: want a number of events up to %d, or 0 for 1000", c.PageSize, maxPage)
 	case c.PollInterval < 0:
 		return invalid("eventstore.New: Config.PollInterval is %s: want a duration above 0, or 0 for 100ms", c.PollInterval)
 	case c.Inline != nil && isnil.Any(c.Inline):
@@ -163,7 +171,7 @@ func (s *Store) WithTx(tx pgx.Tx) *Store {
 		panic("eventstore: Store.WithTx: the transaction is nil: pass one that Begin returned without an error")
 	}
 	bound := *s
-	bound.db, bound.inTx = tx, true
+	bound.db, bound.tx, bound.inTx = pgpool.Tx{Tx: tx}, tx, true
 	return &bound
 }
 

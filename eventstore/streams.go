@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 // StreamInfo tells how far a stream is.
@@ -141,14 +143,14 @@ func ValidateList(prefix string, limit int) error {
 			return err
 		}
 	}
-	if limit < 1 {
-		return invalid("limit %d: want at least 1", limit)
+	if limit < 1 || limit > maxPage {
+		return invalid("limit %d: want from 1 to %d", limit, maxPage)
 	}
 	return nil
 }
 
 func (s *Store) infos(ctx context.Context, sql string, args ...any) ([]StreamInfo, error) {
-	rows, err := s.db.Query(ctx, sql, args...)
+	rows, err := s.db.Query(pgpool.Patient(ctx), sql, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -66,6 +66,8 @@ func Health(status func(context.Context) (projection.Status, error)) Handler {
 		PID             int32   `json:"pid"`
 		ApplicationName string  `json:"application_name"`
 		Seconds         float64 `json:"seconds"`
+		GID             string  `json:"prepared_transaction,omitempty"`
+		Owner           string  `json:"owner,omitempty"`
 	}
 	return func(w http.ResponseWriter, r *http.Request) error {
 		s, err := status(r.Context())
@@ -82,7 +84,7 @@ func Health(status func(context.Context) (projection.Status, error)) Handler {
 		}
 		answer := map[string]any{"tidemark": s.Tidemark, "projections": models}
 		if s.Held != nil {
-			answer["held_by"] = holder{s.Held.PID, s.Held.ApplicationName, s.Held.Age.Seconds()}
+			answer["held_by"] = holder{s.Held.PID, s.Held.ApplicationName, s.Held.Age.Seconds(), s.Held.GID, s.Held.Owner}
 		}
 		return WriteJSON(w, code, answer)
 	}

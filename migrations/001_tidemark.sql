@@ -962,22 +962,26 @@ $$;
 
 -- tidemark_holders() lists the open transactions that hold the tidemark back, the one that holds it back most
 -- first: where it is held, the backend, what its client calls itself, and since when it is open. A prepared
--- transaction has no backend. Without the right to see the backends of other roles, since is null. It runs with
+-- transaction has no backend, and an owner and a gid: it ends with rollback prepared 'gid' or commit prepared
+-- 'gid'. Its locks carry the number of the transaction only after a restart of the server; before, they carry
+-- what the session called it, as does the lock on the number. Without the right to see the backends of other roles, since is null. It runs with
 -- the rights of who calls it, who may see more backends than the owner, and needs select on the sequence.
 -- +goose StatementBegin
 create function tidemark.tidemark_holders()
-returns table ("position" bigint, pid int, application_name text, since timestamptz)
+returns table ("position" bigint, pid int, application_name text, since timestamptz, gid text, owner name)
 language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
     with latest as (select coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0) as position)
     select h.position - ((h.position - l.objid::bigint) & 4294967295), l.pid,
            -- a backend may have ended since its lock was seen
-           coalesce(a.application_name, 'prepared transaction ' || p.gid, ''), coalesce(a.xact_start, p.prepared)
+           coalesce(a.application_name, ''), coalesce(a.xact_start, p.prepared), p.gid, p.owner
       from latest h,
            pg_locks l
       left join pg_stat_activity a on a.pid = l.pid
-      left join pg_prepared_xacts p on l.pid is null and l.virtualtransaction = '-1/' || p.transaction
+      left join pg_locks number on l.pid is null and number.pid is null and number.locktype = 'transactionid'
+            and number.virtualtransaction = l.virtualtransaction
+      left join pg_prepared_xacts p on p.transaction = number.transactionid
      where l.locktype = 'advisory'
        and l.database = (select d.oid from pg_database d where d.datname = current_database())
        and l.classid = hashtext('tidemark.events')::oid

@@ -24,5 +24,7 @@
 //   - A database that a newer release has migrated is never touched: [ErrNewer].
 //   - A schema that is not what this release's files make is found out, whichever tool ran them: see
 //     [Validate] and [SchemaError]. [Up] does not touch it.
+//   - A server whose advisory locks or sequences are not those of Postgres gets no store: [ErrUnsuitable]. Up
+//     tries both over a second connection; the locks also when nothing is pending, as after a restore.
 //   - Stores in different schemas of one database know nothing of each other.
 package migrations

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
@@ -56,9 +57,10 @@ type Migration struct {
 }
 
 // Up applies every pending migration. It returns [ErrNewer], and changes nothing, when the
-// database is ahead of this release, and a [SchemaError], when what was applied before is not what
-// this release would have made, and [ErrEncoding] for a database that is not in UTF8. Safe to call from many processes
-// at once.
+// database is ahead of this release, a [SchemaError] when what was applied before is not what this release
+// would have made, [ErrEncoding] for a database that is not in UTF8, and [ErrUnsuitable] when the server's advisory
+// locks or sequences are not those of Postgres, which it tries out over a second connection. Safe to call from many
+// processes at once.
 func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
 		if err := m.checkEncoding(ctx); err != nil {
@@ -69,6 +71,9 @@ func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 			return err
 		}
 		if err := m.check(ctx, done); err != nil {
+			return err
+		}
+		if err := m.probe(ctx, pgpool.New(pool), len(pending) > 0); err != nil {
 			return err
 		}
 		for _, step := range pending {
@@ -162,7 +167,7 @@ func connected(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(
 	if pool == nil {
 		return errNilPool
 	}
-	conn, err := pool.Acquire(ctx)
+	conn, err := pgpool.New(pool).Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("migrations: connect: %w", err)
 	}
@@ -180,7 +185,7 @@ func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*mi
 	if pool == nil {
 		return errNilPool
 	}
-	conn, err := pool.Acquire(ctx)
+	conn, err := pgpool.New(pool).Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("migrations: connect: %w", err)
 	}

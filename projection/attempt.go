@@ -8,10 +8,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 // handleBatch gives items to their handlers.
@@ -72,7 +72,7 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn
 	select {
 	case err = <-done:
 	case <-late:
-		_ = conn.Hijack().PgConn().Conn().Close()
+		pgpool.Cut(conn.Hijack())
 		return &failure{int(b.at.Load()), fmt.Errorf("%w, and %w", context.Cause(ctx), errAbandoned)}
 	}
 	defer conn.Release()
@@ -85,7 +85,7 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn
 }
 
 // connect takes a connection that answers.
-func (w *worker) connect(ctx context.Context) (conn *pgxpool.Conn, err error) {
+func (w *worker) connect(ctx context.Context) (conn *pgpool.Conn, err error) {
 	err = w.answered(ctx, func(ctx context.Context) error {
 		conn, err = w.pool.Acquire(ctx)
 		return err
@@ -96,11 +96,16 @@ func (w *worker) connect(ctx context.Context) (conn *pgxpool.Conn, err error) {
 // errSilent is why a connection is given up that may be dead without anybody having said so.
 var errSilent = errors.New("no answer from Postgres")
 
-// minSilence bounds how long Postgres may take for what it does without the application's code, so
-// that a partition is not held up by a dead connection while its lease is renewed on another one.
-const minSilence = 5 * time.Second
+// minSilence and maxSilence bound how long Postgres may take for what it does without the application's code,
+// so that a partition is not held up by a dead connection while its lease is renewed on another one.
+const (
+	minSilence = 5 * time.Second
+	maxSilence = 15 * time.Second
+)
 
-func (e *engine) silence() time.Duration { return max(6*e.config.Lease, minSilence) }
+func (e *engine) silence() time.Duration {
+	return min(max(6*e.config.Lease, minSilence), maxSilence)
+}
 
 // answered does something that has to do with Postgres alone, and gives up when that does not answer.
 func (e *engine) answered(ctx context.Context, do func(context.Context) error) error {
@@ -128,7 +133,12 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 	} else if err != nil {
 		return err
 	}
-	for _, n := range kept {
+	for k, n := range kept {
+		if w.unsettled(items, kept, k) { // what is before it is written first
+			to, full = items[n].raw.Position-1, false
+			b.cut(to)
+			break
+		}
 		if err := w.rows.fold(&items[n]); err != nil {
 			return &failure{n, err}
 		}
@@ -151,6 +161,20 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 	return nil
 }
 
+// unsettled reports whether one of the items that an event has, of which the k-th is the first, cannot be folded yet.
+func (w *worker) unsettled(items []item, kept []int, k int) bool {
+	at := items[kept[k]].raw.Position
+	if k > 0 && items[kept[k-1]].raw.Position == at {
+		return false // the first one has been asked
+	}
+	for ; k < len(kept) && items[kept[k]].raw.Position == at; k++ {
+		if !w.rows.settled(&items[kept[k]]) {
+			return true
+		}
+	}
+	return false
+}
+
 // flushAfter is how long rows are folded before they are written, while there is a backlog: longer if there are
 // many, which are written again each time.
 func (w *worker) flushAfter() time.Duration {
@@ -169,7 +193,7 @@ func (b *batch) flush(ctx context.Context) (err error) {
 			err = Transient(err)
 		}
 	}()
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: b.begin()})
+	tx, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{BeginQuery: b.begin()})
 	if err != nil {
 		return err
 	}

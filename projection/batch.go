@@ -85,7 +85,7 @@ func (b *batch) divert(i *item) bool {
 	case b.parked[key] || b.parking[key]:
 		b.letters = append(b.letters, letter{key: key, position: i.raw.Position})
 	case isPoison:
-		reason := storable(poison.err.Error())
+		reason := letterText(poison.err)
 		b.letters = append(b.letters, letter{key, i.raw.Position, &reason, poison.attempts})
 		if b.parking == nil {
 			b.parking = make(map[string]bool)
@@ -95,6 +95,25 @@ func (b *batch) divert(i *item) bool {
 		return false
 	}
 	return true
+}
+
+// cut ends the batch at a position.
+func (b *batch) cut(to eventstore.Position) {
+	b.to, b.durable = to, true
+	all := b.letters
+	b.letters, b.parking = nil, nil
+	for _, l := range all {
+		if l.position > to {
+			continue
+		}
+		b.letters = append(b.letters, l)
+		if l.err != nil {
+			if b.parking == nil {
+				b.parking = make(map[string]bool)
+			}
+			b.parking[l.key] = true
+		}
+	}
 }
 
 // begin is how a transaction starts that moves a checkpoint or does what an operator wants. A process that

@@ -263,6 +263,9 @@ select projection, version, action, actor, details, recorded_at
 
 // Audit returns what was done to a projection, by operators and by itself, the latest first.
 func (r *Runner) Audit(ctx context.Context, name string, limit int) ([]AuditEntry, error) {
+	if limit < 1 || limit > maxList {
+		return nil, fmt.Errorf("%w: limit %d: want from 1 to %d", ErrRefused, limit, maxList)
+	}
 	found, _ := r.pool.Query(ctx, r.sql(auditListSQL), name, limit)
 	entries, err := pgx.CollectRows(found, pgx.RowToStructByPos[AuditEntry])
 	if err != nil {

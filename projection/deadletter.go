@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -32,7 +33,7 @@ type DeadLetter struct {
 
 // DeadLetterGroup are the dead letters of one kind.
 type DeadLetterGroup struct {
-	Error       string // its first line
+	Error       string // its first line, with … for what differs from event to event: numbers, ids, times, values
 	Count       int    // events that failed so
 	Waiting     int    // events behind them
 	First, Last eventstore.Position
@@ -70,8 +71,12 @@ select error, count(*)::int, sum(waiting)::int, min(position), max(position), mi
          where l.projection = $1
            and l.version = $2
            and l.error is not null) failed
- group by error
- order by count(*) desc, error`
+ group by error`
+
+const (
+	maxEdit = eventstore.MaxCommitBytes / 4 // what an event of the log may have
+	maxList = 100_000                       // what one answer of Postgres may hold
+)
 
 // DeadLetters returns the events of a projection that could not be handled, in the order of positions after
 // one, at most limit: for each key the one that the others wait for, or with a key all of that key. Those of
@@ -79,6 +84,9 @@ select error, count(*)::int, sum(waiting)::int, min(position), max(position), mi
 // 0 is the live one.
 func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
 	key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
+	if limit < 1 || limit > maxList {
+		return nil, fmt.Errorf("%w: limit %d: want from 1 to %d", ErrRefused, limit, maxList)
+	}
 	v, err := r.find(ctx, name, version)
 	if err != nil {
 		return nil, err
@@ -94,7 +102,7 @@ func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
 	return letters, nil
 }
 
-// DeadLetterGroups returns the dead letters of a projection by the first line of their error, the most
+// DeadLetterGroups returns the dead letters of a projection by the reason that they have in common, the most
 // frequent first. Version 0 is the live one.
 func (r *Runner) DeadLetterGroups(ctx context.Context, name string, version int) ([]DeadLetterGroup, error) {
 	v, err := r.find(ctx, name, version)
@@ -106,7 +114,26 @@ func (r *Runner) DeadLetterGroups(ctx context.Context, name string, version int)
 	if err != nil {
 		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
 	}
-	return groups, nil
+	return mergeGroups(groups), nil
+}
+
+// mergeGroups puts the groups together that have one reason.
+func mergeGroups(groups []DeadLetterGroup) []DeadLetterGroup {
+	byReason := make(map[string]DeadLetterGroup)
+	for _, g := range groups {
+		g.Error = reasonOf(g.Error)
+		if same, ok := byReason[g.Error]; ok {
+			g.Count, g.Waiting = g.Count+same.Count, g.Waiting+same.Waiting
+			g.First, g.Last = min(g.First, same.First), max(g.Last, same.Last)
+			if same.Since.Before(g.Since) {
+				g.Since = same.Since
+			}
+		}
+		byReason[g.Error] = g
+	}
+	return slices.SortedFunc(maps.Values(byReason), func(a, b DeadLetterGroup) int {
+		return cmp.Or(cmp.Compare(b.Count, a.Count), cmp.Compare(a.Error, b.Error))
+	})
 }
 
 const letterKeysSQL = `
@@ -170,6 +197,9 @@ update SCHEMA.dead_letters
 // event another key: then it fails, with [ErrRefused] among the reasons. Version 0 is the live one.
 func (r *Runner) Edit(ctx context.Context, name string, version int,
 	key string, position eventstore.Position, data json.RawMessage) (handled int, err error) {
+	if len(data) > maxEdit {
+		return 0, fmt.Errorf("%w: the payload has %d bytes, at most %d are allowed", ErrRefused, len(data), maxEdit)
+	}
 	if !json.Valid(data) {
 		return 0, fmt.Errorf("%w: the payload is not JSON", ErrRefused)
 	}

@@ -19,7 +19,10 @@
 //   - Partitions are spread evenly over the processes that run the projection. When a process ends,
 //     others take over at once; when it dies, when its leases expire.
 //   - One bad event stops one key: the event becomes a dead letter, and what follows of its key waits
-//     in order behind it. Everything else goes on. No event is passed over.
+//     in order behind it. Everything else goes on. No event is passed over. This holds for reading, folding and
+//     writing rows too. When many keys fail alike, one after another, the projection stops instead.
+//   - What a fold sees in its row is what the database gives back for it, whether the row was kept in memory or
+//     loaded: a process that was restarted, and a rebuild, come to the same.
 //   - A new version of a read model is built beside the one that readers see, and takes its place in
 //     one transaction, when nothing that readers have seen is missing from it. An effect guarded by
 //     [Once] happens once, whichever versions handle its event.

@@ -34,6 +34,7 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	fold := w.table != nil && f.at >= 0 // which is pure: it would fail again
 	at := max(f.at, 0)
 	i := &items[at]
+	w.passed(items[:at])
 	position := i.raw.Position
 	w.attempts[position]++
 	w.until = 0
@@ -43,6 +44,9 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	w.forget()
 	given := class == poison || fold || w.attempts[position] >= w.options.MaxAttempts
 	if given {
+		if stop := w.drained(i.keyText(), position, err); stop != nil {
+			return stop
+		}
 		w.poison[itemID{position, i.keyText()}] = poisoned{f.err, w.attempts[position]}
 		w.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
 			"projection", w.name, "version", w.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)

@@ -61,6 +61,10 @@ type Options struct {
 	// MaxParked is how many dead letters there may be, with those that wait behind them, before the
 	// projection stops; 0 means 10,000.
 	MaxParked int
+	// StopAfter is of how many different keys events must fail one after another, with the same reason and none
+	// handled in between, for the projection to stop: then it is the handler that is wrong and not an event. The
+	// last one or two do not become dead letters. Each partition counts for itself; 0 means 10.
+	StopAfter int
 	// FromNow lets a new projection begin at the end of the log, as most subscriptions want to.
 	FromNow bool
 }
@@ -256,6 +260,9 @@ func (o *Options) withDefaults() Options {
 	}
 	if d.MaxParked == 0 {
 		d.MaxParked = 10_000
+	}
+	if d.StopAfter == 0 {
+		d.StopAfter = 10
 	}
 	return d
 }

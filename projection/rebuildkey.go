@@ -37,7 +37,7 @@ func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key s
 
 func (r *Runner) rebuildKey(ctx context.Context, v *version, key string) error {
 	b := &rebuilding{version: v, key: key, rows: v.table.open(1, true)}
-	if err := b.refold(ctx, r.log, r.pool); err != nil {
+	if err := b.refold(ctx, r.log, r.pool, nil); err != nil {
 		return fmt.Errorf("rebuild key %s of projection %s: %w", key, v.name, err)
 	}
 	finish := func(tx pgx.Tx) (map[string]any, error) { return map[string]any{"key": key}, b.finish(ctx, tx) }
@@ -65,10 +65,10 @@ func (b *rebuilding) finish(ctx context.Context, tx pgx.Tx) error {
 	if store, ok := log.(*eventstore.Store); ok { // on this connection: all others may wait for the partition
 		log = store.WithTx(tx)
 	}
-	if err := b.refold(ctx, log, tx); err != nil {
+	if err := b.refold(ctx, log, tx, tx); err != nil {
 		return err
 	}
-	if err := b.rows.replace(ctx, tx, b.key); err != nil {
+	if err := b.write(ctx, tx); err != nil {
 		return err
 	}
 	return b.deleteLetters(ctx, tx, b.key, b.letters, 0)
@@ -102,11 +102,22 @@ type rebuilding struct {
 	key     string
 	rows    rows
 	at      eventstore.Position // up to here
+	written bool                // the row is in the place of the old one
 	letters []int64             // positions of the key's dead letters that it has folded
 }
 
-// refold folds the events of the key up to the partition's checkpoint.
-func (b *rebuilding) refold(ctx context.Context, log Log, db querier) error {
+// write puts the row in the place of the one that is there.
+func (b *rebuilding) write(ctx context.Context, tx pgx.Tx) error {
+	if b.written {
+		return b.rows.flush(ctx, tx)
+	}
+	b.written = true
+	return b.rows.replace(ctx, tx, b.key)
+}
+
+// refold folds the events of the key up to the partition's checkpoint. Without a transaction it stops where the row
+// has to be written, before it can be folded further.
+func (b *rebuilding) refold(ctx context.Context, log Log, db querier, tx pgx.Tx) error {
 	found, _ := db.Query(ctx, b.sql(partitionAtSQL), b.name, b.options.Version, b.partitionOf(b.key))
 	to, err := pgx.CollectExactlyOneRow(found, pgx.RowTo[eventstore.Position])
 	if err == nil && to < b.at { // it was reset
@@ -134,7 +145,10 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier) error {
 			if i.keyText() != b.key || i.raw.Position > to {
 				continue
 			}
-			if err := b.fold(ctx, db, &i, parked); err != nil {
+			if err := b.fold(ctx, db, tx, &i, parked); errors.Is(err, errUnwritten) {
+				b.at = i.raw.Position - 1
+				return nil
+			} else if err != nil {
 				return err
 			}
 		}
@@ -143,8 +157,26 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier) error {
 	return nil
 }
 
+// errUnwritten means that the row has to be written before it can be folded further.
+var errUnwritten = errors.New("the row is not written yet")
+
 // fold folds an event of the key, unless it is a dead letter of its stream, which Retry would fold again.
-func (b *rebuilding) fold(ctx context.Context, db querier, i *item, parked map[itemID]bool) error {
+func (b *rebuilding) fold(ctx context.Context, db querier, tx pgx.Tx, i *item, parked map[itemID]bool) error {
+	if err := b.rows.load(ctx, db, []item{*i}, []int{0}); err != nil {
+		return err
+	}
+	if !b.rows.settled(i) {
+		if tx == nil {
+			return errUnwritten
+		}
+		if err := b.write(ctx, tx); err != nil {
+			return err
+		}
+		b.rows.flushed()
+		if err := b.rows.load(ctx, tx, []item{*i}, []int{0}); err != nil {
+			return err
+		}
+	}
 	stream := i.raw.Stream.String()
 	switch at := i.raw.Position; {
 	case parked[itemID{at, b.key}]:
@@ -152,9 +184,6 @@ func (b *rebuilding) fold(ctx context.Context, db querier, i *item, parked map[i
 	case parked[itemID{at, stream}]:
 		return fmt.Errorf("%w: its event at %d is parked under its stream, %s: retry that first",
 			ErrRefused, at, stream)
-	}
-	if err := b.rows.load(ctx, db, []item{*i}, []int{0}); err != nil {
-		return err
 	}
 	if err := b.rows.fold(i); err != nil {
 		return b.handlerError(i, err)

@@ -299,6 +299,15 @@ func (p *Projection) redoUntil(
 			break
 		}
 		info.item = i
+		if rows != nil && !rows.settled(i) {
+			if err := rows.flush(ctx, tx); err != nil {
+				return n, err
+			}
+			rows.flushed()
+			if err := rows.load(ctx, tx, items, []int{n}); err != nil {
+				return n, err
+			}
+		}
 		if err := p.redoItem(ctx, tx, rows, i); err != nil {
 			return n, p.handlerError(i, err)
 		}
@@ -342,9 +351,12 @@ func (t *retrying) fail(ctx context.Context, failure error) error {
 		return failure
 	}
 	_, err := t.pool.Exec(ctx, t.sql(failLetterSQL), t.name, t.options.Version, t.key, t.letters[0].Position,
-		storable(reason.Error()))
+		letterText(reason))
 	return errors.Join(failure, err)
 }
+
+// letterText returns an error as dead letters have it: without addresses, which differ each time.
+func letterText(err error) string { return storable(address.ReplaceAllString(err.Error(), "0x…")) }
 
 // storable makes a text one that Postgres stores.
 func storable(text string) string {

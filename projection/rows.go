@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 // rows are the rows of a table that a partition holds in memory. They are what the table holds, as of
@@ -18,6 +21,9 @@ import (
 type rows interface {
 	// load makes sure that the rows of some items' keys are in memory.
 	load(ctx context.Context, db querier, items []item, which []int) error
+	// settled reports whether the row of an item's key, which must have been loaded, is what the table would give
+	// back for it. If it is not the rows must be flushed, and loaded again, before the item can be folded.
+	settled(i *item) bool
 	// fold folds an item into its row, which must have been loaded. After an error the rows are of
 	// no use any more.
 	fold(i *item) error
@@ -37,26 +43,25 @@ type entry[Row any] struct {
 	stored  bool // it is in the table
 	present bool // it is to be there
 	changed bool
+	unsure  bool  // nobody but the database knows what it would give back
+	err     error // why it cannot be loaded
 }
 
 type rowsOf[Row any] struct {
 	*tableOf[Row]
+	d        *described
+	keepers  []*keeper // unless the rows are plain
 	entries  map[string]*entry[Row]
 	changed  []*entry[Row]
 	limit    int  // of entries, when nothing is dirty
 	complete bool // what is not in memory is not in the table
 }
 
-// described is what Postgres says of a table.
-type described struct {
-	upsertSQL string
-	copies    bool     // COPY takes all of them as pgx sends them
-	texts     []bool   // per column: sent as text, since it is an array or of a type that pgx does not know
-	oids      []uint32 // per column
-}
-
 func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item, which []int) error {
-	var missing []string
+	if err := r.know(ctx, db); err != nil {
+		return err
+	}
+	missing := make(map[string]*entry[Row])
 	for _, n := range which {
 		key := items[n].keyText()
 		if _, ok := r.entries[key]; ok || items[n].err != nil {
@@ -65,31 +70,81 @@ func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item, which 
 		e := &entry[Row]{}
 		r.clear(e, key)
 		r.entries[key] = e
-		if !r.complete {
-			missing = append(missing, key)
-		}
+		missing[key] = e
 	}
-	if len(missing) == 0 {
+	if len(missing) == 0 || r.complete {
 		return nil
 	}
-	found, err := db.Query(ctx, r.loadSQL, missing)
+	found, err := db.Query(ctx, r.loadSQL, slices.Collect(maps.Keys(missing)))
 	if err != nil {
 		return err
 	}
-	var key string
+	return r.read(found, missing)
+}
+
+// know looks at the table, unless it is known.
+func (r *rowsOf[Row]) know(ctx context.Context, db querier) error {
+	if r.d != nil {
+		return nil
+	}
+	if r.described.Load() == nil {
+		if err := r.describe(ctx, db); err != nil {
+			return err
+		}
+	}
+	if r.d = r.described.Load(); r.d == nil { // another partition has failed meanwhile
+		return r.know(ctx, db)
+	}
+	if r.keepers = nil; !r.d.plain {
+		r.keepers = r.d.keepers()
+	}
+	return nil
+}
+
+// read reads rows into their entries. One that cannot be read is a matter of its key alone.
+func (r *rowsOf[Row]) read(found pgx.Rows, missing map[string]*entry[Row]) error {
+	defer found.Close()
 	var row Row
 	pointers := r.pointers(&row, nil)
-	_, err = pgx.ForEachRow(found, pointers, func() error {
-		key = *pointers[0].(*string)
-		e := r.entries[key]
+	var plans []pgtype.ScanPlan
+	for found.Next() {
+		if plans == nil {
+			for n, f := range found.FieldDescriptions() {
+				plans = append(plans, found.Conn().TypeMap().PlanScan(f.DataTypeOID, f.Format, pointers[n]))
+			}
+		}
+		raw := found.RawValues()
+		key := string(raw[0]) // a text
+		e := missing[key]
 		if e == nil {
 			return mark(fmt.Errorf("%w: %q", errOtherKey, key), poison)
 		}
+		e.err = r.scan(plans, raw, &row, pointers)
 		e.row, e.stored, e.present = row, true, true
 		row = *new(Row) // what it points to belongs to the entry now
-		return nil
-	})
-	return err
+	}
+	return found.Err()
+}
+
+func (r *rowsOf[Row]) scan(plans []pgtype.ScanPlan, raw [][]byte, row *Row, pointers []any) (err error) {
+	defer recovered(&err)
+	for n, plan := range plans {
+		if err := plan.Scan(raw[n], pointers[n]); err != nil {
+			return r.valueError("read from", n, string(raw[0]), err)
+		}
+		if r.keepers != nil {
+			inUTC(reflect.ValueOf(row).Elem().FieldByIndex(r.columns[n].field))
+		}
+	}
+	return nil
+}
+
+// valueError says which value cannot be read or written. The group of dead letters is told by what comes before the row.
+func (r *rowsOf[Row]) valueError(does string, n int, key string, err error) error {
+	c := r.columns[n]
+	field := reflect.TypeFor[Row]().FieldByIndex(c.field)
+	return mark(fmt.Errorf("table %s: field %s (%v) cannot be %s column %q: %w (row %q)",
+		physical(r.name, r.version), field.Name, field.Type, does, c.name, err, key), poison)
 }
 
 // clear makes a row what it is before its first event.
@@ -111,6 +166,10 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 	}
 	defer recovered(&err)
 	e := r.entries[i.key]
+	if e.err != nil {
+		return e.err
+	}
+	before := e.row
 	return i.source.row.(foldFunc[Row])(&e.row, i.decoded, func(op Op) error {
 		switch op.kind {
 		case put:
@@ -118,10 +177,14 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 				return mark(errWrongKey, poison)
 			}
 			e.present = true
+			if err := r.settle(e); err != nil {
+				return err
+			}
 		case remove:
-			e.present = false
+			e.present, e.unsure = false, false
 			r.clear(e, i.key)
 		case skip:
+			e.row = before
 			return nil
 		case failed:
 			if op.err == nil {
@@ -135,8 +198,35 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 			e.changed = true
 			r.changed = append(r.changed, e)
 		}
+		before = e.row
 		return nil
 	})
+}
+
+func (r *rowsOf[Row]) settled(i *item) bool {
+	if i.err != nil {
+		return true
+	}
+	e := r.entries[i.keyText()]
+	return !e.changed || !e.unsure
+}
+
+// settle makes a row what the database would give back for it, as far as that is certain.
+func (r *rowsOf[Row]) settle(e *entry[Row]) error {
+	if e.unsure = r.d.unsure; r.keepers == nil {
+		return nil
+	}
+	var kept Row
+	from, to := reflect.ValueOf(&e.row).Elem(), reflect.ValueOf(&kept).Elem()
+	for n, k := range r.keepers {
+		sure, err := k.take(from.FieldByIndex(r.columns[n].field), to.FieldByIndex(r.columns[n].field))
+		if err != nil {
+			return r.valueError("written to", n, r.keyOf(e), err)
+		}
+		e.unsure = e.unsure || !sure
+	}
+	e.row = kept
+	return nil
 }
 
 func (r *rowsOf[Row]) dirty() int { return len(r.changed) }
@@ -162,18 +252,32 @@ func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	d, err := r.describe(ctx, tx)
-	if err != nil {
-		return err
-	}
-	if len(added) < copyFrom || !d.copies {
+	if len(added) < copyFrom || !r.d.copies {
 		kept, added = append(kept, added...), nil
 	}
-	if err = r.upsert(ctx, tx, d, kept); err == nil {
+	err := r.upsert(ctx, tx, kept)
+	if err == nil {
 		err = r.copyIn(ctx, tx, added)
 	}
 	if err != nil {
+		err = r.refused(append(kept, added...), err)
 		r.described.Store(nil) // it may have changed
+	}
+	return err
+}
+
+// refused says which row cannot be written, if that is known.
+func (r *rowsOf[Row]) refused(entries []*entry[Row], err error) error {
+	for _, k := range r.d.senders() {
+		for _, e := range entries {
+			from := reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[k.column].field)
+			if err := k.sends(from); err != nil {
+				return r.valueError("written to", k.column, r.keyOf(e), err)
+			}
+		}
+	}
+	if len(entries) == 1 && pgerr.KindOf(err) == pgerr.Data {
+		err = fmt.Errorf("table %s: %w (row %q)", physical(r.name, r.version), err, r.keyOf(entries[0]))
 	}
 	return err
 }
@@ -214,7 +318,7 @@ func (r *rowsOf[Row]) keyOf(e *entry[Row]) string {
 }
 
 // upsert writes rows with one statement, from arrays with an element per row.
-func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, d *described, entries []*entry[Row]) error {
+func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Row]) error {
 	if len(entries) == 0 {
 		return nil
 	}
@@ -224,8 +328,8 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, d *described, entri
 	for _, e := range entries {
 		values = r.values(&e.row, values[:0])
 		for n, p := range values {
-			if d.texts[n] {
-				text, err := texts.Encode(d.oids[n], pgtype.TextFormatCode, p, []byte{}) // nil is NULL
+			if r.d.texts[n] {
+				text, err := texts.Encode(r.d.oids[n], pgtype.TextFormatCode, p, []byte{}) // nil is NULL
 				if err != nil {
 					return fmt.Errorf("column %s: %w", r.columns[n].name, err)
 				}
@@ -246,104 +350,20 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, d *described, entri
 	for n := range arrays {
 		args = append(args, arrays[n])
 	}
-	_, err := tx.Exec(ctx, d.upsertSQL, args...)
+	_, err := tx.Exec(ctx, r.d.upsertSQL, args...)
 	return err
-}
-
-// attribute is a column as Postgres has it.
-type attribute struct {
-	Name    string
-	OID     uint32
-	Type    string
-	IsArray bool
-	IsEnum  bool // or an array of them
-
-	IsRequired bool // there is no row without a value for it
-}
-
-func (r *rowsOf[Row]) attributes(ctx context.Context, tx pgx.Tx) (map[string]attribute, error) {
-	found, _ := tx.Query(ctx, r.describeSQL, physical(r.name, r.version))
-	attributes, err := pgx.CollectRows(found, pgx.RowToStructByPos[attribute])
-	byName := make(map[string]attribute)
-	for _, a := range attributes {
-		byName[a.Name] = a
-	}
-	return byName, err
-}
-
-// complain returns an error when no row could ever be written.
-func (r *rowsOf[Row]) complain(byName map[string]attribute) error {
-	table := physical(r.name, r.version)
-	for _, c := range r.columns {
-		if _, ok := byName[c.name]; !ok {
-			return Fatal(fmt.Errorf("table %s has no column %s, which %T has", table, c.name, *new(Row)))
-		}
-	}
-	for name, a := range byName {
-		has := slices.ContainsFunc(r.columns, func(c column) bool { return c.name == name })
-		if a.IsRequired && !has {
-			return Fatal(fmt.Errorf("column %s of table %s is not null and has no default, and %T has no such field",
-				name, table, *new(Row)))
-		}
-	}
-	return nil
-}
-
-// describe asks Postgres for the types of the columns, and makes the statement, unless it is known.
-func (r *rowsOf[Row]) describe(ctx context.Context, tx pgx.Tx) (*described, error) {
-	if d := r.described.Load(); d != nil {
-		return d, nil
-	}
-	byName, err := r.attributes(ctx, tx)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.complain(byName); err != nil {
-		return nil, err
-	}
-	var arrays, selected, sets []string
-	d := &described{copies: true}
-	for n, c := range r.columns {
-		a := byName[c.name]
-		column := pgx.Identifier{c.name}.Sanitize()
-		_, known := tx.Conn().TypeMap().TypeForOID(a.OID)
-		d.copies = d.copies && (known || a.IsEnum) // pgx sends what it does not know as text, like enums
-		known = known && !c.isText
-		asText, element, value := a.IsArray || !known, a.Type, "u."+column
-		if asText {
-			element, value = "text", value+"::"+a.Type
-		}
-		switch {
-		case !known && a.IsArray && !c.isText:
-			a.OID = pgtype.TextArrayOID
-		case !known:
-			a.OID = pgtype.TextOID
-		}
-		d.texts, d.oids = append(d.texts, asText), append(d.oids, a.OID)
-		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", n+1, element))
-		selected = append(selected, value)
-		if n > 0 {
-			sets = append(sets, column+" = excluded."+column)
-		}
-	}
-	action := "nothing"
-	if len(sets) > 0 {
-		action = "update set " + strings.Join(sets, ", ")
-	}
-	d.upsertSQL = fmt.Sprintf(`
-		insert into %s (%s)
-		select %s
-		  from unnest(%s) as u (%s)
-		on conflict (%s) do %s`,
-		physical(r.name, r.version), r.names(""), strings.Join(selected, ", "), strings.Join(arrays, ", "), r.names(""),
-		pgx.Identifier{r.columns[0].name}.Sanitize(), action)
-	r.described.Store(d)
-	return d, nil
 }
 
 func (r *rowsOf[Row]) flushed() {
 	for _, e := range r.changed {
-		e.stored, e.changed = e.present, false
+		if e.stored, e.changed = e.present, false; e.unsure {
+			delete(r.entries, r.keyOf(e))
+			r.complete = false
+		}
+	}
+	if r.d.volatile {
+		clear(r.entries)
+		r.complete = false
 	}
 	clear(r.changed)
 	r.changed = r.changed[:0]

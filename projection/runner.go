@@ -20,6 +20,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/isnil"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
@@ -42,6 +43,9 @@ type Config struct {
 	// StallAfter; 0 means 0 events and one minute.
 	StallLag   int64
 	StallAfter time.Duration
+	// Parked is how many dead letters, with those that wait behind them, a projection may have until
+	// [Runner.Health] says so; 0 means 100.
+	Parked int
 	// PollOnly leaves out the connection that listens for notifications, which a pooler in transaction
 	// mode such as PgBouncer does not pass on: then partitions that become free are found within a second.
 	PollOnly bool
@@ -71,7 +75,7 @@ func (p *Projection) id() versionID { return versionID{p.name, p.options.Version
 
 // engine is what all that a runner runs have in common.
 type engine struct {
-	pool    *pgxpool.Pool
+	pool    *pgpool.Pool
 	log     Log
 	schema  string
 	batches string // the quoted name of the table of batches under way
@@ -109,7 +113,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
 	e := &engine{
-		pool: pool, log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
+		pool: pgpool.New(pool), log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
 		config: c, logger: c.Logger, owner: ownerName(), slots: make(chan struct{}, c.Concurrency),
 		changed: newSignal(), retries: make(chan struct{}, 1),
 	}
@@ -166,6 +170,9 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 	}
 	if d.StallAfter == 0 {
 		d.StallAfter = time.Minute
+	}
+	if d.Parked == 0 {
+		d.Parked = 100
 	}
 	if d.Logger == nil {
 		d.Logger = slog.Default()

@@ -19,7 +19,7 @@ const tidemarkSQL = `
 select SCHEMA.tidemark(), (select coalesce(max(position), 0) from SCHEMA.events)`
 
 const holderSQL = `
-select pid, application_name, since
+select pid, application_name, since, coalesce(gid, ''), coalesce(owner, '')
   from SCHEMA.tidemark_holders()
  limit 1`
 
@@ -78,6 +78,10 @@ type Holder struct {
 	PID             int32 // of the Postgres backend; 0 for a prepared transaction
 	ApplicationName string
 	Age             time.Duration // of the transaction; 0 if this role may not know
+	// GID names a prepared transaction, which no session has any more: it ends when somebody with the rights of
+	// Owner executes "rollback prepared 'gid'" or "commit prepared 'gid'". Empty for others.
+	GID   string
+	Owner string
 }
 
 // ProjectionStatus is how one version of a projection is doing.
@@ -222,7 +226,7 @@ func (r *Runner) holder(ctx context.Context) (*Holder, error) {
 	var pid *int32
 	var since *time.Time
 	h := &Holder{}
-	err := r.pool.QueryRow(ctx, r.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &since)
+	err := r.pool.QueryRow(ctx, r.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &since, &h.GID, &h.Owner)
 	if err == pgx.ErrNoRows { // it has just ended
 		return nil, nil
 	}
@@ -254,7 +258,7 @@ func (s ProjectionStatus) Problem() string {
 }
 
 // Health returns an error when one of this runner's projections has a problem, see
-// [ProjectionStatus.Problem], [Runner.Run] has returned one, or the database cannot be asked: for readiness
+// [ProjectionStatus.Problem], or more than [Config.Parked] dead letters, [Runner.Run] has returned one, or the database cannot be asked: for readiness
 // probes. It looks at the versions that readers see, whoever runs them, and at those that this runner builds.
 func (r *Runner) Health(ctx context.Context) error {
 	if err := r.failure.Load(); err != nil {
@@ -268,8 +272,15 @@ func (r *Runner) Health(ctx context.Context) error {
 	for _, p := range s.Projections {
 		_, mine := r.versions[versionID{p.Name, p.Version}]
 		seen := r.names[p.Name] != nil && p.Phase == phaseLive
-		if (seen || mine && p.Phase == phaseBuilding) && p.Problem() != "" {
-			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", p.Name, p.Version, p.Problem()))
+		if !seen && !(mine && p.Phase == phaseBuilding) {
+			continue
+		}
+		if problem := p.Problem(); problem != "" {
+			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", p.Name, p.Version, problem))
+		}
+		if p.Parked > r.config.Parked {
+			problems = append(problems, fmt.Sprintf("projection %s, version %d: %d events are parked, and Config.Parked allows %d: see Runner.DeadLetterGroups",
+				p.Name, p.Version, p.Parked, r.config.Parked))
 		}
 	}
 	if len(problems) > 0 {

@@ -230,7 +230,7 @@ func TestTableThatCannotHoldRows(t *testing.T) {
 	broken := map[string][2]string{
 		"more":   {`create table {more} (stream text primary key, positions text, numbers text, note text not null)`, "column note"},
 		"less":   {`create table {less} (stream text primary key, positions text)`, "no column numbers"},
-		"no_key": {`create table {no_key} (stream text, positions text, numbers text)`, "ON CONFLICT"},
+		"no_key": {`create table {no_key} (stream text, positions text, numbers text)`, "no primary key or unique index"},
 	}
 	for name, b := range broken {
 		options := &projection.Options{DDL: b[0]}

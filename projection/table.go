@@ -102,6 +102,8 @@ func NewTable[Row any](name string, options *Options, folds ...Folding[Row]) *Pr
 type table interface {
 	// open returns the state of a partition. A fresh one has no rows in the table yet.
 	open(limit int, fresh bool) rows
+	// describe asks Postgres what the table is like. The error is fatal when it cannot hold the rows.
+	describe(ctx context.Context, db querier) error
 }
 
 // column is a field of a row type.
@@ -117,8 +119,8 @@ type tableOf[Row any] struct {
 	version int
 	columns []column
 
-	describeSQL, loadSQL, deleteSQL string
-	described                       atomic.Pointer[described]
+	loadSQL, deleteSQL string
+	described          atomic.Pointer[described]
 }
 
 // columnsOf returns the columns of a row type, the key first.
@@ -188,16 +190,6 @@ func (t *tableOf[Row]) names(prefix string) string {
 
 func (t *tableOf[Row]) prepare() {
 	physical, key := physical(t.name, t.version), pgx.Identifier{t.columns[0].name}.Sanitize()
-	t.describeSQL = `
-		select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]',
-		       coalesce(element.typtype, own.typtype) = 'e',
-		       attnotnull and not atthasdef and attidentity = '' as is_required
-		  from pg_attribute
-		  join pg_type own on own.oid = atttypid
-		  left join pg_type element on element.oid = own.typelem and own.typcategory = 'A'
-		 where attrelid = $1::regclass
-		   and attnum > 0
-		   and not attisdropped`
 	var selected []string
 	for _, c := range t.columns {
 		name := pgx.Identifier{c.name}.Sanitize()

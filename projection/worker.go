@@ -109,6 +109,7 @@ type worker struct {
 	poison   map[itemID]poisoned
 	attempts map[eventstore.Position]int
 	others   others
+	streak   streak
 	failing  bool
 	server   time.Time // when it was started
 
@@ -246,6 +247,7 @@ func (w *worker) load(ctx context.Context) error {
 	if token != w.token || checkpoint != w.checkpoint {
 		clear(w.poison)
 		clear(w.attempts)
+		w.streak = streak{}
 		w.limit, w.until = 0, 0
 	}
 	w.seen = eventstore.Mark{Position: checkpoint, ID: id}
@@ -258,6 +260,11 @@ func (w *worker) load(ctx context.Context) error {
 	}
 	w.forget()
 	w.reached(w.number, w.checkpoint, w.live)
+	if w.table != nil {
+		if err := w.table.describe(ctx, w.pool); err != nil {
+			return fmt.Errorf("projection %s: look at its table: %w", w.name, err)
+		}
+	}
 	if w.checkpoint > last {
 		return Fatal(fmt.Errorf("the checkpoint is %d, but the log ends at %d: was a backup restored? Its read model has events that the log has not: "+
 			"build it anew with a higher version, or Reset it", w.checkpoint, last))
@@ -424,6 +431,9 @@ func (w *worker) committed(b *batch) {
 		w.limit *= 2
 	default:
 		w.limit = 0
+	}
+	if b.handled > 0 {
+		w.streak.handled(b.to)
 	}
 	w.rate.add(b.handled, time.Now())
 	if w.failing {

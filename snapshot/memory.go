@@ -146,6 +146,7 @@ func (m *Memory) DeleteOutdated(ctx context.Context, category string, kind Kind,
 
 func validate(snapshots []Snapshot) error {
 	seen := make(map[eventstore.StreamID]bool, len(snapshots))
+	bytes := 0
 	for _, s := range snapshots {
 		if err := s.Validate(); err != nil {
 			return err
@@ -154,6 +155,9 @@ func validate(snapshots []Snapshot) error {
 			return fmt.Errorf("snapshot: %w: stream %s is saved twice at once", ErrInvalid, s.Stream)
 		}
 		seen[s.Stream] = true
+		if bytes += len(s.Data); bytes > maxSaveBytes {
+			return fmt.Errorf("snapshot: %w: more than %d bytes are saved at once: save them one by one", ErrInvalid, maxSaveBytes)
+		}
 	}
 	return nil
 }

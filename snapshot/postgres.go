@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
 
@@ -27,7 +28,7 @@ type PostgresConfig struct {
 // Postgres keeps snapshots in the table of that name beside the events. A commit does not wait until it
 // is flushed: what a crash of the server loses is taken again.
 type Postgres struct {
-	pool      *pgxpool.Pool
+	pool      *pgpool.Pool
 	retention Retention
 
 	load, save, prune, remove, outdated string
@@ -51,7 +52,7 @@ func NewPostgres(pool *pgxpool.Pool, config *PostgresConfig) (*Postgres, error) 
 		return nil, err
 	}
 	return &Postgres{
-		pool:      pool,
+		pool:      pgpool.New(pool),
 		retention: retention,
 		load:      pgschema.In(schema, loadSQL),
 		save:      pgschema.In(schema, saveSQL),
@@ -244,7 +245,7 @@ func (p *Postgres) DeleteOutdated(ctx context.Context, category string, kind Kin
 	if err := validOutdated(category, kind, limit); err != nil {
 		return 0, err
 	}
-	tag, err := p.pool.Exec(ctx, p.outdated, category, kind.Type, kind.Shape, kind.Schema, limit)
+	tag, err := p.pool.Exec(pgpool.Patient(ctx), p.outdated, category, kind.Type, kind.Shape, kind.Schema, limit)
 	if err != nil {
 		return 0, failure(err, "delete outdated of %s", category)
 	}

@@ -34,6 +34,12 @@ type Snapshot struct {
 	Data       []byte
 }
 
+// What snapshots may hold: MaxBytes is for the data of one, and maxSaveBytes for all that are saved at once.
+const (
+	MaxBytes     = 64 << 20
+	maxSaveBytes = 256 << 20
+)
+
 // Validate reports whether the snapshot can be stored. The error is an [ErrInvalid].
 func (s Snapshot) Validate() error {
 	err := s.Stream.Validate()
@@ -45,6 +51,8 @@ func (s Snapshot) Validate() error {
 		err = errors.New("there is no event id")
 	case s.RecordedAt.IsZero():
 		err = errors.New("there is no time")
+	case len(s.Data) > MaxBytes:
+		err = fmt.Errorf("its data has %d bytes, at most %d are allowed: let aggregates be smaller", len(s.Data), MaxBytes)
 	default:
 		err = s.Kind.validate()
 	}

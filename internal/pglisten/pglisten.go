@@ -9,18 +9,23 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
 // linger is how long the connection stays open when nobody waits: readers come back as soon as they
 // have handled what they got.
 const linger = 2 * time.Second
 
+// heartbeat is how long nothing may come before the connection is asked for a sign of life.
+const heartbeat = 5 * time.Second
+
 // Listener calls Wake when somebody notifies a channel. It has one connection, outside the pool,
 // however many have joined it, and none when nobody has. Its methods may be called from any
 // goroutine; the fields are set before.
 type Listener struct {
-	Pool    *pgxpool.Pool // says how to connect
+	Pool    *pgpool.Pool // says how to connect
 	Channel string
 	Own     string // notifications to ignore
 	Wake    func() // also called after every connect, for what was missed
@@ -124,30 +129,42 @@ func (l *Listener) ended(ctx context.Context) bool {
 }
 
 func (l *Listener) listen(ctx context.Context, connected func()) error {
-	pool := l.Pool.Config()
-	if pool.BeforeConnect != nil {
-		if err := pool.BeforeConnect(ctx, pool.ConnConfig); err != nil {
-			return err
-		}
-	}
-	pool.ConnConfig.OnNotification = nil // which would take them away
-	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
+	conn, err := l.Pool.Dial(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.Background())
-	if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{l.Channel}.Sanitize()); err != nil {
+	defer pgpool.Close(conn)
+	watch := pgpool.Watch(conn, pgpool.Connect)
+	_, err = conn.Exec(ctx, "listen "+pgx.Identifier{l.Channel}.Sanitize())
+	if err := watch.Stop(err); err != nil {
 		return err
 	}
 	connected()
 	l.Wake() // for what was appended before
 	for {
-		notification, err := conn.WaitForNotification(ctx)
+		notification, err := next(ctx, conn)
 		if err != nil {
 			return err
 		}
 		if notification.Payload != l.Own {
 			l.Wake()
+		}
+	}
+}
+
+// next waits for a notification, and makes sure from time to time that the connection is alive.
+func next(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
+	for {
+		wait, cancel := context.WithTimeout(ctx, heartbeat)
+		notification, err := conn.WaitForNotification(wait)
+		quiet := wait.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil || !quiet || conn.IsClosed() {
+			return notification, err
+		}
+		watch := pgpool.Watch(conn, pgpool.Connect)
+		if err := watch.Stop(conn.Ping(ctx)); err != nil {
+			return nil, err
 		}
 	}
 }

@@ -19,6 +19,7 @@ type Gate struct {
 	mu     sync.Mutex
 	links  map[net.Conn]struct{} // both ends of every connection
 	silent chan struct{}         // closed when traffic passes again; nil while it does
+	past   chan struct{}         // closed when the connections that were made since are forgotten
 	closed bool
 }
 
@@ -30,7 +31,7 @@ func NewGate(t testing.TB, socket func() (string, error)) *Gate {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &Gate{listener: listener, socket: socket, links: make(map[net.Conn]struct{})}
+	g := &Gate{listener: listener, socket: socket, links: make(map[net.Conn]struct{}), past: make(chan struct{})}
 	g.running.Go(g.accept)
 	t.Cleanup(g.close)
 	return g
@@ -58,6 +59,15 @@ func (g *Gate) Open() {
 		close(g.silent)
 		g.silent = nil
 	}
+}
+
+// Forget makes the gate drop in silence what is sent over the connections of now, for good. New ones are
+// forwarded.
+func (g *Gate) Forget() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.past)
+	g.past = make(chan struct{})
 }
 
 // Cut closes all connections.
@@ -116,18 +126,26 @@ func (g *Gate) serve(client net.Conn) {
 	if !g.remember(server) {
 		return
 	}
+	g.mu.Lock()
+	forgotten := g.past
+	g.mu.Unlock()
 	var both sync.WaitGroup
-	both.Go(func() { g.forward(server, client, dead) })
-	both.Go(func() { g.forward(client, server, dead) })
+	both.Go(func() { g.forward(server, client, dead, forgotten) })
+	both.Go(func() { g.forward(client, server, dead, forgotten) })
 	both.Wait()
 }
 
 // forward copies until either side ends. Once something was dropped, all that follows is dropped too.
-func (g *Gate) forward(to, from net.Conn, dead bool) {
+func (g *Gate) forward(to, from net.Conn, dead bool, forgotten <-chan struct{}) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
-		dead = dead || g.isSilent()
+		select {
+		case <-forgotten:
+			dead = true
+		default:
+			dead = dead || g.isSilent()
+		}
 		if dead {
 			if err != nil {
 				return // the other side hears nothing of this end

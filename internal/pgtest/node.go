@@ -73,7 +73,7 @@ func newNode(t testing.TB, settings map[string]string) *Node {
 		Settings: map[string]string{"fsync": "off", "wal_retrieve_retry_interval": "100ms"},
 	}}
 	maps.Copy(n.config.Settings, settings)
-	n.Gate = NewGate(t, n.socket)
+	n.Gate = NewGate(t, n.Socket)
 	t.Cleanup(func() { _ = n.Stop() })
 	return n
 }
@@ -94,8 +94,8 @@ func URLOf(attrs string, nodes ...*Node) string {
 	return address
 }
 
-// socket returns where the server is now.
-func (n *Node) socket() (string, error) {
+// Socket returns the unix socket where the server is now, for a gate of a test's own.
+func (n *Node) Socket() (string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.server == nil {
@@ -111,7 +111,7 @@ func (n *Node) socket() (string, error) {
 
 // Dial connects to where the server is now, past the gate.
 func (n *Node) Dial(ctx context.Context) (net.Conn, error) {
-	socket, err := n.socket()
+	socket, err := n.Socket()
 	if err != nil {
 		return nil, err
 	}

@@ -64,6 +64,7 @@ func testInvalid(t *testing.T, newStore NewStore) {
 		"schema 0":          func(s *snapshot.Snapshot) { s.Kind.Schema = 0 },
 		"schema -1":         func(s *snapshot.Snapshot) { s.Kind.Schema = -1 },
 		"schema over int32": func(s *snapshot.Snapshot) { s.Kind.Schema = math.MaxInt32 + 1 },
+		"too much data":     func(s *snapshot.Snapshot) { s.Data = make([]byte, snapshot.MaxBytes+1) },
 		"twice the stream":  func(s *snapshot.Snapshot) { s.Stream, s.Version = stream("first"), 2 },
 	} {
 		bad := made("bad", 1, kind)

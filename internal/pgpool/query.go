@@ -1,0 +1,187 @@
+package pgpool
+
+import (
+	"context"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+)
+
+// Query runs a statement that must bring a row, or its end, every [Answer].
+func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	conn, err := p.Acquire(ctx)
+	if err != nil {
+		return failedRows{err}, err
+	}
+	return query(ctx, conn.Conn(), conn.Conn(), conn.Release, sql, args)
+}
+
+// QueryRow runs a statement of one row.
+func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	found, err := p.Query(ctx, sql, args...)
+	return row{found, err}
+}
+
+// Exec runs a statement without rows, which must end within [Answer].
+func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	conn, err := p.Acquire(ctx)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer conn.Release()
+	watch := Watch(conn.Conn(), answer(ctx))
+	tag, err := conn.Conn().Exec(ctx, sql, args...)
+	return tag, watch.Stop(err)
+}
+
+// SendBatch runs statements in one round trip, which must all end within [Answer]. Their results are for the
+// callback functions of the batch.
+func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) Results {
+	conn, err := p.Acquire(ctx)
+	if err != nil {
+		return Results{err}
+	}
+	defer conn.Release()
+	watch := Watch(conn.Conn(), Answer)
+	return Results{watch.Stop(conn.Conn().SendBatch(ctx, b).Close())}
+}
+
+// Results are those of a batch that has ended.
+type Results struct{ err error }
+
+// Close returns the error of the batch.
+func (r Results) Close() error { return r.err }
+
+// Begin is BeginTx with the options of the session.
+func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) { return p.BeginTx(ctx, pgx.TxOptions{}) }
+
+// BeginTx begins a transaction. Its beginning and its end are bounded; the statements between are the
+// caller's to bound, since they may wait for locks.
+func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
+	conn, err := p.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	watch := Watch(conn.Conn(), Answer)
+	begun, err := conn.Conn().BeginTx(ctx, options)
+	if err := watch.Stop(err); err != nil {
+		conn.Release()
+		return nil, err
+	}
+	return &tx{Tx: begun, conn: conn}, nil
+}
+
+// Tx queries in a transaction of the caller as [Pool.Query] does. Its other statements are not bounded.
+type Tx struct{ pgx.Tx }
+
+// Query runs a statement that must bring a row, or its end, every [Answer].
+func (t Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return query(ctx, t.Tx, t.Conn(), func() {}, sql, args)
+}
+
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func query(ctx context.Context, db querier, conn *pgx.Conn, release func(), sql string, args []any) (pgx.Rows, error) {
+	watch := Watch(conn, answer(ctx))
+	found, err := db.Query(ctx, sql, args...)
+	r := &rows{Rows: found, watch: watch, release: release}
+	if err != nil {
+		r.Close()
+		return r, r.watch.Stop(err)
+	}
+	return r, nil
+}
+
+// rows are the rows of a statement that is watched.
+type rows struct {
+	pgx.Rows
+	watch   *Watchdog
+	release func() // nil when it was called
+}
+
+func (r *rows) Next() bool {
+	if r.Rows.Next() {
+		r.watch.Progress()
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *rows) Close() {
+	r.Rows.Close()
+	_ = r.watch.Stop(nil)
+	if r.release != nil {
+		r.release()
+		r.release = nil
+	}
+}
+
+func (r *rows) Err() error {
+	err := r.Rows.Err()
+	if err == nil {
+		return nil
+	}
+	return r.watch.Stop(err) // the rows have ended
+}
+
+// row is the only row of a statement.
+type row struct {
+	rows pgx.Rows
+	err  error
+}
+
+func (r row) Scan(into ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(into...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}
+
+// tx is a transaction that gives its connection back when it ends.
+type tx struct {
+	pgx.Tx
+	conn *Conn // nil when it was released
+}
+
+func (t *tx) Commit(ctx context.Context) error   { return t.end(ctx, t.Tx.Commit) }
+func (t *tx) Rollback(ctx context.Context) error { return t.end(ctx, t.Tx.Rollback) }
+
+func (t *tx) end(ctx context.Context, do func(context.Context) error) error {
+	if t.conn == nil {
+		return do(ctx) // which says that it has ended
+	}
+	watch := Watch(t.conn.Conn(), commitAnswer)
+	err := watch.Stop(do(ctx))
+	t.conn.Release()
+	t.conn = nil
+	return err
+}
+
+// failedRows are those of a statement that was not sent.
+type failedRows struct{ err error }
+
+func (failedRows) Close()                                       {}
+func (r failedRows) Err() error                                 { return r.err }
+func (failedRows) CommandTag() pgconn.CommandTag                { return pgconn.CommandTag{} }
+func (failedRows) FieldDescriptions() []pgconn.FieldDescription { return nil }
+func (failedRows) Next() bool                                   { return false }
+func (r failedRows) Scan(...any) error                          { return r.err }
+func (r failedRows) Values() ([]any, error)                     { return nil, r.err }
+func (failedRows) RawValues() [][]byte                          { return nil }
+func (failedRows) Conn() *pgx.Conn                              { return nil }
+func (failedRows) TypeMap() *pgtype.Map                         { return nil }

@@ -1,0 +1,85 @@
+package migrations_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/migrations"
+)
+
+// TestUnsuitableServer: where advisory locks are stubs, as on some servers that speak as Postgres does, Up
+// refuses with the reason and leaves nothing behind. The stubs are in a schema before pg_catalog: this shows
+// that the probe asks a server, not what any real server would answer.
+func TestUnsuitableServer(t *testing.T) {
+	t.Parallel()
+	for name, stub := range map[string]string{
+		"locks do not show":   `create view stubs.pg_locks as select * from pg_catalog.pg_locks where false`,
+		"locks have no keys":  `create view stubs.pg_locks as select locktype, database, null::oid as classid, objid, objsubid, granted from pg_catalog.pg_locks`,
+		"no shared locks":     `create function stubs.pg_advisory_xact_lock_shared(int, int) returns void language sql as ''`,
+		"all locks are given": `create function stubs.pg_try_advisory_xact_lock(int, int) returns bool language sql as 'select true'`,
+		"sequences are late":  `create function stubs.pg_sequence_last_value(regclass) returns bigint language sql as 'select null::bigint'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			url := pgtest.EmptyURL(t)
+			setup := connect(t, url)
+			mustExec(t, setup, `create schema stubs`)
+			mustExec(t, setup, stub)
+			mustExec(t, setup, `do $$ begin
+				execute format('alter database %I set search_path = stubs, pg_catalog, public', current_database()); end $$`)
+			pool := connect(t, url)
+			if err := migrations.Up(t.Context(), pool, nil); !errors.Is(err, migrations.ErrUnsuitable) {
+				t.Fatalf("%v, want ErrUnsuitable", err)
+			} else {
+				t.Log(err)
+			}
+			left := query[string](t, setup, `
+				select nspname::text
+				  from pg_catalog.pg_namespace
+				 where nspname like 'tidemark%'`)
+			if len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+// A store that was restored onto such a server is refused too, although nothing is pending.
+func TestUnsuitableLater(t *testing.T) {
+	t.Parallel()
+	url := pgtest.EmptyURL(t)
+	setup := connect(t, url)
+	mustUp(t, setup, nil)
+	mustExec(t, setup, `create schema stubs`)
+	mustExec(t, setup, `create view stubs.pg_locks as select * from pg_catalog.pg_locks where false`)
+	mustExec(t, setup, `do $$ begin
+		execute format('alter database %I set search_path = stubs, pg_catalog, public', current_database()); end $$`)
+	if err := migrations.Up(t.Context(), connect(t, url), nil); !errors.Is(err, migrations.ErrUnsuitable) {
+		t.Errorf("%v, want ErrUnsuitable", err)
+	}
+}
+
+// Each fault of a server has a sentence of its own, and a server without a fault has none.
+func TestProbeProblem(t *testing.T) {
+	t.Parallel()
+	if locks, sequences := migrations.LockProblem(true, false, true, false, true), migrations.SequenceProblem(1, 1); locks+sequences != "" {
+		t.Errorf("nothing is wrong: %q, %q", locks, sequences)
+	}
+	said := make(map[string]string)
+	for name, problem := range map[string]string{
+		"not seen":      migrations.LockProblem(false, false, true, false, true),
+		"excluded":      migrations.LockProblem(true, true, true, false, true),
+		"not shared":    migrations.LockProblem(true, false, false, false, true),
+		"still seen":    migrations.LockProblem(true, false, true, true, true),
+		"not freed":     migrations.LockProblem(true, false, true, false, false),
+		"late sequence": migrations.SequenceProblem(0, 1),
+		"cached values": migrations.SequenceProblem(32, 32),
+		"rolled back":   migrations.SequenceProblem(1, 0),
+	} {
+		if problem == "" || said[problem] != "" {
+			t.Errorf("%s: %q, which is said of %q too", name, problem, said[problem])
+		}
+		said[problem] = name
+	}
+}
