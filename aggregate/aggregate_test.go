@@ -237,9 +237,9 @@ func TestCommitReceipt(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		ctx := eventstore.WithKey(t.Context(), "both", nil)
 		var receipts [2]eventstore.Receipt
 		for i := range receipts {
+			ctx := eventstore.WithKey(t.Context(), "both", nil)
 			var err error
 			receipts[i], err = aggregate.Commit(ctx, store, nil, func(ctx context.Context) (changes []eventstore.Change, err error) {
 				for _, key := range []string{"a", "b"} {
@@ -358,7 +358,7 @@ func TestKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := repo.Update(ctx, "a", add(7))
+		again, err := repo.Update(eventstore.WithKey(t.Context(), "add 7", nil), "a", add(7))
 		if err != nil || again != first {
 			t.Errorf("repeated: %+v, %v; want %+v", again, err, first)
 		}
@@ -375,7 +375,7 @@ func TestKeyConcurrent(t *testing.T) {
 		ctx := eventstore.WithKey(t.Context(), "add 7", nil)
 		var first eventstore.Receipt
 		again, err := repo.Update(ctx, "a", func(*counter) (_ []event, err error) {
-			if first, err = repo.Update(ctx, "a", add(7)); err != nil {
+			if first, err = repo.Update(eventstore.WithKey(t.Context(), "add 7", nil), "a", add(7)); err != nil {
 				t.Fatal(err)
 			}
 			return nil, errLimit

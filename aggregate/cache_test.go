@@ -125,9 +125,9 @@ func TestCacheAndKeyOfAnother(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		here, there := k.cached(10), k.cached(10)
 		grow(t, here, "a", 3)
-		keyed := eventstore.WithKey(t.Context(), "once", nil)
-		receipt, err := here.Update(keyed, "a", func(*counter) ([]event, error) {
-			if _, err := there.Update(keyed, "a", add(500)); err != nil {
+		attempt := func() context.Context { return eventstore.WithKey(t.Context(), "once", nil) }
+		receipt, err := here.Update(attempt(), "a", func(*counter) ([]event, error) {
+			if _, err := there.Update(attempt(), "a", add(500)); err != nil {
 				t.Fatal(err)
 			}
 			return []event{added{3}}, nil

@@ -28,9 +28,15 @@ import (
 //
 // Of config only the bounds of retries matter.
 //
-// With an idempotency key in ctx under which something was committed before, decide is not
-// called and the receipt is that of that commit.
+// With an idempotency key in ctx under which an earlier attempt has committed something, decide is not
+// called and the receipt is that of that commit. A second commit of one attempt is an
+// eventstore.KeySpentError, see eventstore.WithKey.
 func Commit(ctx context.Context, store Store, config *Config, decide func(context.Context) ([]eventstore.Change, error)) (eventstore.Receipt, error) {
+	return commit(ctx, store, config, nil, decide)
+}
+
+// commit is [Commit] to streams that are known before the decision, if they are not nil.
+func commit(ctx context.Context, store Store, config *Config, about []eventstore.StreamID, decide func(context.Context) ([]eventstore.Change, error)) (eventstore.Receipt, error) {
 	if isnil.Any(store) || decide == nil {
 		return eventstore.Receipt{}, refused("commit", "the store or decide is nil: pass the event store and a function")
 	}
@@ -40,7 +46,7 @@ func Commit(ctx context.Context, store Store, config *Config, decide func(contex
 	attempts := 0
 	try := func() ([]eventstore.Receipt, error) {
 		attempts++
-		return commitOnce(ctx, store, decide)
+		return commitOnce(ctx, store, about, decide)
 	}
 	receipts, err := backoff.Retry(ctx, try,
 		backoff.WithMaxTries(config.tries()), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(config.wait()))
@@ -65,18 +71,24 @@ func whole(receipts []eventstore.Receipt) (r eventstore.Receipt) {
 }
 
 // commitOnce decides and commits. Its error is permanent unless another attempt makes sense.
-func commitOnce(ctx context.Context, store Store, decide func(context.Context) ([]eventstore.Change, error)) ([]eventstore.Receipt, error) {
+func commitOnce(ctx context.Context, store Store, about []eventstore.StreamID, decide func(context.Context) ([]eventstore.Change, error)) ([]eventstore.Receipt, error) {
+	key, _ := eventstore.KeyFrom(ctx)
+	repeats := key.Repeats(about...)
 	// Asked before deciding: a repeated withdrawal would find the account empty.
-	if receipts, ok, err := store.Stored(ctx); ok || err != nil {
-		return receipts, permanent(err)
+	if repeats {
+		if receipts, ok, err := answer(ctx, store, key, about); ok || err != nil {
+			return receipts, permanent(err)
+		}
 	}
 	var seen loads
 	changes, err := decide(context.WithValue(ctx, loadsKey{}, &seen))
 	changes = slices.DeleteFunc(changes, func(c eventstore.Change) bool { return len(c.Events) == 0 })
 	if err != nil || len(changes) == 0 {
 		// And asked again: a repeat may have been stored since, and be what was decided on.
-		if receipts, ok, storedErr := store.Stored(ctx); ok || storedErr != nil {
-			return receipts, permanent(storedErr)
+		if repeats || key.Doubtful() {
+			if receipts, ok, storedErr := answer(ctx, store, key, about); ok || storedErr != nil {
+				return receipts, permanent(storedErr)
+			}
 		}
 		if err != nil || seen.isCached() {
 			if moved := seen.moved(ctx, store); moved != nil {
@@ -90,6 +102,18 @@ func commitOnce(ctx context.Context, store Store, decide func(context.Context) (
 		err = permanent(err) // a caller's transaction has failed for good
 	}
 	return receipts, err
+}
+
+// answer returns the receipts of what is stored under the key in ctx, if anything is.
+func answer(ctx context.Context, store Store, key eventstore.Key, about []eventstore.StreamID) ([]eventstore.Receipt, bool, error) {
+	receipts, ok, err := store.Stored(ctx)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	if err := key.Answer(about...); err != nil {
+		return nil, false, err
+	}
+	return receipts, true, nil
 }
 
 // inTx reports whether a store is bound to a caller's transaction.

@@ -24,7 +24,8 @@
 //     update, whatever happens concurrently.
 //   - Update and Commit store all events of a decision or none.
 //   - With an idempotency key in the context (eventstore.WithKey) a repeated Update or Commit
-//     decides nothing and answers as the first one did.
+//     decides nothing and answers as the first one did. A second Update or Commit of the same attempt that
+//     has events to store is an eventstore.KeySpentError.
 //   - A refusal of [Commit] rests on states that were there at the same moment, as a success does.
 //   - Snapshots and the cache change no outcome. A snapshot is used only if the event it was taken after is
 //     in the stream, and a decision on a cached state is stored, or refused, only if nobody has appended

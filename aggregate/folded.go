@@ -46,6 +46,9 @@ var errForeign = errors.New("its last event is not in the stream at that version
 
 // load folds an aggregate up to where the options end, beginning with a snapshot where there is one.
 func (r *Repository[S, E]) load(ctx context.Context, stream eventstore.StreamID, options eventstore.ReadOptions) (*folded[S], error) {
+	if err := stream.Validate(); err != nil { // the snapshot store would be asked, and could only warn
+		return nil, fmt.Errorf("aggregate: load: %w", err)
+	}
 	start := time.Now()
 	to := options.To
 	if to == 0 {

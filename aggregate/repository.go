@@ -145,7 +145,7 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 	}
 	var last decision[S]
 	attempt, tries := uint(0), r.config.tries()
-	receipt, err := Commit(ctx, r.store, r.config, func(ctx context.Context) (_ []eventstore.Change, err error) {
+	receipt, err := commit(ctx, r.store, r.config, []eventstore.StreamID{stream}, func(ctx context.Context) (_ []eventstore.Change, err error) {
 		attempt++
 		// A state in memory may be past: then there must be another attempt.
 		last, err = r.decide(ctx, key, seen, attempt == 1 && tries > 1, decide)

@@ -40,6 +40,7 @@ var models = []model{
 	{name: "handler, upserts", share: 20, make: upserts, table: true},
 	{name: "table, " + whole(fewKeys) + " keys", share: 1, want: 0.15, make: tableOf(fewKeys), table: true},
 	{name: "table, " + whole(manyKeys) + " keys", share: 1, want: 0.15, make: tableOf(manyKeys), table: true},
+	{name: "table with a time, " + whole(fewKeys) + " keys", share: 1, make: timedTable, table: true},
 }
 
 // balance is a row of a read model.
@@ -96,6 +97,25 @@ func tableOf(keys int) func(partitions int) *projection.Projection {
 				return projection.Put
 			}))
 	}
+}
+
+// timedBalance is a row with a column that is not given back as it was: a time.
+type timedBalance struct {
+	balance
+	At time.Time
+}
+
+// timedTable is tableOf with a time.
+func timedTable(partitions int) *projection.Projection {
+	o := options(partitions)
+	o.DDL = `create table {` + schema + `.balances} (account text primary key, events bigint not null, balance bigint not null, at timestamptz not null)`
+	return projection.NewTable("table", o,
+		projection.Fold(codec, keyed(fewKeys), func(row *timedBalance, event eventstore.Event[deposited]) projection.Op {
+			row.Events++
+			row.Balance += event.Data.Amount
+			row.At = event.RecordedAt
+			return projection.Put
+		}))
 }
 
 func (b *bench) projections(ctx context.Context) error {

@@ -40,7 +40,7 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 //
 // Concurrent calls share a transaction, yet each has an outcome of its own. It returns a
 // [ConflictError] when a stream is not at its expected version, an [InvalidError] for arguments
-// that are not acceptable, a [KeyReusedError] (see [WithKey]), a [SequenceError], [ErrNotMigrated], [ErrClosed] and,
+// that are not acceptable, a [KeyReusedError] or [KeySpentError] (see [WithKey]), a [SequenceError], [ErrNotMigrated], [ErrClosed] and,
 // when ctx is done, its error; in all these cases nothing was stored. [ErrUnknownOutcome] means that
 // the connection was lost, or did not answer within five seconds after ctx was done, while the events
 // were being stored. Repeat the call to find out, under the same key or with events that have the
@@ -52,18 +52,41 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 // provided that they run at isolation level read committed. An append to a stream that an open
 // transaction (see [Store.WithTx]) has appended to waits for its end, until ctx is done.
 func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error) {
-	changes, err := Prepare(ctx, changes, s.config.MaxEventBytes)
+	prepared, err := Prepare(ctx, changes, s.config.MaxEventBytes)
 	if err != nil {
 		return nil, fmt.Errorf("eventstore: %w", err)
 	}
-	r := newRequest(ctx, changes)
+	r := newRequest(ctx, prepared)
+	if r.key == nil {
+		return s.commit(ctx, r)
+	}
+	use, err := r.key.Use(changes...)
+	if err != nil {
+		return nil, err
+	}
+	receipts, err := s.commit(ctx, r)
+	var earlier []StreamID
+	if err == nil { // else it may still be written
+		earlier = r.earlier
+	}
+	ended := served
+	if s.inTx {
+		ended = inTx
+	}
+	if err := use.end(ended, earlier, err); err != nil {
+		return nil, err
+	}
+	return receipts, nil
+}
+
+func (s *Store) commit(ctx context.Context, r *request) ([]Receipt, error) {
 	if !s.inTx {
 		return s.group.commit(r)
 	}
 	for r.receipts == nil && r.err == nil { // again if its key was purged meanwhile
 		outcome, err := s.appendInTx(ctx, r)
 		if err != nil {
-			return nil, translateAppend(err, changes)
+			return nil, translateAppend(err, r.changes)
 		}
 		if err := r.settle(ctx, s.db, &s.sql, outcome); err != nil {
 			return nil, err

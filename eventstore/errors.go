@@ -16,6 +16,7 @@ var (
 	ErrUnknownType = errors.New("unknown event type")
 	ErrDecode      = errors.New("event does not decode")
 	ErrKeyReused   = errors.New("idempotency key reused")
+	ErrKeySpent    = errors.New("idempotency key spent")
 
 	// ErrUnknownOutcome means that the connection was lost during a commit: its events are stored,
 	// or not. [Store.Commit] says how to find out.
@@ -199,3 +200,22 @@ func (e *KeyReusedError) Error() string {
 
 // Unwrap returns [ErrKeyReused].
 func (e *KeyReusedError) Unwrap() error { return ErrKeyReused }
+
+// KeySpentError says that a second commit was tried under an idempotency key in one attempt, see [WithKey].
+// Of the second one nothing was stored; what the first one has stored stays.
+type KeySpentError struct {
+	Key           string
+	First, Second []StreamID // of the two commits; Second is empty if that had not been decided yet
+}
+
+func (e *KeySpentError) Error() string {
+	second := "another commit"
+	if len(e.Second) > 0 {
+		second = fmt.Sprintf("the commit to %v", e.Second)
+	}
+	return fmt.Sprintf("idempotency key %q serves one commit, to %v: %s is a second one, and was not stored; "+
+		"put both into one commit, or give the second one a context with a key of its own or without a key", e.Key, e.First, second)
+}
+
+// Unwrap returns [ErrKeySpent].
+func (e *KeySpentError) Unwrap() error { return ErrKeySpent }

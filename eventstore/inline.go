@@ -105,7 +105,7 @@ func (n *inliner) apply(ctx context.Context, tx pgx.Tx, batch []*request, rows [
 	if err != nil {
 		return err
 	}
-	if err := n.Apply(ctx, tx, slices.Clip(events)); err != nil {
+	if err := n.Apply(WithoutKey(ctx), tx, slices.Clip(events)); err != nil {
 		return fmt.Errorf("inline: %w", err)
 	}
 	return nil

@@ -18,21 +18,37 @@ type keyKey struct{}
 type Key struct {
 	Name    string   // at most 250 bytes
 	Content [32]byte // SHA-256 of what the caller asks for
+
+	attempt *attempt // nil for a key that no context holds
 }
 
 // Validate returns an [InvalidError] unless the name is not empty, has at most 250 bytes, and is
 // UTF-8 without control characters.
 func (k Key) Validate() error { return validName("idempotency key", k.Name) }
 
-// WithKey returns a context under which the next append is stored under an idempotency key: a
-// repeat of it stores nothing and is answered with the first receipts. content is what the
-// caller asks for, such as the body of a request; the same key with other content is refused
-// with a [KeyReusedError]. Content is what is compared, not the events, of which a repeat may have
-// others, such as new ids. The key is kept in the append's own transaction.
+// WithKey returns a context that begins an attempt at one commit under an idempotency key: the commit is
+// stored once, in whichever attempt, and every other attempt is answered with the first receipts. content is
+// what the caller asks for, such as the body of a request; the same key with other content is refused with a
+// [KeyReusedError]. Content is what is compared, not the events, of which a repeat may have others, such as
+// new ids. The key is kept in the append's own transaction.
 //
-// A key belongs to one commit. Code that appends twice needs two contexts.
+// A key serves one commit of an attempt. A second commit in the context is a [KeySpentError], in whichever
+// goroutine, also to the same streams: give it a key of its own, [WithoutKey], or put both into one commit. A
+// commit that was refused, or failed, leaves the key free; so does a transaction of the caller (see
+// [Store.WithTx]) that is rolled back. A commit whose outcome is not known may be repeated in the same
+// attempt, to the same streams; so may, at any time, a commit of events with the same ids. The outcome of
+// the caller's own COMMIT is not seen here: if it is not known, begin another attempt.
 func WithKey(ctx context.Context, name string, content []byte) context.Context {
-	return context.WithValue(ctx, keyKey{}, Key{Name: name, Content: sha256.Sum256(content)})
+	return context.WithValue(ctx, keyKey{}, Key{Name: name, Content: sha256.Sum256(content), attempt: new(attempt)})
+}
+
+// WithoutKey returns a context without an idempotency key, for commits beside the one that the key is for:
+// when the request is repeated, they are done again. Projections and inline handlers get their contexts so.
+func WithoutKey(ctx context.Context) context.Context {
+	if _, ok := KeyFrom(ctx); !ok {
+		return ctx
+	}
+	return context.WithValue(ctx, keyKey{}, nil)
 }
 
 // KeyFrom returns what [WithKey] put into ctx.
@@ -41,9 +57,14 @@ func KeyFrom(ctx context.Context) (Key, bool) {
 	return key, ok
 }
 
+// The streams are those of the events at the positions, in the order of the changes.
 const keySQL = `
-select content, versions, positions
-  from SCHEMA.append_keys
+select content, versions, positions,
+       array(select e.stream
+               from unnest(k.positions) with ordinality as p (position, n)
+               join SCHEMA.events e on e.position = p.position
+              order by p.n)
+  from SCHEMA.append_keys k
  where key = $1
    and (select SCHEMA.proven())`
 
@@ -70,33 +91,42 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 	if err := key.Validate(); err != nil {
 		return nil, false, wrap(err, "look up")
 	}
-	return stored(ctx, s.db, s.sql.key, key)
+	receipts, streams, err := stored(ctx, s.db, s.sql.key, key)
+	key.Found(streams)
+	return receipts, receipts != nil, err
 }
 
-func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, bool, error) {
+// stored returns what was committed under a key, nil if nothing was, and its streams.
+func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, []StreamID, error) {
 	rows, err := db.Query(ctx, sql, key.Name)
 	if err != nil {
-		return nil, false, translateRead(err, "look up idempotency key %q", key.Name)
+		return nil, nil, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	type row struct {
 		Content             []byte
 		Versions, Positions []int64
+		Streams             []string
 	}
 	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[row])
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, false, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, false, translateRead(err, "look up idempotency key %q", key.Name)
+		return nil, nil, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	if string(found.Content) != string(key.Content[:]) {
-		return nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
+		return nil, nil, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
 	}
-	receipts := make([]Receipt, len(found.Versions))
+	receipts, streams := make([]Receipt, len(found.Versions)), make([]StreamID, len(found.Streams))
 	for i := range receipts {
 		receipts[i] = Receipt{Version(found.Versions[i]), Position(found.Positions[i])}
 	}
-	return receipts, true, nil
+	for i, name := range found.Streams {
+		if streams[i], err = ParseStreamID(name); err != nil {
+			return nil, nil, wrap(err, "look up idempotency key %q", key.Name)
+		}
+	}
+	return receipts, streams, nil
 }
 
 // PurgeKeys forgets the idempotency keys that are older than age, and returns how many. A repeat of

@@ -47,6 +47,7 @@ type request struct {
 
 	done     chan struct{} // closed when the outcome is there
 	receipts []Receipt
+	earlier  []StreamID // of the commit whose receipts they are, if its key has answered
 	err      error
 }
 
@@ -72,16 +73,16 @@ func newRequest(ctx context.Context, changes []Change) *request {
 func (r *request) settle(ctx context.Context, db querier, sql *statements, rows []row) error {
 	switch rows[0].Outcome {
 	case "known":
-		receipts, found, err := stored(ctx, db, sql.key, *r.key)
+		receipts, earlier, err := stored(ctx, db, sql.key, *r.key)
 		switch {
 		case errors.Is(err, ErrKeyReused):
 			r.err = err
 		case err != nil:
 			return err
-		case found && len(receipts) != len(r.changes): // it belongs to another request
+		case receipts != nil && len(receipts) != len(r.changes): // it belongs to another request
 			r.err = fmt.Errorf("eventstore: %w", &KeyReusedError{Key: r.key.Name})
 		default: // or purged meanwhile
-			r.receipts = receipts
+			r.receipts, r.earlier = receipts, earlier
 		}
 	case "stored", "repeated":
 		r.receipts = make([]Receipt, len(rows))

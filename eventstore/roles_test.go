@@ -96,6 +96,8 @@ func TestRoles(t *testing.T) {
 			`truncate tidemark.append_keys`,
 			`delete from tidemark.projection_audit`,
 			`update tidemark.projection_audit set actor = 'nobody'`,
+			`insert into tidemark.projection_audit (projection, version, action, role) values ('p', 1, 'pause', 'nobody')`,
+			`insert into tidemark.projection_audit (projection, version, action, recorded_at) values ('p', 1, 'pause', 'epoch')`,
 			`delete from tidemark.schema_migrations`,
 			`create table tidemark.mine ()`,
 			`create or replace function tidemark.tidemark() returns bigint language sql as 'select 1::bigint'`,
@@ -112,6 +114,24 @@ func TestRoles(t *testing.T) {
 			if _, err := pool.Exec(t.Context(), sql); err != nil {
 				t.Errorf("%s: %s: %v", name, sql, err)
 			}
+		}
+		var role, session string
+		const audit = `insert into tidemark.projection_audit (projection, version, action, actor) values ('p', 1, 'pause', 'nobody') returning role, session_user`
+		if err := pool.QueryRow(t.Context(), audit).Scan(&role, &session); err != nil || role != session {
+			t.Errorf("%s: the audit says that %q did it, %v; want %q", name, role, err, session)
+		}
+		// Whoever keeps a projection inline has the appends of others refused.
+		for _, sql := range []string{
+			`insert into tidemark.projections (name, version, phase, partitions, types, inline) values ('q', 1, 'live', 1, '{}', null)`,
+			`update tidemark.projections set inline = null`,
+			`select nextval('tidemark.inline_starts')`,
+		} {
+			if _, err := pool.Exec(t.Context(), sql); pgerr.Is(err, denied) != (name == "app") || err != nil && name == "operator" {
+				t.Errorf("%s: %s: %v", name, sql, err)
+			}
+		}
+		if _, err := pool.Exec(t.Context(), `delete from tidemark.projections`); err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
 		_, err = store.PurgeKeys(t.Context(), time.Hour)
 		if allowed := err == nil; allowed != (name == "operator") || !allowed && !pgerr.Is(err, denied) {

@@ -167,7 +167,7 @@ func TestKeyIsAtomic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := store.WithTx(tx).Append(ctx, stream("a"), eventstore.NoStream, draft(1))
+		again, err := store.WithTx(tx).Append(eventstore.WithKey(t.Context(), "once", nil), stream("a"), eventstore.NoStream, draft(1))
 		if err != nil || again != first {
 			t.Errorf("repeated in one transaction: %+v, %v; want %+v", again, err, first)
 		}

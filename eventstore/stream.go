@@ -35,14 +35,21 @@ func (id StreamID) String() string { return id.Category + "-" + id.Key }
 // Validate returns an [InvalidError] unless category and key are not empty, the category has no
 // dash, the text form has at most 250 bytes, and all of it is UTF-8 without control characters.
 func (id StreamID) Validate() error {
-	text := id.String()
 	switch {
-	case id.Category == "" || id.Key == "":
-		return invalid("stream id %q: want category-key, neither of them empty", text)
+	case id.Category == "":
+		return invalid("stream category is empty: want category-key")
+	case id.Key == "":
+		return invalid("stream key is empty: want category-key")
 	case strings.Contains(id.Category, "-"):
-		return invalid("stream id %q: the category %q must not contain '-'", text, id.Category)
+		return invalid("stream category %.40q contains '-'", id.Category)
+	case len(id.Category)+1+len(id.Key) > maxName:
+		return invalid("stream key %.40q… is too long: category-key has %d bytes, at most %d are allowed", id.Key, len(id.Category)+1+len(id.Key), maxName)
 	}
-	return validName("stream id", text)
+	// The key alone in the text: it may come from a client, who knows nothing of the category.
+	if err := validName("stream category", id.Category); err != nil {
+		return err
+	}
+	return validName("stream key", id.Key)
 }
 
 func validName(what, name string) error {
@@ -52,9 +59,9 @@ func validName(what, name string) error {
 	case len(name) > maxName:
 		return invalid("%s %.40q… has %d bytes, at most %d are allowed", what, name, len(name), maxName)
 	case !utf8.ValidString(name):
-		return invalid("%s %q is not UTF-8", what, name)
+		return invalid("%s %.40q is not UTF-8", what, name)
 	case strings.ContainsFunc(name, unicode.IsControl):
-		return invalid("%s %q contains a control character", what, name)
+		return invalid("%s %.40q contains a control character", what, name)
 	}
 	return nil
 }
@@ -101,7 +108,7 @@ func (p Position) String() string { return strconv.FormatInt(int64(p), 10) }
 func ParsePosition(text string) (Position, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 {
-		return 0, invalid("position %q: want a number, 0 or more", text)
+		return 0, invalid("position %.40q: want a number, 0 or more", text)
 	}
 	return Position(n), nil
 }

@@ -31,7 +31,9 @@ func newTallies(store aggregate.Store) *httpapi.Mux {
 	repo := aggregate.NewRepository(store, definition, nil)
 	mux := httpapi.NewMux(nil)
 	mux.Handle("POST /tallies/{id}", func(w http.ResponseWriter, r *http.Request) error {
-		var body struct{ N int }
+		var body struct {
+			N int `json:"n"`
+		}
 		if err := httpapi.Decode(r, &body); err != nil {
 			return err
 		}
@@ -62,7 +64,9 @@ func Example() {
 	mux := newTallies(eventstoretest.NewMemory())
 	send := func(method, body, seen string) {
 		request := httptest.NewRequest(method, "/tallies/a", strings.NewReader(body))
-		request.Header.Set("If-Match", seen)
+		if seen != "" {
+			request.Header.Set("If-Match", seen)
+		}
 		answer := httptest.NewRecorder()
 		mux.ServeHTTP(answer, request)
 		fmt.Print(answer.Code, " ", answer.Body)
@@ -75,5 +79,5 @@ func Example() {
 	// 200 {"id":"a","version":1,"position":1}
 	// 200 {"id":"a","version":2,"position":2}
 	// 200 {"total":7}
-	// 412 {"type":"urn:problem:version-conflict","title":"Precondition Failed","status":412,"detail":"aggregate: stream tally-a is at version 2, expected 1"}
+	// 412 {"type":"urn:problem:version-conflict","title":"Precondition Failed","status":412,"detail":"it is at version 2, and If-Match asks for 1"}
 }

@@ -1,35 +1,23 @@
 package httpapi
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
-	"net/url"
-	"slices"
-	"strings"
+	"runtime/debug"
 	"time"
-	"unicode/utf8"
-
-	"github.com/google/uuid"
-
-	"github.com/tidemark-es/tidemark/eventstore"
-	"github.com/tidemark-es/tidemark/query"
 )
 
 // PositionHeader is sent with the answer to a command and says where its events are. A query
 // sent with it waits until its read models have reached that position.
 const PositionHeader = "Tidemark-Position"
 
-// requestID is the header that holds the correlation id.
-const requestID = "X-Request-Id"
-
-// maxHeader bounds the headers that are stored, in bytes.
-const maxHeader = 200
+const (
+	requestID         = "X-Request-Id"          // the header that holds the correlation id
+	requestIDReplaced = "X-Request-Id-Replaced" // says why that of the request does not
+)
 
 // Config adjusts a [Mux]. Nil and the zero value are the defaults.
 type Config struct {
@@ -44,8 +32,13 @@ type Config struct {
 	Members func(error) map[string]any
 	// MaxBody bounds the body of a request in bytes; 0 means 64 KiB.
 	MaxBody int64
-	// Timeout bounds the work on one request, once it was received; 0 means 10 s.
+	// Timeout bounds the work on one request, once it was received; 0 means 10 s. See also [Mux.HandleStream].
 	Timeout time.Duration
+	// Principal returns who sends a request, such as a user's id, "" for nobody in particular. An idempotency
+	// key stands for its caller: the same key and request of another principal is another key. Nil means the
+	// Authorization header. Set Principal where that header changes between repeats, as tokens do that expire,
+	// and where callers are known by something else, such as a cookie. Only a hash is stored.
+	Principal func(*http.Request) string
 	// Logger is told about errors that are answered with 500 and about timeouts; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -62,7 +55,7 @@ type Mux struct {
 }
 
 // NewMux returns a mux without handlers. A nil config is the default. It panics when one of the
-// problems lacks an error or a name, or its status is not one of an error.
+// problems lacks an error or a name, or its status is not one of an error, or when a bound is negative.
 func NewMux(config *Config) *Mux {
 	m := &Mux{mux: http.NewServeMux()}
 	if config != nil {
@@ -73,6 +66,9 @@ func NewMux(config *Config) *Mux {
 			panic(fmt.Sprintf("httpapi: problem %+v: want an error, a status from 400 to 599 and a name", p))
 		}
 	}
+	if m.config.MaxBody < 0 || m.config.Timeout < 0 {
+		panic(fmt.Sprintf("httpapi: Config.MaxBody is %d, Config.Timeout is %v: neither may be negative", m.config.MaxBody, m.config.Timeout))
+	}
 	m.config.TypePrefix = cmp.Or(m.config.TypePrefix, "urn:problem:")
 	m.config.MaxBody = cmp.Or(m.config.MaxBody, 64<<10)
 	m.config.Timeout = cmp.Or(m.config.Timeout, 10*time.Second)
@@ -82,28 +78,73 @@ func NewMux(config *Config) *Mux {
 }
 
 // Handle sets the handler for a pattern of [http.ServeMux], such as "POST /accounts/{id}/deposits".
-// It panics when the pattern is malformed or taken. Requests with GET and HEAD are queries, all
-// others commands.
-func (m *Mux) Handle(pattern string, handler Handler) {
-	m.mux.Handle(pattern, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), m.config.Timeout)
-		defer cancel()
-		if isQuery(r) {
-			defer context.AfterFunc(m.open, cancel)() // stops listening
-			if m.open.Err() != nil {
-				cancel() // AfterFunc does it some time later
-			}
+// It panics when the handler is nil, or the pattern is malformed or taken. Requests with GET and HEAD are
+// queries, all others commands.
+func (m *Mux) Handle(pattern string, handler Handler) { m.handle(pattern, handler, false) }
+
+// HandleStream is [Mux.Handle] for a handler whose answer may take longer than Config.Timeout: server-sent
+// events, long downloads. Its context ends when the client goes, and after [Mux.Close], for commands too. To
+// flush, to hijack and to set deadlines it uses [http.NewResponseController]; http.Server.WriteTimeout is
+// not lifted by itself. After an error, or a panic, of a handler that has begun to answer, the connection is
+// closed, so that the client sees that something is missing.
+func (m *Mux) HandleStream(pattern string, handler Handler) { m.handle(pattern, handler, true) }
+
+func (m *Mux) handle(pattern string, handler Handler, stream bool) {
+	if handler == nil {
+		panic(fmt.Sprintf("httpapi: route %q: the handler is nil", pattern))
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			panic(fmt.Sprintf("httpapi: route %q: %v", pattern, p))
 		}
-		r = m.identify(w, r.WithContext(ctx))
-		prepared, err := m.prepare(w, r)
-		if err == nil {
-			err = handler(w, prepared)
-		}
-		if err != nil {
-			m.writeProblem(w, r, err)
-		}
-	}))
+	}()
+	m.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { m.serve(&response{to: w}, r, handler, stream) })
 }
+
+func (m *Mux) serve(w *response, r *http.Request, handler Handler, stream bool) {
+	client := r.Context()
+	ctx, cancel := context.WithCancel(client)
+	defer cancel()
+	if !stream {
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, m.config.Timeout)
+		defer stop()
+	}
+	if stream || isQuery(r) {
+		defer context.AfterFunc(m.open, cancel)() // stops listening
+		if m.open.Err() != nil {
+			cancel() // AfterFunc does it some time later
+		}
+	}
+	r = m.identify(w, r.WithContext(ctx))
+	if err := m.run(w, r, handler); err != nil {
+		m.fail(w, r, client, err)
+	}
+}
+
+// run calls a handler. A panic becomes an error, all but the one that aborts the answer on purpose.
+func (m *Mux) run(w *response, r *http.Request, handler Handler) (err error) {
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler {
+			panic(p)
+		} else if p != nil {
+			err = &panicked{fmt.Sprint(p), debug.Stack()}
+		}
+	}()
+	prepared, err := m.prepare(w, r)
+	if err != nil {
+		return err
+	}
+	return handler(w, prepared)
+}
+
+// panicked is a panic of a handler.
+type panicked struct {
+	what  string
+	stack []byte
+}
+
+func (p *panicked) Error() string { return "panic: " + p.what }
 
 // Close ends the queries under way, and each later one at once: nobody waits any longer for a read
 // model. Commands are not touched. It is for [http.Server.RegisterOnShutdown].
@@ -121,7 +162,8 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(refused.status)
 		return
 	}
-	m.writeProblem(w, r, &Error{refused.status, "no-such-endpoint", r.Method + " " + r.URL.Path + " is not served here"})
+	answer := &response{to: w}
+	m.fail(answer, m.identify(answer, r), r.Context(), &Error{refused.status, "no-such-endpoint", fmt.Sprintf("%s %.200s is not served here", r.Method, r.URL.Path)})
 }
 
 // refusal takes the mux's own answer and keeps only its headers and status.
@@ -135,87 +177,3 @@ func (f *refusal) Header() http.Header { return f.header }
 func (f *refusal) Write(p []byte) (int, error) { return len(p), nil }
 
 func (f *refusal) WriteHeader(status int) { f.status = status }
-
-// identify gives the request an id, and puts it and what else it says of itself into the context.
-func (m *Mux) identify(w http.ResponseWriter, r *http.Request) *http.Request {
-	ctx := r.Context()
-	id := cmp.Or(storable(r, requestID), eventstore.MetadataFrom(ctx).CorrelationID, uuid.NewString())
-	w.Header().Set(requestID, id)
-	return r.WithContext(eventstore.WithMetadata(ctx, eventstore.Metadata{CorrelationID: id, TraceParent: storable(r, "traceparent")}))
-}
-
-// prepare checks what can be checked before a handler runs, reads the body, and puts idempotency
-// key and position into the context.
-func (m *Mux) prepare(w http.ResponseWriter, r *http.Request) (*http.Request, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, m.config.MaxBody))
-	if err != nil {
-		var tooLarge *http.MaxBytesError
-		if errors.As(err, &tooLarge) {
-			return nil, &Error{http.StatusRequestEntityTooLarge, "too-large", fmt.Sprintf("the body has more than %d bytes", m.config.MaxBody)}
-		}
-		return nil, BadRequest("the body cannot be read: %v", err)
-	}
-	form, err := url.ParseQuery(r.URL.RawQuery)
-	if err != nil {
-		return nil, BadRequest("the address: %v", err)
-	}
-	if !isText(r.URL.Path, form) {
-		return nil, BadRequest("the address is not text in UTF-8")
-	}
-	ctx := r.Context()
-	if !isQuery(r) {
-		if ctx, err = withKey(r, body); err != nil {
-			return nil, err
-		}
-		if _, err := IfMatch(r); err != nil {
-			return nil, err
-		}
-	}
-	if text := r.Header.Get(PositionHeader); text != "" {
-		position, err := eventstore.ParsePosition(text)
-		if err != nil {
-			return nil, err
-		}
-		ctx = query.AtLeast(ctx, position)
-	}
-	r = r.WithContext(ctx)
-	r.Form, r.Body = form, io.NopCloser(bytes.NewReader(body))
-	return r, nil
-}
-
-// withKey puts the idempotency key into the context, if there is one. It stands for all of the
-// request that says what is wanted.
-func withKey(r *http.Request, body []byte) (context.Context, error) {
-	name := r.Header.Get("Idempotency-Key")
-	if name == "" {
-		return r.Context(), nil
-	}
-	if len(name) > maxHeader {
-		return nil, BadRequest("Idempotency-Key has more than %d bytes", maxHeader)
-	}
-	content := fmt.Appendf(nil, "%s %s\n%q\n%s", r.Method, r.URL.RequestURI(), r.Header.Values("If-Match"), body)
-	ctx := eventstore.WithKey(r.Context(), "http/"+name, content)
-	key, _ := eventstore.KeyFrom(ctx)
-	return ctx, key.Validate()
-}
-
-func isQuery(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
-
-// isText reports whether Postgres can store what the address says.
-func isText(path string, form url.Values) bool {
-	texts := []string{path}
-	for name, values := range form {
-		texts = append(append(texts, name), values...)
-	}
-	return !slices.ContainsFunc(texts, func(text string) bool {
-		return !utf8.ValidString(text) || strings.ContainsRune(text, 0)
-	})
-}
-
-// storable returns a header's value if it can be stored as metadata, "" otherwise.
-func storable(r *http.Request, name string) string {
-	if value := r.Header.Get(name); len(value) <= maxHeader && utf8.ValidString(value) {
-		return value
-	}
-	return ""
-}

@@ -15,15 +15,15 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
-	"go.uber.org/goleak"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 	"github.com/tidemark-es/tidemark/httpapi"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/query"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 // TestRefused: a request that is wrong in itself does not reach a handler.
 func TestRefused(t *testing.T) {
@@ -55,6 +55,12 @@ func TestRefused(t *testing.T) {
 		{"POST", "/", nil, 0, "Idempotency-Key", "a\tb", 400},
 		{"POST", "/", nil, 0, "Idempotency-Key", "\xff", 400},
 		{"POST", "/", nil, 0, "If-Match", "3", 400},
+		{"POST", "/", nil, 0, "If-Match", "", 400},
+		{"POST", "/", nil, 0, "Idempotency-Key", "", 400},
+		{"GET", "/", nil, 0, httpapi.PositionHeader, "", 400},
+		{"POST", "/", nil, 0, "Idempotency-Key", "a\x7fb", 400},
+		{"POST", "/", nil, 0, "X-Request-Id", "a\tb", 200},
+		{"POST", "/", nil, 0, "traceparent", "a\x00b", 200},
 		{"GET", "/", nil, 0, "If-Match", "3", 200},
 		{"GET", "/?%00=x", nil, 0, "", "", 400},
 		{"GET", "/?%ff=x", nil, 0, "", "", 400},
@@ -71,7 +77,9 @@ func TestRefused(t *testing.T) {
 			return nil
 		})
 		request, answer := httptest.NewRequest(test.method, test.target, test.body), httptest.NewRecorder()
-		request.Header.Set(test.header, test.value)
+		if test.header != "" {
+			request.Header.Set(test.header, test.value)
+		}
 		mux.ServeHTTP(answer, request)
 		if answer.Code != test.status || called != (test.status == 200) {
 			t.Errorf("%s: %d, handler called: %v; want %d", what, answer.Code, called, test.status)
@@ -89,12 +97,17 @@ func TestMetadata(t *testing.T) {
 	outer := eventstore.Metadata{Actor: "ada", CausationID: "cause", Headers: map[string]string{"a": "b"}}
 	ctx := eventstore.WithMetadata(t.Context(), outer)
 	random := map[string]bool{}
-	for header, stored := range map[string]bool{"id": true, text[:200]: true, "": false, text: false, "\xff": false} {
+	for header, stored := range map[string]bool{"id": true, "a b": true, text[:200]: true, "": false, " ": false, text: false, "\xff": false,
+		"a\tb": false, "a\x00b": false, "a\nb": false, "a\u0085b": false, "\x7f": false} {
 		store := eventstoretest.NewMemory()
 		request := httptest.NewRequestWithContext(ctx, "POST", "/tallies/a", strings.NewReader(`{}`))
 		request.Header.Set("X-Request-Id", header)
 		request.Header.Set("traceparent", header)
-		newTallies(store).ServeHTTP(httptest.NewRecorder(), request)
+		answer := httptest.NewRecorder()
+		newTallies(store).ServeHTTP(answer, request)
+		if answer.Code != 200 || (answer.Header().Get("X-Request-Id") == header) != stored || (answer.Header().Get("X-Request-Id-Replaced") == "") != stored {
+			t.Errorf("X-Request-Id %q: %d %v", header, answer.Code, answer.Header())
+		}
 		page, err := store.Next(ctx, eventstore.After(0), eventstore.Filter{}, 1)
 		if err != nil {
 			t.Fatal(err)
@@ -119,8 +132,8 @@ func TestMetadata(t *testing.T) {
 			t.Errorf("X-Request-Id %q: %v %s, want %s", header, answer.Header(), answer.Body, want)
 		}
 	}
-	if len(random) != 3 {
-		t.Errorf("correlation ids %v, want three", random)
+	if len(random) != 9 {
+		t.Errorf("correlation ids %v, want nine", random)
 	}
 }
 

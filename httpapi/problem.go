@@ -8,8 +8,14 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"runtime/debug"
+	"slices"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection"
 	"github.com/tidemark-es/tidemark/query"
 )
 
@@ -21,18 +27,16 @@ type Problem struct {
 	Name   string
 }
 
-// What the framework's own errors mean. ErrConflict depends on the request, see problemFor.
-var known = []Problem{
-	{eventstore.ErrKeyReused, http.StatusUnprocessableEntity, "idempotency-key-reused"},
-	{eventstore.ErrInvalid, http.StatusBadRequest, "invalid-request"},
-}
-
-// Of these the client is told no more: their texts may name servers and statements.
+// What clients are told of the framework's own errors. Their texts may name servers, statements, and streams that
+// the client has not asked for.
 var (
-	behind  = &Error{http.StatusServiceUnavailable, "read-model-behind", "the read model has not reached the position yet: ask again"}
-	timeout = &Error{http.StatusServiceUnavailable, "timeout", "it was not done in time"}
-	unknown = &Error{http.StatusServiceUnavailable, "unknown-outcome", "it is not known whether it was done: repeat the request under the same Idempotency-Key to find out"}
-	closing = &Error{http.StatusServiceUnavailable, "closing", "the service is closing, or the request was given up"}
+	reused      = &Error{http.StatusUnprocessableEntity, "idempotency-key-reused", "the Idempotency-Key was used before for another request"}
+	raced       = &Error{http.StatusConflict, "version-conflict", "something that the request changes was changed at the same time"}
+	behind      = &Error{http.StatusServiceUnavailable, "read-model-behind", "the read model has not reached the position yet: ask again"}
+	timeout     = &Error{http.StatusServiceUnavailable, "timeout", "it was not done in time"}
+	unknown     = &Error{http.StatusServiceUnavailable, "unknown-outcome", "it is not known whether it was done: repeat the request under the same Idempotency-Key to find out"}
+	closing     = &Error{http.StatusServiceUnavailable, "closing", "the service is closing, or the request was given up"}
+	unavailable = &Error{http.StatusServiceUnavailable, "unavailable", "the database cannot be used at the moment: try again"}
 )
 
 // Error is a problem that a handler has found in the request itself. It is answered as it is,
@@ -43,7 +47,14 @@ type Error struct {
 	Detail string
 }
 
-func (e *Error) Error() string { return e.Detail }
+func (e *Error) Error() string {
+	if e == nil {
+		return "nil *httpapi.Error"
+	}
+	return e.Detail
+}
+
+func (e *Error) fits() bool { return e != nil && e.Status >= 400 && e.Status <= 599 }
 
 // BadRequest returns an [Error] with status 400 and the name "invalid-request".
 func BadRequest(format string, args ...any) error {
@@ -53,48 +64,106 @@ func BadRequest(format string, args ...any) error {
 // problemFor finds out what an error means for the client, and what else to tell. Without a name
 // it is not known.
 func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any) {
+	var late *projection.WaitError
+	if errors.As(err, &late) {
+		return behind, map[string]any{"read_model": late.Projection, "position": late.Position}
+	}
 	if errors.Is(err, query.ErrBehind) {
 		return behind, nil
 	}
 	var found *Error
-	if errors.As(err, &found) {
+	if errors.As(err, &found) && found.fits() {
 		return found, nil
 	}
+	known := knownProblem(r, err)
 	for _, p := range m.config.Problems {
 		if errors.Is(err, p.Err) {
 			var members map[string]any
 			if m.config.Members != nil {
 				members = m.config.Members(err)
 			}
-			return &Error{p.Status, p.Name, err.Error()}, members
+			return &Error{p.Status, p.Name, detail(err, p.Err, known)}, members
 		}
 	}
-	if errors.Is(err, eventstore.ErrConflict) {
-		// At another version than was asked for the precondition failed. Otherwise others were
-		// faster, too often, here or in another stream.
-		status := http.StatusConflict
-		var conflict *eventstore.ConflictError
-		if seen, _ := IfMatch(r); errors.As(err, &conflict) && seen != eventstore.Any && conflict.Expected == seen {
-			status = http.StatusPreconditionFailed
-		}
-		return &Error{status, "version-conflict", err.Error()}, nil
+	if known == nil {
+		known = &Error{Status: http.StatusInternalServerError}
 	}
-	for _, p := range known {
-		if errors.Is(err, p.Err) {
-			return &Error{p.Status, p.Name, err.Error()}, nil
-		}
-	}
+	return known, nil
+}
+
+// detail returns what the client is told of an application's error: its text, unless that is around an error
+// of the framework or of Postgres.
+func detail(err, matched error, known *Error) string {
+	var fromServer *pgconn.PgError
 	switch {
-	case errors.Is(err, eventstore.ErrUnknownOutcome):
-		return unknown, nil
-	case errors.Is(err, eventstore.ErrClosed):
-		return closing, nil
-	case errors.Is(err, context.DeadlineExceeded):
-		return timeout, nil
-	case errors.Is(err, context.Canceled):
-		return closing, nil
+	case known != nil:
+		return known.Detail
+	case errors.As(err, &fromServer):
+		return matched.Error()
 	}
-	return &Error{Status: http.StatusInternalServerError}, nil
+	return err.Error()
+}
+
+// knownProblem returns what an error of the framework means, nil for another one.
+func knownProblem(r *http.Request, err error) *Error {
+	var invalid *eventstore.InvalidError
+	switch {
+	case errors.Is(err, eventstore.ErrConflict):
+		return conflictProblem(r, err)
+	case errors.Is(err, eventstore.ErrKeyReused):
+		return reused
+	case errors.As(err, &invalid):
+		return &Error{http.StatusBadRequest, "invalid-request", invalid.Reason}
+	case errors.Is(err, eventstore.ErrInvalid):
+		return &Error{http.StatusBadRequest, "invalid-request", "something in the request cannot be stored"}
+	case errors.Is(err, eventstore.ErrUnknownOutcome):
+		return unknown
+	case errors.Is(err, eventstore.ErrClosed):
+		return closing
+	case isUnavailable(err):
+		return unavailable
+	case errors.Is(err, context.DeadlineExceeded):
+		return timeout
+	case errors.Is(err, context.Canceled):
+		return closing
+	}
+	return nil
+}
+
+// conflictProblem: at another version than was asked for the precondition failed. Otherwise others were
+// faster, too often, here or in another stream.
+func conflictProblem(r *http.Request, err error) *Error {
+	var conflict *eventstore.ConflictError
+	seen, malformed := IfMatch(r)
+	if !errors.As(err, &conflict) || malformed != nil || seen == eventstore.Any || conflict.Expected != seen {
+		return raced
+	}
+	text := fmt.Sprintf("it is at version %v, and If-Match asks for %v", conflict.Actual, seen)
+	switch {
+	case seen == eventstore.Exists:
+		text = "it does not exist, and If-Match asks for something that exists"
+	case conflict.Actual == eventstore.Any: // not known
+		text = fmt.Sprintf("it is not at version %v, which If-Match asks for", seen)
+	}
+	return &Error{http.StatusPreconditionFailed, "version-conflict", text}
+}
+
+func isUnavailable(err error) bool { return isUnready(err) || pgerr.Unavailable(err) }
+
+// isUnready reports whether the store has refused to work with the database as it is: a standby, one that was
+// not migrated, or restored without its sequences, or of an earlier state. Nothing was stored.
+func isUnready(err error) bool {
+	return slices.ContainsFunc([]error{eventstore.ErrNoTidemark, eventstore.ErrUnproven, eventstore.ErrDiverged, eventstore.ErrNotMigrated},
+		func(unready error) bool { return errors.Is(err, unready) })
+}
+
+// repeatable reports whether the request may be repeated without doing something twice. A command without a
+// key may have been done, unless Postgres has refused it.
+func repeatable(r *http.Request, problem *Error, err error) bool {
+	_, keyed := eventstore.KeyFrom(r.Context())
+	keyed = keyed || r.Header.Get("Idempotency-Key") != ""
+	refused := problem == unavailable && (pgerr.NothingDone(err) || isUnready(err))
+	return isQuery(r) || keyed || refused
 }
 
 // document is a problem document. Further members stand beside those of RFC 9457.
@@ -105,38 +174,86 @@ type document struct {
 	Detail string `json:"detail,omitempty"`
 }
 
-func (m *Mux) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
+// fail answers a request that has failed. client is done when the client has gone.
+func (m *Mux) fail(w *response, r *http.Request, client context.Context, err error) {
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler { // in what the application has given
+			m.log(w, r, slog.LevelError, "problem document cannot be made", &panicked{fmt.Sprint(p), debug.Stack()})
+			m.write(w, &Error{Status: http.StatusInternalServerError}, nil)
+		} else if p != nil {
+			panic(p)
+		}
+	}()
 	problem, members := m.problemFor(r, err)
-	p := document{Type: m.config.TypePrefix + problem.Name, Title: http.StatusText(problem.Status), Status: problem.Status, Detail: problem.Detail}
-	for _, done := range []string{"ETag", "Location", PositionHeader} {
+	m.logProblem(w, r, client, problem, err)
+	if w.begun.Load() { // the client must see that something is missing
+		panic(http.ErrAbortHandler)
+	}
+	for _, done := range promises {
 		w.Header().Del(done) // it was not
 	}
-	if problem.Name == "" {
-		p.Type = "about:blank"
-		m.log(w, r, slog.LevelError, "request failed", err)
-	}
-	if problem == timeout || problem == unknown { // nobody else hears what it was waiting for
-		m.log(w, r, slog.LevelWarn, "request took too long", err)
-	}
-	// A command without a key may have been done: to repeat it would be a second one.
-	if p.Status == http.StatusServiceUnavailable && (isQuery(r) || r.Header.Get("Idempotency-Key") != "") {
+	if problem.Status == http.StatusServiceUnavailable && repeatable(r, problem, err) {
 		w.Header().Set("Retry-After", "1")
 	}
-	body, err := json.Marshal(p)
-	if err == nil && len(members) > 0 {
-		body, err = withMembers(body, members)
-	}
+	body, err := m.document(problem, members)
 	if err != nil {
 		m.log(w, r, slog.LevelError, "members of a problem document cannot be written", err)
 	}
+	m.write(w, problem, body)
+}
+
+// promises are headers that a handler may have set before it failed.
+var promises = []string{"ETag", "Location", PositionHeader, "Last-Modified", "Cache-Control", "Expires",
+	"Content-Length", "Content-Encoding", "Content-Range", "Content-Disposition"}
+
+// logProblem tells the operator what the client is not told. When the client has gone, the error is most
+// often about that.
+func (m *Mux) logProblem(w http.ResponseWriter, r *http.Request, client context.Context, problem *Error, err error) {
+	var p *panicked
+	switch {
+	case errors.As(err, &p):
+		m.log(w, r, slog.LevelError, "handler panicked", err)
+	case problem.Name == "" && errors.Is(client.Err(), context.Canceled):
+		m.log(w, r, slog.LevelInfo, "request failed after the client had gone", err)
+	case problem.Name == "":
+		m.log(w, r, slog.LevelError, "request failed", err)
+	case client.Err() != nil: // it does not matter to anybody how long it took
+	case problem == timeout, problem == unknown: // nobody else hears what it was waiting for
+		m.log(w, r, slog.LevelWarn, "request took too long", err)
+	case problem == unavailable:
+		m.log(w, r, slog.LevelWarn, "database unavailable", err)
+	}
+}
+
+// document returns a problem document. If its members cannot be written it has none, and there is an error.
+func (m *Mux) document(problem *Error, members map[string]any) ([]byte, error) {
+	p := document{Type: m.config.TypePrefix + problem.Name, Title: http.StatusText(problem.Status), Status: problem.Status, Detail: problem.Detail}
+	if problem.Name == "" {
+		p.Type = "about:blank"
+	}
+	body, err := json.Marshal(p)
+	if err == nil && len(members) > 0 {
+		return withMembers(body, members)
+	}
+	return body, err
+}
+
+func (m *Mux) write(w *response, problem *Error, body []byte) {
+	if body == nil {
+		body, _ = m.document(problem, nil) // of texts only
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(p.Status)
+	w.WriteHeader(problem.Status)
 	_, _ = w.Write(append(body, '\n')) // the client has gone
 }
 
 func (m *Mux) log(w http.ResponseWriter, r *http.Request, level slog.Level, what string, err error) {
-	m.config.Logger.Log(r.Context(), level, what,
-		"method", r.Method, "path", r.URL.Path, "request_id", w.Header().Get(requestID), "error", err)
+	about := []any{"method", r.Method, "path", r.URL.Path, "request_id", w.Header().Get(requestID), "error", err}
+	var p *panicked
+	if errors.As(err, &p) {
+		about = append(about, "stack", string(p.stack))
+	}
+	m.config.Logger.Log(r.Context(), level, what, about...)
 }
 
 // withMembers adds members behind those that a JSON object has.

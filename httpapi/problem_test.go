@@ -18,11 +18,13 @@ import (
 	"github.com/tidemark-es/tidemark/query"
 )
 
-// ask sends a request; headers are pairs of name and value.
+// ask sends a request; headers are pairs of name and value, and left out where that is empty.
 func ask(h http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {
 	request := httptest.NewRequest(method, target, strings.NewReader(body))
 	for i := 0; i < len(headers); i += 2 {
-		request.Header.Add(headers[i], headers[i+1])
+		if headers[i+1] != "" {
+			request.Header.Add(headers[i], headers[i+1])
+		}
 	}
 	answer := httptest.NewRecorder()
 	h.ServeHTTP(answer, request)
@@ -55,7 +57,7 @@ func wantProblem(t *testing.T, what any, a *httptest.ResponseRecorder, status in
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	conflict := fmt.Errorf("around: %w", &eventstore.ConflictError{Stream: eventstore.StreamID{Category: "a", Key: "b"}, Expected: 3, Actual: 4})
-	const detail = `,"detail":"around: stream a-b is at version 4, expected 3"`
+	const detail = `,"detail":"something that the request changes was changed at the same time"`
 	for _, test := range []struct {
 		method, header, value string
 		err                   error
@@ -64,13 +66,13 @@ func TestProblems(t *testing.T) {
 	}{
 		{"POST", "", "", httpapi.BadRequest("no %s", "way"), 400, "urn:problem:invalid-request", `,"detail":"no way"`, ""},
 		{"POST", "", "", fmt.Errorf("around: %w", &httpapi.Error{Status: 418, Name: "teapot", Detail: "short"}), 418, "urn:problem:teapot", `,"detail":"short"`, ""},
-		{"POST", "", "", &eventstore.KeyReusedError{Key: "k"}, 422, "urn:problem:idempotency-key-reused", `,"detail":"idempotency key \"k\" was used before for something else"`, ""},
+		{"POST", "", "", &eventstore.KeyReusedError{Key: "k"}, 422, "urn:problem:idempotency-key-reused", `,"detail":"the Idempotency-Key was used before for another request"`, ""},
 		{"POST", "", "", &eventstore.InvalidError{Reason: "why"}, 400, "urn:problem:invalid-request", `,"detail":"why"`, ""},
 		{"POST", "", "", conflict, 409, "urn:problem:version-conflict", detail, ""},
 		{"POST", "If-Match", "*", conflict, 409, "urn:problem:version-conflict", detail, ""},
 		{"POST", "If-Match", `"2"`, conflict, 409, "urn:problem:version-conflict", detail, ""}, // of another stream
-		{"POST", "If-Match", "*", &eventstore.ConflictError{Expected: eventstore.Exists}, 412, "urn:problem:version-conflict", `,"detail":"stream - is at version 0, expected exists"`, ""},
-		{"POST", "If-Match", `"3"`, conflict, 412, "urn:problem:version-conflict", detail, ""},
+		{"POST", "If-Match", "*", &eventstore.ConflictError{Expected: eventstore.Exists}, 412, "urn:problem:version-conflict", `,"detail":"it does not exist, and If-Match asks for something that exists"`, ""},
+		{"POST", "If-Match", `"3"`, conflict, 412, "urn:problem:version-conflict", `,"detail":"it is at version 4, and If-Match asks for 3"`, ""},
 		{"POST", "", "", fmt.Errorf("%w: %w", eventstore.ErrUnknownOutcome, context.Canceled), 503, "urn:problem:unknown-outcome", `,"detail":"it is not known whether it was done: repeat the request under the same Idempotency-Key to find out"`, ""},
 		{"POST", "Idempotency-Key", "k", eventstore.ErrUnknownOutcome, 503, "urn:problem:unknown-outcome", `,"detail":"it is not known whether it was done: repeat the request under the same Idempotency-Key to find out"`, "1"},
 		{"POST", "", "", eventstore.ErrClosed, 503, "urn:problem:closing", `,"detail":"the service is closing, or the request was given up"`, ""},
@@ -124,8 +126,8 @@ func TestConfiguredProblems(t *testing.T) {
 		errors.Join(errShort, errGone):    `{"type":"urn:shop:gone","title":"Gone","status":410,"detail":"too short\ngone"}`,
 		fmt.Errorf("order: %w", errShort): `{"type":"urn:shop:short","title":"Unprocessable Entity","status":422,"detail":"order: too short","about":"order: too short","left":3}`,
 		errOdd:                            `{"type":"urn:shop:odd","title":"Conflict","status":409,"detail":"odd"}`,
-		eventstore.ErrConflict:            `{"type":"urn:shop:version-conflict","title":"Conflict","status":409,"detail":"version conflict"}`,
-		eventstore.ErrInvalid:             `{"type":"urn:shop:invalid-request","title":"Bad Request","status":400,"detail":"invalid argument"}`,
+		eventstore.ErrConflict:            `{"type":"urn:shop:version-conflict","title":"Conflict","status":409,"detail":"something that the request changes was changed at the same time"}`,
+		eventstore.ErrInvalid:             `{"type":"urn:shop:invalid-request","title":"Bad Request","status":400,"detail":"something in the request cannot be stored"}`,
 	} {
 		if got := ask(handle(config, returning(err)), "POST", "/", "").Body.String(); got != want+"\n" {
 			t.Errorf("%v: %s, want %s", err, got, want)

@@ -1,12 +1,7 @@
 package httpapi
 
 import (
-	"bytes"
-	"cmp"
-	"encoding/json"
-	"errors"
-	"io"
-	"mime"
+	"fmt"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -17,58 +12,29 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Decode reads a body that holds one JSON object and no member that into does not have. Everything
-// else is an [Error]: 415 for another Content-Type, 400 for the rest.
-func Decode(r *http.Request, into any) error {
-	if kind := r.Header.Get("Content-Type"); kind != "" {
-		if base, _, err := mime.ParseMediaType(kind); err != nil || base != "application/json" {
-			return &Error{http.StatusUnsupportedMediaType, "not-json", "Content-Type: want application/json"}
-		}
-	}
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return BadRequest("the body cannot be read: %v", err)
-	}
-	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
-		return BadRequest("the body is not a JSON object")
-	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(into); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			return BadRequest("%s: %s is not what is wanted here", cmp.Or(wrong.Field, "the body"), wrong.Value)
-		}
-		return BadRequest("the body is not what is wanted here: %v", err)
-	}
-	if _, err := decoder.Token(); err != io.EOF {
-		return BadRequest("the body holds more than one JSON object")
-	}
-	return nil
-}
-
 // oneTag is one entity tag of RFC 9110, with its text.
 var oneTag = regexp.MustCompile(`^(W/)?"([\x21\x23-\x7e]*)"$`)
 
 // IfMatch returns the version that the header If-Match asks for, as the expected version of a
 // command: [eventstore.Any] without the header, [eventstore.Exists] for "*". Anything other than one
-// ETag of ours is an [Error]: 412 for a well-formed tag that is none, since nothing can match it, and 400 for what is
-// malformed and for several tags, since a client has seen one.
+// ETag of ours is an [Error]: 412 for a well-formed tag that is none, weak ones among them, since nothing can
+// match it; 400 for what is malformed or empty, and for several tags, since a client has seen one.
 func IfMatch(r *http.Request) (eventstore.Version, error) {
-	tags := strings.TrimSpace(strings.Join(r.Header.Values("If-Match"), ","))
-	switch tags {
-	case "":
+	values := r.Header.Values("If-Match")
+	if len(values) == 0 {
 		return eventstore.Any, nil
-	case "*":
+	}
+	tags := strings.TrimSpace(strings.Join(values, ","))
+	if tags == "*" {
 		return eventstore.Exists, nil
 	}
 	parts := oneTag.FindStringSubmatch(tags)
 	if parts == nil {
-		return 0, BadRequest(`If-Match: %s: want one ETag, such as "3"`, tags)
+		return 0, BadRequest(`If-Match: %.40s: want one ETag, such as "3"`, tags)
 	}
 	n, _ := strconv.ParseInt(parts[2], 10, 64)
 	if ETag(eventstore.Version(n)) != tags || n < 1 {
-		return 0, &Error{http.StatusPreconditionFailed, "version-conflict", "If-Match: " + tags + " is no version of anything here"}
+		return 0, &Error{http.StatusPreconditionFailed, "version-conflict", fmt.Sprintf("If-Match: %.40s is no version of anything here", tags)}
 	}
 	return eventstore.Version(n), nil
 }
@@ -91,7 +57,7 @@ func Limit(r *http.Request, usual, most int) (int, error) {
 	}
 	limit, err := strconv.Atoi(text)
 	if err != nil || limit < 1 || limit > most {
-		return 0, BadRequest("limit=%s: want 1 to %d", text, most)
+		return 0, BadRequest("limit=%.40s: want 1 to %d", text, most)
 	}
 	return limit, nil
 }

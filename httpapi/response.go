@@ -69,6 +69,9 @@ func Health(status func(context.Context) (projection.Status, error)) Handler {
 		GID             string  `json:"prepared_transaction,omitempty"`
 		Owner           string  `json:"owner,omitempty"`
 	}
+	if status == nil {
+		panic("httpapi: Health: the status function is nil")
+	}
 	return func(w http.ResponseWriter, r *http.Request) error {
 		s, err := status(r.Context())
 		if err != nil {

@@ -108,6 +108,7 @@ create table tidemark.projections (
     added      json        not null default '{}',    -- those added later: the position each was added at
     tables     text[]      not null default '{}',    -- what readers call the tables of the read model
     definition text        not null default '',      -- a hash of the statements that made them
+    kind       text        not null default '',      -- how its events are written: handlers, table, or effects
     total      bigint      not null default 0,       -- how many events there were to handle
     total_at   bigint      not null default 0,       -- up to this position, when it was made
     held_until timestamptz,                          -- while another version takes its place, it does not move
@@ -135,6 +136,7 @@ create table tidemark.projection_partitions (
     parked        int         not null default 0,     -- rows in dead_letters
     lease_owner   text,
     lease_expires timestamptz,
+    lease_length  interval    not null default '10 s', -- an expiry further ahead is of a clock that was put back
     fencing_token bigint      not null default 0,
     error         text,                               -- why it does not get on
     error_at      bigint,                             -- the position that has to do with it, if one has
@@ -249,6 +251,7 @@ create table tidemark.projection_members (
     version    int         not null,
     owner      text        not null,
     expires    timestamptz not null,
+    length     interval    not null default '10 min', -- an expiry further ahead is of a clock that was put back
     primary key (projection, version, owner),
     foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
 );
@@ -285,7 +288,8 @@ create table tidemark.projection_audit (
     projection  text        not null collate "C",
     version     int         not null,
     action      text        not null,
-    actor       text        not null default session_user,
+    actor       text        not null default session_user, -- as the application says
+    role        text        not null default session_user, -- that was logged in: only the owner may write another
     details     json        not null default '{}',
     recorded_at timestamptz not null default clock_timestamp()
 );

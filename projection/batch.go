@@ -180,7 +180,7 @@ func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) er
 	start := time.Now()
 	var said saying
 	// What the handler appends was caused by this event.
-	err := call(eventstore.WithCause(ctx, *i.raw), handlerTx{tx, &said}, i)
+	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, &said}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -249,13 +249,14 @@ type AuditEntry struct {
 	Projection string
 	Version    int    // 0 for all of them
 	Action     string // such as pause, retry, skip, or switch
-	Actor      string
+	Actor      string // as the application says, see eventstore.Metadata
+	Role       string // of Postgres that was logged in; a service cannot write another one
 	Details    map[string]any
 	RecordedAt time.Time
 }
 
 const auditListSQL = `
-select projection, version, action, actor, details, recorded_at
+select projection, version, action, actor, role, details, recorded_at
   from SCHEMA.projection_audit
  where projection = $1
  order by id desc

@@ -184,7 +184,8 @@ select coalesce(max(position), 0)
 // committed: they may not see what is kept inline. Appends through stores with Config.Inline wait while it
 // takes over, usually for some milliseconds; for longer, up to some seconds at a time, if the runner is slow
 // or one of them is in a transaction that stays open. Dead letters must be dealt with before. It waits until
-// ctx is done, and does nothing if the projection is kept inline already.
+// ctx is done, and does nothing if the projection is kept inline already. With the roles of migrations.CreateRoles
+// an operator calls it, since it can stop the appends of others; so it is with [Runner.StopInline].
 func (r *Runner) StartInline(ctx context.Context, name string, version int) (err error) {
 	v, err := r.find(ctx, name, version)
 	if err != nil {

@@ -20,7 +20,7 @@ func TestAbandonedEffect(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	var returned atomic.Bool // and nothing else, or the race detector takes them for one after the other
-	options := &projection.Options{Timeout: 500 * time.Millisecond, MaxAttempts: 1}
+	options := &projection.Options{Timeout: 500 * time.Millisecond, MaxAttempts: 1, StopAfter: 1000}
 	f.put("a", -1)
 	f.put("b", 0, 0, 0)
 	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(codec,

@@ -12,18 +12,18 @@ import (
 
 // Whoever runs a projection is a member of it, until it is not heard of for the time of a lease.
 const heartbeatSQL = `
-insert into SCHEMA.projection_members as m (projection, version, owner, expires)
-select v.name, v.version, $1, clock_timestamp() + $2::interval
+insert into SCHEMA.projection_members as m (projection, version, owner, expires, length)
+select v.name, v.version, $1, clock_timestamp() + $2::interval, $2::interval
   from SCHEMA.projections v
   join unnest($3::text[], $4::int[]) as mine (name, version) on (v.name, v.version) = (mine.name, mine.version)
 on conflict (projection, version, owner) do update
-   set expires = excluded.expires`
+   set expires = excluded.expires, length = excluded.length`
 
 // It waits for nobody: what an operator has locked is not renewed, nor can it be stolen meanwhile.
 const renewSQL = `
 with renewed as (
     update SCHEMA.projection_partitions p
-       set lease_expires = clock_timestamp() + $2::interval
+       set lease_expires = clock_timestamp() + $2::interval, lease_length = $2::interval
       from (select projection, version, partition
               from SCHEMA.projection_partitions
              where lease_owner = $1
@@ -38,25 +38,30 @@ select v.name, v.version, v.phase, v.state, v.types, v.partitions,
        array(select m.owner
                from SCHEMA.projection_members m
               where (m.projection, m.version) = (v.name, v.version)
-                and m.expires > clock_timestamp()
+                and m.expires between clock_timestamp() and clock_timestamp() + m.length
               order by m.owner),
        (select count(*)
           from SCHEMA.projection_partitions p
          where (p.projection, p.version) = (v.name, v.version)
-           and (p.lease_owner is null or p.lease_expires < clock_timestamp()))
+           and (p.lease_owner is null or ` + leased + ` is not true))
   from SCHEMA.projections v
   join unnest($1::text[], $2::int[]) as mine (name, version) on (v.name, v.version) = (mine.name, mine.version)`
+
+// leased is whether somebody has the lease of a partition. A lease that ends later than it can was taken before
+// the server's clock was put back: its owner may be gone, and renews it by the present clock if not.
+const leased = `(p.lease_expires between clock_timestamp() and clock_timestamp() + p.lease_length)`
 
 // A lease is stolen when it has expired. The token makes what its owner is doing fail.
 const acquireSQL = `
 update SCHEMA.projection_partitions p
-   set lease_owner = $1, lease_expires = clock_timestamp() + $2::interval, fencing_token = fencing_token + 1
-  from (select partition
-          from SCHEMA.projection_partitions
-         where projection = $3
-           and version = $4
-           and (lease_owner is null or lease_expires < clock_timestamp())
-         order by partition
+   set lease_owner = $1, lease_expires = clock_timestamp() + $2::interval, lease_length = $2::interval,
+       fencing_token = fencing_token + 1
+  from (select p.partition
+          from SCHEMA.projection_partitions p
+         where p.projection = $3
+           and p.version = $4
+           and (p.lease_owner is null or ` + leased + ` is not true)
+         order by p.partition
          limit $5
            for update skip locked) free
  where p.projection = $3
@@ -75,7 +80,8 @@ update SCHEMA.projection_partitions
 const leaveSQL = `
 delete from SCHEMA.projection_members
  where owner = $1
-    or expires < clock_timestamp() - interval '1 hour'`
+    or expires < clock_timestamp() - interval '1 hour'
+    or expires > clock_timestamp() + length`
 
 const leaveOneSQL = `
 delete from SCHEMA.projection_members

@@ -141,7 +141,7 @@ func TestOldRelease(t *testing.T) {
 	f.waitWithin(10*time.Second, newer, last)
 	f.wait(newer, last)
 	f.checkSet("a", "counted", "extra")
-	f.eventually(20*time.Second, "the old release says that it leaves the projection", func() bool { return said.has("left to others") })
+	f.eventually(20*time.Second, "the old release says that it leaves the projection", func() bool { return said.has("is not run by this process") })
 
 	// One that is started again neither handles anything nor keeps the newer one from it.
 	stopOld()
@@ -167,13 +167,13 @@ func TestRetiredType(t *testing.T) {
 	f.waitWithin(10*time.Second, r, f.appendKeys(10))
 	stop()
 	f.checkSet("a", "counted", "extra")
-	if said.has("left to others") {
+	if said.has("is not run by this process") {
 		t.Error("a release that has retired a type was locked out")
 	}
 
 	r, _ = f.start(config, f.store, release(countedType()))
 	last := f.appendKeys(10)
-	f.eventually(20*time.Second, "it is left to others", func() bool { return said.has("left to others") })
+	f.eventually(20*time.Second, "it is left to others", func() bool { return said.has("is not run by this process") })
 	if n := len(f.model("a")); n != 25 {
 		t.Errorf("a release that does not know a type has handled %d events", n-25)
 	}

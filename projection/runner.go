@@ -63,6 +63,9 @@ type Runner struct {
 	started  sync.Once
 	failure  atomic.Pointer[error] // that Run has returned
 	bus      *bus
+
+	observing sync.Mutex
+	observed  map[versionID]observed // guarded by observing
 }
 
 // versionID names a projection at a version.
@@ -117,7 +120,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		config: c, logger: c.Logger, owner: ownerName(), slots: make(chan struct{}, c.Concurrency),
 		changed: newSignal(), retries: make(chan struct{}, 1),
 	}
-	r := &Runner{engine: e, versions: make(map[versionID]*version), names: make(map[string]*named)}
+	r := &Runner{engine: e, versions: make(map[versionID]*version), names: make(map[string]*named), observed: make(map[versionID]observed)}
 	tables := 0
 	for i, p := range projections {
 		if p == nil || p.name == "" {
@@ -195,13 +198,11 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 			r.failure.Store(&err)
 		}
 	}()
-	for _, id := range r.ids() {
-		if err := r.versions[id].register(ctx); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
+	if err := r.prepare(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
 		}
+		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -213,6 +214,19 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 	running.Go(func() { r.switchVersions(ctx) })
 	running.Wait()
 	r.feed.running.Wait()
+	return nil
+}
+
+// prepare makes or checks what there has to be before projections can run.
+func (r *Runner) prepare(ctx context.Context) error {
+	if err := r.checkStore(ctx); err != nil {
+		return err
+	}
+	for _, id := range r.ids() {
+		if err := r.versions[id].register(ctx); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

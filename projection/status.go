@@ -3,7 +3,9 @@ package projection
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +19,14 @@ const maxLag = 100_000
 
 const tidemarkSQL = `
 select SCHEMA.tidemark(), (select coalesce(max(position), 0) from SCHEMA.events)`
+
+// heldForSQL is how long the first event behind the tidemark has been stored.
+const heldForSQL = `
+select greatest(clock_timestamp() - recorded_at, interval '0')
+  from SCHEMA.events
+ where position > $1
+ order by position
+ limit 1`
 
 const holderSQL = `
 select pid, application_name, since, coalesce(gid, ''), coalesce(owner, '')
@@ -58,9 +68,9 @@ select v.name, v.version, v.phase, v.state, coalesce(v.reason, ''), v.added, v.t
 
 const partitionsSQL = `
 select projection, version, partition, checkpoint, coalesce(lease_owner, ''),
-       coalesce(lease_expires < clock_timestamp(), true), handled, rate, parked,
+       ` + leased + ` is not true, handled, rate, parked,
        coalesce(error, ''), coalesce(error_at, 0), failing_since, advanced_at
-  from SCHEMA.projection_partitions
+  from SCHEMA.projection_partitions p
  where projection = any ($1)
  order by projection, version, partition`
 
@@ -70,6 +80,7 @@ type Status struct {
 	// for long, an open transaction holds the readers back: Held names it.
 	Tidemark, LogEnd eventstore.Position
 	Held             *Holder
+	HeldFor          time.Duration      // how long the first event behind the tidemark has been stored; 0 if there is none
 	Projections      []ProjectionStatus // in the order of names and versions
 }
 
@@ -154,6 +165,10 @@ func (r *Runner) status(ctx context.Context) (s Status, err error) {
 		if s.Held, err = r.holder(ctx); err != nil {
 			return s, err
 		}
+		err = r.pool.QueryRow(ctx, r.sql(heldForSQL), s.Tidemark).Scan(&s.HeldFor)
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+			return s, err
+		}
 	}
 	partitions := make(map[versionID][]PartitionStatus)
 	found, _ := r.pool.Query(ctx, r.sql(partitionsSQL), names)
@@ -208,10 +223,12 @@ func (r *Runner) projectionStatus(row pgx.CollectableRow, partitions map[version
 			advanced = p.AdvancedAt
 		}
 	}
+	unmoved := r.unmoved(versionID{s.Name, s.Version}, s.Checkpoint, next != nil)
 	if next != nil {
-		s.LagTime = now.Sub(*next)
+		// A clock that was put back tells too little: this process has seen it stand for so long.
+		s.LagTime = max(now.Sub(*next), unmoved)
 		s.Stalled = s.State == "running" && s.Lag > r.config.StallLag &&
-			s.LagTime > r.config.StallAfter && now.Sub(advanced) > r.config.StallAfter
+			s.LagTime > r.config.StallAfter && max(now.Sub(advanced), unmoved) > r.config.StallAfter
 	}
 	if s.Phase == phaseBuilding {
 		s.Progress = &Progress{Done: s.Handled, Total: max(total+since, s.Handled)}
@@ -257,8 +274,43 @@ func (s ProjectionStatus) Problem() string {
 	return strings.Join(problems, "; ")
 }
 
+// observed is where a version was when a status first found it there.
+type observed struct {
+	checkpoint eventstore.Position
+	since      time.Time
+}
+
+// unmoved returns for how long, by the clock of this process, which does not jump, each status has found a version at
+// a checkpoint although there was something to do.
+func (r *Runner) unmoved(id versionID, checkpoint eventstore.Position, due bool) time.Duration {
+	r.observing.Lock()
+	defer r.observing.Unlock()
+	o, ok := r.observed[id]
+	if !ok || o.checkpoint != checkpoint || !due {
+		o = observed{checkpoint, time.Now()}
+		r.observed[id] = o
+	}
+	return time.Since(o.since)
+}
+
+// heldLimit is how long events may be behind the tidemark until that is a problem.
+const heldLimit = 10 * time.Second
+
+// problem says what is wrong with the log for projections, "" if nothing is.
+func (s Status) problem() string {
+	if s.HeldFor < heldLimit {
+		return ""
+	}
+	text := fmt.Sprintf("the tidemark is held back at %d, before the end %d of the log, since %s", s.Tidemark, s.LogEnd, s.HeldFor.Round(time.Second))
+	if s.Held != nil {
+		text += fmt.Sprintf(", by process %d of Postgres (%s)", s.Held.PID, s.Held.ApplicationName)
+	}
+	return text + ": end that transaction"
+}
+
 // Health returns an error when one of this runner's projections has a problem, see
-// [ProjectionStatus.Problem], or more than [Config.Parked] dead letters, [Runner.Run] has returned one, or the database cannot be asked: for readiness
+// [ProjectionStatus.Problem], a transaction has held the tidemark back for ten seconds, a projection of this runner is
+// not stored any more, or more than [Config.Parked] dead letters, [Runner.Run] has returned one, or the database cannot be asked: for readiness
 // probes. It looks at the versions that readers see, whoever runs them, and at those that this runner builds.
 func (r *Runner) Health(ctx context.Context) error {
 	if err := r.failure.Load(); err != nil {
@@ -269,6 +321,15 @@ func (r *Runner) Health(ctx context.Context) error {
 		return err
 	}
 	var problems []string
+	if problem := s.problem(); problem != "" {
+		problems = append(problems, problem)
+	}
+	for id, v := range r.versions {
+		stored := slices.ContainsFunc(s.Projections, func(p ProjectionStatus) bool { return p.Name == id.name })
+		if away := v.stepped(); away != nil && !stored {
+			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", id.name, id.version, away))
+		}
+	}
 	for _, p := range s.Projections {
 		_, mine := r.versions[versionID{p.Name, p.Version}]
 		seen := r.names[p.Name] != nil && p.Phase == phaseLive

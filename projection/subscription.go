@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 // Effect says that a subscription calls do for the events whose types are in the codec: to send an
@@ -101,12 +103,47 @@ func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error)
 	}
 	position := b.item.raw.Position
 	due := b.live || len(b.liveAt) > 0 && position > slices.Min(b.liveAt)
-	done, err := tx.Exec(ctx, b.inbox, b.projection.name, position, effect, due)
+	first, err = note(ctx, tx, b.projection.options.Timeout, b.inbox, b.projection.name, position, effect, due)
+	if pgerr.Is(err, pgerr.LockNotAvailable) {
+		return false, Transient(fmt.Errorf("projection %s: the transaction of another process has noted that %q happens, and has not ended: %w",
+			b.projection.name, effect, err))
+	}
 	if err != nil {
 		return false, fmt.Errorf("projection %s: note that %q has happened: %w", b.projection.name, effect, err)
 	}
-	return done.RowsAffected() == 1, nil
+	return first, nil
 }
+
+// onceWait is how long Once waits for the transaction of another process that has noted the same effect.
+const onceWait = 2 * time.Second
+
+// The limits hold from the note on: a process that is frozen, or cut off, in the middle of an effect does not keep
+// the note from others for longer than an effect may take.
+const (
+	limitSQL = `
+select set_config('tidemark.lock_timeout', current_setting('lock_timeout'), true),
+       set_config('lock_timeout', $1, true),
+       set_config('idle_in_transaction_session_timeout',
+                  case current_setting('idle_in_transaction_session_timeout')
+                  when '0' then $2
+                  else current_setting('idle_in_transaction_session_timeout')
+                  end, true)`
+	unlimitSQL = `select set_config('lock_timeout', current_setting('tidemark.lock_timeout'), true)`
+)
+
+// note inserts a row into the inbox, and reports whether it was not there.
+func note(ctx context.Context, tx pgx.Tx, timeout time.Duration, sql string, args ...any) (first bool, err error) {
+	send := &pgx.Batch{}
+	send.Queue(limitSQL, milliseconds(min(onceWait, timeout/2)), milliseconds(timeout+abandonAfter))
+	send.Queue(sql, args...).Exec(func(done pgconn.CommandTag) error {
+		first = done.RowsAffected() == 1
+		return nil
+	})
+	send.Queue(unlimitSQL)
+	return first, tx.SendBatch(ctx, send).Close()
+}
+
+func milliseconds(d time.Duration) string { return fmt.Sprintf("%dms", max(d.Milliseconds(), 1)) }
 
 const tokenSQL = `
 select fencing_token, current_setting('transaction_read_only') = 'on'
@@ -195,5 +232,5 @@ func callEffect(ctx context.Context, i *item) (err error) {
 	if i.err != nil {
 		return i.err
 	}
-	return i.source.effect(eventstore.WithCause(ctx, *i.raw), i.decoded)
+	return i.source.effect(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), i.decoded)
 }

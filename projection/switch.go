@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 const (
@@ -132,7 +133,7 @@ func (r *Runner) Switch(ctx context.Context, name string, version int) error {
 	for t := (takeover{}); ; {
 		err := r.trySwitch(ctx, name, version, t.patience(), phaseBuilding, phaseRetired)
 		var behind *behindError
-		if err == nil || !errors.As(err, &behind) {
+		if err == nil || !errors.As(err, &behind) && !pgerr.Is(err, pgerr.LockNotAvailable) { // readers hold the view
 			return err
 		}
 		select {

@@ -76,7 +76,7 @@ func TestEveryType(t *testing.T) {
 	old, _ := f.start(config, f.store, few())
 	f.wait(old, f.append(codec, 3))
 	r, stop := f.start(quiet, f.store, every())
-	f.eventually(20*time.Second, "the old release leaves it", func() bool { return said.has("left to others") })
+	f.eventually(20*time.Second, "the old release leaves it", func() bool { return said.has("is not run by this process") })
 	f.waitWithin(10*time.Second, r, f.append(other, 2))
 	if err := r.Accept(t.Context(), "mails", 1); err != nil {
 		t.Fatal(err)

@@ -26,14 +26,14 @@ const (
 const lockNameSQL = `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`
 
 const versionsSQL = `
-select version, phase, partitions, types, definition
+select version, phase, partitions, types, definition, kind
   from SCHEMA.projections
  where name = $1
  order by version`
 
 const registerSQL = `
-insert into SCHEMA.projections (name, version, phase, partitions, types, tables, definition, total, total_at)
-select $1, $2, $3, $4, $5, $6, $7, $8, coalesce(max(position), 0)
+insert into SCHEMA.projections (name, version, phase, partitions, types, tables, definition, total, kind, total_at)
+select $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce(max(position), 0)
   from SCHEMA.events`
 
 // maxCounted bounds the position of the last event of a log that is counted while others wait. Of a longer
@@ -111,6 +111,7 @@ type stored struct {
 	Partitions int
 	Types      []string
 	Definition string
+	Kind       string
 }
 
 // register makes what there has to be of a projection before it can run, or checks that it is there.
@@ -152,12 +153,15 @@ func (v *version) register(ctx context.Context) error {
 // create stores a version that is new, and makes its tables.
 func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 	o := v.options
+	if err := v.claimTables(ctx, tx); err != nil {
+		return err
+	}
 	total, err := v.total(ctx, tx, phase)
 	if err != nil {
 		return err
 	}
 	_, err = tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.stored,
-		append([]string{}, o.Tables...), v.definition(), total)
+		append([]string{}, o.Tables...), v.definition(), total, v.kind())
 	if err != nil {
 		return err
 	}
@@ -216,6 +220,8 @@ func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
 	switch {
 	case s.Partitions != v.options.Partitions:
 		return &ChangedError{v.name, s.Version, fmt.Sprintf("it has %d partitions, not %d", s.Partitions, v.options.Partitions)}
+	case s.Kind != "" && s.Kind != v.kind():
+		return &ChangedError{v.name, s.Version, fmt.Sprintf("it is made of %s there, not of %s: give one of them another name", s.Kind, v.kind())}
 	case s.Definition != v.definition():
 		return &ChangedError{v.name, s.Version, fmt.Sprintf("its tables were made by other DDL (%s, not %s)", s.Definition, v.definition())}
 	}

@@ -19,7 +19,7 @@ import (
 
 const loadSQL = `
 select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, v.partitions, coalesce(v.inline, -1),
-       coalesce(v.held_until > clock_timestamp(), false), p.error is not null,
+       coalesce(v.held_until between clock_timestamp() and clock_timestamp() + interval '1 minute', false), p.error is not null,
        pg_postmaster_start_time(),
        (select coalesce(max(e.position), 0) from SCHEMA.events e),
        (select e.id from SCHEMA.events e where e.position = p.checkpoint)

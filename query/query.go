@@ -26,7 +26,7 @@ var ErrBehind = errors.New("read model has not reached the position yet")
 
 // After returns a handler that waits for the position in its context, see [AtLeast], to be
 // reached by the named projections before it calls handler. When ctx is done first it returns
-// [ErrBehind] and the context's error. After panics when the handler or the waiter is nil, or a name is empty.
+// [ErrBehind] and the waiter's error, such as a projection.WaitError. After panics when the handler or the waiter is nil, or a name is empty.
 func After[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string) Handler[Q, R] {
 	switch {
 	case handler == nil:
@@ -41,7 +41,7 @@ func After[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string
 		if position, ok := ctx.Value(positionKey{}).(eventstore.Position); ok {
 			if err := waiter.Wait(ctx, position, projections...); err != nil {
 				var none R
-				if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+				if ctx.Err() != nil {
 					err = fmt.Errorf("query: position %d: %w: %w", position, ErrBehind, err)
 				}
 				return none, err

@@ -1,6 +1,7 @@
 package eventstoretest
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"iter"
@@ -245,7 +246,8 @@ func testLargestEvent(t *testing.T, s Store) {
 }
 
 func testKey(t *testing.T, s Store) {
-	ctx := eventstore.WithKey(t.Context(), "order-7", []byte("deposit 5"))
+	attempt := func() context.Context { return eventstore.WithKey(t.Context(), "order-7", []byte("deposit 5")) }
+	ctx := attempt()
 	if _, ok, err := s.Stored(ctx); ok || err != nil {
 		t.Errorf("before: stored %v, %v", ok, err)
 	}
@@ -264,7 +266,7 @@ func testKey(t *testing.T, s Store) {
 		t.Fatal(err)
 	}
 	mustAppend(t, s, stream("a"), 1, draft(2)) // the answer stays that of the first call
-	again, err := s.Commit(ctx, changes...)
+	again, err := s.Commit(attempt(), changes...)
 	if diff := cmp.Diff(first, again); diff != "" || err != nil {
 		t.Errorf("repeated: %v (-want +got):\n%s", err, diff)
 	}
@@ -281,7 +283,7 @@ func testKey(t *testing.T, s Store) {
 			t.Errorf("other content: %v, want a KeyReusedError", err)
 		}
 	}
-	if _, err := s.Commit(ctx, changes[0]); !errors.Is(err, eventstore.ErrKeyReused) {
+	if _, err := s.Commit(attempt(), changes[0]); !errors.Is(err, eventstore.ErrKeyReused) {
 		t.Errorf("a commit of one change under the key of two: %v, want ErrKeyReused", err)
 	}
 	if n := len(collect(t, s.ReadAll(t.Context(), 0, eventstore.Filter{}))); n != 4 {

@@ -13,12 +13,11 @@ import (
 )
 
 func testKeyConcurrent(t *testing.T, s Store) {
-	ctx := eventstore.WithKey(t.Context(), "once", nil)
 	receipts := make([]eventstore.Receipt, 16)
 	var wg sync.WaitGroup
 	for i := range receipts {
 		wg.Go(func() {
-			var err error
+			ctx, err := eventstore.WithKey(t.Context(), "once", nil), error(nil)
 			if receipts[i], err = s.Append(ctx, stream("a"), eventstore.Any, draft(i)); err != nil {
 				t.Error(err)
 			}

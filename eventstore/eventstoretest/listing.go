@@ -1,6 +1,7 @@
 package eventstoretest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -227,21 +228,21 @@ func testStreams(t *testing.T, s Store) {
 }
 
 func testPurgeKeys(t *testing.T, s Store) {
-	ctx := eventstore.WithKey(t.Context(), "key", nil)
-	first, err := s.Append(ctx, stream("a"), eventstore.Any, draft(1))
+	attempt := func() context.Context { return eventstore.WithKey(t.Context(), "key", nil) }
+	first, err := s.Append(attempt(), stream("a"), eventstore.Any, draft(1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n, err := s.PurgeKeys(t.Context(), time.Hour); n != 0 || err != nil {
 		t.Errorf("older than an hour: %d purged, %v", n, err)
 	}
-	if again, err := s.Append(ctx, stream("a"), eventstore.Any, draft(1)); again != first || err != nil {
+	if again, err := s.Append(attempt(), stream("a"), eventstore.Any, draft(1)); again != first || err != nil {
 		t.Errorf("repeated: %+v, %v", again, err)
 	}
 	if n, err := s.PurgeKeys(t.Context(), 0); n != 1 || err != nil {
 		t.Errorf("of any age: %d purged, %v", n, err)
 	}
-	if again, err := s.Append(ctx, stream("a"), eventstore.Any, draft(1)); again.Version != 2 || err != nil {
+	if again, err := s.Append(attempt(), stream("a"), eventstore.Any, draft(1)); again.Version != 2 || err != nil {
 		t.Errorf("repeated after the purge: %+v, %v; want it stored again", again, err)
 	}
 	if _, err := s.PurgeKeys(t.Context(), -1); !errors.Is(err, eventstore.ErrInvalid) {

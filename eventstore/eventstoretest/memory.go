@@ -31,6 +31,7 @@ type Memory struct {
 type stored struct {
 	content  [32]byte
 	receipts []eventstore.Receipt
+	streams  []eventstore.StreamID
 	at       time.Time
 }
 
@@ -60,45 +61,66 @@ func (m *Memory) Append(ctx context.Context, stream eventstore.StreamID, expecte
 
 // Commit is [eventstore.Store.Commit].
 func (m *Memory) Commit(ctx context.Context, changes ...eventstore.Change) ([]eventstore.Receipt, error) {
-	changes, err := eventstore.Prepare(ctx, changes, eventstore.DefaultMaxEventBytes)
+	prepared, err := eventstore.Prepare(ctx, changes, eventstore.DefaultMaxEventBytes)
 	if err != nil {
 		return nil, err
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	key, keyed := eventstore.KeyFrom(ctx)
+	if !keyed {
+		receipts, _, err := m.commit(ctx, prepared)
+		return receipts, err
+	}
+	use, err := key.Use(changes...)
+	if err != nil {
+		return nil, err
+	}
+	receipts, earlier, err := m.commit(ctx, prepared)
+	if err := use.End(earlier, err); err != nil {
+		return nil, err
+	}
+	return receipts, nil
+}
+
+// commit returns also the streams of the earlier commit whose receipts they are, if the key has answered.
+func (m *Memory) commit(ctx context.Context, changes []eventstore.Change) ([]eventstore.Receipt, []eventstore.StreamID, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 
-	if receipts, ok, err := m.storedLocked(ctx); ok || err != nil {
-		if ok && len(receipts) != len(changes) {
+	if first, err := m.storedLocked(ctx); first != nil || err != nil {
+		if err == nil && len(first.receipts) != len(changes) {
 			key, _ := eventstore.KeyFrom(ctx)
-			return nil, &eventstore.KeyReusedError{Key: key.Name}
+			return nil, nil, &eventstore.KeyReusedError{Key: key.Name}
 		}
-		return receipts, err
+		if err != nil {
+			return nil, nil, err
+		}
+		return slices.Clone(first.receipts), first.streams, nil
 	}
 	if receipts, ok := m.repeatedLocked(changes); ok {
-		return receipts, nil
+		return receipts, nil, nil
 	}
 	for _, change := range changes {
 		actual := eventstore.Version(len(m.streams[change.Stream]))
 		if e := change.Expected; e != actual && e != eventstore.Any && (e != eventstore.Exists || actual == 0) {
-			return nil, &eventstore.ConflictError{Stream: change.Stream, Expected: e, Actual: actual}
+			return nil, nil, &eventstore.ConflictError{Stream: change.Stream, Expected: e, Actual: actual}
 		}
 		if id := change.ExpectedID; id != uuid.Nil && change.Expected > 0 && m.streams[change.Stream][actual-1].ID != id {
-			return nil, &eventstore.ConflictError{Stream: change.Stream, Expected: actual, Actual: actual, Replaced: true}
+			return nil, nil, &eventstore.ConflictError{Stream: change.Stream, Expected: actual, Actual: actual, Replaced: true}
 		}
 	}
-	receipts := make([]eventstore.Receipt, len(changes))
+	receipts, streams := make([]eventstore.Receipt, len(changes)), make([]eventstore.StreamID, len(changes))
 	for i, change := range changes {
-		receipts[i] = m.appendLocked(change)
+		receipts[i], streams[i] = m.appendLocked(change), change.Stream
 	}
 	if key, ok := eventstore.KeyFrom(ctx); ok {
-		m.keys[key.Name] = stored{key.Content, receipts, time.Now()}
+		m.keys[key.Name] = stored{key.Content, receipts, streams, time.Now()}
 	}
 	close(m.appended)
 	m.appended = make(chan struct{})
-	return slices.Clone(receipts), nil
+	return slices.Clone(receipts), nil, nil
 }
 
 // repeatedLocked finds what was stored with the same event ids at the same expected versions.
@@ -143,22 +165,32 @@ func (m *Memory) appendLocked(change eventstore.Change) eventstore.Receipt {
 func (m *Memory) Stored(ctx context.Context) ([]eventstore.Receipt, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.storedLocked(ctx)
-}
-
-func (m *Memory) storedLocked(ctx context.Context) ([]eventstore.Receipt, bool, error) {
-	key, ok := eventstore.KeyFrom(ctx)
-	if !ok {
-		return nil, false, nil
-	}
-	if err := key.Validate(); err != nil {
+	first, err := m.storedLocked(ctx)
+	if first == nil || err != nil {
 		return nil, false, err
 	}
-	first, ok := m.keys[key.Name]
-	if ok && first.content != key.Content {
-		return nil, false, &eventstore.KeyReusedError{Key: key.Name}
+	key, _ := eventstore.KeyFrom(ctx)
+	key.Found(first.streams)
+	return slices.Clone(first.receipts), true, nil
+}
+
+// storedLocked returns what was committed under the key in ctx, nil if nothing was.
+func (m *Memory) storedLocked(ctx context.Context) (*stored, error) {
+	key, ok := eventstore.KeyFrom(ctx)
+	if !ok {
+		return nil, nil
 	}
-	return slices.Clone(first.receipts), ok, nil
+	if err := key.Validate(); err != nil {
+		return nil, err
+	}
+	first, ok := m.keys[key.Name]
+	switch {
+	case !ok:
+		return nil, nil
+	case first.content != key.Content:
+		return nil, &eventstore.KeyReusedError{Key: key.Name}
+	}
+	return &first, nil
 }
 
 // Tidemark is [eventstore.Store.Tidemark].

@@ -240,15 +240,17 @@ func (s *simulator) order(random *rand.Rand, day order.Date) order.Placed {
 // send sends a command under an idempotency key. With twice it is sent twice at the same time, as
 // by an impatient client, and both must be answered alike.
 func (s *simulator) send(ctx context.Context, twice bool, key string, c any) (eventstore.Receipt, error) {
-	ctx = eventstore.WithKey(ctx, s.name()+"/"+key, nil)
+	attempt := func() (eventstore.Receipt, error) {
+		return s.bus.Dispatch(eventstore.WithKey(ctx, s.name()+"/"+key, nil), c)
+	}
 	if !twice {
-		return s.bus.Dispatch(ctx, c)
+		return attempt()
 	}
 	var receipts [2]eventstore.Receipt
 	var errs [2]error
 	var both sync.WaitGroup
 	for i := range receipts {
-		both.Go(func() { receipts[i], errs[i] = s.bus.Dispatch(ctx, c) })
+		both.Go(func() { receipts[i], errs[i] = attempt() })
 	}
 	both.Wait()
 	for i, err := range errs {

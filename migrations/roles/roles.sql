@@ -5,7 +5,8 @@
 --   tidemark_app        for services: it can append through the functions, read everything, and keep
 --                       the state of its projections, snapshots and sagas. It cannot write, change
 --                       or delete an event, not even the one it has just appended.
---   tidemark_operator   for people and their tools: the same, and purge idempotency keys.
+--   tidemark_operator   for people and their tools: the same, purge idempotency keys, and begin and end to
+--                       keep projections inline.
 --
 -- Neither can log in. Give them to those who do: grant tidemark_app to orders_service;
 do $$
@@ -34,14 +35,32 @@ grant select on sequence tidemark.events_position_seq to tidemark_app, tidemark_
 
 -- Working state that belongs to the application: losing it costs a rebuild, not the truth.
 grant insert, update, delete
-   on tidemark.projections, tidemark.projection_partitions, tidemark.projection_members,
+   on tidemark.projection_partitions, tidemark.projection_members,
       tidemark.projection_batches, tidemark.dead_letters,
       tidemark.inbox, tidemark.snapshots, tidemark.sagas, tidemark.timers
    to tidemark_app, tidemark_operator;
 
-grant usage on sequence tidemark.inline_starts to tidemark_app, tidemark_operator;
+-- The column inline is for operators: while it is set, appends of every writer are refused that does not keep
+-- that projection.
+grant delete on tidemark.projections to tidemark_app, tidemark_operator;
+do $$
+declare
+    others text;
+begin
+    select string_agg(quote_ident(a.attname), ', ') into others
+      from pg_attribute a
+     where a.attrelid = 'tidemark.projections'::regclass
+       and a.attnum > 0
+       and not a.attisdropped
+       and a.attname <> 'inline';
+    execute 'grant insert (' || others || '), update (' || others || ') on tidemark.projections to tidemark_app';
+end
+$$;
+grant insert, update on tidemark.projections to tidemark_operator;
+grant usage on sequence tidemark.inline_starts to tidemark_operator;
 
--- What was done stays written down.
-grant insert on tidemark.projection_audit to tidemark_app, tidemark_operator;
+-- What was done stays written down. The actor is what the application says; the role that was logged in, the
+-- time and the number are Postgres's own.
+grant insert (projection, version, action, actor, details) on tidemark.projection_audit to tidemark_app, tidemark_operator;
 
 grant delete on tidemark.append_keys to tidemark_operator;

@@ -1,0 +1,186 @@
+package eventstore
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+)
+
+// attempt is what was done under an idempotency key since [WithKey] put the key into a context. A key serves
+// one commit of an attempt: another one would be answered with the receipts of the first, and never be stored.
+type attempt struct {
+	mu      sync.Mutex
+	now     usage
+	found   []StreamID // of the commit that is stored under the key, once Stored has found one
+	strayed []StreamID // of a commit that was answered with the receipts of other streams
+}
+
+// usage is which commit has the key, and what became of that commit.
+type usage struct {
+	state  state
+	commit []Change
+}
+
+type state int
+
+const (
+	unused   state = iota
+	running        // the commit is under way
+	doubtful       // its outcome is not known
+	inTx           // it is stored if the caller's transaction is committed
+	served         // it is stored
+)
+
+// KeyUse is the use of an idempotency key by one commit, see [Key.Use].
+type KeyUse struct {
+	key    Key
+	commit []Change
+	before usage
+	exempt bool // the commit is the one that has the key, sent again
+}
+
+// Use claims the key for one commit, before it is stored; [KeyUse.End] ends the claim. Use is for
+// implementations of another store, and for code that answers with what [Store.Stored] has returned. It
+// returns a [KeySpentError] while another commit has the key: one that is under way, is stored, or has an
+// unknown outcome. After an unknown outcome the same streams may be tried again. Safe for concurrent use.
+func (k Key) Use(commit ...Change) (*KeyUse, error) {
+	u := &KeyUse{key: k, commit: commit}
+	if k.attempt == nil {
+		u.exempt = true
+		return u, nil
+	}
+	a := k.attempt
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	u.before = a.now
+	switch {
+	case a.now.state != unused && sameEvents(a.now.commit, commit):
+		u.exempt = true
+		return u, nil
+	case a.now.state == running, a.now.state == served,
+		a.now.state == doubtful && len(commit) > 0 && !slices.Equal(streamsOf(a.now.commit), streamsOf(commit)):
+		return nil, k.spent(streamsOf(a.now.commit), streamsOf(commit))
+	}
+	a.now = usage{running, commit}
+	return u, nil
+}
+
+// End says what became of the commit. earlier are the streams of the commit whose receipts have answered
+// because they were stored under the key before, nil if there was no such commit. End returns err, or a
+// [KeySpentError] when the answer belongs to another commit of this attempt.
+func (u *KeyUse) End(earlier []StreamID, err error) error { return u.end(served, earlier, err) }
+
+func (u *KeyUse) end(stored state, earlier []StreamID, err error) error {
+	if u.exempt {
+		return err
+	}
+	a := u.key.attempt
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	next, strayed := u.before.after(u.commit, stored, earlier, err)
+	if strayed {
+		if err = u.key.spent(a.strayed, streamsOf(u.commit)); a.strayed == nil {
+			a.strayed, err = streamsOf(u.commit), nil // a handler that runs again may take another branch
+		}
+	}
+	if err == nil && u.before.state == inTx && earlier != nil {
+		err = u.key.spent(streamsOf(u.before.commit), streamsOf(u.commit))
+	}
+	a.now = next
+	return err
+}
+
+// after returns the usage after the end of a commit, and whether the commit was answered with the receipts
+// of other streams.
+func (before usage) after(commit []Change, stored state, earlier []StreamID, err error) (_ usage, strayed bool) {
+	switch {
+	case errors.Is(err, ErrUnknownOutcome) && stored != inTx: // a transaction that is lost is rolled back
+		return usage{doubtful, commit}, false
+	case err != nil, earlier != nil && before.state == inTx:
+		return before, false
+	case earlier == nil:
+		return usage{stored, commit}, false
+	case len(commit) == 0, before.state == doubtful, slices.Equal(earlier, streamsOf(commit)):
+		return usage{served, changesOf(earlier)}, false
+	}
+	return before, true
+}
+
+// Found notes the streams of the commit that [Store.Stored] has found under the key. It is for implementations
+// of another store.
+func (k Key) Found(streams []StreamID) {
+	if k.attempt == nil || streams == nil {
+		return
+	}
+	k.attempt.mu.Lock()
+	defer k.attempt.mu.Unlock()
+	k.attempt.found = streams
+}
+
+// Answer claims the key for code that answers with what [Store.Stored] has returned instead of a commit to
+// these streams; none if they are not known. It returns a [KeySpentError] as [KeyUse.End] does.
+func (k Key) Answer(streams ...StreamID) error {
+	u, err := k.Use(changesOf(streams)...)
+	if err != nil || u.exempt {
+		return err
+	}
+	k.attempt.mu.Lock()
+	found := k.attempt.found
+	k.attempt.mu.Unlock()
+	return u.End(found, nil)
+}
+
+// Repeats reports whether a commit to these streams may be answered with what is stored under the key: the
+// attempt has no commit yet, or one to the same streams whose outcome is not known. Code that decides before
+// it commits asks [Store.Stored] only then.
+func (k Key) Repeats(streams ...StreamID) bool {
+	if k.attempt == nil {
+		return true
+	}
+	k.attempt.mu.Lock()
+	defer k.attempt.mu.Unlock()
+	now := k.attempt.now
+	return now.state == unused || now.state == doubtful && slices.Equal(streamsOf(now.commit), streams)
+}
+
+// Doubtful reports whether the attempt has a commit whose outcome is not known.
+func (k Key) Doubtful() bool {
+	if k.attempt == nil {
+		return false
+	}
+	k.attempt.mu.Lock()
+	defer k.attempt.mu.Unlock()
+	return k.attempt.now.state == doubtful
+}
+
+func (k Key) spent(first, second []StreamID) error {
+	return fmt.Errorf("eventstore: %w", &KeySpentError{Key: k.Name, First: first, Second: second})
+}
+
+// sameEvents reports whether two commits store the same events, by ids that the caller has given, in the
+// same streams.
+func sameEvents(a, b []Change) bool {
+	return len(a) > 0 && slices.EqualFunc(a, b, func(a, b Change) bool {
+		return a.Stream == b.Stream && len(a.Events) > 0 &&
+			slices.EqualFunc(a.Events, b.Events, func(a, b Draft) bool { return a.ID == b.ID && a.ID != uuid.Nil })
+	})
+}
+
+func streamsOf(changes []Change) []StreamID {
+	streams := make([]StreamID, len(changes))
+	for i, change := range changes {
+		streams[i] = change.Stream
+	}
+	return streams
+}
+
+func changesOf(streams []StreamID) []Change {
+	changes := make([]Change, len(streams))
+	for i, stream := range streams {
+		changes[i].Stream = stream
+	}
+	return changes
+}

@@ -1,0 +1,265 @@
+package httpapi
+
+import (
+	"bytes"
+	"cmp"
+	"encoding"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+)
+
+// maxDepth bounds how deep arrays and objects of a body are nested.
+const maxDepth = 100
+
+// Decode reads a body that holds one JSON object into what into points to. Members must be called exactly as
+// the fields are, and be there once, at every depth. Everything else is an [Error]: 415 for another
+// Content-Type, 400 for the rest, also for a body that is nested more than 100 deep.
+func Decode(r *http.Request, into any) error {
+	target := reflect.ValueOf(into)
+	if target.Kind() != reflect.Pointer || target.IsNil() {
+		return fmt.Errorf("httpapi: Decode: into is %T: want a pointer that is not nil", into)
+	}
+	if kind := r.Header.Get("Content-Type"); kind != "" {
+		if base, _, err := mime.ParseMediaType(kind); err != nil || base != "application/json" {
+			return &Error{http.StatusUnsupportedMediaType, "not-json", "Content-Type: want application/json"}
+		}
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return BadRequest("the body cannot be read: %v", err)
+	}
+	if err := oneObject(body); err != nil {
+		return err
+	}
+	if err := checkMembers(body, target.Type()); err != nil {
+		return err
+	}
+	decoder := json.NewDecoder(bytes.NewReader(body))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(into); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			return BadRequest("%s: %s is not what is wanted here", cmp.Or(wrong.Field, "the body"), wrong.Value)
+		}
+		return BadRequest("the body is not what is wanted here: %s", plain(err))
+	}
+	return nil
+}
+
+// oneObject returns an error unless the body is one JSON object in UTF-8.
+func oneObject(body []byte) error {
+	if !bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) {
+		return BadRequest("the body is not a JSON object")
+	}
+	if !utf8.Valid(body) {
+		return BadRequest("the body is not UTF-8")
+	}
+	if json.Valid(body) {
+		return nil
+	}
+	var first json.RawMessage
+	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&first); err != nil {
+		return BadRequest("the body is not what is wanted here: %s", plain(err))
+	}
+	return BadRequest("the body holds more than one JSON object")
+}
+
+func plain(err error) string { return strings.TrimPrefix(err.Error(), "json: ") }
+
+// checkMembers returns an error if valid JSON is nested too deep, has a member twice, or one that the type
+// does not have. The decoder takes the last one of several members, and one that differs in case.
+func checkMembers(body []byte, t reflect.Type) error {
+	c := checker{body: body}
+	return c.value(t, 0)
+}
+
+// checker walks through valid JSON.
+type checker struct {
+	body []byte
+	at   int
+}
+
+// next returns the next byte that is no space, and stays before it.
+func (c *checker) next() byte {
+	for c.body[c.at] == ' ' || c.body[c.at] == '\t' || c.body[c.at] == '\r' || c.body[c.at] == '\n' {
+		c.at++
+	}
+	return c.body[c.at]
+}
+
+// value checks the next value, which is for t, nil if anything may be in it.
+func (c *checker) value(t reflect.Type, depth int) error {
+	if depth > maxDepth {
+		return BadRequest("the body is nested more than %d deep", maxDepth)
+	}
+	switch c.next() {
+	case '{':
+		return c.object(t, depth)
+	case '[':
+		return c.array(t, depth)
+	case '"':
+		c.text()
+	default: // a number, true, false or null
+		for c.at < len(c.body) && !bytes.ContainsRune([]byte(",]} \t\r\n"), rune(c.body[c.at])) {
+			c.at++
+		}
+	}
+	return nil
+}
+
+func (c *checker) array(t reflect.Type, depth int) error {
+	var element reflect.Type
+	if t = inside(t); t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) {
+		element = t.Elem()
+	}
+	for c.at++; c.next() != ']'; {
+		if err := c.value(element, depth+1); err != nil {
+			return err
+		}
+		if c.next() == ',' {
+			c.at++
+		}
+	}
+	c.at++
+	return nil
+}
+
+func (c *checker) object(t reflect.Type, depth int) error {
+	var fields map[string]reflect.Type
+	var element reflect.Type
+	if t = inside(t); t != nil && t.Kind() == reflect.Struct {
+		fields = fieldsOf(t)
+	} else if t != nil && t.Kind() == reflect.Map {
+		element = t.Elem()
+	}
+	seen := make(map[string]struct{})
+	for c.at++; c.next() != '}'; {
+		name := c.text()
+		if _, again := seen[name]; again {
+			return BadRequest("the member %.40q is there more than once", name)
+		}
+		seen[name] = struct{}{}
+		if fields != nil {
+			var known bool
+			if element, known = fields[name]; !known {
+				return BadRequest("the member %.40q is not known%s", name, similar(fields, name))
+			}
+		}
+		c.next() // to the colon
+		c.at++
+		if err := c.value(element, depth+1); err != nil {
+			return err
+		}
+		if c.next() == ',' {
+			c.at++
+		}
+	}
+	c.at++
+	return nil
+}
+
+// text returns the next string.
+func (c *checker) text() (s string) {
+	start, escaped := c.at, false
+	for c.at++; c.body[c.at] != '"'; c.at++ {
+		if c.body[c.at] == '\\' {
+			escaped = true
+			c.at++
+		}
+	}
+	c.at++
+	if !escaped {
+		return string(c.body[start+1 : c.at-1])
+	}
+	_ = json.Unmarshal(c.body[start:c.at], &s) // it is valid
+	return s
+}
+
+func similar(fields map[string]reflect.Type, name string) string {
+	for field := range fields {
+		if strings.EqualFold(field, name) {
+			return fmt.Sprintf(": it is called %q", field)
+		}
+	}
+	return ""
+}
+
+var (
+	jsonUnmarshaler = reflect.TypeFor[json.Unmarshaler]()
+	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
+)
+
+// inside returns the type that the decoder fills itself, nil if it leaves that to a method, or takes anything.
+func inside(t reflect.Type) reflect.Type {
+	for t != nil {
+		pointer := reflect.PointerTo(t)
+		switch {
+		case pointer.Implements(jsonUnmarshaler), pointer.Implements(textUnmarshaler), t.Kind() == reflect.Interface:
+			return nil
+		case t.Kind() != reflect.Pointer:
+			return t
+		}
+		t = t.Elem()
+	}
+	return nil
+}
+
+// fieldsOf returns the members of a struct and their types. Where an embedded struct has a name too, the outer
+// one counts, as for the decoder.
+func fieldsOf(t reflect.Type) map[string]reflect.Type {
+	fields := make(map[string]reflect.Type)
+	for level, seen := []reflect.Type{t}, map[reflect.Type]bool{}; len(level) > 0; {
+		var deeper []reflect.Type
+		found := make(map[string]reflect.Type)
+		for _, t := range level {
+			if seen[t] {
+				continue
+			}
+			seen[t] = true
+			for i := range t.NumField() {
+				name, embedded := member(t.Field(i))
+				if embedded != nil {
+					deeper = append(deeper, embedded)
+				} else if name != "" {
+					found[name] = t.Field(i).Type
+				}
+			}
+		}
+		for name, of := range found {
+			if _, hidden := fields[name]; !hidden {
+				fields[name] = of
+			}
+		}
+		level = deeper
+	}
+	return fields
+}
+
+// member returns what a field is called in JSON, "" if it is not there, or the struct whose fields are there
+// in its place.
+func member(field reflect.StructField) (name string, embedded reflect.Type) {
+	tag := field.Tag.Get("json")
+	if tag == "-" {
+		return "", nil
+	}
+	name, _, _ = strings.Cut(tag, ",")
+	if of := field.Type; field.Anonymous && name == "" {
+		if of.Kind() == reflect.Pointer {
+			of = of.Elem()
+		}
+		if of.Kind() == reflect.Struct {
+			return "", of
+		}
+	}
+	if !field.IsExported() {
+		return "", nil
+	}
+	return cmp.Or(name, field.Name), nil
+}

@@ -1,0 +1,57 @@
+package httpapi
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"sync/atomic"
+)
+
+// response knows whether an answer has begun. What else the writer below can do is reached through
+// [http.ResponseController], and, for those who ask by type, as Flusher, Hijacker and ReaderFrom.
+type response struct {
+	to    http.ResponseWriter
+	begun atomic.Bool
+}
+
+func (w *response) Header() http.Header { return w.to.Header() }
+
+func (w *response) Write(p []byte) (int, error) {
+	w.begun.Store(true)
+	return w.to.Write(p)
+}
+
+func (w *response) WriteHeader(status int) {
+	// Others of 1xx, such as 103 Early Hints, come before the answer.
+	if status >= http.StatusOK || status == http.StatusSwitchingProtocols {
+		w.begun.Store(true)
+	}
+	w.to.WriteHeader(status)
+}
+
+// ReadFrom keeps the fast way of the writer below for files.
+func (w *response) ReadFrom(from io.Reader) (int64, error) {
+	w.begun.Store(true)
+	return io.Copy(w.to, from)
+}
+
+func (w *response) Unwrap() http.ResponseWriter { return w.to }
+
+func (w *response) Flush() { _ = w.FlushError() }
+
+func (w *response) FlushError() error {
+	err := http.NewResponseController(w.to).Flush()
+	if err == nil {
+		w.begun.Store(true)
+	}
+	return err
+}
+
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffer, err := http.NewResponseController(w.to).Hijack()
+	if err == nil {
+		w.begun.Store(true)
+	}
+	return conn, buffer, err
+}

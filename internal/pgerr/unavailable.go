@@ -1,0 +1,38 @@
+package pgerr
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Unavailable reports whether Postgres cannot be used at the moment for a reason that has nothing to do with
+// what it was asked: it is away, starting, stopping, read-only, without room, or the connection was lost.
+func Unavailable(err error) bool {
+	var connecting *pgconn.ConnectError
+	var e *pgconn.PgError
+	var network net.Error // which context.DeadlineExceeded is too
+	switch {
+	case errors.As(err, &connecting):
+		return true
+	case errors.As(err, &e):
+		return KindOf(err) == Environment
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return false // the caller's own bound
+	}
+	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
+}
+
+// NothingDone reports whether err says that the statement it is about had no effect: it was not sent, or
+// Postgres has refused it.
+func NothingDone(err error) bool {
+	var connecting *pgconn.ConnectError
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.SeverityUnlocalized == "ERROR" || errors.As(err, &connecting)
+	}
+	return errors.As(err, &connecting) || pgconn.SafeToRetry(err)
+}

@@ -1,0 +1,94 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// TakenError says that a table of a projection is that of another one. Nothing was changed.
+type TakenError struct {
+	Projection string // that asked for the table
+	Owner      string // whose it is
+	Table      string
+}
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("projection %s: table %s is that of projection %s: give it another name, or drop the other projection first", e.Projection, e.Table, e.Owner)
+}
+
+// kind says how the events of a projection are written.
+func (p *Projection) kind() string {
+	switch {
+	case p.effects:
+		return "effects"
+	case p.table != nil:
+		return "folds into a table"
+	}
+	return "handlers"
+}
+
+// lockTablesSQL lets projections of different names claim tables one after the other.
+const lockTablesSQL = `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext('the tables of all projections'))`
+
+const othersTablesSQL = `
+select distinct name, unnest(tables)
+  from SCHEMA.projections
+ where name <> $1`
+
+// claimTables returns a [TakenError] when a table of a version is that of another projection, under whatever name.
+func (v *version) claimTables(ctx context.Context, tx pgx.Tx) error {
+	if len(v.options.Tables) == 0 {
+		return nil
+	}
+	if _, err := tx.Exec(ctx, lockTablesSQL); err != nil {
+		return err
+	}
+	found, _ := tx.Query(ctx, v.sql(othersTablesSQL), v.name)
+	type claim struct{ Name, Table string }
+	claims, err := pgx.CollectRows(found, pgx.RowToStructByPos[claim])
+	if err != nil {
+		return err
+	}
+	for _, table := range v.options.Tables {
+		for _, c := range claims {
+			var same bool // whatever schema the names are looked up in
+			if err := tx.QueryRow(ctx, `select coalesce(to_regclass($1) = to_regclass($2), false)`, quote(table), quote(c.Table)).Scan(&same); err != nil {
+				return err
+			}
+			if same || table == c.Table {
+				return &TakenError{Projection: v.name, Owner: c.Name, Table: table}
+			}
+		}
+	}
+	return nil
+}
+
+// identified is a log that knows which store it is.
+type identified interface {
+	Identity(context.Context) (uuid.UUID, error)
+}
+
+// checkStore returns an error when the runner's tables are not in the store of its log: it would wait there for
+// events that are stored elsewhere.
+func (r *Runner) checkStore(ctx context.Context) error {
+	log, ok := r.log.(identified)
+	if !ok {
+		return nil
+	}
+	want, err := log.Identity(ctx)
+	if err != nil {
+		return err
+	}
+	var have uuid.UUID
+	if err := r.pool.QueryRow(ctx, r.sql(`select id from SCHEMA.store`)).Scan(&have); err != nil {
+		return fmt.Errorf("projection: read which store schema %s is: %w", r.schema, err)
+	}
+	if have != want {
+		return fmt.Errorf("projection: the runner's pool and schema %s are those of store %s, and its log is that of store %s: "+
+			"give the runner the pool and the schema of the log", r.schema, have, want)
+	}
+	return nil
+}

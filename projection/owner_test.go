@@ -1,0 +1,255 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// runErr runs projections and returns why they cannot.
+func (f *fixture) runErr(log projection.Log, projections ...*projection.Projection) error {
+	f.Helper()
+	r, err := projection.NewRunner(f.pool, log, quiet, projections...)
+	if err != nil {
+		f.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(f.Context(), 10*time.Second)
+	defer cancel()
+	return r.Run(ctx)
+}
+
+// seats returns a projection whose table is called as the option says.
+func seats(name, table string, version int) *projection.Projection {
+	o := &projection.Options{Version: version, Tables: []string{table}, DDL: `create table {` + table + `} (position bigint primary key, by text)`}
+	return projection.New(name, o, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+		_, err := tx.Exec(ctx, `insert into `+projection.TableName(ctx, table)+` values ($1, $2)`, e.Position, name)
+		return err
+	}))
+}
+
+// TestTableOfAnother: a projection does not take the table of another one, at whatever version and under
+// whatever name, and the error names both. When the other one is dropped the table is free.
+func TestTableOfAnother(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, stop := f.start(quiet, f.store, seats("first", "m", 1))
+	f.wait(r, f.put("a", 1))
+	for _, p := range []*projection.Projection{seats("second", "m", 1), seats("second", "m", 2), seats("second", "public.m", 2)} {
+		err := f.runErr(f.store, p)
+		var taken *projection.TakenError
+		if !errors.As(err, &taken) || taken.Owner != "first" || taken.Projection != "second" {
+			t.Errorf("version %d: %v, want a TakenError that names both", p.Version(), err)
+		}
+	}
+	var by string
+	if err := f.pool.QueryRow(t.Context(), `select by from m`).Scan(&by); err != nil || by != "first" {
+		t.Errorf("readers see what %q has written; %v", by, err)
+	}
+	next, end := f.start(quiet, f.store, seats("first", "m", 2)) // the same projection may
+	f.untilLive(next, 2)
+	end()
+	stop()
+	f.exec(`delete from tidemark.projections where name = 'first'`)
+	f.exec(`drop view m; drop table m_v1, m_v2`)
+	r, _ = f.start(quiet, f.store, seats("second", "m", 1))
+	f.wait(r, f.put("a", 2))
+}
+
+// TestOtherKind: what is stored under a name and a version is of one kind.
+func TestOtherKind(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, stop := f.start(quiet, f.store, newHandler(f, "a", projection.Options{}, noHook), newPositions(f, "b", projection.Options{}, noHook))
+	f.wait(r, f.put("a", 1))
+	stop()
+	for name, p := range map[string]*projection.Projection{
+		"handlers": newEffect(f, "a", projection.Options{}, noHook),
+		"table": projection.New("b", &projection.Options{Tables: []string{"b"}, DDL: `create table {b} (stream text primary key, positions text not null, numbers text not null)`},
+			projection.On(codec, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil })),
+	} {
+		var changed *projection.ChangedError
+		if err := f.runErr(f.store, p); !errors.As(err, &changed) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v, want a ChangedError that names the kinds", name, err)
+		}
+	}
+}
+
+// TestOtherStore: a runner whose pool is not that of its log says so at once.
+func TestOtherStore(t *testing.T) {
+	t.Parallel()
+	f, other := setup(t), setup(t)
+	err := f.runErr(other.store, record("a", nil))
+	mine, mineErr := f.store.Identity(t.Context())
+	its, itsErr := other.store.Identity(t.Context())
+	if err == nil || mineErr != nil || itsErr != nil || !strings.Contains(err.Error(), mine.String()) || !strings.Contains(err.Error(), its.String()) {
+		t.Errorf("%v, want an error that names %s and %s", err, mine, its)
+	}
+}
+
+// TestClockPutBack: leases, members and holds that end far in the future are those of a clock that was put back.
+func TestClockPutBack(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config := *quiet
+	config.Lease = time.Second
+	_, stop := f.start(&config, f.store, record("a", nil))
+	f.until("it runs", func() bool {
+		var n int
+		return f.pool.QueryRow(t.Context(), `select count(*) from tidemark.projection_members`).Scan(&n) == nil && n == 1
+	})
+	stop()
+	f.exec(`update tidemark.projection_partitions set lease_owner = 'gone', lease_expires = clock_timestamp() + interval '1 hour', lease_length = '10 s',
+	               advanced_at = clock_timestamp() + interval '1 hour'`)
+	f.exec(`insert into tidemark.projection_members (projection, version, owner, expires, length) values ('a', 1, 'gone', clock_timestamp() + interval '1 hour', '10 s')`)
+	f.exec(`update tidemark.projections set held_until = clock_timestamp() + interval '1 hour'`)
+	r, err := projection.NewRunner(f.pool, f.store, &config, record("a", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := f.statusOf(r, "a"); s.Partitions[0].Owner != "" || s.LagTime < 0 {
+		t.Errorf("the status believes in owner %q, and that the lag is %s", s.Partitions[0].Owner, s.LagTime)
+	}
+	r, _ = f.start(&config, f.store, record("a", nil))
+	f.wait(r, f.put("a", 1))
+}
+
+// TestStalledWithoutClock: what stands is stalled, whatever the clock of the server says.
+func TestStalledWithoutClock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config := *quiet
+	config.StallAfter = 50 * time.Millisecond
+	r, stop := f.start(&config, f.store, record("a", nil))
+	f.wait(r, f.put("a", 1))
+	stop()
+	f.put("a", 2)
+	f.exec(`update tidemark.projection_partitions set advanced_at = clock_timestamp() + interval '1 hour'`)
+	f.until("stalled", func() bool { return f.statusOf(r, "a").Stalled })
+}
+
+// TestOnceOfAFrozenProcess: a transaction that has noted an effect and does not end makes no dead letter.
+func TestOnceOfAFrozenProcess(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	frozen, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frozen.Rollback(context.Background())
+	position := f.put("a", 1)
+	if _, err := frozen.Exec(t.Context(), `insert into tidemark.inbox (projection, position, part) values ('a', $1, 'mail')`, position); err != nil {
+		t.Fatal(err)
+	}
+	o := &projection.Options{Timeout: 200 * time.Millisecond}
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("a", o, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+		return pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
+			first, err := projection.Once(ctx, tx, "mail")
+			if err != nil || !first {
+				return err
+			}
+			_, err = tx.Exec(ctx, `insert into model values ('a', $1, $2)`, e.Position, e.Data.N)
+			return err
+		})
+	})))
+	f.until("the status says what it waits for", func() bool {
+		p := f.statusOf(r, "a").Partitions[0]
+		return strings.Contains(p.Error, "another process") && time.Since(p.FailingSince) > 5*o.Timeout
+	})
+	if err := frozen.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(r, position)
+	f.noLetters()
+	f.checkModel("a")
+}
+
+// TestOnceEnds: a process that stands still after it has noted an effect does not keep it for good: Postgres ends its
+// transaction.
+func TestOnceEnds(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	var limit, lock string
+	o := &projection.Options{Timeout: 3 * time.Second}
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("a", o, projection.Effect(codec, func(ctx context.Context, _ eventstore.Event[counted]) error {
+		return pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
+			if _, err := projection.Once(ctx, tx, "mail"); err != nil {
+				return err
+			}
+			return tx.QueryRow(ctx, `select current_setting('idle_in_transaction_session_timeout'), current_setting('lock_timeout')`).Scan(&limit, &lock)
+		})
+	})))
+	f.wait(r, f.put("a", 1))
+	if limit != "4s" || lock != "0" {
+		t.Errorf("the transaction may be idle for %s, and wait for locks for %s; want 4s and 0", limit, lock)
+	}
+}
+
+// TestHeldIsAProblem: a transaction that holds the tidemark back for long is a matter of health, and named.
+func TestHeldIsAProblem(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store, record("a", nil))
+	f.wait(r, f.put("a", 1))
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	draft, err := codec.Encode(counted{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.store.WithTx(tx).Append(t.Context(), eventstore.StreamID{Category: "open", Key: "1"}, eventstore.Any, draft); err != nil {
+		t.Fatal(err)
+	}
+	f.put("a", 2)
+	if err := r.Health(t.Context()); err != nil {
+		t.Errorf("held for a moment: %v", err)
+	}
+	f.until("unhealthy", func() bool {
+		err := r.Health(t.Context())
+		return err != nil && strings.Contains(err.Error(), "tidemark is held back")
+	})
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.until("healthy", func() bool { return r.Health(t.Context()) == nil })
+}
+
+// TestSwitchWaitsForReaders: Switch tries until its context is done while a reader holds the view.
+func TestSwitchWaitsForReaders(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store, seats("a", "m", 1), seats("a", "m", 2))
+	f.wait(r, f.put("a", 1))
+	f.untilLive(r, 2)
+	reader, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Rollback(context.Background())
+	if _, err := reader.Exec(t.Context(), `select from m`); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	begun := time.Now()
+	if err := r.Switch(short, "a", 1); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) < 900*time.Millisecond {
+		t.Errorf("after %s: %v, want it to wait for its deadline", time.Since(begun), err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.Switch(t.Context(), "a", 1) }()
+	if err := reader.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
