@@ -227,7 +227,7 @@ func translate(err error, doing string, args ...any) error {
 	doing = fmt.Sprintf(doing, args...)
 	switch {
 	case pgerr.NotMigrated(err):
-		return fmt.Errorf("eventstore: %s: %w: call migrations.Up first: %w", doing, ErrNotMigrated, err)
+		return fmt.Errorf("eventstore: %s: %w: call migrations.Up for its schema first, or correct Config.Schema: %w", doing, ErrNotMigrated, err)
 	case pgerr.Is(err, pgerr.SequenceBehind):
 		return fmt.Errorf("eventstore: %s: %w", doing, sequenceError(err))
 	case pgerr.Is(err, pgerr.Unproven):
@@ -239,7 +239,21 @@ func translate(err error, doing string, args ...any) error {
 	case pgerr.Is(err, pgerr.InvalidArgument):
 		return fmt.Errorf("eventstore: %s: %w: %w", doing, ErrInvalid, err)
 	}
-	return fmt.Errorf("eventstore: %s: %w", doing, err)
+	return fmt.Errorf("eventstore: %s: %w", doing, explain(err))
+}
+
+// explain says what to do about an error whose cause is the environment.
+func explain(err error) error {
+	advice := pgerr.Advice(err)
+	switch {
+	case advice == "":
+		return err
+	case pgerr.Is(err, pgerr.InsufficientPrivilege):
+		return fmt.Errorf("%w: %w (%s)", ErrDenied, err, advice)
+	case pgerr.Is(err, pgerr.ReadOnly):
+		return fmt.Errorf("%w: %w (%s)", ErrReadOnly, err, advice)
+	}
+	return fmt.Errorf("%w (%s)", err, advice)
 }
 
 // sequenceError reads what the SQL function says about the sequence.

@@ -25,6 +25,10 @@ var (
 	ErrClosed = errors.New("store is closed")
 	// ErrNotMigrated means that the tables or functions of the store are not in the database.
 	ErrNotMigrated = errors.New("database is not migrated")
+	// ErrDenied means that the role of the connection lacks a right, see migrations.CreateRoles. Nothing was stored.
+	ErrDenied = errors.New("the role lacks a right")
+	// ErrReadOnly means that the server, or the session, takes no writes, as a standby does. Nothing was stored.
+	ErrReadOnly = errors.New("the server takes no writes")
 	// ErrNoTidemark means that the end of the log is not known here, see [Store.Tidemark].
 	ErrNoTidemark = errors.New("the tidemark is not known here")
 	// ErrUnproven means that a reader may not see all that is stored, see [UnprovenError].

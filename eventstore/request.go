@@ -162,7 +162,7 @@ func (r *request) failed(err error) error {
 	if r.lost != nil {
 		return r.unknown(err)
 	}
-	return fmt.Errorf("eventstore: append to stream %s: not stored: %w", r.changes[0].Stream, err)
+	return fmt.Errorf("eventstore: append to stream %s: not stored: %w", r.changes[0].Stream, explain(err))
 }
 
 func (r *request) unknown(err error) error {

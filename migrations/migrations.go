@@ -34,6 +34,8 @@ var (
 	ErrPending = errors.New("database lacks migrations of this release of tidemark")
 	// ErrInvalidSchema means that a schema name is not a plain lower-case identifier.
 	ErrInvalidSchema = errors.New("invalid schema name")
+	// ErrEncoding means that the encoding of the database is not UTF8: the store could not keep all texts there.
+	ErrEncoding = errors.New("the encoding of the database is not UTF8")
 )
 
 var errNilPool = errors.New("migrations: the pool is nil: pass one that pgxpool.New returned without an error")
@@ -56,10 +58,14 @@ type Migration struct {
 
 // Up applies every pending migration. It returns [ErrNewer], and changes nothing, when the
 // database is ahead of this release, a [SchemaError] when what was applied before is not what this release
-// would have made, and [ErrUnsuitable] when the server's advisory locks or sequences are not those of Postgres,
-// which it tries out over a second connection. Safe to call from many processes at once.
+// would have made, [ErrEncoding] for a database that is not in UTF8, and [ErrUnsuitable] when the server's advisory
+// locks or sequences are not those of Postgres, which it tries out over a second connection. Safe to call from many
+// processes at once.
 func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
+		if err := m.checkEncoding(ctx); err != nil {
+			return err
+		}
 		done, pending, err := m.split(ctx)
 		if err != nil {
 			return err
@@ -193,6 +199,18 @@ func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*mi
 	}
 	defer conn.Hijack().Close(context.WithoutCancel(ctx))
 	return do(m)
+}
+
+// checkEncoding returns an error unless the database keeps all texts as they are.
+func (m *migrator) checkEncoding(ctx context.Context) error {
+	var encoding string
+	if err := m.conn.QueryRow(ctx, `select current_setting('server_encoding')`).Scan(&encoding); err != nil {
+		return fmt.Errorf("migrations: look up the encoding: %w", err)
+	}
+	if encoding != "UTF8" {
+		return fmt.Errorf("migrations: %w, it is %s: make another one, with: create database … encoding 'UTF8' template template0", ErrEncoding, encoding)
+	}
+	return nil
 }
 
 // applied returns the versions the database has, in ascending order.

@@ -40,6 +40,8 @@ func (o *Options) validate() error {
 		return fmt.Errorf("Options.MaxParked is %d: want 1 or more, or 0 for 10000", o.MaxParked)
 	case o.StopAfter < 0:
 		return fmt.Errorf("Options.StopAfter is %d: want a number of keys, or 0 for 10", o.StopAfter)
+	case o.StopAfter < 1:
+		return fmt.Errorf("Options.StopAfter is %d: want a number of keys, or 0 for 10", o.StopAfter)
 	case len(o.Tables) > 0 && strings.TrimSpace(o.DDL) == "":
 		return fmt.Errorf("Options.Tables is %q, but Options.DDL does not make them: give the statements that do", o.Tables)
 	case o.DDL != "" && len(o.Tables) == 0:
@@ -137,6 +139,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("Config.MaxBackoff is %s: want a duration up to %s, or 0 for 30s", c.MaxBackoff, maxDuration)
 	case c.StallLag < 0:
 		return fmt.Errorf("Config.StallLag is %d: want a number of events, 0 or more", c.StallLag)
+	case c.Parked < 0:
+		return fmt.Errorf("Config.Parked is %d: want a number of dead letters, or 0 for 100", c.Parked)
 	case c.StallAfter < 0:
 		return fmt.Errorf("Config.StallAfter is %s: want a duration, or 0 for 1m", c.StallAfter)
 	case c.Parked < 0:

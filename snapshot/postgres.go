@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 )
@@ -91,7 +92,7 @@ func (p *Postgres) Load(ctx context.Context, stream eventstore.StreamID, kind Ki
 		return Snapshot{}, false, nil
 	}
 	if err != nil {
-		return Snapshot{}, false, fmt.Errorf("snapshot: load %s: %w", stream, err)
+		return Snapshot{}, false, failure(err, "load %s", stream)
 	}
 	s.RecordedAt = s.RecordedAt.UTC()
 	return s, true, nil
@@ -208,7 +209,7 @@ func (p *Postgres) Save(ctx context.Context, snapshots ...Snapshot) error {
 	batch.Queue(p.save, streams, versions, ids, times, types, shapes, schemas, data)
 	batch.Queue(p.prune, streams, types, shapes, schemas, p.retention.Latest, p.retention.Period.Microseconds())
 	if err := p.pool.SendBatch(ctx, &batch).Close(); err != nil {
-		return fmt.Errorf("snapshot: save %d, of stream %s first: %w", len(snapshots), sorted[0].Stream, err)
+		return failure(err, "save %d, of stream %s first", len(snapshots), sorted[0].Stream)
 	}
 	return nil
 }
@@ -221,7 +222,7 @@ delete from SCHEMA.snapshots
 // Delete is [Store].Delete.
 func (p *Postgres) Delete(ctx context.Context, stream eventstore.StreamID, version eventstore.Version) error {
 	if _, err := p.pool.Exec(ctx, p.remove, stream.String(), int64(version)); err != nil {
-		return fmt.Errorf("snapshot: delete %s at version %d: %w", stream, version, err)
+		return failure(err, "delete %s at version %d", stream, version)
 	}
 	return nil
 }
@@ -246,9 +247,27 @@ func (p *Postgres) DeleteOutdated(ctx context.Context, category string, kind Kin
 	}
 	tag, err := p.pool.Exec(pgpool.Patient(ctx), p.outdated, category, kind.Type, kind.Shape, kind.Schema, limit)
 	if err != nil {
-		return 0, fmt.Errorf("snapshot: delete outdated of %s: %w", category, err)
+		return 0, failure(err, "delete outdated of %s", category)
 	}
 	return int(tag.RowsAffected()), nil
+}
+
+// failure says what was being done, and what to do about an error whose cause is known: the sentinels are those of
+// the event store.
+func failure(err error, doing string, args ...any) error {
+	doing = fmt.Sprintf(doing, args...)
+	advice := pgerr.Advice(err)
+	switch {
+	case pgerr.NotMigrated(err):
+		return fmt.Errorf("snapshot: %s: %w: call migrations.Up for its schema first, or correct PostgresConfig.Schema: %w", doing, eventstore.ErrNotMigrated, err)
+	case pgerr.Is(err, pgerr.InsufficientPrivilege):
+		return fmt.Errorf("snapshot: %s: %w: %w (%s)", doing, eventstore.ErrDenied, err, advice)
+	case pgerr.Is(err, pgerr.ReadOnly):
+		return fmt.Errorf("snapshot: %s: %w: %w (%s)", doing, eventstore.ErrReadOnly, err, advice)
+	case advice != "":
+		return fmt.Errorf("snapshot: %s: %w (%s)", doing, err, advice)
+	}
+	return fmt.Errorf("snapshot: %s: %w", doing, err)
 }
 
 var _, _ Store = (*Postgres)(nil), (*Memory)(nil)

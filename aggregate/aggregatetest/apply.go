@@ -147,7 +147,7 @@ func (a *applying[S, E]) changesAfter(n int, event E) (bool, error) {
 func (a *applying[S, E]) fold(events ...E) (state *S, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("a panic in Apply: %v", p)
+			err = fmt.Errorf("panic of Apply: %v", p)
 		}
 	}()
 	return a.definition.Fold(events...), nil
