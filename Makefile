@@ -11,10 +11,10 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## run all tests
-	@for m in $(MODULES); do (cd $$m && go test ./...) || exit 1; done
+	@for m in $(MODULES); do (cd $$m && go test -timeout 20m ./...) || exit 1; done
 
 test/race: ## run all tests under the race detector
-	@for m in $(MODULES); do (cd $$m && go test -race ./...) || exit 1; done
+	@for m in $(MODULES); do (cd $$m && go test -race -timeout 20m ./...) || exit 1; done
 
 VERSIONS ?= 14 15 16 17 18
 test/versions: ## run all tests on each of the VERSIONS of Postgres, which are downloaded once

@@ -2,8 +2,6 @@ package projection
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -280,15 +278,6 @@ func (p *Projection) Types() []string {
 		return nil
 	}
 	return slices.Clone(p.types)
-}
-
-// definition identifies the statements that made the tables of a version.
-func (p *Projection) definition() string {
-	if p.options.DDL == "" {
-		return ""
-	}
-	sum := sha256.Sum256([]byte(p.options.DDL))
-	return hex.EncodeToString(sum[:8])
 }
 
 // ddl returns the statements that make the tables of this version.

@@ -185,8 +185,9 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 
 // Run runs the projections until ctx is done and then returns nil; a batch under way is rolled back and
 // done again next time, here or in another process, which takes over at once. It returns an error at once
-// when the checkpoints cannot be read, such as [eventstore.ErrNotMigrated], or when what is stored of a
-// projection does not fit; later failures are retried. Run may be called once.
+// when the checkpoints cannot be read, such as [eventstore.ErrNotMigrated], and when no projection can run, since
+// what is stored of each does not fit: a [ChangedError] or a [TakenError]. If only some cannot run, the others do, and
+// the log, [Runner.Health] and a [WaitError] say so. Later failures are retried. Run may be called once.
 func (r *Runner) Run(ctx context.Context) (err error) {
 	first := false
 	r.started.Do(func() { first = true })
@@ -222,10 +223,21 @@ func (r *Runner) prepare(ctx context.Context) error {
 	if err := r.checkStore(ctx); err != nil {
 		return err
 	}
+	var refused []error
 	for _, id := range r.ids() {
-		if err := r.versions[id].register(ctx); err != nil {
+		v := r.versions[id]
+		err := v.register(ctx)
+		switch {
+		case errors.As(err, new(*ChangedError)), errors.As(err, new(*TakenError)): // that projection alone is in the way
+			v.refused = err
+			v.stepBack(err)
+			refused = append(refused, err)
+		case err != nil:
 			return err
 		}
+	}
+	if len(refused) == len(r.versions) {
+		return errors.Join(refused...)
 	}
 	return nil
 }

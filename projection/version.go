@@ -89,6 +89,7 @@ type version struct {
 
 	outdated atomic.Bool // there are stored types that this one does not handle, or it is not there at all
 	left     atomic.Bool // the others know
+	refused  error       // why Run could not make it what it has to be; set before it runs
 
 	mu      sync.Mutex
 	phase   string          // as of the last plan
@@ -223,7 +224,7 @@ func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
 	case s.Kind != "" && s.Kind != v.kind():
 		return &ChangedError{v.name, s.Version, fmt.Sprintf("it is made of %s there, not of %s: give one of them another name", s.Kind, v.kind())}
 	case s.Definition != v.definition():
-		return &ChangedError{v.name, s.Version, fmt.Sprintf("its tables were made by other DDL (%s, not %s)", s.Definition, v.definition())}
+		return &ChangedError{v.name, s.Version, difference(s.Definition, v.definition())}
 	}
 	var added []string
 	for _, t := range v.stored {
@@ -294,6 +295,8 @@ func (v *version) covers(types []string) bool {
 // unfit returns why this process may not run a projection as the database has it, nil if it may.
 func (v *version) unfit(p plan) error {
 	switch {
+	case v.refused != nil:
+		return v.refused
 	case p.partitions != v.options.Partitions:
 		return fmt.Errorf("left to other processes: it has %d partitions in the database and %d in this process", p.partitions, v.options.Partitions)
 	case !v.covers(p.types):
@@ -316,6 +319,10 @@ func (v *version) stepBack(reason error) {
 
 // missing notes that the database has no such version any more.
 func (v *version) missing() {
+	if v.refused != nil {
+		v.stepBack(v.refused)
+		return
+	}
 	if v.outdated.Load() && v.stepped() == nil {
 		return // it was not there when the runner began
 	}
