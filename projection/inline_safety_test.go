@@ -286,7 +286,8 @@ func TestInlineNames(t *testing.T) {
 	f.checkWritten(name)
 }
 
-// TestInlineRole: a service needs no right but those of the store's role.
+// TestInlineRole: a service keeps a projection inline with no right but those of its role. Whether it is kept is for
+// operators to say: writers that do not know it would be refused.
 func TestInlineRole(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -303,24 +304,35 @@ func TestInlineRole(t *testing.T) {
 			_, _ = f.pool.Exec(context.Background(), "drop role "+name)
 		}
 	})
-	config := f.pool.Config()
-	config.ConnConfig.RuntimeParams["role"] = roles.App
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	as := func(role string) *inlined {
+		config := f.pool.Config()
+		config.ConnConfig.RuntimeParams["role"] = role
+		pool, err := pgxpool.NewWithConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		i := &inlined{fixture: &fixture{T: t, pool: pool}}
+		i.store = i.newStore(pool, nil)
+		return i
+	}
+	service, operator := as(roles.App), as(roles.Operator)
+	service.keep(record("served", nil))
+	runner, err := projection.NewRunner(operator.pool, operator.store, quiet, record("served", nil))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(pool.Close)
-	service := &inlined{fixture: &fixture{T: t, pool: pool}}
-	service.store = service.newStore(pool, nil)
-	service.keep(record("served", nil))
-	if err := service.runner.StartInline(t.Context(), "served", 0); err != nil {
+	if err := service.runner.StartInline(t.Context(), "served", 0); err == nil {
+		t.Error("the service's role may keep a projection inline")
+	}
+	if err := runner.StartInline(t.Context(), "served", 0); err != nil {
 		t.Error(err)
 	}
 	if err := service.put(service.aware, "a", 1); err != nil {
 		t.Error(err)
 	}
 	service.checkWritten("served")
-	if err := service.runner.StopInline(t.Context(), "served", 0); err != nil {
+	if err := runner.StopInline(t.Context(), "served", 0); err != nil {
 		t.Error(err)
 	}
 }

@@ -147,16 +147,6 @@ var bugs = map[string]struct {
 		}
 		return projection.Op{}, false
 	}), "each event delivered twice"},
-	"changes the event by way of the row": {folding(func(row *account, e eventstore.Event[event]) (projection.Op, bool) {
-		switch data := e.Data.(type) {
-		case opened:
-			row.Owner, row.Tags = data.Owner, data.Tags
-			return projection.Put, true
-		case deposited:
-			row.Tags[0] += "$"
-		}
-		return projection.Op{}, false
-	}), "all events delivered twice"},
 	"leaves out an old schema": {folding(func(_ *account, e eventstore.Event[event]) (projection.Op, bool) {
 		return projection.Skip, e.Type == "opened" && e.Schema == 1
 	}), "history 0 of Old"},
