@@ -169,6 +169,9 @@ func (l *leases) tick(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(l.config.Lease, maxTick))
 	defer cancel()
 	plans, err := l.ask(ctx)
+	if err == nil && l.inherit(ctx, plans) {
+		plans, err = l.ask(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -194,6 +197,35 @@ func (l *leases) tick(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+const inheritSQL = `
+with gone as (
+    delete from SCHEMA.projection_members
+     where owner = any ($1))
+update SCHEMA.projection_partitions
+   set lease_owner = null, lease_expires = null
+ where lease_owner = any ($1)`
+
+// inherit frees the partitions of processes of this machine that have ended without giving them back, and reports
+// whether there were any: a process that is restarted after a kill -9 need not wait for the leases to expire.
+func (l *leases) inherit(ctx context.Context, plans []plan) bool {
+	var dead []string
+	for _, p := range plans {
+		for _, owner := range p.members {
+			if owner != l.owner && !slices.Contains(dead, owner) && isDead(owner) {
+				dead = append(dead, owner)
+			}
+		}
+	}
+	if len(dead) == 0 {
+		return false
+	}
+	if _, err := l.pool.Exec(ctx, l.sql(inheritSQL), dead); err != nil {
+		return false // the leases expire
+	}
+	l.logger.WarnContext(ctx, "projection: processes of this machine have died: their partitions are free", "owners", dead)
+	return true
 }
 
 // ask sends a sign of life, renews the leases, and asks how things are, in one round trip.

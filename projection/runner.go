@@ -151,7 +151,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 // ownerName returns a name that nobody else has, and that says at 3 a.m. which process it is.
 func ownerName() string {
 	host, _ := os.Hostname()
-	return fmt.Sprintf("%s:%d:%.8s", host, os.Getpid(), uuid.NewString())
+	return at(fmt.Sprintf("%s:%d:%.8s", host, os.Getpid(), uuid.NewString()))
 }
 
 func (c *Config) withDefaults(pool *pgxpool.Pool) Config {

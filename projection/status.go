@@ -125,7 +125,7 @@ type ProjectionStatus struct {
 type PartitionStatus struct {
 	Number     int
 	Checkpoint eventstore.Position
-	Owner      string // the runner that has the lease, as host:pid:number; "" if nobody has
+	Owner      string // the runner that has the lease, as host:pid:number@place; "" if nobody has
 	Rate       float64
 	Handled    int64
 	Parked     int

@@ -123,28 +123,48 @@ func (n *named) local() (eventstore.Position, bool) {
 }
 
 const stateSQL = `
-select state, coalesce(reason, '')
-  from SCHEMA.projections
- where name = $1
-   and phase = 'live'`
+select v.state, coalesce(v.reason, ''), coalesce(p.lease_owner, ''),
+       coalesce(` + leased + `, false), coalesce(p.lease_expires - clock_timestamp(), interval '0'),
+       coalesce(p.lease_length - (p.lease_expires - clock_timestamp()), interval '0')
+  from SCHEMA.projections v
+  join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
+ where v.name = $1
+   and v.phase = 'live'
+ order by p.checkpoint
+ limit 1`
 
 // reason returns why a projection does not get on, if that is known.
 func (r *Runner) reason(ctx context.Context, n *named, name string) error {
-	if err := n.trouble(); err != nil {
-		return err
-	}
 	if err := r.failure.Load(); err != nil {
 		return fmt.Errorf("the runner has ended: %w", *err)
 	}
+	if err := n.trouble(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	var state, reason string
-	err := r.pool.QueryRow(ctx, r.sql(stateSQL), name).Scan(&state, &reason)
-	if err != nil || state == "running" {
+	var state, reason, owner string
+	var leased bool
+	var left, silent time.Duration // until the lease ends, and since it was renewed
+	err := r.pool.QueryRow(ctx, r.sql(stateSQL), name).Scan(&state, &reason, &owner, &leased, &left, &silent)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return errors.New("no process has run it yet: call Runner.Run")
+	case err != nil:
 		return nil
+	case state != "running":
+		return fmt.Errorf("it is %s: %s", state, reason)
+	case !leased:
+		return errors.New("no process runs it: call Runner.Run")
+	case silent > silentAfter && silent > (left+silent)/2:
+		return fmt.Errorf("process %s, which runs it, was not heard of for %s: another one takes its place in %s",
+			owner, silent.Round(100*time.Millisecond), left.Round(100*time.Millisecond))
 	}
-	return fmt.Errorf("it is %s: %s", state, reason)
+	return nil
 }
+
+// silentAfter is how long a lease may not be renewed, if that is half of it, until its owner may have died.
+const silentAfter = time.Second
 
 // trouble returns why a version that this process runs does not get on.
 func (n *named) trouble() error {

@@ -1,0 +1,49 @@
+//go:build unix
+
+package projection
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// place names what numbers of processes belong to: a machine since its start, and its namespace of processes. It is
+// "" where that cannot be known: then nothing is said of processes.
+func place() string {
+	boot, bootErr := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	namespace, err := os.Readlink("/proc/self/ns/pid")
+	if bootErr != nil || err != nil {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(string(boot) + namespace))
+	return hex.EncodeToString(sum[:4])
+}
+
+// isDead reports whether it is proven that the process of an owner has ended: it was one of this place, where no
+// process has its number now.
+func isDead(owner string) bool {
+	name, at, found := strings.Cut(owner, "@")
+	if !found || at == "" || at != place() {
+		return false
+	}
+	parts := strings.Split(name, ":") // host:pid:number
+	if len(parts) < 3 {
+		return false
+	}
+	pid, err := strconv.Atoi(parts[len(parts)-2])
+	return err == nil && pid > 0 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+}
+
+// at appends the place to the name of an owner.
+func at(name string) string {
+	if place := place(); place != "" {
+		return fmt.Sprintf("%s@%s", name, place)
+	}
+	return name
+}

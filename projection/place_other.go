@@ -1,0 +1,7 @@
+//go:build !unix
+
+package projection
+
+func isDead(string) bool { return false }
+
+func at(name string) string { return name }
