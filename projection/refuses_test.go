@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
@@ -103,6 +104,13 @@ func TestDefinitionsRefuse(t *testing.T) {
 func TestConstructorsRefuse(t *testing.T) {
 	t.Parallel()
 	pool, log := pgtest.Pool(t), eventstoretest.NewMemory()
+	one := pool.Config()
+	one.MaxConns, one.MinConns = 1, 0
+	narrow, err := pgxpool.NewWithConfig(t.Context(), one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(narrow.Close)
 	handler := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 	a := projection.New("a", nil, projection.On(codec, handler))
 	several := projection.New("several", &projection.Options{Partitions: 2}, projection.On(codec, handler))
@@ -115,6 +123,7 @@ func TestConstructorsRefuse(t *testing.T) {
 	}
 	for want, construct := range map[string]func() error{
 		`NewRunner: the pool is nil`:                       func() error { _, err := projection.NewRunner(nil, log, nil); return err },
+		`NewRunner: the pool may have 1 connection`:        func() error { _, err := projection.NewRunner(narrow, log, nil); return err },
 		`NewRunner: the log is nil`:                        func() error { _, err := projection.NewRunner(pool, nil, nil); return err },
 		`NewRunner: the log is nil: pass`:                  func() error { _, err := projection.NewRunner(pool, (*eventstore.Store)(nil), nil); return err },
 		`NewRunner: schema "A"`:                            runner(projection.Config{Schema: "A"}),

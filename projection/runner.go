@@ -99,10 +99,14 @@ const maxRows = 128_000
 
 // NewRunner returns a runner of the given projections over a log, whose read models and
 // checkpoints are in the database of pool, which must be that of the log. Names must differ, or
-// versions of one name.
+// versions of one name. The pool must have room for two connections: a batch holds one while its handler, or
+// the reader, takes another.
 func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Projection) (*Runner, error) {
 	if pool == nil {
 		return nil, errors.New("projection.NewRunner: the pool is nil: pass one that pgxpool.New returned without an error")
+	}
+	if most := pool.Config().MaxConns; most < 2 {
+		return nil, fmt.Errorf("projection.NewRunner: the pool may have %d connection: give it 2 or more, since a batch holds one while another is needed", most)
 	}
 	if isnil.Any(log) {
 		return nil, errors.New("projection.NewRunner: the log is nil: pass the event store that eventstore.New returned without an error")
