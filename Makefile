@@ -41,7 +41,7 @@ fuzz: ## fuzz each target for FUZZTIME
 
 SOAK ?= 5m
 soak: ## make trouble for SOAK: Postgres killed, connections cut, processes killed, standbys promoted
-	go test ./eventstore -run '^TestChaos$$' -chaos $(SOAK) -timeout 0 -count 1 -v
+	go test ./eventstore -run '^Test(Chaos|Silence)$$' -chaos $(SOAK) -timeout 0 -count 1 -v
 	go test ./projection -run '^Test(Killed|Restarted)' -soak $(SOAK) -timeout 0 -count 1 -v
 	go test ./projection -run '^TestFailover$$' -failover $(SOAK) -timeout 0 -count 1 -v
 

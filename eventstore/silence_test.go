@@ -24,9 +24,10 @@ import (
 const (
 	// callBound is how long a call without a deadline may take while Postgres cannot be reached.
 	callBound = 45 * time.Second
-	// recoveredWithin is how long it may take until everything works, once Postgres can be reached: seconds, and more
-	// on a busy machine. Without bounds of our own it takes a quarter of an hour.
-	recoveredWithin = 45 * time.Second
+	// recoveredWithin is how long it may take until everything works, once Postgres can be reached. It takes some ten
+	// seconds, and more on a busy machine, where what pgxpool began keeps its places for up to two minutes.
+	// Without bounds of our own it takes a quarter of an hour.
+	recoveredWithin = 3 * time.Minute
 )
 
 // TestSilence: packets are dropped, and nobody says that a connection has ended. No call takes longer than
@@ -40,6 +41,9 @@ func TestSilence(t *testing.T) {
 	}
 	for _, conns := range []int32{0, 1, 2} {
 		for _, mode := range []string{"forgotten", "silent"} {
+			if once := conns == 0 && mode == "forgotten" || conns == 2 && mode == "silent"; !once && *chaosFor < time.Minute {
+				continue // all of them in a soak test: side by side they take a machine
+			}
 			t.Run(fmt.Sprintf("%s/%d connections", mode, conns), func(t *testing.T) {
 				t.Parallel()
 				testSilence(t, node, conns, mode == "silent")

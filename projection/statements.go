@@ -104,5 +104,5 @@ func difference(stored, own string) string {
 	around := func(all []string) string {
 		return strings.Join(all[max(0, min(n-3, len(all))):min(n+4, len(all))], " ")
 	}
-	return fmt.Sprintf("its tables were made by other statements: %q there, %q in this process", around(there), around(here))
+	return fmt.Sprintf("its tables were made by other statements of Options.DDL: %q there, %q in this process", around(there), around(here))
 }

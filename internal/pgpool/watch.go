@@ -12,6 +12,7 @@ import (
 
 // Watchdog cuts a connection that makes no progress.
 type Watchdog struct {
+	pool   *Pool
 	clock  *clock
 	conn   *pgx.Conn
 	within time.Duration
@@ -26,7 +27,7 @@ type Watchdog struct {
 
 // Watch cuts a connection when there is no progress for so long, until the watchdog is stopped.
 func (p *Pool) Watch(conn *pgx.Conn, within time.Duration) *Watchdog {
-	w := &Watchdog{clock: &p.clock, conn: conn, within: within}
+	w := &Watchdog{pool: p, clock: &p.clock, conn: conn, within: within}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.alarm = w.clock.after(within, w.look)
@@ -48,6 +49,7 @@ func (w *Watchdog) look() {
 	default:
 		w.silent = true
 		Cut(w.conn)
+		go w.pool.heal() // what has silenced this connection may have silenced the idle ones too
 	}
 }
 
