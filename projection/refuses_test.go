@@ -104,13 +104,6 @@ func TestDefinitionsRefuse(t *testing.T) {
 func TestConstructorsRefuse(t *testing.T) {
 	t.Parallel()
 	pool, log := pgtest.Pool(t), eventstoretest.NewMemory()
-	one := pool.Config()
-	one.MaxConns, one.MinConns = 1, 0
-	narrow, err := pgxpool.NewWithConfig(t.Context(), one)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(narrow.Close)
 	handler := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 	a := projection.New("a", nil, projection.On(codec, handler))
 	several := projection.New("several", &projection.Options{Partitions: 2}, projection.On(codec, handler))
@@ -123,7 +116,6 @@ func TestConstructorsRefuse(t *testing.T) {
 	}
 	for want, construct := range map[string]func() error{
 		`NewRunner: the pool is nil`:                       func() error { _, err := projection.NewRunner(nil, log, nil); return err },
-		`NewRunner: the pool may have 1 connection`:        func() error { _, err := projection.NewRunner(narrow, log, nil); return err },
 		`NewRunner: the log is nil`:                        func() error { _, err := projection.NewRunner(pool, nil, nil); return err },
 		`NewRunner: the log is nil: pass`:                  func() error { _, err := projection.NewRunner(pool, (*eventstore.Store)(nil), nil); return err },
 		`NewRunner: schema "A"`:                            runner(projection.Config{Schema: "A"}),
@@ -165,5 +157,23 @@ func TestConstructorsRefuse(t *testing.T) {
 		if _, err := r.Subscribe(t.Context(), sources...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("subscribe: %v, want an error that says %q", err, want)
 		}
+	}
+}
+
+// TestPoolOfOne: a runner does not run over a pool in which a batch would wait for itself.
+func TestPoolOfOne(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	pool := f.pool
+	one := pool.Config()
+	one.MaxConns, one.MinConns = 1, 0
+	narrow, err := pgxpool.NewWithConfig(t.Context(), one)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(narrow.Close)
+	f.pool = narrow
+	if err := f.runErr(f.store, record("a", nil)); err == nil || !strings.Contains(err.Error(), "the pool may have 1 connection") {
+		t.Errorf("%v, want an error that names the number of connections", err)
 	}
 }

@@ -78,6 +78,7 @@ func (p *Projection) id() versionID { return versionID{p.name, p.options.Version
 
 // engine is what all that a runner runs have in common.
 type engine struct {
+	most    int32 // connections of the pool
 	pool    *pgpool.Pool
 	log     Log
 	schema  string
@@ -99,14 +100,11 @@ const maxRows = 128_000
 
 // NewRunner returns a runner of the given projections over a log, whose read models and
 // checkpoints are in the database of pool, which must be that of the log. Names must differ, or
-// versions of one name. The pool must have room for two connections: a batch holds one while its handler, or
+// versions of one name. To run, the pool must have room for two connections: a batch holds one while its handler, or
 // the reader, takes another.
 func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Projection) (*Runner, error) {
 	if pool == nil {
 		return nil, errors.New("projection.NewRunner: the pool is nil: pass one that pgxpool.New returned without an error")
-	}
-	if most := pool.Config().MaxConns; most < 2 {
-		return nil, fmt.Errorf("projection.NewRunner: the pool may have %d connection: give it 2 or more, since a batch holds one while another is needed", most)
 	}
 	if isnil.Any(log) {
 		return nil, errors.New("projection.NewRunner: the log is nil: pass the event store that eventstore.New returned without an error")
@@ -120,7 +118,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
 	e := &engine{
-		pool: pgpool.New(pool), log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
+		most: pool.Config().MaxConns, pool: pgpool.New(pool), log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
 		config: c, logger: c.Logger, owner: ownerName(), slots: make(chan struct{}, c.Concurrency),
 		changed: newSignal(), retries: make(chan struct{}, 1),
 	}
@@ -224,6 +222,9 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 
 // prepare makes or checks what there has to be before projections can run.
 func (r *Runner) prepare(ctx context.Context) error {
+	if r.most < 2 {
+		return fmt.Errorf("projection: the pool may have %d connection: give it 2 or more, since a batch holds one while another is needed", r.most)
+	}
 	if err := r.checkStore(ctx); err != nil {
 		return err
 	}
