@@ -137,7 +137,7 @@ func (d *download) fetch(ctx context.Context) error {
 	if err := unpackJar(jar, unfinished); err != nil {
 		return fmt.Errorf("unpack it into %s: %w", unfinished, err)
 	}
-	_ = os.Chmod(d.folder(), 0o700) // or its owner could not empty it; it may not be there
+	_ = os.Chmod(d.folder(), 0o700)                  // or its owner could not empty it; it may not be there
 	if err := os.RemoveAll(d.folder()); err != nil { // it does not run
 		return err
 	}
