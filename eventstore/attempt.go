@@ -64,7 +64,7 @@ func (k Key) Use(commit ...Change) (*KeyUse, error) {
 		a.now.state == doubtful && len(commit) > 0 && !slices.Equal(streamsOf(a.now.commit), streamsOf(commit)):
 		return nil, k.spent(streamsOf(a.now.commit), streamsOf(commit))
 	}
-	a.now = usage{running, commit}
+	a.now = usage{running, withoutPayloads(commit)}
 	return u, nil
 }
 
@@ -167,6 +167,18 @@ func sameEvents(a, b []Change) bool {
 		return a.Stream == b.Stream && len(a.Events) > 0 &&
 			slices.EqualFunc(a.Events, b.Events, func(a, b Draft) bool { return a.ID == b.ID && a.ID != uuid.Nil })
 	})
+}
+
+// withoutPayloads copies what sameEvents looks at: the slices are the caller's, who may fill them anew.
+func withoutPayloads(commit []Change) []Change {
+	copied := make([]Change, len(commit))
+	for i, change := range commit {
+		copied[i] = Change{Stream: change.Stream, Events: make([]Draft, len(change.Events))}
+		for n, draft := range change.Events {
+			copied[i].Events[n].ID = draft.ID
+		}
+	}
+	return copied
 }
 
 func streamsOf(changes []Change) []StreamID {

@@ -221,6 +221,9 @@ func (c *Conn) Release() {
 		c.pooled.Release()
 		return
 	}
+	if c.spares == nil { // it was hijacked
+		return
+	}
 	Close(c.conn)
 	<-c.spares
 }
@@ -231,6 +234,7 @@ func (c *Conn) Hijack() *pgx.Conn {
 		return c.pooled.Hijack()
 	}
 	<-c.spares
+	c.spares = nil
 	return c.conn
 }
 
