@@ -109,7 +109,7 @@ func (r *Runner) takeOver(ctx context.Context, id versionID, t *takeover) {
 	if time.Now().Before(t.next) {
 		return
 	}
-	err := r.trySwitch(ctx, id.name, id.version, t.patience(), phaseBuilding)
+	err := guarded(func() error { return r.trySwitch(ctx, id.name, id.version, t.patience(), phaseBuilding) })
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -343,6 +343,10 @@ func (r *Runner) caughtUp(ctx context.Context, tx pgx.Tx, name string, next, liv
 	checkpoints, err := r.checkpoints(ctx, tx, name, next.version)
 	if err != nil {
 		return err
+	}
+	if len(checkpoints) == 0 || len(held) == 0 {
+		return fmt.Errorf("version %d has %d partitions stored, and the live version %d has %d: were their rows deleted?",
+			next.version, len(checkpoints), live.version, len(held))
 	}
 	if slices.Min(checkpoints) < slices.Max(held) {
 		return &behindError{checkpoints, held, true}
