@@ -93,7 +93,7 @@ func TestConfigIsCopied(t *testing.T) {
 	decided := 0
 	_, err := repo.Update(t.Context(), "a", func(*counter) ([]event, error) {
 		decided++
-		draft, _ := counters.Codec().Encode(limited{1}) // somebody else is always faster
+		draft, _ := counters.Codec().Encode(limited{1}) // another append is always faster
 		if _, err := store.Append(t.Context(), counters.Stream("a"), eventstore.Any, draft); err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@
 //     open transaction holds.
 //   - An append stores all its events or none. When it has returned without an error they are as
 //     durable as Postgres makes a commit.
-//   - Under an idempotency key one commit is stored, whoever repeats the request and however often. A second
+//   - Under an idempotency key one commit is stored, however often the request is repeated. A second
 //     commit under the key in one attempt is a [KeySpentError], never an answer meant for the first one.
 //   - A follower is told of appends by notifications that are sent after the commit, and finds out by
 //     polling when one is lost. It survives a restart of Postgres, and holds no connection while the

@@ -16,24 +16,6 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// configured returns a pool of a migrated database whose configuration was changed.
-func configured(t *testing.T, url string, change func(*pgxpool.Config)) *pgxpool.Pool {
-	t.Helper()
-	config, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if change != nil {
-		change(config)
-	}
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	return pool
-}
-
 // with returns what gives each connection a setting.
 func with(statement string) func(*pgxpool.Config) {
 	return func(c *pgxpool.Config) {
@@ -59,7 +41,7 @@ func role(t *testing.T, owner *pgxpool.Pool) string {
 func TestEnvironment(t *testing.T) {
 	t.Parallel()
 	migrated := func(change func(*pgxpool.Config)) func(*testing.T) *pgxpool.Pool {
-		return func(t *testing.T) *pgxpool.Pool { return configured(t, pgtest.URL(t), change) }
+		return func(t *testing.T) *pgxpool.Pool { return pgtest.Connect(t, pgtest.URL(t), change) }
 	}
 	for name, test := range map[string]struct {
 		pool     func(*testing.T) *pgxpool.Pool
@@ -69,14 +51,14 @@ func TestEnvironment(t *testing.T) {
 		want     string
 	}{
 		"not migrated": {
-			func(t *testing.T) *pgxpool.Pool { return configured(t, pgtest.EmptyURL(t), nil) }, "",
+			func(t *testing.T) *pgxpool.Pool { return pgtest.Connect(t, pgtest.EmptyURL(t), nil) }, "",
 			eventstore.ErrNotMigrated, eventstore.ErrNotMigrated, "call migrations.Up for its schema first, or correct ",
 		},
 		"another schema": {migrated(nil), "others", eventstore.ErrNotMigrated, eventstore.ErrNotMigrated, "or correct "},
 		"no rights": {
 			func(t *testing.T) *pgxpool.Pool {
 				url := pgtest.URL(t)
-				return configured(t, url, with("set role "+role(t, configured(t, url, nil))))
+				return pgtest.Connect(t, url, with("set role "+role(t, pgtest.Connect(t, url, nil))))
 			}, "", eventstore.ErrDenied, eventstore.ErrDenied, "call migrations.CreateRoles",
 		},
 		"read-only": {migrated(with("set default_transaction_read_only = on")), "", eventstore.ErrReadOnly, nil, "target_session_attrs=read-write"},
@@ -124,12 +106,12 @@ func TestEnvironment(t *testing.T) {
 func TestTooManyConnections(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
-	owner := configured(t, url, nil)
+	owner := pgtest.Connect(t, url, nil)
 	name := role(t, owner)
 	if _, err := owner.Exec(t.Context(), "alter role "+name+" login connection limit 0 password 'secret'"); err != nil {
 		t.Fatal(err)
 	}
-	pool := configured(t, url, func(c *pgxpool.Config) {
+	pool := pgtest.Connect(t, url, func(c *pgxpool.Config) {
 		c.ConnConfig.User, c.ConnConfig.Password = strings.Trim(name, `"`), "secret"
 	})
 	store, err := eventstore.New(pool, nil)
@@ -150,7 +132,7 @@ func TestTooManyConnections(t *testing.T) {
 // TestStatementsMixed: a pooler that mixes statements makes them vanish.
 func TestStatementsMixed(t *testing.T) {
 	t.Parallel()
-	pool := configured(t, pgtest.URL(t), func(c *pgxpool.Config) { c.MaxConns = 1 })
+	pool := pgtest.Connect(t, pgtest.URL(t), func(c *pgxpool.Config) { c.MaxConns = 1 })
 	store, err := eventstore.New(pool, &eventstore.Config{PollOnly: true})
 	if err != nil {
 		t.Fatal(err)
@@ -172,13 +154,13 @@ func TestEncoding(t *testing.T) {
 	t.Parallel()
 	for _, encoding := range []string{"LATIN1", "SQL_ASCII"} {
 		url := pgtest.EmptyURL(t)
-		owner := configured(t, url, nil)
+		owner := pgtest.Connect(t, url, nil)
 		name := "encoded_" + strings.ReplaceAll(uuid.NewString(), "-", "")
 		if _, err := owner.Exec(t.Context(), "create database "+name+" encoding '"+encoding+"' lc_collate 'C' lc_ctype 'C' template template0"); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _, _ = owner.Exec(context.Background(), "drop database "+name+" with (force)") })
-		pool := configured(t, url, func(c *pgxpool.Config) { c.ConnConfig.Database = name })
+		pool := pgtest.Connect(t, url, func(c *pgxpool.Config) { c.ConnConfig.Database = name })
 		err := migrations.Up(t.Context(), pool, nil)
 		if !errors.Is(err, migrations.ErrEncoding) || !strings.Contains(err.Error(), encoding) || !strings.Contains(err.Error(), "UTF8") {
 			t.Errorf("%v, want what to do about %s", err, encoding)

@@ -120,7 +120,7 @@ func TestRoles(t *testing.T) {
 		if err := pool.QueryRow(t.Context(), audit).Scan(&role, &session); err != nil || role != session {
 			t.Errorf("%s: the audit says that %q did it, %v; want %q", name, role, err, session)
 		}
-		// Whoever keeps a projection inline has the appends of others refused.
+		// A role that keeps a projection inline has the appends of others refused.
 		for _, sql := range []string{
 			`insert into tidemark.projections (name, version, phase, partitions, types, inline) values ('q', 1, 'live', 1, '{}', null)`,
 			`update tidemark.projections set inline = null`,

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/migrations"
@@ -54,7 +52,7 @@ func TestSilence(t *testing.T) {
 
 func testSilence(t *testing.T, node *pgtest.Node, conns int32, silent bool) {
 	gate := pgtest.NewGate(t, node.Socket)
-	pool := poolThrough(t, gate, conns)
+	pool := gate.Pool(t, conns)
 	var logged logBuffer
 	store, err := eventstore.New(pool, &eventstore.Config{Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	if err != nil {
@@ -91,27 +89,6 @@ func testSilence(t *testing.T, node *pgtest.Node, conns int32, silent bool) {
 		}
 	}
 	t.Logf("slowest calls: %v", w.slowest)
-}
-
-// poolThrough returns a pool with the settings that pgxpool has by itself. Its end is not waited for.
-func poolThrough(t *testing.T, gate *pgtest.Gate, conns int32) *pgxpool.Pool {
-	t.Helper()
-	config, err := pgxpool.ParseConfig("postgres://postgres@" + gate.Address() + "/postgres?sslmode=disable")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if conns > 0 {
-		config.MaxConns = conns
-	}
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		gate.Cut()
-		pool.Close()
-	})
-	return pool
 }
 
 // silenceWork is what uses a store while the network fails.

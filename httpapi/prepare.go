@@ -143,7 +143,7 @@ func (m *Mux) principal(r *http.Request) string {
 }
 
 // keyName returns the name under which a client's key is stored. The principal, which may be a password, is
-// hashed together with the key: who reads the table cannot try passwords without knowing the key.
+// hashed together with the key: a reader of the table cannot try passwords without knowing the key.
 func keyName(principal, name string) string {
 	if principal == "" {
 		return "http/" + name

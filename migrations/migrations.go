@@ -178,27 +178,15 @@ func connected(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(
 
 // locked runs do over one connection, one process at a time.
 func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*migrator) error) error {
-	m, err := newMigrator(config)
-	if err != nil {
-		return err
-	}
-	if pool == nil {
-		return errNilPool
-	}
-	conn, err := pgpool.New(pool).Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("migrations: connect: %w", err)
-	}
-	defer conn.Release()
-	m.conn = conn.Conn()
-
-	// A lock of the session, since it spans several transactions. Closing the connection is
-	// what releases it for certain, whatever state the connection is in by then.
-	if _, err := m.conn.Exec(ctx, `select pg_advisory_lock(hashtext('tidemark migrations'), hashtext($1))`, m.schema); err != nil {
-		return fmt.Errorf("migrations: lock: %w", err)
-	}
-	defer conn.Hijack().Close(context.WithoutCancel(ctx))
-	return do(m)
+	return connected(ctx, pool, config, func(m *migrator) error {
+		// A lock of the session, since it spans several transactions. Closing the connection is
+		// what releases it for certain, whatever state the connection is in by then.
+		if _, err := m.conn.Exec(ctx, `select pg_advisory_lock(hashtext('tidemark migrations'), hashtext($1))`, m.schema); err != nil {
+			return fmt.Errorf("migrations: lock: %w", err)
+		}
+		defer m.conn.Close(context.WithoutCancel(ctx))
+		return do(m)
+	})
 }
 
 // checkEncoding returns an error unless the database keeps all texts as they are.

@@ -32,7 +32,7 @@ type keepHow int
 
 const (
 	keepAsIs    keepHow = iota // the value is given back as it is
-	keepEncoded                // what pgx sends is what it is given back, but for the type's modifier
+	keepEncoded                // what pgx sends is what it is given back, after the type's modifier
 	keepReload                 // nobody but the database knows
 )
 

@@ -47,7 +47,7 @@ select v.name, v.version, v.phase, v.state, v.types, v.partitions,
   from SCHEMA.projections v
   join unnest($1::text[], $2::int[]) as mine (name, version) on (v.name, v.version) = (mine.name, mine.version)`
 
-// leased is whether somebody has the lease of a partition. A lease that ends later than it can was taken before
+// leased is whether a partition has an owner. A lease that ends later than it can was taken before
 // the server's clock was put back: its owner may be gone, and renews it by the present clock if not.
 const leased = `(p.lease_expires between clock_timestamp() and clock_timestamp() + p.lease_length)`
 
@@ -213,7 +213,7 @@ func (l *leases) inherit(ctx context.Context, plans []plan) bool {
 	var dead []string
 	for _, p := range plans {
 		for _, owner := range p.members {
-			if owner != l.owner && !slices.Contains(dead, owner) && isDead(owner) {
+			if owner != l.owner && !slices.Contains(dead, owner) && isDead(owner, l.owner) {
 				dead = append(dead, owner)
 			}
 		}

@@ -25,11 +25,11 @@ func place() string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// isDead reports whether it is proven that the process of an owner has ended: it was one of this place, where no
-// process has its number now.
-func isDead(owner string) bool {
-	name, at, found := strings.Cut(owner, "@")
-	if !found || at == "" || at != place() {
+// isDead reports whether it is proven that the process of an owner has ended: it was one of the place of a living
+// one, where no process has its number now.
+func isDead(owner, living string) bool {
+	name, where, found := strings.Cut(owner, "@")
+	if _, here, _ := strings.Cut(living, "@"); !found || where != here {
 		return false
 	}
 	parts := strings.Split(name, ":") // host:pid:number

@@ -2,6 +2,6 @@
 
 package projection
 
-func isDead(string) bool { return false }
+func isDead(string, string) bool { return false }
 
 func at(name string) string { return name }

@@ -46,21 +46,7 @@ func testSilentNetwork(t *testing.T, node *pgtest.Node, direct *pgxpool.Pool, co
 		t.Fatal(err)
 	}
 	gate := pgtest.NewGate(t, node.Socket)
-	config, err := pgxpool.ParseConfig("postgres://postgres@" + gate.Address() + "/postgres?sslmode=disable")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if conns > 0 {
-		config.MaxConns = conns
-	}
-	pool, err := pgxpool.NewWithConfig(context.Background(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		gate.Cut()
-		pool.Close()
-	})
+	pool := gate.Pool(t, conns)
 	quietly := slog.New(slog.DiscardHandler)
 	store, err := eventstore.New(pool, &eventstore.Config{Schema: schema, Logger: quietly})
 	if err != nil {

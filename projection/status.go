@@ -89,7 +89,7 @@ type Holder struct {
 	PID             int32 // of the Postgres backend; 0 for a prepared transaction
 	ApplicationName string
 	Age             time.Duration // of the transaction; 0 if this role may not know
-	// GID names a prepared transaction, which no session has any more: it ends when somebody with the rights of
+	// GID names a prepared transaction, which no session has any more: it ends when a person with the rights of
 	// Owner executes "rollback prepared 'gid'" or "commit prepared 'gid'". Empty for others.
 	GID   string
 	Owner string

@@ -64,7 +64,7 @@ func TestExecModes(t *testing.T) {
 		t.Run(mode.String(), func(t *testing.T) {
 			t.Parallel()
 			snapshottest.Run(t, newPostgres("", func(t *testing.T) *pgxpool.Pool {
-				return connect(t, pgtest.URL(t), func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
+				return pgtest.Connect(t, pgtest.URL(t), func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
 			}))
 		})
 	}
@@ -111,7 +111,7 @@ func TestNewRefuses(t *testing.T) {
 // TestNotMigrated: where there is no table every method fails, and says of which stream or category.
 func TestNotMigrated(t *testing.T) {
 	t.Parallel()
-	store := mustPostgres(t, connect(t, pgtest.EmptyURL(t), nil), snapshot.PostgresConfig{})
+	store := mustPostgres(t, pgtest.Connect(t, pgtest.EmptyURL(t), nil), snapshot.PostgresConfig{})
 	one := made("a", 1)
 	_, _, loadErr := store.Load(t.Context(), one.Stream, one.Kind, 1)
 	_, outdatedErr := store.DeleteOutdated(t.Context(), "thing", one.Kind, 1)
@@ -128,7 +128,7 @@ func TestNotMigrated(t *testing.T) {
 func TestAppRole(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
-	owner := connect(t, url, nil)
+	owner := pgtest.Connect(t, url, nil)
 	// Roles belong to the whole server, so they are named after the database.
 	database := owner.Config().ConnConfig.Database
 	names := migrations.Roles{App: database + "_app", Operator: database + "_operator"}
@@ -143,7 +143,7 @@ func TestAppRole(t *testing.T) {
 			}
 		}
 	})
-	app := connect(t, url, func(c *pgxpool.Config) {
+	app := pgtest.Connect(t, url, func(c *pgxpool.Config) {
 		c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 			_, err := conn.Exec(ctx, "set role "+pgx.Identifier{names.App}.Sanitize())
 			return err
@@ -179,7 +179,7 @@ func TestNoDeadlock(t *testing.T) {
 			url := pgtest.URL(t)
 			var wg sync.WaitGroup
 			for p, of := range kinds {
-				process := mustPostgres(t, connect(t, url, nil), snapshot.PostgresConfig{})
+				process := mustPostgres(t, pgtest.Connect(t, url, nil), snapshot.PostgresConfig{})
 				wg.Go(func() {
 					for round := range rounds {
 						// Some versions are the same in others, or there already.
@@ -199,7 +199,7 @@ func TestNoDeadlock(t *testing.T) {
 					}
 				})
 			}
-			cleaner := mustPostgres(t, connect(t, url, nil), snapshot.PostgresConfig{})
+			cleaner := mustPostgres(t, pgtest.Connect(t, url, nil), snapshot.PostgresConfig{})
 			wg.Go(func() {
 				for range rounds {
 					if _, err := cleaner.DeleteOutdated(t.Context(), "thing", next, streams/2); err != nil {
@@ -223,7 +223,7 @@ func TestCommitIsNotFlushed(t *testing.T) {
 	} {
 		t.Run(mode.String(), func(t *testing.T) {
 			t.Parallel()
-			pool := connect(t, pgtest.URL(t), func(c *pgxpool.Config) {
+			pool := pgtest.Connect(t, pgtest.URL(t), func(c *pgxpool.Config) {
 				c.MaxConns = 1
 				c.ConnConfig.DefaultQueryExecMode = mode
 				c.ConnConfig.RuntimeParams["synchronous_commit"] = "on" // not so on the tests' server
@@ -379,24 +379,6 @@ func mustPostgres(t testing.TB, pool *pgxpool.Pool, config snapshot.PostgresConf
 		t.Fatal(err)
 	}
 	return store
-}
-
-// connect returns a pool that the end of the test closes.
-func connect(t testing.TB, url string, adjust func(*pgxpool.Config)) *pgxpool.Pool {
-	t.Helper()
-	config, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if adjust != nil {
-		adjust(config)
-	}
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	return pool
 }
 
 func mustExec(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {

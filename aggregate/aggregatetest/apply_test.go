@@ -38,7 +38,7 @@ func newCodec(more ...eventstore.Type[event]) *eventstore.Codec[event] {
 		eventstore.Retired[event]("lamp.sold"))...)
 }
 
-// lamp is the state that Apply is right for, but for the types that tests add.
+// lamp is the state that Apply is right for, without the types that tests add.
 type lamp struct {
 	Watts  int
 	On     bool

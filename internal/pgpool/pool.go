@@ -112,7 +112,7 @@ func (p *Pool) fromPool(ctx context.Context, patience time.Duration) (*Conn, err
 	return nil, err
 }
 
-// deadline is a context with a deadline that somebody else watches. The pool bounds by it how long it asks an
+// deadline is a context with a deadline that a clock watches. The pool bounds by it how long it asks an
 // idle connection for a sign of life.
 type deadline struct {
 	context.Context

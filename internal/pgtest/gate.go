@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 // Gate forwards connections from a fixed TCP address to a server whose address may change. It can be told
@@ -39,6 +41,19 @@ func NewGate(t testing.TB, socket func() (string, error)) *Gate {
 
 // Address returns host and port.
 func (g *Gate) Address() string { return g.listener.Addr().String() }
+
+// Pool returns a pool over the gate with the settings that pgxpool has by itself, and as many connections at most
+// unless that is 0. The test's end cuts what hangs and closes the pool.
+func (g *Gate) Pool(t testing.TB, connections int32) *pgxpool.Pool {
+	t.Helper()
+	pool := Connect(t, "postgres://postgres@"+g.Address()+"/postgres?sslmode=disable", func(c *pgxpool.Config) {
+		if connections > 0 {
+			c.MaxConns = connections
+		}
+	})
+	t.Cleanup(g.Cut) // before the pool is closed, which waits for its connections
+	return pool
+}
 
 // Silence makes the gate drop what is sent in both directions, over old and over new connections, without a
 // word to either side, until [Gate.Open].

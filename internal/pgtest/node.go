@@ -66,7 +66,7 @@ func newNode(t testing.TB, settings map[string]string) *Node {
 		t.Fatal(err)
 	}
 	n := &Node{dir: filepath.Join(dir, "cluster"), config: localpg.Config{
-		URLVar:  "TIDEMARK_NO_URL", // never the server of somebody else
+		URLVar:  "TIDEMARK_NO_URL", // never a server that is in use
 		Durable: true,
 		Dir:     filepath.Join(dir, "cluster"),
 		// What was written survives the death of every process, though not of the machine.

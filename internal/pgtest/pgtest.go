@@ -53,11 +53,19 @@ func Main(m *testing.M) {
 // connections still in use, and drops the database.
 func Pool(t testing.TB) *pgxpool.Pool {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(URL(t))
+	return Connect(t, URL(t), func(c *pgxpool.Config) { c.MaxConns = maxConns })
+}
+
+// Connect returns a pool whose configuration adjust, unless that is nil, has changed. The test's end closes the pool.
+func Connect(t testing.TB, url string, adjust func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.MaxConns = maxConns
+	if adjust != nil {
+		adjust(config)
+	}
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		t.Fatal(err)
