@@ -1,7 +1,6 @@
 package projection_test
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -111,7 +110,6 @@ func TestExecModeSwitch(t *testing.T) {
 	})
 	config := *quiet
 	config.PollOnly = true
-	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 	table := func(version int) *projection.Projection {
 		return newPositions(f, "table", projection.Options{Version: version}, nothing)
 	}

@@ -196,7 +196,6 @@ func handling(handler projection.Handler[counted], codecs ...*eventstore.Codec[c
 func TestResetForgetsAdded(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 	r, stop := f.start(quiet, f.store, handling(nothing, codec))
 	f.wait(r, f.append(codec, 2))
 	stop()

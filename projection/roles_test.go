@@ -49,7 +49,6 @@ func TestServiceRole(t *testing.T) {
 	t.Parallel()
 	f, owner := asService(t)
 	f.exec(`create table model (name text, position bigint, n int, written bigserial)`)
-	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 	bad := func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
 		if e.Data.N < 0 {
 			panic("negative")

@@ -30,6 +30,9 @@ var (
 	quiet = &projection.Config{Logger: slog.New(slog.DiscardHandler), MaxBackoff: time.Millisecond}
 )
 
+// nothing is a handler that does nothing.
+func nothing(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
+
 // alarm is a logger's handler that tells when a projection has failed.
 type alarm chan struct{}
 

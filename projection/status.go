@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -29,7 +30,7 @@ select greatest(clock_timestamp() - recorded_at, interval '0')
  limit 1`
 
 const holderSQL = `
-select pid, application_name, since, coalesce(gid, ''), coalesce(owner, '')
+select pid, application_name, greatest(clock_timestamp() - since, '0'), coalesce(gid, ''), coalesce(owner, '')
   from SCHEMA.tidemark_holders()
  limit 1`
 
@@ -154,10 +155,6 @@ func (r *Runner) Status(ctx context.Context) (Status, error) {
 }
 
 func (r *Runner) status(ctx context.Context) (s Status, err error) {
-	var names []string
-	for name := range r.names {
-		names = append(names, name)
-	}
 	if err := r.pool.QueryRow(ctx, r.sql(tidemarkSQL)).Scan(&s.Tidemark, &s.LogEnd); err != nil {
 		return s, err
 	}
@@ -170,13 +167,24 @@ func (r *Runner) status(ctx context.Context) (s Status, err error) {
 			return s, err
 		}
 	}
+	// In one snapshot, so that no version is told of without its partitions.
+	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err = pgx.BeginTxFunc(ctx, r.pool, snapshot, func(tx pgx.Tx) error {
+		s.Projections, err = r.projectionsStatus(ctx, tx, s.Tidemark)
+		return err
+	})
+	return s, err
+}
+
+func (r *Runner) projectionsStatus(ctx context.Context, tx pgx.Tx, tidemark eventstore.Position) ([]ProjectionStatus, error) {
+	names := slices.Collect(maps.Keys(r.names))
 	partitions := make(map[versionID][]PartitionStatus)
-	found, _ := r.pool.Query(ctx, r.sql(partitionsSQL), names)
+	found, _ := tx.Query(ctx, r.sql(partitionsSQL), names)
 	var id versionID
 	var p PartitionStatus
 	var expired bool
 	var failing *time.Time
-	_, err = pgx.ForEachRow(found, []any{&id.name, &id.version, &p.Number, &p.Checkpoint, &p.Owner, &expired,
+	_, err := pgx.ForEachRow(found, []any{&id.name, &id.version, &p.Number, &p.Checkpoint, &p.Owner, &expired,
 		&p.Handled, &p.Rate, &p.Parked, &p.Error, &p.ErrorAt, &failing, &p.AdvancedAt}, func() error {
 		own := p
 		if expired {
@@ -189,13 +197,12 @@ func (r *Runner) status(ctx context.Context) (s Status, err error) {
 		return nil
 	})
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	found, _ = r.pool.Query(ctx, r.sql(statusSQL), names, s.Tidemark, maxLag)
-	s.Projections, err = pgx.CollectRows(found, func(row pgx.CollectableRow) (ProjectionStatus, error) {
+	found, _ = tx.Query(ctx, r.sql(statusSQL), names, tidemark, maxLag)
+	return pgx.CollectRows(found, func(row pgx.CollectableRow) (ProjectionStatus, error) {
 		return r.projectionStatus(row, partitions)
 	})
-	return s, err
 }
 
 func (r *Runner) projectionStatus(row pgx.CollectableRow, partitions map[versionID][]PartitionStatus) (ProjectionStatus, error) {
@@ -241,17 +248,17 @@ func (r *Runner) projectionStatus(row pgx.CollectableRow, partitions map[version
 
 func (r *Runner) holder(ctx context.Context) (*Holder, error) {
 	var pid *int32
-	var since *time.Time
+	var age *time.Duration
 	h := &Holder{}
-	err := r.pool.QueryRow(ctx, r.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &since, &h.GID, &h.Owner)
+	err := r.pool.QueryRow(ctx, r.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &age, &h.GID, &h.Owner)
 	if err == pgx.ErrNoRows { // it has just ended
 		return nil, nil
 	}
 	if pid != nil {
 		h.PID = *pid
 	}
-	if since != nil {
-		h.Age = time.Since(*since)
+	if age != nil {
+		h.Age = *age
 	}
 	return h, err
 }

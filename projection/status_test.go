@@ -3,6 +3,7 @@ package projection_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -71,6 +72,30 @@ func TestStatusHeld(t *testing.T) {
 	if s, _ = f.statusNow(r); s.Held != nil || s.Tidemark != end {
 		t.Errorf("after its end: held by %+v, tidemark %d, want %d", s.Held, s.Tidemark, end)
 	}
+}
+
+// TestStatusWhileRegistered: a projection is told of with its partitions, or not at all.
+func TestStatusWhileRegistered(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const projections, partitions = 40, 2
+	var defined []*projection.Projection
+	for i := range projections {
+		defined = append(defined, projection.New(fmt.Sprint("p", i), &projection.Options{Partitions: partitions}, projection.On(codec, nothing)))
+	}
+	r, _ := f.start(quiet, f.store, defined...)
+	f.until("all of them are registered", func() bool {
+		s, err := r.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range s.Projections {
+			if len(p.Partitions) != partitions {
+				t.Errorf("%s has %d partitions, want %d", p.Name, len(p.Partitions), partitions)
+			}
+		}
+		return len(s.Projections) == projections
+	})
 }
 
 // TestStatusLag: a projection that is paused says how far it is behind, and is not unhealthy.

@@ -57,7 +57,6 @@ func TestTableConstraint(t *testing.T) {
 func TestDroppedTable(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 	r, _ := f.start(quiet, f.store, kinds[0].make(f, "handler", projection.Options{}, nothing), kinds[1].make(f, "table", projection.Options{}, nothing))
 	f.wait(r, f.put("a", 0))
 	f.exec(`alter table model rename to gone`)
@@ -84,7 +83,6 @@ func TestDroppedTable(t *testing.T) {
 func TestCheckpointAhead(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	nothing := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 	restored := kinds[0].make(f, "restored", projection.Options{}, nothing)
 	r, stop := f.start(quiet, f.store, restored, kinds[0].make(f, "good", projection.Options{}, nothing))
 	f.wait(r, f.put("a", 0, 0))
