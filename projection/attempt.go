@@ -22,11 +22,12 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 		handle = b.effect
 	}
 	err := b.watched(ctx, func(ctx context.Context, conn *pgx.Conn) error { return handle(ctx, conn, items) })
-	var f *failure
-	if w.effects && !b.done && errors.Is(err, errAbandoned) && errors.As(err, &f) {
-		if noted := w.happened(ctx, items, f.at); noted != nil {
-			b = noted
+	if errors.Is(err, errAbandoned) { // the batch is still that of another goroutine
+		var f *failure
+		if w.effects && errors.As(err, &f) {
+			w.happened(ctx, items, f.at)
 		}
+		return err
 	}
 	if b.done {
 		w.committed(b)
@@ -34,10 +35,10 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 	return err
 }
 
-// happened notes the effects of the items before one that is abandoned; nil if there are none.
-func (w *worker) happened(ctx context.Context, items []item, at int) *batch {
+// happened notes the effects of the items before one that is abandoned.
+func (w *worker) happened(ctx context.Context, items []item, at int) {
 	if at == 0 {
-		return nil
+		return
 	}
 	b := &batch{worker: w, to: items[at-1].raw.Position, durable: true}
 	for n := range items[:at] {
@@ -47,11 +48,9 @@ func (w *worker) happened(ctx context.Context, items []item, at int) *batch {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return b.advance(ctx, tx, nil) }); err != nil {
-		return nil
+	if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return b.advance(ctx, tx, nil) }); err == nil {
+		w.committed(b)
 	}
-	b.done = true
-	return b
 }
 
 // watched runs a batch on a connection of its own, in a goroutine that is abandoned when a handler

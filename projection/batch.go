@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 const (
@@ -150,6 +151,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	start := time.Now()
 	info := &batchInfo{projection: b.Projection, live: b.live, liveAt: b.liveAt, inbox: b.sql(inboxSQL)}
 	hctx := context.WithValue(ctx, batchKey{}, info)
+	var slowest idler
 	for n := range items {
 		i := &items[n]
 		if b.divert(i) {
@@ -158,8 +160,13 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.options.Timeout)
 		info.item = i
-		if err := handleItem(hctx, tx, i, b.config.Lease); err != nil {
-			return &failure{n, err}
+		began := time.Now()
+		err := handleItem(hctx, tx, i)
+		if took := time.Since(began); took > slowest.took {
+			slowest = idler{n, took}
+		}
+		if err != nil {
+			return b.orIdle(&failure{n, err}, conn, slowest)
 		}
 		b.handled++
 		if n+1 < len(items) && time.Since(start) > batchTime && items[n+1].raw.Position > i.raw.Position {
@@ -168,28 +175,40 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 		}
 	}
 	b.watchdog.Stop()
-	return b.answered(ctx, func(ctx context.Context) error { return b.finish(ctx, tx, &id) })
+	err = b.answered(ctx, func(ctx context.Context) error { return b.finish(ctx, tx, &id) })
+	return b.orIdle(err, conn, slowest)
 }
 
-// handleItem calls the handler of an item, and looks whether the transaction survived it. It may be
-// idle for as long as a lease, or for ever with 0.
-func handleItem(ctx context.Context, tx pgx.Tx, i *item, lease time.Duration) error {
+// idler is the item of a batch whose handler has taken longest.
+type idler struct {
+	item int
+	took time.Duration
+}
+
+// orIdle returns err, or why the slowest item has failed if Postgres has ended the transaction because nothing was done
+// with it for as long as a lease. Whoever uses the transaction next is told, or finds the connection closed.
+func (b *batch) orIdle(err error, conn *pgx.Conn, slowest idler) error {
+	closed := conn.IsClosed() && slowest.took > b.config.Lease && classify(err) == transient
+	if !closed && !pgerr.Is(err, pgerr.IdleInTransaction) {
+		return err
+	}
+	// The error itself is about no event.
+	return &failure{slowest.item, fmt.Errorf("%w: it took %s: %v", errIdle, slowest.took.Round(time.Millisecond), err)}
+}
+
+// handleItem calls the handler of an item, and looks whether the transaction survived it.
+func handleItem(ctx context.Context, tx pgx.Tx, i *item) error {
 	if i.err != nil {
 		return i.err
 	}
-	start := time.Now()
 	var said saying
 	// What the handler appends was caused by this event.
 	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, &said}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if conn := tx.Conn(); conn.IsClosed() {
-		if took := time.Since(start); lease > 0 && took > lease {
-			return fmt.Errorf("the handler took %s, and left its transaction alone for longer than Config.Lease allows: %w",
-				took.Round(time.Millisecond), err)
-		}
-		return Transient(fmt.Errorf("the connection was lost: %w", err))
+	if tx.Conn().IsClosed() {
+		return Transient(fmt.Errorf("the connection was lost: %w", said.aborted(err)))
 	}
 	switch tx.Conn().PgConn().TxStatus() {
 	case 'I':

@@ -102,14 +102,16 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval = min(100*time.Millisecond, b.config.MaxBackoff)
 	pause.MaxInterval = b.config.MaxBackoff
+	went := false // back, since the last page
 	for ctx.Err() == nil {
 		p, err := feed.next(ctx, l.after)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
 			}
-			if errors.Is(err, eventstore.ErrDiverged) {
+			if errors.Is(err, eventstore.ErrDiverged) && !went {
 				if err = b.back(ctx, l, err); err == nil {
+					went = true
 					continue
 				}
 			}
@@ -120,8 +122,10 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
 			case <-time.After(wait):
 			case <-ctx.Done():
 			}
+			went = false
 			continue
 		}
+		went = false
 		pause.Reset()
 		for _, i := range l.items(p, l.after.Position, 0) {
 			if ctx.Err() != nil {

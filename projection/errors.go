@@ -3,7 +3,6 @@ package projection
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
@@ -76,11 +75,13 @@ var errEnded = errors.New("the handler has committed or rolled back the batch's 
 // errAborted is why a batch fails whose handler has not said that one of its statements failed.
 var errAborted = errors.New("the handler went on after a statement that failed, which has aborted the transaction: use a savepoint (tx.Begin) for what may fail")
 
+// errIdle is why a batch fails whose transaction Postgres has ended, since a handler did nothing with it for too long.
+var errIdle = errors.New("the handler left its transaction alone for longer than Config.Lease allows")
+
 // classify judges an error that came while an event was handled.
 func classify(err error) class {
 	var m *marked
 	var p *panicError
-	var network net.Error
 	switch {
 	case errors.As(err, &m):
 		return m.class
@@ -106,7 +107,7 @@ func classify(err error) class {
 	case errors.Is(err, errAborted):
 		return poison
 	case errors.As(err, new(*pgconn.ConnectError)), errors.Is(err, puddle.ErrClosedPool),
-		errors.As(err, &network) && !network.Timeout():
+		pgerr.Network(err) && !pgerr.TimedOut(err):
 		return transient
 	}
 	return unclear

@@ -35,13 +35,14 @@ type others struct {
 	since    time.Time           // when they were first found there
 }
 
-// isEnvironment reports whether a failure that looks like one of an event may be one of its surroundings.
-func (w *worker) isEnvironment(ctx context.Context, items []item, f *failure) bool {
+// isEnvironment reports whether a failure that looks like one of the event at a position may be one of its
+// surroundings.
+func (w *worker) isEnvironment(ctx context.Context, position eventstore.Position, err error) bool {
 	switch {
-	case errors.Is(f.err, ErrTimeout):
+	case errors.Is(err, ErrTimeout), errors.Is(err, errIdle):
 		return !w.isAlive(ctx)
-	case pgerr.Is(f.err, pgerr.UniqueViolation, pgerr.ForeignKeyViolation, pgerr.ExclusionViolation) && w.options.Partitions > 1 && len(items) > 0:
-		return w.mayFollow(ctx, items[max(f.at, 0)].raw.Position)
+	case pgerr.Is(err, pgerr.UniqueViolation, pgerr.ForeignKeyViolation, pgerr.ExclusionViolation) && w.options.Partitions > 1:
+		return w.mayFollow(ctx, position)
 	}
 	return false
 }

@@ -10,32 +10,31 @@ import (
 // judge decides what to do about a batch that failed. It returns nil if the next step does something
 // about it at once.
 func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
-	class, err := classify(f.err), f.err
-	if class != transient && w.isEnvironment(ctx, items, f) {
-		class, err = transient, Transient(err)
+	class, n := classify(f.err), w.pending+len(items)
+	at, parts := max(f.at, 0), 1
+	if w.pending == 0 && f.at < 0 && isOneEvent(items) {
+		parts = len(items)
 	}
-	if f.at >= 0 {
-		raw := items[f.at].raw
-		err = &HandlerError{Projection: w.name, Stream: raw.Stream, Position: raw.Position, Type: raw.Type, Err: f.err}
-	}
-	if class == transient || class == fatal || fenced(f.err) {
-		return err
-	}
-	if n := w.pending + len(items); f.at < 0 && (n > 1 || len(items) == 0) { // it is one of them
+	known := f.at >= 0 || n == parts && parts > 0 // whose failure it is
+	switch {
+	case fenced(f.err), f.at < 0 && (class == transient || class == fatal):
+		return f.err
+	case !known: // it is one of them
 		w.limit, w.halved = max(1, n/2), true
-		if last := len(items) - 1; last > 0 && w.pending == 0 && items[0].raw.Position == items[last].raw.Position {
-			for k := range items { // the parts of one event, which are handled together
-				w.poison[itemID{items[k].raw.Position, items[k].keyText()}] = poisoned{f.err, 1}
-			}
-		}
 		w.forget()
 		return nil
 	}
-	fold := w.table != nil && f.at >= 0 // which is pure: it would fail again
-	at := max(f.at, 0)
 	i := &items[at]
-	w.passed(items[:at])
 	position := i.raw.Position
+	err := error(&HandlerError{Projection: w.name, Stream: i.raw.Stream, Position: position, Type: i.raw.Type, Err: f.err})
+	if class == transient || class == fatal {
+		return err
+	}
+	if w.isEnvironment(ctx, position, f.err) {
+		return Transient(err)
+	}
+	fold := w.table != nil && f.at >= 0 // which is pure: it would fail again
+	w.passed(items[:at])
 	w.attempts[position]++
 	w.until = 0
 	if fold && (at > 0 || w.pending > 0) { // what is before it can be committed
@@ -47,7 +46,9 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 		if stop := w.drained(i.keyText(), position, err); stop != nil {
 			return stop
 		}
-		w.poison[itemID{position, i.keyText()}] = poisoned{f.err, w.attempts[position]}
+		for k := range items[at : at+parts] {
+			w.poison[itemID{position, items[at+k].keyText()}] = poisoned{f.err, w.attempts[position]}
+		}
 		w.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
 			"projection", w.name, "version", w.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
 	}
@@ -59,6 +60,12 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 		return nil
 	}
 	return err
+}
+
+// isOneEvent reports whether items are one event, or the parts of one, which are handled together.
+func isOneEvent(items []item) bool {
+	last := len(items) - 1
+	return last >= 0 && items[0].raw.Position == items[last].raw.Position
 }
 
 // failed tells everybody that the partition does not get on, and stops the projection if that is of

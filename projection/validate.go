@@ -38,8 +38,6 @@ func (o *Options) validate() error {
 		return fmt.Errorf("Options.MaxAttempts is %d: want 1 or more, or 0 for 3", o.MaxAttempts)
 	case o.MaxParked < 0:
 		return fmt.Errorf("Options.MaxParked is %d: want 1 or more, or 0 for 10000", o.MaxParked)
-	case o.StopAfter < 0:
-		return fmt.Errorf("Options.StopAfter is %d: want a number of keys, or 0 for 10", o.StopAfter)
 	case o.StopAfter < 1:
 		return fmt.Errorf("Options.StopAfter is %d: want a number of keys, or 0 for 10", o.StopAfter)
 	case len(o.Tables) > 0 && strings.TrimSpace(o.DDL) == "":

@@ -73,7 +73,7 @@ const (
 var errFenced = errors.New("the partition has another owner, or was changed by an operator")
 
 func fenced(err error) bool {
-	return pgerr.Is(err, pgerr.Fenced, pgerr.Diverged) || errors.Is(err, errFenced)
+	return pgerr.Is(err, pgerr.Fenced) || errors.Is(err, errFenced)
 }
 
 // errGone means that the partition is not this process's to run, or not at the moment.
@@ -160,10 +160,11 @@ func (w *worker) run(ctx context.Context) {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, w.config.MaxBackoff), w.config.MaxBackoff
 	loaded := false
+	fencedAt := int64(-1) // the token under which the worker was last fenced
 	held := w.hold(ctx)
 	for ctx.Err() == nil {
 		var err error
-		read, checkpoint := w.read, w.checkpoint
+		checkpoint := w.checkpoint
 		if !loaded {
 			err = guarded(func() error { return w.answered(ctx, w.load) })
 			held = w.hold(ctx)
@@ -174,7 +175,7 @@ func (w *worker) run(ctx context.Context) {
 		}
 		switch {
 		case err == nil:
-			if !w.failing || w.read > read || w.checkpoint > checkpoint {
+			if !w.failing || w.checkpoint > checkpoint {
 				pause.Reset()
 			}
 			continue
@@ -187,18 +188,16 @@ func (w *worker) run(ctx context.Context) {
 			case <-ctx.Done():
 			}
 			continue
-		case fenced(err), errors.Is(context.Cause(held), errFenced):
-			if pgerr.Is(err, pgerr.Diverged) { // the pages are of a log that is not there any more
-				w.logger.WarnContext(ctx, "projection reads again: the log went back",
-					"projection", w.name, "version", w.options.Version, "partition", w.number, "error", err)
-				w.feed.forget()
-			}
-			loaded = false
+		case (fenced(err) || errors.Is(context.Cause(held), errFenced)) && fencedAt != w.token:
+			fencedAt, loaded = w.token, false // and then it is another one
 			continue
 		default:
+			if pgerr.Is(err, pgerr.Diverged) { // the pages are of a log that is not there any more
+				w.feed.forget()
+			}
 			w.forget()
 			w.failed(ctx, err)
-			loaded = loaded && classify(err) == unclear && !errors.Is(err, eventstore.ErrDiverged)
+			loaded = loaded && classify(err) == unclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
 			select {
 			case <-time.After(min(pause.NextBackOff(), w.config.MaxBackoff)): // jitter goes both ways
 			case <-ctx.Done():

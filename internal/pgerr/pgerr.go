@@ -30,6 +30,7 @@ const (
 	Deadlock             = "40P01"
 	LockNotAvailable     = "55P03"
 	FailedTransaction    = "25P02"
+	IdleInTransaction    = "25P03"
 	undefinedTable       = "42P01"
 	undefinedFunction    = "42883"
 	invalidSchemaName    = "3F000"

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -14,7 +13,6 @@ import (
 func Unavailable(err error) bool {
 	var connecting *pgconn.ConnectError
 	var e *pgconn.PgError
-	var network net.Error // which context.DeadlineExceeded is too
 	switch {
 	case errors.As(err, &connecting):
 		return true
@@ -23,7 +21,7 @@ func Unavailable(err error) bool {
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return false // the caller's own bound
 	}
-	return errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
+	return Network(err) || TimedOut(err) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
 }
 
 // NothingDone reports whether err says that the statement it is about had no effect: it was not sent, or

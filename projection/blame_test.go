@@ -1,0 +1,148 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// TestMalformedAddress: an address that makes no sense is the event's, and does not look like a network that is away.
+func TestMalformedAddress(t *testing.T) {
+	t.Parallel()
+	addresses := []string{"http://[", "mailto:ada@example.org", "http://localhost:99999999/", ""}
+	for _, k := range kinds {
+		if k.name == "table" {
+			continue // a fold asks nobody
+		}
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			r, _ := f.start(quiet, f.store, k.make(f, "a", projection.Options{}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+				if e.Data.N < 0 {
+					return nil
+				}
+				answer, err := http.Get(addresses[e.Data.N])
+				if err != nil {
+					return fmt.Errorf("tell the customer: %w", err)
+				}
+				return answer.Body.Close()
+			}))
+			for n := range addresses {
+				f.put(fmt.Sprint("bad", n), n)
+			}
+			f.wait(r, f.put("good", -1))
+			if s := f.statusOf(r, "a"); s.Parked != len(addresses) {
+				t.Errorf("%d events are parked, want the %d with bad addresses", s.Parked, len(addresses))
+			}
+		})
+	}
+}
+
+// TestPausesGrow: pages that are passed again and again on the way to an event that fails are no progress.
+func TestPausesGrow(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const tries, least = 8, 1300 * time.Millisecond // pauses of 0.1 s, half as long again each time, less a half
+	tried := make(chan time.Time, 1000)
+	fails := record("a", func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
+		tried <- time.Now()
+		return projection.Transient(errors.New("no"))
+	})
+	passes := projection.New("b", nil, projection.On(other, nothing))
+	f.append(other, 30)
+	f.put("a", 1)
+	f.start(&projection.Config{Logger: quiet.Logger, BatchSize: 10}, f.store, fails, passes)
+	first := <-tried
+	var last time.Time
+	for range tries - 1 {
+		last = <-tried
+	}
+	if took := last.Sub(first); took < least {
+		t.Errorf("%d attempts within %s, want %s at least", tries, took, least)
+	}
+}
+
+// TestIdleHandler: the event whose handler leaves its transaction alone for longer than a lease is blamed, whoever is told
+// that Postgres has ended the transaction.
+func TestIdleHandler(t *testing.T) {
+	t.Parallel()
+	const lease = 500 * time.Millisecond
+	for name, then := range map[string]func(context.Context, pgx.Tx) error{
+		"goes on": func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, `insert into model values ('a', 0, 0)`)
+			return err
+		},
+		"hides the error": func(ctx context.Context, tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, `insert into model values ('a', 0, 0)`); err != nil {
+				return errors.New("no")
+			}
+			return nil
+		},
+		"leaves it to others": func(context.Context, pgx.Tx) error { return nil },
+	} {
+		for _, more := range []int{0, 2} { // events behind it
+			t.Run(fmt.Sprint(name, "/", more), func(t *testing.T) {
+				t.Parallel()
+				f := setup(t)
+				config := &projection.Config{Logger: quiet.Logger, MaxBackoff: time.Millisecond, Lease: lease}
+				r, _ := f.start(config, f.store, record("a", func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+					if e.Data.N != bad {
+						return nil
+					}
+					select {
+					case <-time.After(2 * lease):
+					case <-ctx.Done():
+					}
+					return then(ctx, tx)
+				}))
+				f.put("before", 1)
+				last := f.put("bad", bad)
+				for n := range more {
+					last = f.put(fmt.Sprint("after", n), n)
+				}
+				f.wait(r, last)
+				letters, err := r.DeadLetters(t.Context(), "a", 0, "", 0, 10)
+				if err != nil || len(letters) != 1 || letters[0].Key != "counter-bad" {
+					t.Errorf("dead letters %+v, %v; want that of the idle handler", letters, err)
+				}
+			})
+		}
+	}
+}
+
+// TestPartsStop: events that were split into parts count for StopAfter like others, and are tried as often.
+func TestPartsStop(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$`)
+	split := eventstore.NewCodec(eventstore.Split("counted", func(e counted) []counted { return []counted{{2 * e.N}, {2*e.N + 1}} }))
+	table := projection.NewTable("parts", &projection.Options{
+		StopAfter: 3,
+		DDL: `create table {parts} (key text primary key, events bigint not null, total bigint not null); create trigger refuse before insert or update on {parts}
+			for each row when (new.total > 4) execute function refuse()`,
+	}, projection.Fold(split,
+		func(e eventstore.Event[counted]) string { return fmt.Sprint(e.Data.N) },
+		func(row *sum, e eventstore.Event[counted]) projection.Op {
+			row.Total = int64(e.Data.N)
+			return projection.Put
+		}))
+	for n := range 8 {
+		f.put(fmt.Sprint(n), n)
+	}
+	r, _ := f.start(quiet, f.store, table)
+	f.stopped(r, "parts", "3 different keys")
+	rows, _ := f.pool.Query(t.Context(), `select distinct attempts from tidemark.dead_letters where attempts > 0`)
+	attempts, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil || !slices.Equal(attempts, []int{3}) {
+		t.Errorf("attempts %v, %v; want 3", attempts, err)
+	}
+}

@@ -1,0 +1,94 @@
+package projection_test
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// otherLog is a log whose events the runner's database has under other ids, or has not: such as that of another copy of
+// one server.
+type otherLog struct {
+	projection.Log
+	refuse bool // that it is a continuation of what was seen
+	asked  atomic.Int64
+}
+
+func (l *otherLog) Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {
+	l.asked.Add(1)
+	if l.refuse {
+		return eventstore.Page{}, &eventstore.DivergedError{Position: after.Position}
+	}
+	after.ID = uuid.Nil
+	p, err := l.Log.Next(ctx, after, filter, limit)
+	for n := range p.Events {
+		p.Events[n].ID = uuid.New()
+	}
+	p.ID = uuid.New()
+	return p, err
+}
+
+// TestOtherCopy: a log that the runner's database does not continue is read with growing pauses, and the status says so.
+func TestOtherCopy(t *testing.T) {
+	t.Parallel()
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			lines := &lines{}
+			log := &otherLog{Log: f.store}
+			f.put("a", 1)
+			r, _ := f.start(&projection.Config{Logger: slog.New(lines)}, log, k.make(f, "a", projection.Options{}, noHook))
+			f.until("the status says so", func() bool {
+				return strings.Contains(f.statusOf(r, "a").Partitions[0].Error, "went back")
+			})
+			asked, logged := log.asked.Load(), lines.n.Load()
+			time.Sleep(time.Second)
+			if n, m := log.asked.Load()-asked, lines.n.Load()-logged; n > 20 || m > 20 {
+				t.Errorf("within a second the log was read %d times, and %d lines were logged", n, m)
+			}
+			f.noLetters()
+			if at := f.statusOf(r, "a").Checkpoint; at != 0 {
+				t.Errorf("the checkpoint is %d, behind events that the database has not", at)
+			}
+		})
+	}
+}
+
+// TestSubscriptionOfOtherCopy: the same for what concerns one process.
+func TestSubscriptionOfOtherCopy(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	lines := &lines{}
+	log := &otherLog{Log: f.store, refuse: true}
+	f.put("a", 1)
+	r, err := projection.NewRunner(f.pool, log, &projection.Config{Logger: slog.New(lines)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	unsubscribe, err := r.Subscribe(t.Context(), projection.Effect(codec, func(context.Context, eventstore.Event[counted]) error { return nil }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unsubscribe()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	f.until("the log is read", func() bool { return log.asked.Load() > 0 })
+	time.Sleep(time.Second)
+	if n, m := log.asked.Load(), lines.n.Load(); n > 20 || m > 20 {
+		t.Errorf("within a second the log was read %d times, and %d lines were logged", n, m)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
