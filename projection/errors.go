@@ -67,7 +67,11 @@ const (
 	transient              // about the environment: tried again until it passes, and never blamed on an event
 	poison                 // the event will never be handled as it is
 	fatal                  // no event can be handled
+	unable                 // this process can handle none
 )
+
+// ofAll reports whether an error is about all events, and not about one of them.
+func (c class) ofAll() bool { return c == transient || c == fatal || c == unable }
 
 // errEnded is why a batch fails whose handler has ended its transaction.
 var errEnded = errors.New("the handler has committed or rolled back the batch's transaction: leave that to the runner")
@@ -88,7 +92,7 @@ func classify(err error) class {
 	case errors.As(err, &p), errors.Is(err, eventstore.ErrDecode), errors.Is(err, errNoKey),
 		errors.Is(err, errEnded), pgerr.Is(err, pgerr.HalfBatch):
 		return poison
-	case errors.Is(err, ErrNoEvent):
+	case errors.Is(err, ErrNoEvent), pgerr.Is(err, pgerr.ReadersView):
 		return fatal
 	case errors.Is(err, eventstore.ErrNoAnswer): // also from a store that the handler has asked
 		return transient
@@ -99,7 +103,7 @@ func classify(err error) class {
 	case pgerr.Data:
 		return poison
 	case pgerr.Objects:
-		return fatal
+		return unable
 	}
 	switch {
 	case errors.Is(err, ErrTimeout):

@@ -17,7 +17,7 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	}
 	known := f.at >= 0 || n == parts && parts > 0 // whose failure it is
 	switch {
-	case fenced(f.err), f.at < 0 && (class == transient || class == fatal):
+	case fenced(f.err), f.at < 0 && class.ofAll():
 		return f.err
 	case !known: // it is one of them
 		w.limit, w.halved = max(1, n/2), true
@@ -27,7 +27,7 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	i := &items[at]
 	position := i.raw.Position
 	err := error(&HandlerError{Projection: w.name, Stream: i.raw.Stream, Position: position, Type: i.raw.Type, Err: f.err})
-	if class == transient || class == fatal {
+	if class.ofAll() {
 		return err
 	}
 	if w.isEnvironment(ctx, position, f.err) {
@@ -79,12 +79,19 @@ func (w *worker) failed(ctx context.Context, err error) {
 		at = new(int64)
 		*at = int64(h.Position)
 	}
+	token := max(w.token, w.leased)
 	does, send := "projection failed and will be tried again", &pgx.Batch{}
-	if classify(err) == fatal {
+	switch classify(err) {
+	case unable:
+		if w.giveAway(err) {
+			does = "projection failed: this process leaves it to others"
+			defer w.changed.notify()
+		}
+	case fatal:
 		does = "projection has stopped: see to the reason and call Runner.Resume"
-		send.Queue(w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()), w.number, w.token)
+		send.Queue(w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()), w.number, token)
 	}
-	send.Queue(w.sql(failSQL), w.name, w.options.Version, w.number, storable(err.Error()), at, w.token)
+	send.Queue(w.sql(failSQL), w.name, w.options.Version, w.number, storable(err.Error()), at, token)
 	// If Postgres is away there is nobody to tell.
 	_ = w.answered(ctx, func(ctx context.Context) error { return w.pool.SendBatch(ctx, send).Close() })
 	w.logger.ErrorContext(ctx, does,

@@ -67,7 +67,7 @@ update SCHEMA.projection_partitions p
  where p.projection = $3
    and p.version = $4
    and p.partition = free.partition
-returning p.partition`
+returning p.partition, p.fencing_token`
 
 const releaseSQL = `
 update SCHEMA.projection_partitions
@@ -94,7 +94,7 @@ delete from SCHEMA.projection_members
 type leases struct {
 	*Runner
 	held  map[partitionID]*holding
-	spawn func(*worker) *holding
+	spawn func(w *worker, token int64) *holding
 }
 
 type partitionID struct {
@@ -105,6 +105,7 @@ type partitionID struct {
 // holding is a partition that this process has the lease of.
 type holding struct {
 	worker *worker
+	token  int64 // as of when the lease was last renewed
 	stop   context.CancelFunc
 	done   chan struct{} // closed when the worker has ended
 }
@@ -127,9 +128,10 @@ func newLeases(r *Runner) *leases { return &leases{Runner: r, held: make(map[par
 // run keeps this process's share of the partitions, and a worker for each of them, until ctx is
 // done; then it gives them all back.
 func (l *leases) run(ctx context.Context) {
-	l.spawn = func(w *worker) *holding {
+	l.spawn = func(w *worker, token int64) *holding {
 		ctx, stop := context.WithCancel(ctx)
-		h := &holding{worker: w, stop: stop, done: make(chan struct{})}
+		w.leased = token
+		h := &holding{worker: w, token: token, stop: stop, done: make(chan struct{})}
 		go func() {
 			defer close(h.done)
 			defer stop()
@@ -199,13 +201,22 @@ func (l *leases) tick(ctx context.Context) error {
 	return nil
 }
 
+// It waits for nobody: what somebody has locked expires.
 const inheritSQL = `
 with gone as (
-    delete from SCHEMA.projection_members
-     where owner = any ($1))
-update SCHEMA.projection_partitions
+    delete from SCHEMA.projection_members m
+     using (select projection, version, owner
+              from SCHEMA.projection_members
+             where owner = any ($1)
+               for update skip locked) dead
+     where (m.projection, m.version, m.owner) = (dead.projection, dead.version, dead.owner))
+update SCHEMA.projection_partitions p
    set lease_owner = null, lease_expires = null
- where lease_owner = any ($1)`
+  from (select projection, version, partition
+          from SCHEMA.projection_partitions
+         where lease_owner = any ($1)
+           for update skip locked) free
+ where (p.projection, p.version, p.partition) = (free.projection, free.version, free.partition)`
 
 // inherit frees the partitions of processes of this machine that have ended without giving them back, and reports
 // whether there were any: a process that is restarted after a kill -9 need not wait for the leases to expire.
@@ -222,7 +233,9 @@ func (l *leases) inherit(ctx context.Context, plans []plan) bool {
 		return false
 	}
 	if _, err := l.pool.Exec(ctx, l.sql(inheritSQL), dead); err != nil {
-		return false // the leases expire
+		l.logger.WarnContext(ctx, "projection: cannot free the partitions of processes of this machine that have died: their leases expire",
+			"owners", dead, "error", err)
+		return false
 	}
 	l.logger.WarnContext(ctx, "projection: processes of this machine have died: their partitions are free", "owners", dead)
 	return true
@@ -266,6 +279,7 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 	for id, h := range l.held {
 		if token, mine := held[id]; mine {
 			h.worker.outdate(token)
+			h.token = token
 		} else { // stolen, or its projection was dropped
 			l.logger.WarnContext(ctx, "projection: lost the lease of a partition",
 				"projection", id.name, "version", id.version, "partition", id.partition)
@@ -273,9 +287,9 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 			delete(l.held, id)
 		}
 	}
-	for id := range held { // the answer was lost when it was taken, or given away
+	for id, token := range held { // the answer was lost when it was taken, or given away
 		if v, mine := l.versions[id.versionID]; mine && l.held[id] == nil && id.partition < v.options.Partitions {
-			l.held[id] = l.spawn(newWorker(v, id.partition))
+			l.held[id] = l.spawn(newWorker(v, id.partition), token)
 		}
 	}
 	return plans, nil
@@ -321,7 +335,7 @@ func (l *leases) settle(ctx context.Context, v *version, p plan, share int) erro
 		select {
 		case <-h.done: // it was paused, or has stopped
 			if p.state == "running" {
-				l.held[id] = l.spawn(h.worker)
+				l.held[id] = l.spawn(h.worker, h.token)
 			}
 		default:
 			if p.state != "running" { // what it is doing cannot be committed
@@ -333,13 +347,17 @@ func (l *leases) settle(ctx context.Context, v *version, p plan, share int) erro
 		return nil
 	}
 	found, _ := l.pool.Query(ctx, l.sql(acquireSQL), l.owner, l.config.Lease, v.name, v.options.Version, share-mine)
-	taken, err := pgx.CollectRows(found, pgx.RowTo[int])
+	type lease struct {
+		Partition int
+		Token     int64
+	}
+	taken, err := pgx.CollectRows(found, pgx.RowToStructByPos[lease])
 	if err != nil {
 		return err
 	}
-	for _, number := range taken {
-		if number < v.options.Partitions { // or it was made anew, otherwise, since it was planned: the next plan says so
-			l.held[partitionID{v.id(), number}] = l.spawn(newWorker(v, number))
+	for _, t := range taken {
+		if t.Partition < v.options.Partitions { // or it was made anew, otherwise, since it was planned: the next plan says so
+			l.held[partitionID{v.id(), t.Partition}] = l.spawn(newWorker(v, t.Partition), t.Token)
 		}
 	}
 	return nil

@@ -100,10 +100,10 @@ func (v *version) retry(ctx context.Context, key string) (handled int, err error
 // aboutEvent reports whether an error says that an event cannot be handled, and not that nothing can be at
 // the moment.
 func aboutEvent(err error) bool {
-	switch classify(err) {
-	case transient, fatal:
+	switch class := classify(err); {
+	case class.ofAll():
 		return false
-	case poison:
+	case class == poison:
 		return true
 	}
 	return errors.As(err, new(*HandlerError)) || errors.As(err, new(*pgconn.PgError))

@@ -333,7 +333,7 @@ func (r *Runner) Health(ctx context.Context) error {
 	}
 	for id, v := range r.versions {
 		stored := slices.ContainsFunc(s.Projections, func(p ProjectionStatus) bool { return p.Name == id.name })
-		if away := v.stepped(); away != nil && (!stored || v.refused != nil) {
+		if away := v.stepped(); away != nil && (!stored || v.wrong() != nil) {
 			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", id.name, id.version, away))
 		}
 	}

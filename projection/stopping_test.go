@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -53,7 +54,8 @@ func TestTableConstraint(t *testing.T) {
 	}
 }
 
-// TestDroppedTable: without its table a projection stops; once the table is there again it goes on.
+// TestDroppedTable: without its table a projection does not get on and says why; once the table is there again it goes
+// on.
 func TestDroppedTable(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -62,17 +64,17 @@ func TestDroppedTable(t *testing.T) {
 	f.exec(`alter table model rename to gone`)
 	f.exec(`alter table table_v1 rename to gone_too`)
 	last := f.put("b", 0, 0)
-	f.stopped(r, "handler", `relation "model" does not exist`)
-	f.stopped(r, "table", `relation "table_v1" does not exist`)
+	for name, reason := range map[string]string{"handler": `relation "model" does not exist`, "table": `relation "table_v1" does not exist`} {
+		f.until(name+" says why", func() bool { return strings.Contains(f.statusOf(r, name).Problem(), reason) })
+		if err := r.Health(t.Context()); err == nil || !strings.Contains(err.Error(), reason) {
+			t.Errorf("health: %v, want %s", err, reason)
+		}
+	}
 	f.exec(`create table model (like gone including all)`)
 	f.exec(`insert into model select * from gone`)
 	f.exec(`alter table gone_too rename to table_v1`)
-	for _, k := range kinds[:2] {
-		if err := r.Resume(t.Context(), k.name, 0); err != nil {
-			t.Fatal(err)
-		}
-	}
 	f.wait(r, last)
+	f.noLetters()
 	for _, k := range kinds[:2] {
 		f.checkFold(k, r, k.name)
 	}

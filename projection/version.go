@@ -3,12 +3,12 @@ package projection
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -96,6 +96,9 @@ type version struct {
 	owned   map[int]reached // the partitions that this process runs
 	trouble error           // why one of them does not get on
 	away    error           // why this process runs none of them
+	unable  error           // why it cannot, though others may be able to; nil if it is about to try
+	until   time.Time       // when it tries again, whoever runs them
+	others  bool            // other processes run it, as of the last plan
 	moved   *signal         // shared by all versions of the name
 }
 
@@ -292,50 +295,6 @@ func (v *version) covers(types []string) bool {
 	return v.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.known[t] })
 }
 
-// unfit returns why this process may not run a projection as the database has it, nil if it may.
-func (v *version) unfit(p plan) error {
-	switch {
-	case v.refused != nil:
-		return v.refused
-	case p.partitions != v.options.Partitions:
-		return fmt.Errorf("left to other processes: it has %d partitions in the database and %d in this process", p.partitions, v.options.Partitions)
-	case !v.covers(p.types):
-		return fmt.Errorf("left to other processes: a newer release handles more event types than this one: %s", p.types)
-	}
-	return nil
-}
-
-// stepBack notes why this process does not run the projection, nil if it does, and logs when that changes.
-func (v *version) stepBack(reason error) {
-	v.outdated.Store(reason != nil)
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if reason != nil && (v.away == nil || v.away.Error() != reason.Error()) {
-		v.logger.Warn("projection is not run by this process",
-			"projection", v.name, "version", v.options.Version, "reason", reason)
-	}
-	v.away = reason
-}
-
-// missing notes that the database has no such version any more.
-func (v *version) missing() {
-	if v.refused != nil {
-		v.stepBack(v.refused)
-		return
-	}
-	if v.outdated.Load() && v.stepped() == nil {
-		return // it was not there when the runner began
-	}
-	v.stepBack(errors.New("its row in the table projections was deleted, or it was dropped: restart the process to make it anew"))
-}
-
-// stepped returns why this process does not run the projection.
-func (v *version) stepped() error {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	return v.away
-}
-
 // planned notes what the database says, and reports whether this process may run the projection.
 func (v *version) planned(p plan) bool {
 	reason := v.unfit(p)
@@ -345,6 +304,7 @@ func (v *version) planned(p plan) bool {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.others = p.others(v.owner)
 	if v.phase != p.phase {
 		v.phase = p.phase
 		v.moved.notify()

@@ -91,6 +91,7 @@ type worker struct {
 
 	// What is remembered of the partition, valid as long as its token is.
 	token      int64
+	leased     int64               // the token when the worker was started: of failures to read the rest
 	checkpoint eventstore.Position // as stored
 	live       bool
 	inline     eventstore.Position   // after it appends keep the projection; negative if they do not
