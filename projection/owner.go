@@ -8,15 +8,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// TakenError says that a table of a projection is that of another one. Nothing was changed.
+// TakenError says that the name of a projection's table is taken. Nothing was changed.
 type TakenError struct {
 	Projection string // that asked for the table
-	Owner      string // whose it is
+	Owner      string // the projection whose table it is; "" if no projection of the schema has made it
 	Table      string
 }
 
 func (e *TakenError) Error() string {
-	return fmt.Sprintf("projection %s: table %s is that of projection %s: give it another name, or drop the other projection first", e.Projection, e.Table, e.Owner)
+	if e.Owner == "" {
+		return fmt.Sprintf("projection %s: there is a table, view or index %s that no projection of this schema has made: "+
+			"give the projection's table another name, or rename or drop what is there", e.Projection, e.Table)
+	}
+	return fmt.Sprintf("projection %s: table %s is that of projection %s: give the table another name, or, if nothing runs that projection any more, call Runner.Drop for it",
+		e.Projection, e.Table, e.Owner)
 }
 
 // kind says how the events of a projection are written.
@@ -38,7 +43,8 @@ select distinct name, unnest(tables)
   from SCHEMA.projections
  where name <> $1`
 
-// claimTables returns a [TakenError] when a table of a version is that of another projection, under whatever name.
+// claimTables returns a [TakenError] when a table of a version is that of another projection, under whatever name, or is
+// the application's own.
 func (v *version) claimTables(ctx context.Context, tx pgx.Tx) error {
 	if len(v.options.Tables) == 0 {
 		return nil
@@ -61,6 +67,11 @@ func (v *version) claimTables(ctx context.Context, tx pgx.Tx) error {
 			if same || table == c.Table {
 				return &TakenError{Projection: v.name, Owner: c.Name, Table: table}
 			}
+		}
+		if _, other, err := v.readersView(ctx, tx, table); err != nil {
+			return err
+		} else if other {
+			return &TakenError{Projection: v.name, Table: table}
 		}
 	}
 	return nil

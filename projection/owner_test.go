@@ -3,13 +3,16 @@ package projection_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
@@ -60,6 +63,111 @@ func TestTableOfAnother(t *testing.T) {
 	f.exec(`drop view m; drop table m_v1, m_v2`)
 	r, _ = f.start(quiet, f.store, seats("second", "m", 1))
 	f.wait(r, f.put("a", 2))
+}
+
+// TestNameOfApplication: a projection does not take a name that the application uses, or a projection of another schema.
+func TestNameOfApplication(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`create view v as select 'mine' as by; create table t (by text); create materialized view mv as select 'mine' as by`)
+	if err := migrations.Up(t.Context(), f.pool, &migrations.Config{Schema: "elsewhere"}); err != nil {
+		t.Fatal(err)
+	}
+	store, err := eventstore.New(f.pool, &eventstore.Config{Schema: "elsewhere"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := *quiet
+	config.Schema = "elsewhere"
+	r, stop := f.start(&config, store, seats("theirs", "s", 1))
+	f.wait(r, 0)
+	stop()
+	for _, table := range []string{"v", "t", "mv", "s"} {
+		for _, version := range []int{1, 2} {
+			err := f.runErr(f.store, seats("mine", table, version))
+			var taken *projection.TakenError
+			if !errors.As(err, &taken) || taken.Owner != "" || taken.Table != table {
+				t.Errorf("%s, version %d: %v, want a TakenError without an owner", table, version, err)
+			}
+		}
+	}
+	f.exec(`select by from v; select by from t; select by from mv; select by from s`)
+}
+
+// TestDropLive: the live version goes, with its view, when it is the last one and nobody runs it; then another
+// projection may have the name of its table.
+func TestDropLive(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	old, stop := f.start(quiet, f.store, seats("first", "m", 1))
+	f.wait(old, f.put("a", 1))
+	if err := old.Drop(t.Context(), "first", 1); !errors.Is(err, projection.ErrRefused) || !strings.Contains(err.Error(), "runs it") {
+		t.Errorf("while it runs: %v, want it refused", err)
+	}
+	stop()
+	both, end := f.start(quiet, f.store, seats("first", "m", 2))
+	f.untilLive(both, 2)
+	end()
+	if err := both.Drop(t.Context(), "first", 2); !errors.Is(err, projection.ErrRefused) || !strings.Contains(err.Error(), "other versions") {
+		t.Errorf("with an older version: %v, want it refused", err)
+	}
+	for _, version := range []int{1, 2} {
+		if err := both.Drop(t.Context(), "first", version); err != nil {
+			t.Error(err)
+		}
+	}
+	r, _ := f.start(quiet, f.store, seats("second", "m", 1))
+	f.wait(r, f.put("a", 2))
+	var by string
+	if err := f.pool.QueryRow(t.Context(), `select distinct by from m`).Scan(&by); err != nil || by != "second" {
+		t.Errorf("readers see what %q has written; %v", by, err)
+	}
+}
+
+// TestTablesThatCannotBeMade: a projection whose DDL is wrong is in nobody's way.
+func TestTablesThatCannotBeMade(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.exec(`create table left_v1 (n int)`)
+	wrong := projection.New("wrong", &projection.Options{Tables: []string{"w"}, DDL: `create table {w} (n no_such_type)`}, projection.On(codec, nothing))
+	left := seats("left", "left", 1)
+	if err := f.runErr(f.store, wrong, left); err == nil || !strings.Contains(err.Error(), "no_such_type") || !strings.Contains(err.Error(), "drop or rename it") {
+		t.Errorf("Run: %v, want both reasons", err)
+	}
+	r, _ := f.start(quiet, f.store, wrong, left, record("good", nil))
+	f.wait(r, f.put("a", 1), "good")
+	if err := r.Health(t.Context()); err == nil || !strings.Contains(err.Error(), "no_such_type") || !strings.Contains(err.Error(), "left_v1") {
+		t.Errorf("health: %v, want both reasons", err)
+	}
+}
+
+// TestRegisterBehindALock: a lock that is in the way for a moment ends no runner.
+func TestRegisterBehindALock(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	position := f.put("a", 1)
+	config := f.pool.Config()
+	config.ConnConfig.RuntimeParams["lock_timeout"] = "20ms"
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `lock table tidemark.projections in share mode`); err != nil {
+		t.Fatal(err)
+	}
+	lines := &lines{}
+	r := f.run(pool, &projection.Config{Logger: slog.New(lines)}, record("a", nil))
+	f.until("it was tried again", func() bool { return lines.n.Load() > 1 })
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.wait(r, position)
 }
 
 // TestOtherKind: what is stored under a name and a version is of one kind.

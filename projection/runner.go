@@ -188,7 +188,7 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 // Run runs the projections until ctx is done and then returns nil; a batch under way is rolled back and
 // done again next time, here or in another process, which takes over at once. It returns an error at once
 // when the checkpoints cannot be read, such as [eventstore.ErrNotMigrated], and when no projection can run, since
-// what is stored of each does not fit: a [ChangedError] or a [TakenError]. If only some cannot run, the others do, and
+// what is stored of each does not fit, a [ChangedError] or a [TakenError], or its tables cannot be made. If only some cannot run, the others do, and
 // the log, [Runner.Health] and a [WaitError] say so. Later failures are retried. Run may be called once.
 func (r *Runner) Run(ctx context.Context) (err error) {
 	first := false
@@ -231,9 +231,9 @@ func (r *Runner) prepare(ctx context.Context) error {
 	var refused []error
 	for _, id := range r.ids() {
 		v := r.versions[id]
-		err := v.register(ctx)
+		err := v.registerPatiently(ctx)
 		switch {
-		case errors.As(err, new(*ChangedError)), errors.As(err, new(*TakenError)): // that projection alone is in the way
+		case errors.As(err, new(*ChangedError)), errors.As(err, new(*TakenError)), errors.As(err, new(*ddlError)): // that projection alone is in the way
 			v.refused = err
 			v.stepBack(err)
 			refused = append(refused, err)

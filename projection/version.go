@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -118,6 +119,31 @@ type stored struct {
 	Kind       string
 }
 
+// registerFor is how long a version is registered again and again while something is in the way that passes.
+const registerFor = 10 * time.Second
+
+// registerPatiently is register, again if a lock or a deadlock was in the way.
+func (v *version) registerPatiently(ctx context.Context) error {
+	for began := time.Now(); ; {
+		err := v.register(ctx)
+		said := err
+		if ddl := (*ddlError)(nil); errors.As(err, &ddl) {
+			said = ddl.err
+		}
+		passes := pgerr.Is(said, pgerr.LockNotAvailable, pgerr.Deadlock, pgerr.SerializationFailure)
+		if !passes || time.Since(began) > registerFor {
+			return err
+		}
+		v.logger.WarnContext(ctx, "projection: cannot be registered and will be tried again",
+			"projection", v.name, "version", v.options.Version, "error", err)
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // register makes what there has to be of a projection before it can run, or checks that it is there.
 func (v *version) register(ctx context.Context) error {
 	err := pgx.BeginTxFunc(ctx, v.pool, pgx.TxOptions{BeginQuery: v.begin()}, func(tx pgx.Tx) error {
@@ -216,7 +242,12 @@ func (v *version) total(ctx context.Context, tx pgx.Tx, phase string) (total int
 // ddlError keeps an undefined table of the application from being taken for a missing migration.
 type ddlError struct{ err error }
 
-func (e *ddlError) Error() string { return "make its tables: " + e.err.Error() }
+func (e *ddlError) Error() string {
+	if pgerr.Duplicate(e.err) {
+		return "make its tables: " + e.err.Error() + ": it may be left of a projection that was deleted by hand: drop or rename it"
+	}
+	return "make its tables: " + e.err.Error()
+}
 
 // check compares a projection with what is stored of it. Types that are added are handled from now
 // on, by those who know them.

@@ -41,6 +41,29 @@ func (e *engine) rehearse(ctx context.Context, tx pgx.Tx, tables []string, versi
 	return errors.Join(e.switchTables(ctx, savepoint, tables, version), savepoint.Rollback(ctx))
 }
 
+const readersViewSQL = `
+select exists (
+       select
+         from pg_trigger t
+         join pg_proc p on p.oid = t.tgfoid
+         join pg_namespace n on n.oid = p.pronamespace
+        where t.tgrelid = c.oid
+          and t.tgname = 'readers'
+          and p.proname = 'refuse_view_change'
+          and n.nspname = $2)
+  from pg_class c
+ where c.oid = to_regclass($1)`
+
+// readersView reports whether there is the view for readers of a table, or something else under that name, which is not
+// ours.
+func (e *engine) readersView(ctx context.Context, tx pgx.Tx, table string) (made, other bool, err error) {
+	err = tx.QueryRow(ctx, readersViewSQL, quote(table), e.schema).Scan(&made)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, false, nil
+	}
+	return made, !made, err
+}
+
 // grantsSQL makes the statements that give everybody the rights on a view again.
 const grantsSQL = `
 select coalesce(string_agg(format('grant %s on %s to %s', a.privilege_type, c.oid::regclass,
