@@ -313,7 +313,7 @@ func (g *group) write(conn *pgpool.Conn, batch []*request) {
 			g.isLate(-1)
 		}
 	}()
-	watch := g.pool.Watch(conn.Conn(), g.answer(batch))
+	watch := g.pool.WatchCommit(conn.Conn(), g.answer(batch))
 	defer func() { _ = watch.Stop(nil) }()
 	rows, err := g.send(conn, batch)
 	if err != nil {

@@ -23,9 +23,8 @@ const (
 	// callBound is how long a call without a deadline may take while Postgres cannot be reached.
 	callBound = 45 * time.Second
 	// recoveredWithin is how long it may take until everything works, once Postgres can be reached. It takes some ten
-	// seconds, and more on a busy machine, where what pgxpool began keeps its places for up to two minutes.
-	// Without bounds of our own it takes a quarter of an hour.
-	recoveredWithin = 3 * time.Minute
+	// seconds, and more on a busy machine. Without bounds of our own it takes a quarter of an hour.
+	recoveredWithin = time.Minute
 )
 
 // TestSilence: packets are dropped, and nobody says that a connection has ended. No call takes longer than

@@ -135,7 +135,9 @@ func TestOldRelease(t *testing.T) {
 	f.wait(old, f.appendKeys(10))
 	f.appendKeys(10)
 	newer, stopNewer := f.start(config, f.store, release(countedType(), extraType()))
-	f.eventually(20*time.Second, "the newer release is known", func() bool { return len(f.status(old, "a").Added) > 0 })
+	f.eventually(20*time.Second, "the newer release is known", func() bool {
+		return f.rollNumber(`select count(*) from tidemark.projections where 'extra' = any (types)`) > 0
+	})
 	f.appendExtra(10)
 	last := f.appendKeys(10)
 	f.waitWithin(10*time.Second, newer, last)

@@ -26,6 +26,7 @@ func TestAddedUpTo(t *testing.T) {
 		return projection.New("tally", rollOptions(projection.Options{Partitions: 2}), all...)
 	}
 	r, stop := f.rollProcess(quiet, version(codec))
+	f.append(other, 1)
 	last := f.rollHistory(10, 1)
 	f.wait(r, last)
 	stop()
@@ -54,6 +55,47 @@ func TestAddedUpTo(t *testing.T) {
 	if got := f.rollStatus(r, 1).Added; !maps.Equal(got, want) {
 		t.Errorf("added types: %v, want %v", got, want)
 	}
+}
+
+// TestAddedWithoutEvents: of a type of which no event was stored nothing is missing, and nobody is warned.
+func TestAddedWithoutEvents(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, stop := f.start(quiet, f.store, handling(nothing, codec))
+	f.wait(r, f.append(codec, 2))
+	stop()
+	config, said := talking()
+	r, _ = f.start(config, f.store, handling(nothing, codec, other))
+	f.wait(r, f.append(other, 1))
+	if added := f.statusOf(r, "a").Added; len(added) > 0 || said.has("level=WARN") {
+		t.Errorf("added %v, and was somebody warned: %t", added, said.has("level=WARN"))
+	}
+}
+
+// TestAddedUnknown: a search for events of a new type that takes too long keeps nobody from starting: there may be some.
+func TestAddedUnknown(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, stop := f.start(quiet, f.store, handling(nothing, codec))
+	last := f.append(codec, 2)
+	f.wait(r, last)
+	stop()
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background())
+	if _, err := tx.Exec(t.Context(), `lock table tidemark.events in access exclusive mode`); err != nil {
+		t.Fatal(err)
+	}
+	r, _ = f.start(quiet, f.store, handling(nothing, codec, other))
+	f.until("the type is noted", func() bool {
+		return f.rollNumber(`select count(*) from tidemark.projections where 'other' = any (types)`) > 0
+	})
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.equal("added", map[string]eventstore.Position{"other": last}, f.statusOf(r, "a").Added)
 }
 
 // TestEveryType: a subscription that gets more types, up to all of them, is run by the release that has all, and

@@ -286,13 +286,13 @@ func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []str
 	if err := tx.QueryRow(ctx, v.sql(farthestSQL), v.name, s.Version).Scan(&passed); err != nil {
 		return err
 	}
+	missed, err := v.missed(ctx, tx, types, passed)
+	if err != nil {
+		return err
+	}
 	added := make(map[string]eventstore.Position)
-	if passed > 0 { // or nothing was missed
-		for _, t := range types {
-			if slices.Contains(v.types, t) { // and not a new schema, in which there was nothing yet
-				added[t] = passed
-			}
-		}
+	for _, t := range missed {
+		added[t] = passed
 	}
 	if len(added) > 0 {
 		v.logger.WarnContext(ctx,
@@ -315,6 +315,43 @@ func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []str
 			"call Runner.StopInline before types are added"}
 	}
 	return v.audit(ctx, tx, v.name, s.Version, "add types", map[string]any{"types": types, "missed": added})
+}
+
+// missedWithin bounds the search for events of types that are added: there is no index by type.
+const missedWithin = "2s"
+
+const missedSQL = `
+select t
+  from unnest($1::text[]) t
+ where t = '` + allTypes + `'
+    or exists (
+       select
+         from SCHEMA.events e
+        where e.type = t
+          and e.position <= $2)`
+
+// missed returns which of some types, that are new to a projection, have events up to a position, or may have: it does
+// not look for long.
+func (v *version) missed(ctx context.Context, tx pgx.Tx, types []string, passed eventstore.Position) ([]string, error) {
+	types = slices.DeleteFunc(slices.Clone(types), func(t string) bool {
+		return !slices.Contains(v.types, t) // a new schema, in which there was nothing yet
+	})
+	if passed == 0 || len(types) == 0 {
+		return nil, nil
+	}
+	savepoint, err := tx.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := savepoint.Exec(ctx, `set local statement_timeout = '`+missedWithin+`'`); err != nil {
+		return nil, err
+	}
+	rows, _ := savepoint.Query(ctx, v.sql(missedSQL), types, passed)
+	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if pgerr.Is(err, pgerr.Canceled) {
+		found, err = types, nil
+	}
+	return found, errors.Join(err, savepoint.Rollback(ctx)) // and the timeout is what it was
 }
 
 // allTypes stands for all event types, those of [EffectAll].

@@ -31,6 +31,7 @@ const (
 	LockNotAvailable     = "55P03"
 	FailedTransaction    = "25P02"
 	IdleInTransaction    = "25P03"
+	Canceled             = "57014"
 	undefinedTable       = "42P01"
 	undefinedFunction    = "42883"
 	invalidSchemaName    = "3F000"

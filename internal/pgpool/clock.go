@@ -5,8 +5,13 @@ import (
 	"time"
 )
 
-// tick is how exact a clock is.
-const tick = 200 * time.Millisecond
+const (
+	// tick is how exact a clock is.
+	tick = 200 * time.Millisecond
+	// late is how much later than it should a clock may look until the process must have stood still meanwhile, or the
+	// machine: then nobody could have noticed an answer.
+	late = time.Second
+)
 
 // clock calls functions when they are due. It has one timer, and none while nothing happens: a timer for each
 // statement, which hardly ever fires, wakes a thread of the runtime and makes a short statement take twice as long.
@@ -14,6 +19,7 @@ type clock struct {
 	mu    sync.Mutex
 	due   map[*alarm]struct{}
 	armed bool
+	next  time.Time // when it is to look
 }
 
 type alarm struct {
@@ -31,10 +37,14 @@ func (c *clock) after(d time.Duration, ring func()) *alarm {
 	}
 	c.due[a] = struct{}{}
 	if !c.armed {
-		c.armed = true
-		time.AfterFunc(tick, c.look)
+		c.arm(time.Now())
 	}
 	return a
+}
+
+func (c *clock) arm(now time.Time) {
+	c.armed, c.next = true, now.Add(tick)
+	time.AfterFunc(tick, func() { c.look(time.Now()) })
 }
 
 // stop forgets an alarm. Its function may be running.
@@ -44,19 +54,22 @@ func (c *clock) stop(a *alarm) {
 	delete(c.due, a)
 }
 
-func (c *clock) look() {
-	now := time.Now()
+func (c *clock) look(now time.Time) {
 	var ring []func()
 	c.mu.Lock()
+	stood := now.Sub(c.next)
 	for a := range c.due {
-		if !a.at.After(now) {
+		switch {
+		case stood > late:
+			a.at = a.at.Add(stood)
+		case !a.at.After(now):
 			ring = append(ring, a.ring)
 			delete(c.due, a)
 		}
 	}
-	c.armed = len(c.due) > 0
-	if c.armed {
-		time.AfterFunc(tick, c.look)
+	c.armed = false
+	if len(c.due) > 0 {
+		c.arm(now)
 	}
 	c.mu.Unlock()
 	for _, r := range ring {

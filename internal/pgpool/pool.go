@@ -33,8 +33,11 @@ const (
 	patientAnswer = time.Minute
 	// Connect is how long the pool, and then a connection beside it, may take.
 	Connect = 3 * time.Second
-	// suspicion replaces Connect while the pool is known to give nothing.
+	// suspicion replaces Connect while the pool is known to have dead connections.
 	suspicion = 50 * time.Millisecond
+	// turn is how long a place for a connection beside the pool is waited for, in the order of coming, until the
+	// pool is asked again.
+	turn = Connect
 	// pingAnswer is how long an idle connection may take for a sign of life.
 	pingAnswer = time.Second
 	// maxSpares is how many connections a Pool has beside the one of the application at most.
@@ -62,7 +65,7 @@ func answer(ctx context.Context) time.Duration {
 type Pool struct {
 	pool    *pgxpool.Pool
 	spares  chan struct{} // one for each connection beside the pool
-	suspect atomic.Bool   // the pool gave nothing the last time
+	suspect atomic.Bool   // the pool gave nothing the last time, although not all of it is in use
 	healing atomic.Bool
 	clock   clock
 }
@@ -88,11 +91,12 @@ func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 		go p.heal()
 		conn, err = p.spare(ctx)
 		var said *pgconn.PgError
-		if conn != nil || !errors.As(err, &said) && !errors.Is(err, errNoSpare) {
+		switch {
+		case errors.As(err, &said): // Postgres answers, so the pool is merely in use
+			p.suspect.Store(false)
+		case !errors.Is(err, errNoSpare):
 			return conn, err
 		}
-		// Postgres answers, so the pool is merely in use.
-		p.suspect.Store(false)
 	}
 }
 
@@ -152,7 +156,7 @@ var errNoSpare = errors.New("pgpool: all spare connections are in use")
 func (p *Pool) spare(ctx context.Context) (*Conn, error) {
 	select {
 	case p.spares <- struct{}{}:
-	case <-time.After(suspicion):
+	case <-time.After(turn):
 		return nil, errNoSpare
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
@@ -162,20 +166,45 @@ func (p *Pool) spare(ctx context.Context) (*Conn, error) {
 		<-p.spares
 		return nil, err
 	}
-	p.suspect.Store(true)
+	// If all of the pool is in use others need not wait shorter for it.
+	p.suspect.Store(p.pool.Stat().AcquiredConns() < p.pool.Config().MaxConns)
 	return &Conn{conn: conn, spares: p.spares}, nil
 }
 
 // Dial makes a connection as the pool does, which never becomes the pool's, or returns [ErrNoAnswer] after
-// [Connect]. It is for [Close].
+// [Connect] for each host. It is for [Close].
 func (p *Pool) Dial(ctx context.Context) (*pgx.Conn, error) {
-	bound, cancel := context.WithTimeoutCause(ctx, Connect, ErrNoAnswer)
+	config := p.pool.Config()
+	within := boundHosts(config.ConnConfig)
+	bound, cancel := context.WithTimeoutCause(ctx, within, ErrNoAnswer)
 	defer cancel()
-	conn, err := dial(bound, p.pool.Config())
+	conn, err := dial(bound, config)
 	if err != nil && ctx.Err() == nil && bound.Err() != nil {
-		return nil, fmt.Errorf("%w: cannot connect within %s: %v", ErrNoAnswer, Connect, err)
+		return nil, fmt.Errorf("%w: cannot connect within %s: %v", ErrNoAnswer, within, err)
 	}
 	return conn, err
+}
+
+// boundHosts lets each host of a configuration have its share of the time, so that one that does not answer leaves some
+// for the next, and returns the time of all.
+func boundHosts(config *pgx.ConnConfig) time.Duration {
+	address := func(host string, port uint16) string { return fmt.Sprint(host, ":", port) }
+	hosts := map[string]int{address(config.Host, config.Port): 1} // and the ways to connect, such as with TLS and without
+	for _, f := range config.Fallbacks {
+		hosts[address(f.Host, f.Port)]++
+	}
+	if len(hosts) == 1 {
+		return Connect
+	}
+	ways := 1
+	for _, n := range hosts {
+		ways = max(ways, n)
+	}
+	share := Connect / time.Duration(ways)
+	if config.ConnectTimeout == 0 || config.ConnectTimeout > share {
+		config.ConnectTimeout = share
+	}
+	return time.Duration(len(hosts)) * Connect
 }
 
 func dial(ctx context.Context, config *pgxpool.Config) (*pgx.Conn, error) {

@@ -169,7 +169,7 @@ func (t *tx) end(ctx context.Context, do func(context.Context) error) error {
 	if t.conn == nil {
 		return do(ctx) // which says that it has ended
 	}
-	watch := t.pool.Watch(t.conn.Conn(), commitAnswer)
+	watch := t.pool.WatchCommit(t.conn.Conn(), commitAnswer)
 	err := watch.Stop(do(ctx))
 	t.conn.Release()
 	t.conn = nil

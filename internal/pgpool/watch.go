@@ -16,22 +16,49 @@ type Watchdog struct {
 	clock  *clock
 	conn   *pgx.Conn
 	within time.Duration
+	asks   bool
 	steps  atomic.Int64
 
 	mu      sync.Mutex
-	seen    int64 // of the steps
+	seen    int64     // of the steps
+	since   time.Time // when they were seen
 	alarm   *alarm
 	stopped bool
 	silent  bool
 }
 
-// Watch cuts a connection when there is no progress for so long, until the watchdog is stopped.
+// Watch cuts a connection when there is no progress for so long, until the watchdog is stopped. If that is longer than
+// [Answer], Postgres is asked over another connection from then on, and the connection is cut at once if its session
+// does nothing.
 func (p *Pool) Watch(conn *pgx.Conn, within time.Duration) *Watchdog {
-	w := &Watchdog{pool: p, clock: &p.clock, conn: conn, within: within}
+	return p.watch(conn, within, within > Answer)
+}
+
+// WatchCommit is Watch for a statement that commits. It leaves a connection alone whose session waits for a synchronous
+// standby, however long that takes: nothing is wrong with the connection, and what is cut there goes on waiting.
+func (p *Pool) WatchCommit(conn *pgx.Conn, within time.Duration) *Watchdog {
+	return p.watch(conn, within, true)
+}
+
+func (p *Pool) watch(conn *pgx.Conn, within time.Duration, asks bool) *Watchdog {
+	w := &Watchdog{pool: p, clock: &p.clock, conn: conn, within: within, asks: asks}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.alarm = w.clock.after(within, w.look)
+	w.wait(time.Now())
 	return w
+}
+
+// wait looks for progress later, since there was some.
+func (w *Watchdog) wait(since time.Time) {
+	w.since = since
+	w.alarm = w.clock.after(w.pause(), w.look)
+}
+
+func (w *Watchdog) pause() time.Duration {
+	if w.asks {
+		return min(w.within, Answer)
+	}
+	return w.within
 }
 
 // Progress says that there is an answer.
@@ -45,12 +72,67 @@ func (w *Watchdog) look() {
 	case w.stopped:
 	case steps > w.seen:
 		w.seen = steps
-		w.alarm = w.clock.after(w.within, w.look)
+		w.wait(time.Now())
+	case w.asks:
+		go w.ask()
 	default:
-		w.silent = true
-		Cut(w.conn)
-		go w.pool.heal() // what has silenced this connection may have silenced the idle ones too
+		w.cut()
 	}
+}
+
+func (w *Watchdog) cut() {
+	w.silent = true
+	Cut(w.conn)
+	go w.pool.heal() // what has silenced this connection may have silenced the idle ones too
+}
+
+// ask cuts the connection unless its session is at work, as far as Postgres can be asked.
+func (w *Watchdog) ask() {
+	a := w.pool.activity(w.conn.PgConn().PID())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.stopped:
+	case w.steps.Load() > w.seen, a.goesOn(time.Since(w.since), w.within):
+		w.alarm = w.clock.after(w.pause(), w.look)
+	default:
+		w.cut()
+	}
+}
+
+// activity is what a session does, as another one sees it.
+type activity struct {
+	known        bool // or there is nobody to ask, or a pooler gives sessions other numbers
+	state, event string
+}
+
+const activitySQL = `
+select coalesce(state, ''), coalesce(wait_event, '')
+  from pg_stat_activity
+ where pid = $1`
+
+func (p *Pool) activity(pid uint32) (a activity) {
+	ctx, cancel := context.WithTimeout(context.Background(), Connect)
+	defer cancel()
+	conn, err := p.Dial(ctx)
+	if err != nil {
+		return a
+	}
+	defer Close(conn)
+	err = conn.QueryRow(ctx, activitySQL, int32(pid)).Scan(&a.state, &a.event)
+	a.known = err == nil && a.state != "" // which is hidden from other roles
+	return a
+}
+
+// goesOn reports whether a session that has been silent for so long may still answer.
+func (a activity) goesOn(silent, within time.Duration) bool {
+	switch {
+	case a.event == "SyncRep":
+		return true
+	case a.known && (a.state != "active" || a.event == "ClientRead" || a.event == "ClientWrite"):
+		return false
+	}
+	return silent < within
 }
 
 // Stop ends the watch, and returns the error of what was watched with its reason. A connection that was cut
@@ -64,7 +146,7 @@ func (w *Watchdog) Stop(err error) error {
 	}
 	w.stopped = true
 	if err != nil && w.silent {
-		return fmt.Errorf("%w for %s: %w", ErrNoAnswer, w.within, err)
+		return fmt.Errorf("%w for %s: %w", ErrNoAnswer, time.Since(w.since).Round(100*time.Millisecond), err)
 	}
 	return err
 }

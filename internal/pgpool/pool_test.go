@@ -1,0 +1,181 @@
+//go:build unix
+
+package pgpool_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/internal/pgpool"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+func newPool(t *testing.T, conns int32) *pgxpool.Pool {
+	t.Helper()
+	config := pgtest.Pool(t).Config()
+	config.MaxConns = conns
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// inUse takes all connections of a pool until the test ends.
+func inUse(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	for range pool.Config().MaxConns {
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(conn.Release)
+	}
+}
+
+// TestSparesInTurn: connections beside the pool are given in the order of coming, so that nobody waits without end
+// behind those who always want one.
+func TestSparesInTurn(t *testing.T) {
+	t.Parallel()
+	raw := newPool(t, 1)
+	inUse(t, raw)
+	pool := pgpool.New(raw)
+	ctx, cancel := context.WithCancel(t.Context())
+	greedy := make(chan struct{})
+	const many = 8
+	for range many {
+		go func() {
+			defer func() { greedy <- struct{}{} }()
+			for ctx.Err() == nil {
+				conn, err := pool.Acquire(ctx)
+				if err != nil {
+					return
+				}
+				select { // what it has to do takes longer than the pool is given
+				case <-time.After(500 * time.Millisecond):
+				case <-ctx.Done():
+				}
+				conn.Release()
+			}
+		}()
+	}
+	for range 4 {
+		start := time.Now()
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.Release()
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("a connection after %s", took)
+		}
+	}
+	cancel()
+	for range many {
+		<-greedy
+	}
+}
+
+// TestBusyPool: a pool whose connections are all in use is not taken for one whose connections are dead: it is waited for
+// each time before a connection is made beside it.
+func TestBusyPool(t *testing.T) {
+	t.Parallel()
+	raw := newPool(t, 2)
+	inUse(t, raw)
+	pool := pgpool.New(raw)
+	for range 2 {
+		start := time.Now()
+		conn, err := pool.Acquire(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Release()
+		if took := time.Since(start); took < pgpool.Connect {
+			t.Errorf("a connection beside the pool after %s, want it after %s", took, pgpool.Connect)
+		}
+	}
+}
+
+// TestSilentHost: a host that does not answer leaves time for the next one.
+func TestSilentHost(t *testing.T) {
+	t.Parallel()
+	node := pgtest.NewNode(t, nil)
+	silent, good := pgtest.NewGate(t, node.Socket), pgtest.NewGate(t, node.Socket)
+	silent.Silence()
+	raw, err := pgxpool.New(t.Context(), "postgres://postgres@"+silent.Address()+","+good.Address()+"/postgres?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(raw.Close)
+	t.Cleanup(silent.Cut) // before the pool is closed, which waits for its connections
+	start := time.Now()
+	conn, err := pgpool.New(raw).Dial(t.Context())
+	if err != nil {
+		t.Fatalf("after %s: %v", time.Since(start), err)
+	}
+	pgpool.Close(conn)
+}
+
+// TestPatient: a statement that works for longer than others may is left alone, and given up as soon as its session is
+// known to do nothing.
+func TestPatient(t *testing.T) {
+	t.Parallel()
+	node := pgtest.NewNode(t, nil)
+	ctx := pgpool.Patient(t.Context())
+	t.Run("works", func(t *testing.T) {
+		t.Parallel()
+		pool := pgpool.New(pgtest.NewGate(t, node.Socket).Pool(t, 1))
+		if _, err := pool.Exec(ctx, `select pg_sleep(13)`); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("does nothing", func(t *testing.T) {
+		t.Parallel()
+		gate := pgtest.NewGate(t, node.Socket)
+		pool := pgpool.New(gate.Pool(t, 1))
+		if _, err := pool.Exec(ctx, `select`); err != nil {
+			t.Fatal(err)
+		}
+		start, forget := time.Now(), time.AfterFunc(time.Second, gate.Forget)
+		defer forget.Stop()
+		_, err := pool.Exec(ctx, `select pg_sleep(3)`)
+		if took := time.Since(start); !errors.Is(err, pgpool.ErrNoAnswer) || took > pgpool.Answer+2*pgpool.Connect {
+			t.Errorf("%v after %s, want ErrNoAnswer", err, took)
+		}
+	})
+}
+
+// TestCommitWaitsForStandby: a commit that waits for a synchronous standby is not taken for a dead connection.
+func TestCommitWaitsForStandby(t *testing.T) {
+	t.Parallel()
+	node := pgtest.NewNode(t, nil)
+	pool := pgpool.New(pgtest.NewGate(t, node.Socket).Pool(t, 2))
+	for _, sql := range []string{`create table t (n int)`, `alter system set synchronous_standby_names = 'away'`, `select pg_reload_conf()`} {
+		if _, err := pool.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release := time.AfterFunc(pgpool.Answer+3*time.Second, func() {
+		_, _ = pool.Exec(context.Background(), `alter system set synchronous_standby_names = ''`)
+		_, _ = pool.Exec(context.Background(), `select pg_reload_conf()`)
+	})
+	defer release.Stop()
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	start := time.Now()
+	watch := pool.WatchCommit(conn.Conn(), pgpool.Answer)
+	_, err = conn.Conn().Exec(t.Context(), `insert into t values (1)`)
+	if err := watch.Stop(err); err != nil || time.Since(start) < pgpool.Answer {
+		t.Errorf("%v after %s, want none once the standby is not waited for", err, time.Since(start))
+	}
+}
