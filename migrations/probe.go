@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
@@ -74,6 +75,9 @@ func (p sequenceProbe) problem() string {
 // probe returns an [ErrUnsuitable] unless locks, and with sequences these too, are as a store needs them.
 func (m *migrator) probe(ctx context.Context, pool *pgpool.Pool, sequences bool) error {
 	other, err := pool.Dial(ctx) // beside the pool, which may have a single connection
+	if pgerr.Is(err, pgerr.TooManyConnections) && !sequences {
+		return nil // the store is there, so it was tried
+	}
 	if err != nil {
 		return fmt.Errorf("migrations: connect a second time: %w", err)
 	}
@@ -84,7 +88,7 @@ func (m *migrator) probe(ctx context.Context, pool *pgpool.Pool, sequences bool)
 	}
 	problem := locks.problem()
 	if problem == "" && sequences {
-		p, err := probeSequence(ctx, m.conn, other)
+		p, err := probeSequence(ctx, m.conn, other, m.schema)
 		if err != nil {
 			return fmt.Errorf("migrations: try a sequence: %w", err)
 		}
@@ -128,14 +132,25 @@ func probeLocks(ctx context.Context, first, second *pgx.Conn) (p lockProbe, err 
 	return p, err
 }
 
-func probeSequence(ctx context.Context, first, second *pgx.Conn) (p sequenceProbe, err error) {
-	schema := fmt.Sprintf("tidemark_probe_%d", rand.Int64())
-	name := schema + ".probe"
-	if _, err := first.Exec(ctx, "create schema "+schema+"; create sequence "+name); err != nil {
+// probeSequence makes a sequence in the schema, or in one of its own: the right to make schemas is needed only where there
+// is none.
+func probeSequence(ctx context.Context, first, second *pgx.Conn, schema string) (p sequenceProbe, err error) {
+	there, err := one[bool](ctx, first, `select to_regnamespace(quote_ident($1)) is not null`, schema)
+	if err != nil {
+		return p, err
+	}
+	probe := fmt.Sprintf("tidemark_probe_%d", rand.Int64())
+	name := pgx.Identifier{schema, probe}.Sanitize()
+	create, drop := "create sequence "+name, "drop sequence "+name
+	if !there {
+		name = probe + ".probe"
+		create, drop = "create schema "+probe+"; create sequence "+name, "drop schema "+probe+" cascade"
+	}
+	if _, err := first.Exec(ctx, create); err != nil {
 		return p, err
 	}
 	defer func() {
-		_, dropped := first.Exec(context.WithoutCancel(ctx), "drop schema "+schema+" cascade")
+		_, dropped := first.Exec(context.WithoutCancel(ctx), drop)
 		err = errors.Join(err, dropped)
 	}()
 	tx, err := first.Begin(ctx)

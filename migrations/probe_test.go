@@ -1,9 +1,14 @@
 package migrations_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/migrations"
 )
@@ -81,5 +86,33 @@ func TestProbeProblem(t *testing.T) {
 			t.Errorf("%s: %q, which is said of %q too", name, problem, said[problem])
 		}
 		said[problem] = name
+	}
+}
+
+// TestUpWithFewRights: whoever owns the schema may migrate, also without the right to make schemas, and later on with a
+// single connection.
+func TestUpWithFewRights(t *testing.T) {
+	t.Parallel()
+	url := pgtest.EmptyURL(t)
+	setup := connect(t, url)
+	role := pgx.Identifier{setup.Config().ConnConfig.Database + "_owner"}.Sanitize()
+	mustExec(t, setup, `create role `+role+` login connection limit 2`)
+	t.Cleanup(func() {
+		_, _ = setup.Exec(context.Background(), fmt.Sprintf("drop owned by %s; drop role %[1]s", role))
+	})
+	mustExec(t, setup, `create schema tidemark authorization `+role)
+	config := setup.Config()
+	config.ConnConfig.User, config.MaxConns = strings.Trim(role, `"`), 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	mustUp(t, pool, nil)
+	mustExec(t, setup, `alter role `+role+` connection limit 1`)
+	mustUp(t, pool, nil)
+	left := query[string](t, setup, `select relname::text from pg_class where relname like '%probe%'`)
+	if len(left) > 0 {
+		t.Errorf("left behind: %v", left)
 	}
 }

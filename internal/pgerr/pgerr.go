@@ -32,6 +32,7 @@ const (
 	FailedTransaction    = "25P02"
 	IdleInTransaction    = "25P03"
 	Canceled             = "57014"
+	TooManyConnections   = "53300"
 	undefinedTable       = "42P01"
 	undefinedFunction    = "42883"
 	invalidSchemaName    = "3F000"
