@@ -149,7 +149,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
 	start := time.Now()
-	info := &batchInfo{projection: b.Projection, live: b.live, liveAt: b.liveAt, inbox: b.sql(inboxSQL)}
+	info := &batchInfo{projection: b.Projection, live: b.live, liveAt: b.liveAt, inbox: b.sql(inboxSQL), engine: b.engine}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	var slowest idler
 	for n := range items {

@@ -82,7 +82,7 @@ func (b *bus) run(ctx context.Context) {
 	b.start = func(l *listening) {
 		ctx, stop := context.WithCancel(ctx)
 		l.stop = stop
-		b.running.Go(func() { b.serve(ctx, feed, l) })
+		b.running.Go(func() { b.serveGuarded(ctx, feed, l) })
 	}
 	for l := range b.waiting {
 		b.start(l)
@@ -95,6 +95,24 @@ func (b *bus) run(ctx context.Context) {
 	b.mu.Unlock()
 	b.running.Wait()
 	feed.running.Wait()
+}
+
+// serveGuarded serves a subscription again after a defect of ours.
+func (b *bus) serveGuarded(ctx context.Context, feed *feed, l *listening) {
+	for ctx.Err() == nil {
+		err := guarded(func() error {
+			b.serve(ctx, feed, l)
+			return nil
+		})
+		if err == nil {
+			return
+		}
+		b.logger.ErrorContext(ctx, "projection: a subscription of this process failed and goes on", "position", l.after.Position, "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // serve calls the effects of one subscription.

@@ -3,6 +3,7 @@ package projection_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -268,7 +269,8 @@ func TestOnceOfAFrozenProcess(t *testing.T) {
 	})))
 	f.until("the status says what it waits for", func() bool {
 		p := f.statusOf(r, "a").Partitions[0]
-		return strings.Contains(p.Error, "another process") && time.Since(p.FailingSince) > 5*o.Timeout
+		who := fmt.Sprintf("process %d of Postgres", frozen.Conn().PgConn().PID())
+		return strings.Contains(p.Error, "another process") && strings.Contains(p.Error, who) && time.Since(p.FailingSince) > 5*o.Timeout
 	})
 	if err := frozen.Rollback(t.Context()); err != nil {
 		t.Fatal(err)

@@ -316,4 +316,5 @@ type batchInfo struct {
 	liveAt     []eventstore.Position // checkpoints of the live version, if this is another one
 	item       *item
 	inbox      string
+	engine     *engine // nil while an append is what handles the event
 }

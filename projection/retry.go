@@ -197,7 +197,7 @@ func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
 	if err := tx.QueryRow(ctx, t.sql(phaseSQL), t.name, t.options.Version).Scan(&phase); err != nil {
 		return err
 	}
-	info := &batchInfo{projection: t.Projection, live: phase == phaseLive, inbox: t.sql(inboxSQL)}
+	info := &batchInfo{projection: t.Projection, live: phase == phaseLive, inbox: t.sql(inboxSQL), engine: t.engine}
 	n, err := t.redoUntil(ctx, tx, t.items, info, time.Now().Add(batchTime))
 	if n < len(t.items) {
 		at := t.items[n].raw.Position

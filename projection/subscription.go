@@ -105,13 +105,44 @@ func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error)
 	due := b.live || len(b.liveAt) > 0 && position > slices.Min(b.liveAt)
 	first, err = note(ctx, tx, b.projection.options.Timeout, b.inbox, b.projection.name, position, effect, due)
 	if pgerr.Is(err, pgerr.LockNotAvailable) {
-		return false, Transient(fmt.Errorf("projection %s: the transaction of another process has noted that %q happens, and has not ended: %w",
-			b.projection.name, effect, err))
+		return false, Transient(fmt.Errorf("projection %s: the transaction of another process has noted that %q happens, and has not ended%s: %w",
+			b.projection.name, effect, b.engine.noting(ctx, tx), err))
 	}
 	if err != nil {
 		return false, fmt.Errorf("projection %s: note that %q has happened: %w", b.projection.name, effect, err)
 	}
 	return first, nil
+}
+
+// notingSQL has the transactions that have written to the inbox, or are about to.
+const notingSQL = `
+select a.pid, coalesce(a.application_name, ''), coalesce(a.state, 'unknown')
+  from pg_locks l
+  join pg_stat_activity a on a.pid = l.pid
+ where l.locktype = 'relation'
+   and l.database = (select oid from pg_database where datname = current_database())
+   and l.relation = 'SCHEMA.inbox'::regclass
+   and l.mode = 'RowExclusiveLock'
+   and l.granted
+   and l.pid <> $1
+ order by a.xact_start
+ limit 1`
+
+// noting says which transaction, other than tx, may be the one that has noted an effect: the oldest; "" if that cannot be
+// asked.
+func (e *engine) noting(ctx context.Context, tx pgx.Tx) string {
+	if e == nil {
+		return ""
+	}
+	var pid int32
+	var name, state string
+	err := e.answered(ctx, func(ctx context.Context) error {
+		return e.pool.QueryRow(ctx, e.sql(notingSQL), int32(tx.Conn().PgConn().PID())).Scan(&pid, &name, &state)
+	})
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf(" (the oldest is that of process %d of Postgres: %q, %s)", pid, name, state)
 }
 
 // onceWait is how long Once waits for the transaction of another process that has noted the same effect.
@@ -200,7 +231,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 // callEffects calls the effects of the items until one fails or the context is done, and returns how many
 // of them need not be called again.
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
-	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL)}
+	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL), engine: b.engine}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	for n := range items {
 		i := &items[n]

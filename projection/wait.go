@@ -34,15 +34,21 @@ type named struct {
 	asking chan struct{} // has room for one: whoever comes meanwhile gets the same answer
 	asked  time.Time
 	at     atomic.Int64 // the answer
+
+	made time.Time
+	told atomic.Int64 // how long after it was made it was last logged that somebody waits in vain, in nanoseconds
 }
 
-func newNamed() *named { return &named{moved: newSignal(), asking: make(chan struct{}, 1)} }
+func newNamed() *named {
+	return &named{moved: newSignal(), asking: make(chan struct{}, 1), made: time.Now()}
+}
 
 // Wait returns when all the named projections, or all there are if none is named, have every
 // event up to position in the read models that readers see, but for those that are parked as dead
 // letters. Position 0 is reached when their tables are there: a service waits for it before it answers
-// queries. When ctx is done first Wait returns a [WaitError]. It waits only for projections of this runner,
-// whichever process advances them.
+// queries. When ctx is done first Wait returns a [WaitError]; after a second it is logged why that may become of it, such
+// as that no process runs the projection. Wait waits only for projections of this runner, whichever process advances
+// them.
 func (r *Runner) Wait(ctx context.Context, position eventstore.Position, projections ...string) error {
 	if len(projections) == 0 {
 		projections = slices.Sorted(maps.Keys(r.names))
@@ -61,7 +67,7 @@ func (r *Runner) Wait(ctx context.Context, position eventstore.Position, project
 
 // wait is woken by this process's own progress, and looks after that of others.
 func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *named, name string) error {
-	for {
+	for start := time.Now(); ; {
 		moved := n.moved.wait()
 		at, all := n.local()
 		if all && at >= position {
@@ -79,6 +85,9 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *name
 					"projection", name, "error", err)
 			}
 			poll = time.After(askAfter)
+			if time.Since(start) > vainAfter {
+				r.tellVain(ctx, n, name)
+			}
 		}
 		select {
 		case <-moved:
@@ -88,6 +97,24 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *name
 				Projection: name, Checkpoint: at, Position: position, Reason: r.reason(ctx, n, name), Err: context.Cause(ctx),
 			}
 		}
+	}
+}
+
+const (
+	// vainAfter is how long somebody waits until it is logged why that may be in vain, and tellEvery how often it is.
+	vainAfter = time.Second
+	tellEvery = 10 * time.Second
+)
+
+// tellVain logs that somebody waits for a projection that no process runs, or that does not get on: whoever waits may
+// have no deadline.
+func (r *Runner) tellVain(ctx context.Context, n *named, name string) {
+	last, now := n.told.Load(), int64(time.Since(n.made))
+	if last > 0 && now-last < int64(tellEvery) || !n.told.CompareAndSwap(last, now) {
+		return
+	}
+	if reason := r.reason(ctx, n, name); reason != nil {
+		r.logger.WarnContext(ctx, "projection: somebody waits for a projection that does not get on", "projection", name, "reason", reason)
 	}
 }
 

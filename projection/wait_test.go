@@ -2,8 +2,10 @@ package projection_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -114,6 +116,33 @@ func TestHealthOfOthers(t *testing.T) {
 		err := r.Health(t.Context())
 		return err != nil && strings.Contains(err.Error(), "version 2: stalled")
 	})
+}
+
+// TestWaitBeforeRun: whoever waits without a deadline for what nobody runs finds the reason in the log, and not often.
+func TestWaitBeforeRun(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	config, said := talking()
+	r, err := projection.NewRunner(f.pool, f.store, config, record("a", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	position := f.put("a", 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	var waiting sync.WaitGroup
+	for range 3 {
+		waiting.Go(func() {
+			if err := r.Wait(ctx, position); !errors.Is(err, context.Canceled) {
+				t.Errorf("%v, want that it was cancelled", err)
+			}
+		})
+	}
+	f.until("the log says why", func() bool { return said.has("call Runner.Run") })
+	cancel()
+	waiting.Wait()
+	if n := strings.Count(said.text.String(), "\n"); n != 1 {
+		t.Errorf("%d lines are logged, want one", n)
+	}
 }
 
 // TestWaitForTables: position 0 is reached when the tables are there, and not before.
