@@ -62,7 +62,8 @@ func TestTampered(t *testing.T) {
 	var stops []func()
 	for _, partitions := range []int{1, 4, 16} {
 		r, err := projection.NewRunner(f.pool, f.store, &config, many(f, "a", partitions), newEffect(f, "b", projection.Options{Partitions: partitions}, noHook),
-			newPositions(f, "c", projection.Options{Partitions: partitions}, noHook))
+			newPositions(f, "c", projection.Options{Partitions: partitions}, noHook),
+			newPositions(f, "c", projection.Options{Partitions: partitions, Version: 2}, noHook)) // which is built meanwhile
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,6 +76,8 @@ func TestTampered(t *testing.T) {
 				_ = r.Health(ctx)
 				short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 				_ = r.Wait(short, 1<<40)
+				_ = r.Switch(short, "c", 1)
+				_ = r.Switch(short, "c", 2)
 				cancel()
 			}
 		})
@@ -84,6 +87,9 @@ func TestTampered(t *testing.T) {
 		`delete from tidemark.projections where name = $1`,
 		`delete from tidemark.projection_partitions where projection = $1 and partition = (random() * 4)::int`,
 		`delete from tidemark.projection_partitions where projection = $1`,
+		`delete from tidemark.projection_partitions where projection = $1 and version = 1`,
+		`delete from tidemark.projections where name = $1 and version = 1`,
+		`update tidemark.projections set phase = case phase when 'live' then 'building' else 'live' end where name = $1`,
 		`insert into tidemark.projection_partitions (projection, version, partition) select name, version, 20 + (random() * 1000)::int from tidemark.projections where name = $1 on conflict do nothing`,
 		`update tidemark.projection_partitions set checkpoint = (random() * 100)::int where projection = $1`,
 		`update tidemark.projection_partitions set checkpoint = -5 where projection = $1`,
@@ -126,7 +132,7 @@ func TestTampered(t *testing.T) {
 	f.exec(`delete from tidemark.projections`)
 	f.exec(`delete from tidemark.inbox`)
 	f.exec(`delete from model`)
-	f.exec(`drop table if exists c_v1 cascade`)
+	f.exec(`drop table if exists c_v1, c_v2 cascade`)
 	r, _ := f.start(&config, f.store, many(f, "a", 2), newPositions(f, "c", projection.Options{}, noHook))
 	f.wait(r, f.put("a", 1))
 	f.checkOnce("a")
