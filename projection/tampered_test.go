@@ -151,3 +151,19 @@ func (f *fixture) checkOnce(name string) {
 		f.Errorf("%d events are missing and %d are doubled; %v", missing, doubled, err)
 	}
 }
+
+// TestSwitchWithoutPartitions: a version cannot take the place of one whose partitions were deleted by hand, and the error
+// says so.
+func TestSwitchWithoutPartitions(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, stop := f.start(quiet, f.store, newPositions(f, "c", projection.Options{}, noHook))
+	f.wait(r, f.put("a", 1))
+	stop()
+	f.exec(`delete from tidemark.projection_partitions where version = 1`)
+	r, _ = f.start(quiet, f.store, newPositions(f, "c", projection.Options{Version: 2}, noHook))
+	f.until("the new version is there", func() bool {
+		err := r.Switch(t.Context(), "c", 2)
+		return err != nil && strings.Contains(err.Error(), "were their rows deleted?")
+	})
+}
