@@ -47,11 +47,10 @@ type KeyUse struct {
 // returns a [KeySpentError] while another commit has the key: one that is under way, is stored, or has an
 // unknown outcome. After an unknown outcome the same streams may be tried again. Safe for concurrent use.
 func (k Key) Use(commit ...Change) (*KeyUse, error) {
-	u := &KeyUse{key: k, commit: commit}
 	if k.attempt == nil {
-		u.exempt = true
-		return u, nil
+		return &KeyUse{key: k, exempt: true}, nil
 	}
+	u := &KeyUse{key: k, commit: withoutPayloads(commit)}
 	a := k.attempt
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -64,7 +63,7 @@ func (k Key) Use(commit ...Change) (*KeyUse, error) {
 		a.now.state == doubtful && len(commit) > 0 && !slices.Equal(streamsOf(a.now.commit), streamsOf(commit)):
 		return nil, k.spent(streamsOf(a.now.commit), streamsOf(commit))
 	}
-	a.now = usage{running, withoutPayloads(commit)}
+	a.now = usage{running, u.commit}
 	return u, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -86,6 +87,28 @@ func TestProbeProblem(t *testing.T) {
 			t.Errorf("%s: %q, which is said of %q too", name, problem, said[problem])
 		}
 		said[problem] = name
+	}
+}
+
+// TestUpWithBusyPool: a pool whose connections are all in use does not keep a store from being migrated.
+func TestUpWithBusyPool(t *testing.T) {
+	t.Parallel()
+	config := empty(t).Config()
+	config.MaxConns = 1
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := migrations.Up(ctx, pool, nil); err != nil {
+		t.Error(err)
 	}
 }
 

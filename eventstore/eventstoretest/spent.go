@@ -57,6 +57,10 @@ func testKeySpent(t *testing.T, s Store) {
 	if again, err := s.Commit(ctx, given...); err != nil || !slices.Equal(again, first) {
 		t.Errorf("events with the same ids: %v, %v, want %v", again, err, first)
 	}
+	given[0].Events[0].ID = uuid.New() // the slice is the caller's, who has filled it anew
+	if _, err := s.Commit(ctx, given...); !isSpent(err, "k", streamsOf("a"), streamsOf("a")) {
+		t.Errorf("other events in the same slice: %v, want a KeySpentError", err)
+	}
 	if receipts, ok, err := s.Stored(ctx); err != nil || !ok || !slices.Equal(receipts, first) {
 		t.Errorf("stored: %v, %v, %v", receipts, ok, err)
 	}
