@@ -58,12 +58,16 @@ func KeyFrom(ctx context.Context) (Key, bool) {
 }
 
 // The streams are those of the events at the positions, in the order of the changes.
+//
+// What is found may be on the primary alone: of an append whose session ended while it waited for a synchronous
+// standby. Something is written, so that the end of the statement waits for the standby.
 const keySQL = `
 select content, versions, positions,
        array(select e.stream
                from unnest(k.positions) with ordinality as p (position, n)
                join SCHEMA.events e on e.position = p.position
-              order by p.n)
+              order by p.n),
+       case when not pg_is_in_recovery() then pg_logical_emit_message(true, 'tidemark', '') end::text
   from SCHEMA.append_keys k
  where key = $1
    and (select SCHEMA.proven())`
@@ -106,6 +110,7 @@ func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, []
 		Content             []byte
 		Versions, Positions []int64
 		Streams             []string
+		Written             *string // where in the WAL
 	}
 	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[row])
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -692,6 +692,12 @@ begin
         end if;
     end if;
 
+    if known is not null or repeated is not null then
+        -- What was stored before may be on this server alone: of an append whose session ended while it waited
+        -- for a synchronous standby. Something is written, so that this commit waits for the standby.
+        perform pg_logical_emit_message(true, 'tidemark', '');
+    end if;
+
     return query
     select case when u.request = any (known) then 'known'
                 when u.request = any (repeated) then 'repeated'

@@ -157,16 +157,11 @@ func TestCommitWaitsForStandby(t *testing.T) {
 	t.Parallel()
 	node := pgtest.NewNode(t, nil)
 	pool := pgpool.New(pgtest.NewGate(t, node.Socket).Pool(t, 2))
-	for _, sql := range []string{`create table t (n int)`, `alter system set synchronous_standby_names = 'away'`, `select pg_reload_conf()`} {
-		if _, err := pool.Exec(t.Context(), sql); err != nil {
-			t.Fatal(err)
-		}
+	if _, err := pool.Exec(t.Context(), `create table t (n int)`); err != nil {
+		t.Fatal(err)
 	}
-	release := time.AfterFunc(pgpool.Answer+3*time.Second, func() {
-		_, _ = pool.Exec(context.Background(), `alter system set synchronous_standby_names = ''`)
-		_, _ = pool.Exec(context.Background(), `select pg_reload_conf()`)
-	})
-	defer release.Stop()
+	later := time.AfterFunc(pgpool.Answer+3*time.Second, node.AwaitStandby(t))
+	defer later.Stop()
 	conn, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)

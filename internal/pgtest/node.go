@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/internal/localpg"
 )
@@ -219,6 +220,54 @@ func (n *Node) Standby(t testing.TB, name string, settings map[string]string) *N
 		t.Fatal(err)
 	}
 	return standby
+}
+
+// AwaitStandby lets each commit wait for a synchronous standby that is away, until release is called.
+func (n *Node) AwaitStandby(t testing.TB) (release func()) {
+	t.Helper()
+	pool := Connect(t, n.URL(), func(*pgxpool.Config) {})
+	do := func(sql string) {
+		if _, err := pool.Exec(context.Background(), sql); err != nil {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
+	do(`alter system set synchronous_standby_names = 'away'`)
+	do(`select pg_reload_conf()`)
+	for deadline := time.Now().Add(timeout); !n.awaits(t, pool); { // the server takes its time
+		if time.Now().After(deadline) {
+			t.Fatalf("after %s commits do not wait for a standby", timeout)
+		}
+	}
+	return sync.OnceFunc(func() {
+		do(`alter system set synchronous_standby_names = ''`)
+		do(`select pg_reload_conf()`)
+	})
+}
+
+// awaits reports whether a commit waits for a standby. It does not wait for that commit.
+func (n *Node) awaits(t testing.TB, pool *pgxpool.Pool) bool {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = pool.Exec(ctx, `select pg_logical_emit_message(true, 'test', '')`)
+	}()
+	defer func() { cancel(); <-done }()
+	for {
+		select {
+		case <-done:
+			return false
+		case <-time.After(5 * time.Millisecond):
+		}
+		var waits bool
+		if err := pool.QueryRow(ctx, `select exists (select from pg_stat_activity where wait_event = 'SyncRep')`).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+		if waits {
+			return true
+		}
+	}
 }
 
 // Demote makes a node that does not run the standby of another one from its next start on.

@@ -1,0 +1,78 @@
+//go:build unix
+
+package eventstore_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/migrations"
+)
+
+// TestRepeatIsReplicated: an append whose session ended while it waited for the synchronous standby is stored on the
+// primary alone. Nobody is told that it is stored, by whatever repeats it or asks for its key, before the standby has it.
+func TestRepeatIsReplicated(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"key", "ids"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			node := pgtest.NewNode(t, nil)
+			pool := connect(t, node.URL())
+			if err := migrations.Up(t.Context(), pool, nil); err != nil {
+				t.Fatal(err)
+			}
+			store, err := eventstore.New(pool, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			release := node.AwaitStandby(t)
+			defer release()
+			ctx := t.Context()
+			if name == "key" {
+				ctx = eventstore.WithKey(ctx, "k", nil)
+			}
+			answered := make(chan error, 1)
+			go func() {
+				_, err := store.Append(ctx, stream("a"), eventstore.NoStream, draft(1))
+				answered <- err
+			}()
+			terminated := 0
+			for deadline := time.Now().Add(20 * time.Second); terminated == 0 && time.Now().Before(deadline); pauseFor(ctx, 10*time.Millisecond) {
+				if err := pool.QueryRow(ctx, `
+					select count(pg_terminate_backend(pid))
+					  from pg_stat_activity
+					 where wait_event = 'SyncRep'
+					   and query like '%append%'`).Scan(&terminated); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if terminated != 1 {
+				t.Fatalf("%d appends were waiting for the standby, want one", terminated)
+			}
+			select {
+			case err := <-answered:
+				t.Fatalf("the append was answered: %v", err)
+			case <-time.After(2 * time.Second):
+			}
+			if name == "key" {
+				short, cancel := context.WithTimeout(eventstore.WithKey(t.Context(), "k", nil), time.Second)
+				defer cancel()
+				if _, _, err := store.Stored(short); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("stored: %v, want that it waits", err)
+				}
+			}
+			release()
+			if err := <-answered; err != nil {
+				t.Errorf("once the standby is not waited for: %v", err)
+			}
+			if _, ok, err := store.Stored(ctx); name == "key" && (!ok || err != nil) {
+				t.Errorf("stored: %t, %v", ok, err)
+			}
+		})
+	}
+}
