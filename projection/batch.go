@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
@@ -160,10 +161,10 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.options.Timeout)
 		info.item = i
-		began := time.Now()
-		err := handleItem(hctx, tx, i)
-		if took := time.Since(began); took > slowest.took {
-			slowest = idler{n, took}
+		said := newSaying()
+		err := handleItem(hctx, tx, i, said)
+		if said.idle > slowest.idle {
+			slowest = idler{n, said.idle}
 		}
 		if err != nil {
 			return b.orIdle(&failure{n, err}, conn, slowest)
@@ -179,31 +180,32 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	return b.orIdle(err, conn, slowest)
 }
 
-// idler is the item of a batch whose handler has taken longest.
+// idler is the item of a batch whose handler has left the transaction alone for longest.
 type idler struct {
 	item int
-	took time.Duration
+	idle time.Duration
 }
 
 // orIdle returns err, or why the slowest item has failed if Postgres has ended the transaction because nothing was done
 // with it for as long as a lease. Whoever uses the transaction next is told, or finds the connection closed.
 func (b *batch) orIdle(err error, conn *pgx.Conn, slowest idler) error {
-	closed := conn.IsClosed() && slowest.took > b.config.Lease && classify(err) == transient
-	if !closed && !pgerr.Is(err, pgerr.IdleInTransaction) {
+	told := pgerr.Is(err, pgerr.IdleInTransaction) && slowest.idle > b.config.Lease/3 // with what was left of it by others
+	found := conn.IsClosed() && slowest.idle > b.config.Lease && classify(err) == transient && !errors.As(err, new(*pgconn.PgError))
+	if !told && !found {
 		return err
 	}
 	// The error itself is about no event.
-	return &failure{slowest.item, fmt.Errorf("%w: it took %s: %v", errIdle, slowest.took.Round(time.Millisecond), err)}
+	return &failure{slowest.item, fmt.Errorf("%w: for %s: %v", errIdle, slowest.idle.Round(time.Millisecond), err)}
 }
 
 // handleItem calls the handler of an item, and looks whether the transaction survived it.
-func handleItem(ctx context.Context, tx pgx.Tx, i *item) error {
+func handleItem(ctx context.Context, tx pgx.Tx, i *item, said *saying) error {
 	if i.err != nil {
 		return i.err
 	}
-	var said saying
+	defer said.speak()
 	// What the handler appends was caused by this event.
-	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, &said}, i)
+	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, said}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -98,10 +99,7 @@ func TestIdleHandler(t *testing.T) {
 					if e.Data.N != bad {
 						return nil
 					}
-					select {
-					case <-time.After(2 * lease):
-					case <-ctx.Done():
-					}
+					pauseFor(ctx, 2*lease)
 					return then(ctx, tx)
 				}))
 				f.put("before", 1)
@@ -116,6 +114,62 @@ func TestIdleHandler(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestLongStatementIsNotIdle: a session that ends during a statement that takes longer than a lease was not idle: the
+// event is tried again.
+func TestLongStatementIsNotIdle(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	const lease = 300 * time.Millisecond
+	calls := 0
+	config := &projection.Config{Logger: quiet.Logger, MaxBackoff: time.Millisecond, Lease: lease}
+	p := projection.New("a", &projection.Options{MaxAttempts: 1}, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+		if calls++; calls <= 2 {
+			if _, err := tx.Exec(ctx, `select pg_sleep($1)`, 2*lease.Seconds()); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, `select pg_terminate_backend(pg_backend_pid())`); err != nil {
+				return err
+			}
+		}
+		_, err := tx.Exec(ctx, `insert into model values ('a', $1, $2)`, e.Position, e.Data.N)
+		return err
+	}))
+	r, _ := f.start(config, f.store, p)
+	f.wait(r, f.put("x", 1))
+	f.noLetters()
+	f.checkModel("a")
+}
+
+// TestFencedTwice: a partition whose token stays as it was when it was fenced, and is another one later, goes on both times.
+func TestFencedTwice(t *testing.T) {
+	t.Parallel()
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			var slow atomic.Bool
+			config := *quiet
+			config.BatchSize = 10
+			r, _ := f.start(&config, f.store, k.make(f, "a", projection.Options{}, func(ctx context.Context, _ pgx.Tx, _ eventstore.Event[counted]) error {
+				if slow.Load() {
+					pauseFor(ctx, 20*time.Millisecond)
+				}
+				return nil
+			}))
+			f.wait(r, f.put("a", 1))
+			f.exec(`update tidemark.projection_partitions set checkpoint = 0, handled = 0`) // as after a crash that lost the commit
+			f.wait(r, f.put("a", 2))
+			slow.Store(true)
+			for n := range 60 {
+				f.put("b", n)
+			}
+			f.exec(`update tidemark.projection_partitions set fencing_token = fencing_token + 1`)
+			f.wait(r, f.put("a", 3))
+			f.noLetters()
+		})
 	}
 }
 
@@ -144,5 +198,12 @@ func TestPartsStop(t *testing.T) {
 	attempts, err := pgx.CollectRows(rows, pgx.RowTo[int])
 	if err != nil || !slices.Equal(attempts, []int{3}) {
 		t.Errorf("attempts %v, %v; want 3", attempts, err)
+	}
+}
+
+func pauseFor(ctx context.Context, d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-ctx.Done():
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -22,6 +23,7 @@ func (handlerTx) Commit(context.Context) error   { return errEnded }
 func (handlerTx) Rollback(context.Context) error { return errEnded }
 
 func (t handlerTx) Begin(ctx context.Context) (pgx.Tx, error) {
+	t.said.speak()
 	tx, err := t.Tx.Begin(ctx)
 	if t.said.hear(err); err != nil {
 		return nil, err
@@ -30,25 +32,30 @@ func (t handlerTx) Begin(ctx context.Context) (pgx.Tx, error) {
 }
 
 func (t handlerTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	t.said.speak()
 	tag, err := t.Tx.Exec(ctx, sql, args...)
 	return tag, t.said.hear(err)
 }
 
 func (t handlerTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	t.said.speak()
 	rows, err := t.Tx.Query(ctx, sql, args...)
 	return heardRows{rows, t.said}, t.said.hear(err)
 }
 
 func (t handlerTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	t.said.speak()
 	return heardRow{t.Tx.QueryRow(ctx, sql, args...), t.said}
 }
 
 func (t handlerTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
+	t.said.speak()
 	n, err := t.Tx.CopyFrom(ctx, table, columns, rows)
 	return n, t.said.hear(err)
 }
 
 func (t handlerTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	t.said.speak()
 	return heardBatch{t.Tx.SendBatch(ctx, b), t.said}
 }
 
@@ -104,11 +111,25 @@ func (b heardBatch) QueryRow() pgx.Row { return heardRow{b.BatchResults.QueryRow
 
 func (b heardBatch) Close() error { return b.said.hear(b.BatchResults.Close()) }
 
-// saying is the latest error by which Postgres may have aborted a transaction.
-type saying struct{ err *pgconn.PgError }
+// saying is what a handler and Postgres say to each other.
+type saying struct {
+	err  *pgconn.PgError // the latest error by which Postgres may have aborted the transaction
+	last time.Time       // when something was said
+	idle time.Duration   // the longest silence of the handler
+}
+
+func newSaying() *saying { return &saying{last: time.Now()} }
+
+// speak notes that the handler says something, or is done.
+func (s *saying) speak() {
+	now := time.Now()
+	s.idle = max(s.idle, now.Sub(s.last))
+	s.last = now
+}
 
 // hear returns the error it is given.
 func (s *saying) hear(err error) error {
+	s.last = time.Now()
 	var said *pgconn.PgError
 	if errors.As(err, &said) && said.Code != pgerr.FailedTransaction { // which says nothing of the cause
 		s.err = said

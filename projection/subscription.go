@@ -134,16 +134,19 @@ func (e *engine) noting(ctx context.Context, tx pgx.Tx) string {
 	if e == nil {
 		return ""
 	}
+	ctx, cancel := context.WithTimeout(ctx, notingWithin) // of the time of the event
+	defer cancel()
 	var pid int32
 	var name, state string
-	err := e.answered(ctx, func(ctx context.Context) error {
-		return e.pool.QueryRow(ctx, e.sql(notingSQL), int32(tx.Conn().PgConn().PID())).Scan(&pid, &name, &state)
-	})
+	err := e.pool.QueryRow(ctx, e.sql(notingSQL), int32(tx.Conn().PgConn().PID())).Scan(&pid, &name, &state)
 	if err != nil {
 		return ""
 	}
 	return fmt.Sprintf(" (the oldest is that of process %d of Postgres: %q, %s)", pid, name, state)
 }
+
+// notingWithin is how long it may take to find out which transaction Once waits for.
+const notingWithin = 200 * time.Millisecond
 
 // onceWait is how long Once waits for the transaction of another process that has noted the same effect.
 const onceWait = 2 * time.Second

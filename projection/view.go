@@ -52,12 +52,13 @@ select exists (
           and p.proname = 'refuse_view_change'
           and n.nspname = $2)
   from pg_class c
- where c.oid = to_regclass($1)`
+ where c.oid = to_regclass($1)
+   and ($3 or c.relnamespace = current_schema()::regnamespace)`
 
 // readersView reports whether there is the view for readers of a table, or something else under that name, which is not
-// ours.
+// ours, in the schema where the view would be made.
 func (e *engine) readersView(ctx context.Context, tx pgx.Tx, table string) (made, other bool, err error) {
-	err = tx.QueryRow(ctx, readersViewSQL, quote(table), e.schema).Scan(&made)
+	err = tx.QueryRow(ctx, readersViewSQL, quote(table), e.schema, strings.Contains(table, ".")).Scan(&made)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, false, nil
 	}

@@ -178,6 +178,7 @@ func (w *worker) run(ctx context.Context) {
 		case err == nil:
 			if !w.failing || w.checkpoint > checkpoint {
 				pause.Reset()
+				fencedAt = -1
 			}
 			continue
 		case ctx.Err() != nil:
@@ -198,7 +199,7 @@ func (w *worker) run(ctx context.Context) {
 			}
 			w.forget()
 			w.failed(ctx, err)
-			loaded = loaded && classify(err) == unclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
+			loaded = loaded && held.Err() == nil && classify(err) == unclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
 			select {
 			case <-time.After(min(pause.NextBackOff(), w.config.MaxBackoff)): // jitter goes both ways
 			case <-ctx.Done():
@@ -335,7 +336,7 @@ func (w *worker) step(ctx context.Context) error {
 	case w.slots <- struct{}{}:
 		defer func() { <-w.slots }()
 	case <-ctx.Done():
-		return ctx.Err()
+		return context.Cause(ctx)
 	}
 	if w.table != nil {
 		err = w.foldBatch(ctx, items, to, full)

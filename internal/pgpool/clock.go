@@ -23,13 +23,14 @@ type clock struct {
 }
 
 type alarm struct {
-	at   time.Time
-	ring func()
+	made, at time.Time
+	ring     func()
 }
 
 // after calls a function after a duration, unless the alarm is stopped before.
 func (c *clock) after(d time.Duration, ring func()) *alarm {
-	a := &alarm{time.Now().Add(d), ring}
+	now := time.Now()
+	a := &alarm{made: now, at: now.Add(d), ring: ring}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.due == nil {
@@ -37,7 +38,7 @@ func (c *clock) after(d time.Duration, ring func()) *alarm {
 	}
 	c.due[a] = struct{}{}
 	if !c.armed {
-		c.arm(time.Now())
+		c.arm(now)
 	}
 	return a
 }
@@ -61,7 +62,7 @@ func (c *clock) look(now time.Time) {
 	for a := range c.due {
 		switch {
 		case stood > late:
-			a.at = a.at.Add(stood)
+			a.at = a.at.Add(min(stood, now.Sub(a.made))) // it may have been made since
 		case !a.at.After(now):
 			ring = append(ring, a.ring)
 			delete(c.due, a)

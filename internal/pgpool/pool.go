@@ -179,22 +179,22 @@ func (p *Pool) Dial(ctx context.Context) (*pgx.Conn, error) {
 	bound, cancel := context.WithTimeoutCause(ctx, within, ErrNoAnswer)
 	defer cancel()
 	conn, err := dial(bound, config)
-	if err != nil && ctx.Err() == nil && bound.Err() != nil {
-		return nil, fmt.Errorf("%w: cannot connect within %s: %v", ErrNoAnswer, within, err)
+	if err != nil && ctx.Err() == nil && (bound.Err() != nil || pgconn.Timeout(err)) {
+		return nil, fmt.Errorf("%w: cannot connect in time: %v", ErrNoAnswer, err)
 	}
 	return conn, err
 }
 
-// boundHosts lets each host of a configuration have its share of the time, so that one that does not answer leaves some
-// for the next, and returns the time of all.
+// maxAddresses is how many addresses of one host may not answer before one that does.
+const maxAddresses = 3
+
+// boundHosts lets each host of a configuration, and each address of a host, have its share of the time, so that one that
+// does not answer leaves some for the next, and returns the time of all.
 func boundHosts(config *pgx.ConnConfig) time.Duration {
 	address := func(host string, port uint16) string { return fmt.Sprint(host, ":", port) }
 	hosts := map[string]int{address(config.Host, config.Port): 1} // and the ways to connect, such as with TLS and without
 	for _, f := range config.Fallbacks {
 		hosts[address(f.Host, f.Port)]++
-	}
-	if len(hosts) == 1 {
-		return Connect
 	}
 	ways := 1
 	for _, n := range hosts {
@@ -204,7 +204,7 @@ func boundHosts(config *pgx.ConnConfig) time.Duration {
 	if config.ConnectTimeout == 0 || config.ConnectTimeout > share {
 		config.ConnectTimeout = share
 	}
-	return time.Duration(len(hosts)) * Connect
+	return time.Duration(max(len(hosts), maxAddresses)) * Connect
 }
 
 func dial(ctx context.Context, config *pgxpool.Config) (*pgx.Conn, error) {

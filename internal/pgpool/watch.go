@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Watchdog cuts a connection that makes no progress.
@@ -88,7 +89,7 @@ func (w *Watchdog) cut() {
 
 // ask cuts the connection unless its session is at work, as far as Postgres can be asked.
 func (w *Watchdog) ask() {
-	a := w.pool.activity(w.conn.PgConn().PID())
+	a := w.pool.activity(w.conn.PgConn())
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
@@ -102,32 +103,36 @@ func (w *Watchdog) ask() {
 
 // activity is what a session does, as another one sees it.
 type activity struct {
-	known        bool // or there is nobody to ask, or a pooler gives sessions other numbers
+	known        bool // or there is nobody to ask, a pooler gives sessions other numbers, or activities are not tracked
 	state, event string
 }
 
 const activitySQL = `
 select coalesce(state, ''), coalesce(wait_event, '')
   from pg_stat_activity
- where pid = $1`
+ where pid = $1
+   and datname = current_database()
+   and usename = session_user
+   and application_name = $2 -- it may be another server that is asked`
 
-func (p *Pool) activity(pid uint32) (a activity) {
-	ctx, cancel := context.WithTimeout(context.Background(), Connect)
-	defer cancel()
-	conn, err := p.Dial(ctx)
+func (p *Pool) activity(silent *pgconn.PgConn) (a activity) {
+	conn, err := p.Dial(context.Background())
 	if err != nil {
 		return a
 	}
 	defer Close(conn)
-	err = conn.QueryRow(ctx, activitySQL, int32(pid)).Scan(&a.state, &a.event)
-	a.known = err == nil && a.state != "" // which is hidden from other roles
+	ctx, cancel := context.WithTimeout(context.Background(), Connect)
+	defer cancel()
+	name := silent.ParameterStatus("application_name")
+	err = conn.QueryRow(ctx, activitySQL, int32(silent.PID()), name).Scan(&a.state, &a.event)
+	a.known = err == nil && a.state != "" && a.state != "disabled"
 	return a
 }
 
 // goesOn reports whether a session that has been silent for so long may still answer.
 func (a activity) goesOn(silent, within time.Duration) bool {
 	switch {
-	case a.event == "SyncRep":
+	case a.known && a.event == "SyncRep":
 		return true
 	case a.known && (a.state != "active" || a.event == "ClientRead" || a.event == "ClientWrite"):
 		return false
