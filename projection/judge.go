@@ -15,7 +15,7 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	if w.pending == 0 && f.at < 0 && isOneEvent(items) {
 		parts = len(items)
 	}
-	known := f.at >= 0 || n == parts && parts > 0 // whose failure it is
+	known := f.at >= 0 || len(items) > 0 && n == parts // whose failure it is
 	switch {
 	case fenced(f.err), f.at < 0 && class.ofAll():
 		return f.err

@@ -17,7 +17,7 @@ type TakenError struct {
 
 func (e *TakenError) Error() string {
 	if e.Owner == "" {
-		return fmt.Sprintf("projection %s: there is a table, view or index %s that no projection of this schema has made: "+
+		return fmt.Sprintf("projection %s: there is a table, view or index %q that no projection of this schema has made: "+
 			"give the projection's table another name, or rename or drop what is there", e.Projection, e.Table)
 	}
 	return fmt.Sprintf("projection %s: table %s is that of projection %s: give the table another name, or, if nothing runs that projection any more, call Runner.Drop for it",
