@@ -127,7 +127,8 @@ func (r *Repository[S, E]) warm(ctx context.Context, page []eventstore.StreamInf
 
 // isRefused reports whether an error is about one aggregate, and would come again.
 func isRefused(err error) bool {
-	return errors.Is(err, eventstore.ErrDecode) || errors.Is(err, eventstore.ErrUnknownType) || errors.Is(err, errEncode)
+	return errors.Is(err, eventstore.ErrDecode) || errors.Is(err, eventstore.ErrUnknownType) || errors.Is(err, errEncode) ||
+		errors.Is(err, eventstore.ErrInvalid) // a name that another client has stored
 }
 
 // warmOne returns a new snapshot of a stream, and whether there is one to be saved.

@@ -107,7 +107,11 @@ func appendGroup(ctx context.Context, db querier, sql *statements, args []any) (
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
+	if changes := len(args[1].([]string)); err == nil && len(all) != changes {
+		err = fmt.Errorf("append_group answered %d changes with %d rows: is the function that of this release?", changes, len(all))
+	}
+	return all, err
 }
 
 // appendArgs are the parameters of the SQL function append_group, as parallel arrays.

@@ -63,10 +63,14 @@ type group struct {
 	writing  map[string]struct{} // streams and keys of the requests being written
 	closed   bool
 	running  sync.WaitGroup // requests that were accepted
+	standby  *standbyWaits
 }
 
 func newGroup(pool *pgpool.Pool, sql *statements, appended func()) *group {
-	return &group{pool: pool, sql: sql, appended: appended, moment: maxMoment, writing: make(map[string]struct{})}
+	return &group{
+		pool: pool, sql: sql, appended: appended, moment: maxMoment, writing: make(map[string]struct{}),
+		standby: &standbyWaits{pool: pool},
+	}
 }
 
 // commit returns the outcome of a request.

@@ -58,16 +58,13 @@ func KeyFrom(ctx context.Context) (Key, bool) {
 }
 
 // The streams are those of the events at the positions, in the order of the changes.
-//
-// What is found may be on the primary alone: of an append whose session ended while it waited for a synchronous
-// standby. Something is written, so that the end of the statement waits for the standby.
 const keySQL = `
 select content, versions, positions,
        array(select e.stream
                from unnest(k.positions) with ordinality as p (position, n)
                join SCHEMA.events e on e.position = p.position
               order by p.n),
-       case when not pg_is_in_recovery() then pg_logical_emit_message(true, 'tidemark', '') end::text
+       current_setting('synchronous_standby_names') <> ''
   from SCHEMA.append_keys k
  where key = $1
    and (select SCHEMA.proven())`
@@ -95,32 +92,42 @@ func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
 	if err := key.Validate(); err != nil {
 		return nil, false, wrap(err, "look up")
 	}
-	receipts, streams, err := stored(ctx, s.db, s.sql.key, key)
+	receipts, streams, awaited, err := stored(ctx, s.db, s.sql.key, key)
+	if awaited && !s.inTx {
+		if err := s.group.standby.wait(ctx); err != nil {
+			return nil, false, wrap(err, "wait for the standby to have what is stored under idempotency key %q", key.Name)
+		}
+	}
 	key.Found(streams)
 	return receipts, receipts != nil, err
 }
 
-// stored returns what was committed under a key, nil if nothing was, and its streams.
-func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, []StreamID, error) {
+// stored returns what was committed under a key, nil if nothing was, its streams, and whether there is a synchronous
+// standby that may not have all of it yet.
+func stored(ctx context.Context, db querier, sql string, key Key) (_ []Receipt, _ []StreamID, awaited bool, _ error) {
 	rows, err := db.Query(ctx, sql, key.Name)
 	if err != nil {
-		return nil, nil, translateRead(err, "look up idempotency key %q", key.Name)
+		return nil, nil, false, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	type row struct {
 		Content             []byte
 		Versions, Positions []int64
 		Streams             []string
-		Written             *string // where in the WAL
+		Awaited             bool
 	}
 	found, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[row])
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil, nil
+		return nil, nil, false, nil
 	}
 	if err != nil {
-		return nil, nil, translateRead(err, "look up idempotency key %q", key.Name)
+		return nil, nil, false, translateRead(err, "look up idempotency key %q", key.Name)
 	}
 	if string(found.Content) != string(key.Content[:]) {
-		return nil, nil, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
+		return nil, nil, false, fmt.Errorf("eventstore: %w", &KeyReusedError{Key: key.Name})
+	}
+	if len(found.Versions) != len(found.Positions) {
+		return nil, nil, false, fmt.Errorf("eventstore: the row of idempotency key %q in table append_keys has %d versions and %d positions: was it changed by hand?",
+			key.Name, len(found.Versions), len(found.Positions))
 	}
 	receipts, streams := make([]Receipt, len(found.Versions)), make([]StreamID, len(found.Streams))
 	for i := range receipts {
@@ -128,10 +135,10 @@ func stored(ctx context.Context, db querier, sql string, key Key) ([]Receipt, []
 	}
 	for i, name := range found.Streams {
 		if streams[i], err = ParseStreamID(name); err != nil {
-			return nil, nil, wrap(err, "look up idempotency key %q", key.Name)
+			return nil, nil, false, wrap(err, "look up idempotency key %q", key.Name)
 		}
 	}
-	return receipts, streams, nil
+	return receipts, streams, found.Awaited, nil
 }
 
 // PurgeKeys forgets the idempotency keys that are older than age, and returns how many. A repeat of

@@ -65,6 +65,15 @@ func TestRepeatIsReplicated(t *testing.T) {
 				if _, _, err := store.Stored(short); !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("stored: %v, want that it waits", err)
 				}
+				for range 10 {
+					brief, cancel := context.WithTimeout(eventstore.WithKey(t.Context(), "k", nil), 20*time.Millisecond)
+					_, _, _ = store.Stored(brief)
+					cancel()
+				}
+				var waiting int
+				if err := pool.QueryRow(t.Context(), `select count(*) from pg_stat_activity where wait_event = 'SyncRep'`).Scan(&waiting); err != nil || waiting > 3 {
+					t.Errorf("%d sessions wait for the standby, %v", waiting, err)
+				}
 			}
 			release()
 			if err := <-answered; err != nil {

@@ -73,7 +73,7 @@ func newRequest(ctx context.Context, changes []Change) *request {
 func (r *request) settle(ctx context.Context, db querier, sql *statements, rows []row) error {
 	switch rows[0].Outcome {
 	case "known":
-		receipts, earlier, err := stored(ctx, db, sql.key, *r.key)
+		receipts, earlier, _, err := stored(ctx, db, sql.key, *r.key)
 		switch {
 		case errors.Is(err, ErrKeyReused):
 			r.err = err

@@ -32,6 +32,11 @@ func logged() (*httpapi.Config, *bytes.Buffer) {
 	return &httpapi.Config{Logger: slog.New(slog.NewTextHandler(output, nil))}, output
 }
 
+// unreadable is a reader that has nothing but an error.
+type unreadable struct{}
+
+func (unreadable) Read([]byte) (int, error) { return 0, errors.New("secret") }
+
 // TestPanic: a panic before the answer is a problem document, one after it has begun aborts the answer, and so
 // does http.ErrAbortHandler.
 func TestPanic(t *testing.T) {
@@ -46,9 +51,11 @@ func TestPanic(t *testing.T) {
 			w.Header().Set("Content-Length", "1")
 			panic("secret")
 		},
-		"typed nil": returning((*httpapi.Error)(nil)),
-		"no status": returning(&httpapi.Error{Name: "secret"}),
-		"bad error": returning((*broken)(nil)),
+		"no such code":  func(w http.ResponseWriter, _ *http.Request) error { w.WriteHeader(1000); return nil },
+		"unread reader": func(w http.ResponseWriter, _ *http.Request) error { _, err := io.Copy(w, unreadable{}); return err },
+		"typed nil":     returning((*httpapi.Error)(nil)),
+		"no status":     returning(&httpapi.Error{Name: "secret"}),
+		"bad error":     returning((*broken)(nil)),
 	} {
 		config, output := logged()
 		config.Members = func(error) map[string]any { panic("members") }
@@ -76,11 +83,16 @@ func TestPanic(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 	}
 	for name, aborts := range map[string]httpapi.Handler{
-		"on purpose":       func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
-		"panic when begun": func(w http.ResponseWriter, _ *http.Request) error { begin(w); panic("secret") },
-		"error when begun": func(w http.ResponseWriter, _ *http.Request) error { begin(w); return errors.New("secret") },
+		"on purpose":         func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
+		"panic when begun":   func(w http.ResponseWriter, _ *http.Request) error { begin(w); panic("secret") },
+		"members when begun": func(w http.ResponseWriter, _ *http.Request) error { begin(w); return errBroken },
+		"error when begun":   func(w http.ResponseWriter, _ *http.Request) error { begin(w); return errors.New("secret") },
 	} {
 		config, output := logged()
+		if name == "members when begun" {
+			config.Members = func(error) map[string]any { panic("members") }
+			config.Problems = []httpapi.Problem{{Err: errBroken, Status: 418, Name: "x"}}
+		}
 		server := httptest.NewServer(handle(config, aborts))
 		answer, err := http.Get(server.URL)
 		if err == nil {
@@ -369,7 +381,7 @@ func TestUnavailable(t *testing.T) {
 		away: true, server("25006"): true, server("53300"): true, server("57P03"): true, server("57P01"): true, server("08006"): true,
 		server("57014"): true, server("55P03"): true, server("40001"): true, server("58030"): true,
 		eventstore.ErrNoTidemark: true, eventstore.ErrUnproven: true, eventstore.ErrNotMigrated: true, &eventstore.SequenceError{Repair: "secret"}: true,
-		fmt.Errorf("secret: %w", io.ErrUnexpectedEOF): false,
+		fmt.Errorf("secret: %w", io.ErrUnexpectedEOF): false, fmt.Errorf("secret: %w", eventstore.ErrNoAnswer): false,
 	} {
 		for _, method := range []string{"GET", "POST"} {
 			config, output := logged()

@@ -148,7 +148,9 @@ func conflictProblem(r *http.Request, err error) *Error {
 	return &Error{http.StatusPreconditionFailed, "version-conflict", text}
 }
 
-func isUnavailable(err error) bool { return isUnready(err) || pgerr.Unavailable(err) }
+func isUnavailable(err error) bool {
+	return isUnready(err) || errors.Is(err, eventstore.ErrNoAnswer) || pgerr.Unavailable(err)
+}
 
 // isUnready reports whether the store has refused to work with the database as it is: a standby, one that was
 // not migrated, or restored without its sequences, or of an earlier state. Nothing was stored.
@@ -179,6 +181,7 @@ func (m *Mux) fail(w *response, r *http.Request, client context.Context, err err
 	defer func() {
 		if p := recover(); p != nil && p != http.ErrAbortHandler { // in what the application has given
 			m.log(w, r, slog.LevelError, "problem document cannot be made", &panicked{fmt.Sprint(p), debug.Stack()})
+			w.retract()
 			m.write(w, &Error{Status: http.StatusInternalServerError}, nil)
 		} else if p != nil {
 			panic(p)
@@ -186,12 +189,7 @@ func (m *Mux) fail(w *response, r *http.Request, client context.Context, err err
 	}()
 	problem, members := m.problemFor(r, err)
 	m.logProblem(w, r, client, problem, err)
-	if w.begun.Load() { // the client must see that something is missing
-		panic(http.ErrAbortHandler)
-	}
-	for _, done := range promises {
-		w.Header().Del(done) // it was not
-	}
+	w.retract()
 	if problem.Status == http.StatusServiceUnavailable && repeatable(r, problem, err) {
 		w.Header().Set("Retry-After", "1")
 	}
@@ -200,6 +198,17 @@ func (m *Mux) fail(w *response, r *http.Request, client context.Context, err err
 		m.log(w, r, slog.LevelError, "members of a problem document cannot be written", err)
 	}
 	m.write(w, problem, body)
+}
+
+// retract takes back what the handler has promised, or ends the connection if the answer has begun: the client must see
+// that something is missing.
+func (w *response) retract() {
+	if w.begun.Load() {
+		panic(http.ErrAbortHandler)
+	}
+	for _, done := range promises {
+		w.Header().Del(done)
+	}
 }
 
 // promises are headers that a handler may have set before it failed.

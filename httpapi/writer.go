@@ -23,17 +23,20 @@ func (w *response) Write(p []byte) (int, error) {
 }
 
 func (w *response) WriteHeader(status int) {
+	w.to.WriteHeader(status) // which panics if there is no such status
 	// Others of 1xx, such as 103 Early Hints, come before the answer.
 	if status >= http.StatusOK || status == http.StatusSwitchingProtocols {
 		w.begun.Store(true)
 	}
-	w.to.WriteHeader(status)
 }
 
 // ReadFrom keeps the fast way of the writer below for files.
 func (w *response) ReadFrom(from io.Reader) (int64, error) {
-	w.begun.Store(true)
-	return io.Copy(w.to, from)
+	n, err := io.Copy(w.to, from)
+	if n > 0 || err == nil {
+		w.begun.Store(true)
+	}
+	return n, err
 }
 
 func (w *response) Unwrap() http.ResponseWriter { return w.to }

@@ -488,6 +488,8 @@ declare
     positions bigint[];
     stored    bigint; -- the last position of the log
     fence     bigint;
+    written   int;    -- events
+    due       int;
 begin
     if (cardinality(streams) > 0 and cardinality(ids) > 0
         and cardinality(requests) = cardinality(streams) and cardinality(expected) = cardinality(streams)
@@ -623,6 +625,10 @@ begin
           from unnest(positions, streams, actual, offsets, ids, types, schemas, payloads, metas)
                as e (position, stream, version, nth, id, type, schema, data, metadata)
         returning 'stored', version, position;
+        get diagnostics written = row_count;
+        if written <> cardinality(ids) then
+            raise exception 'append: a trigger or a rule of the table events has kept an event from being stored, so nothing was stored';
+        end if;
         return;
     end if;
 
@@ -643,25 +649,19 @@ begin
                e.id, e.type, e.schema, e.data, e.metadata, clock_timestamp()
           from events e
           join unnest(streams, actual) with ordinality as u (stream, version, n) on u.n = e.change
+        returning 1
     ), ends as (
         select change, max(nth) as nth, max(position) as position
           from events
          group by change
     )
-    select array_agg(u.version + ends.nth order by u.n), array_agg(ends.position order by u.n)
-      into versions, positions
+    select array_agg(u.version + ends.nth order by u.n), array_agg(ends.position order by u.n),
+           (select count(*) from inserted), (select count(*) from events)
+      into versions, positions, written, due
       from unnest(actual) with ordinality as u (version, n)
       left join ends on ends.change = u.n;
-
-    if cardinality(keys) > 0 then
-        insert into tidemark.append_keys (key, content, versions, positions)
-        select k.key, coalesce(k.content, ''), array_agg(u.version order by u.n), array_agg(u.position order by u.n)
-          from unnest(keys, contents) with ordinality as k (key, content, request)
-          join unnest(requests, versions, positions) with ordinality as u (request, version, position, n)
-            on u.request = k.request
-         where k.key is not null
-           and u.position is not null
-         group by k.key, k.content;
+    if written <> due then
+        raise exception 'append: a trigger or a rule of the table events has kept an event from being stored, so nothing was stored';
     end if;
 
     if conflicts is not null then
@@ -690,6 +690,18 @@ begin
                       and stream = u.stream
                       and version = u.expected + (select max(c.nth) from unnest(changes, offsets) as c (change, nth) where c.change = u.n)) e on true;
         end if;
+    end if;
+
+    if cardinality(keys) > 0 then -- also for what was stored before without the key
+        insert into tidemark.append_keys (key, content, versions, positions)
+        select k.key, coalesce(k.content, ''), array_agg(u.version order by u.n), array_agg(u.position order by u.n)
+          from unnest(keys, contents) with ordinality as k (key, content, request)
+          join unnest(requests, versions, positions) with ordinality as u (request, version, position, n)
+            on u.request = k.request
+         where k.key is not null
+           and u.position is not null
+           and (k.request = any (busy || known)) is not true
+         group by k.key, k.content;
     end if;
 
     if known is not null or repeated is not null then
@@ -795,6 +807,9 @@ begin
     values (taken, append_one.stream, actual + 1, append_one.id,
             append_one.type, append_one.schema, payload, meta, clock_timestamp())
     returning version, position;
+    if not found then
+        raise exception 'append: a trigger or a rule of the table events has kept an event from being stored, so nothing was stored';
+    end if;
 end
 $$;
 -- +goose StatementEnd

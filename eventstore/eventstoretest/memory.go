@@ -100,6 +100,7 @@ func (m *Memory) commit(ctx context.Context, changes []eventstore.Change) ([]eve
 		return slices.Clone(first.receipts), first.streams, nil
 	}
 	if receipts, ok := m.repeatedLocked(changes); ok {
+		m.keepLocked(ctx, changes, receipts)
 		return receipts, nil, nil
 	}
 	for _, change := range changes {
@@ -111,16 +112,27 @@ func (m *Memory) commit(ctx context.Context, changes []eventstore.Change) ([]eve
 			return nil, nil, &eventstore.ConflictError{Stream: change.Stream, Expected: actual, Actual: actual, Replaced: true}
 		}
 	}
-	receipts, streams := make([]eventstore.Receipt, len(changes)), make([]eventstore.StreamID, len(changes))
+	receipts := make([]eventstore.Receipt, len(changes))
 	for i, change := range changes {
-		receipts[i], streams[i] = m.appendLocked(change), change.Stream
+		receipts[i] = m.appendLocked(change)
 	}
-	if key, ok := eventstore.KeyFrom(ctx); ok {
-		m.keys[key.Name] = stored{key.Content, receipts, streams, time.Now()}
-	}
+	m.keepLocked(ctx, changes, receipts)
 	close(m.appended)
 	m.appended = make(chan struct{})
-	return slices.Clone(receipts), nil, nil
+	return receipts, nil, nil
+}
+
+// keepLocked notes what is stored under the key of a commit, if it has one.
+func (m *Memory) keepLocked(ctx context.Context, changes []eventstore.Change, receipts []eventstore.Receipt) {
+	key, ok := eventstore.KeyFrom(ctx)
+	if !ok {
+		return
+	}
+	streams := make([]eventstore.StreamID, len(changes))
+	for i, change := range changes {
+		streams[i] = change.Stream
+	}
+	m.keys[key.Name] = stored{key.Content, slices.Clone(receipts), streams, time.Now()}
 }
 
 // repeatedLocked finds what was stored with the same event ids at the same expected versions.

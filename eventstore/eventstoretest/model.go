@@ -131,6 +131,9 @@ func (m *model) commit(t *rapid.T) {
 		if !slices.Equal(got, want) {
 			t.Fatalf("repeated %+v, key %q: %v, want %v", changes, name, got, want)
 		}
+		if _, known := m.keys[name]; name != "" && !known {
+			m.keys[name] = keyed{content, got}
+		}
 	default:
 		m.keep(t, changes, got)
 		if name != "" {

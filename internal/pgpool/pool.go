@@ -180,7 +180,7 @@ func (p *Pool) Dial(ctx context.Context) (*pgx.Conn, error) {
 	defer cancel()
 	conn, err := dial(bound, config)
 	if err != nil && ctx.Err() == nil && (bound.Err() != nil || pgconn.Timeout(err)) {
-		return nil, fmt.Errorf("%w: cannot connect in time: %v", ErrNoAnswer, err)
+		return nil, fmt.Errorf("%w: cannot connect in time: %w", ErrNoAnswer, err)
 	}
 	return conn, err
 }
