@@ -29,6 +29,10 @@ func Unavailable(err error) bool {
 func NothingDone(err error) bool {
 	var connecting *pgconn.ConnectError
 	var e *pgconn.PgError
+	var sure interface{ NothingDone() bool }
+	if errors.As(err, &sure) {
+		return sure.NothingDone()
+	}
 	if errors.As(err, &e) {
 		return e.SeverityUnlocalized == "ERROR" || errors.As(err, &connecting)
 	}

@@ -23,6 +23,18 @@ import (
 // ErrNoAnswer means that Postgres did not answer in time, or could not be connected to in time.
 var ErrNoAnswer = errors.New("no answer from Postgres")
 
+// unreached is ErrNoAnswer before anything was sent. It does not unwrap to the error of a context that is not the
+// caller's.
+type unreached struct{ text string }
+
+func (e *unreached) Error() string {
+	return fmt.Sprintf("%v: cannot connect in time: %s", ErrNoAnswer, e.text)
+}
+func (e *unreached) Is(target error) bool { return target == ErrNoAnswer }
+
+// NothingDone reports that the statement had no effect, see pgerr.NothingDone.
+func (e *unreached) NothingDone() bool { return true }
+
 const (
 	// Answer is how long a statement may take without a row of it. A page over a slow line takes longer,
 	// and brings rows meanwhile.
@@ -180,7 +192,7 @@ func (p *Pool) Dial(ctx context.Context) (*pgx.Conn, error) {
 	defer cancel()
 	conn, err := dial(bound, config)
 	if err != nil && ctx.Err() == nil && (bound.Err() != nil || pgconn.Timeout(err)) {
-		return nil, fmt.Errorf("%w: cannot connect in time: %w", ErrNoAnswer, err)
+		return nil, &unreached{err.Error()}
 	}
 	return conn, err
 }

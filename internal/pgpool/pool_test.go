@@ -5,11 +5,13 @@ package pgpool_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
@@ -172,5 +174,23 @@ func TestCommitWaitsForStandby(t *testing.T) {
 	_, err = conn.Conn().Exec(t.Context(), `insert into t values (1)`)
 	if err := watch.Stop(err); err != nil || time.Since(start) < pgpool.Answer {
 		t.Errorf("%v after %s, want none once the standby is not waited for", err, time.Since(start))
+	}
+}
+
+// TestNobodyThere: that Postgres could not be connected to in time is ErrNoAnswer, says that nothing was done, and is not
+// taken for the end of the caller's context.
+func TestNobodyThere(t *testing.T) {
+	t.Parallel()
+	gate := pgtest.NewGate(t, func() (string, error) { return "", nil })
+	gate.Silence()
+	raw, err := pgxpool.New(t.Context(), "postgres://postgres@"+gate.Address()+"/postgres?sslmode=disable")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(raw.Close)
+	t.Cleanup(gate.Cut)
+	_, err = pgpool.New(raw).Exec(t.Context(), `select`)
+	if !errors.Is(err, pgpool.ErrNoAnswer) || errors.Is(err, context.DeadlineExceeded) || !pgerr.NothingDone(fmt.Errorf("append: %w", err)) {
+		t.Errorf("%v", err)
 	}
 }
