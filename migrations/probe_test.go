@@ -119,13 +119,13 @@ func TestUpWithFewRights(t *testing.T) {
 	url := pgtest.EmptyURL(t)
 	setup := connect(t, url)
 	role := pgx.Identifier{setup.Config().ConnConfig.Database + "_owner"}.Sanitize()
-	mustExec(t, setup, `create role `+role+` login connection limit 2`)
+	mustExec(t, setup, `create role `+role+` login password 'secret' connection limit 2`) // which containers ask for
 	t.Cleanup(func() {
 		_, _ = setup.Exec(context.Background(), fmt.Sprintf("drop owned by %s; drop role %[1]s", role))
 	})
 	mustExec(t, setup, `create schema tidemark authorization `+role)
 	config := setup.Config()
-	config.ConnConfig.User, config.MaxConns = strings.Trim(role, `"`), 1
+	config.ConnConfig.User, config.ConnConfig.Password, config.MaxConns = strings.Trim(role, `"`), "secret", 1
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
