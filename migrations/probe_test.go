@@ -93,13 +93,7 @@ func TestProbeProblem(t *testing.T) {
 // TestUpWithBusyPool: a pool whose connections are all in use does not keep a store from being migrated.
 func TestUpWithBusyPool(t *testing.T) {
 	t.Parallel()
-	config := empty(t).Config()
-	config.MaxConns = 1
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pool.Close()
+	pool := pgtest.Connect(t, pgtest.EmptyURL(t), func(c *pgxpool.Config) { c.MaxConns = 1 })
 	conn, err := pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -124,13 +118,9 @@ func TestUpWithFewRights(t *testing.T) {
 		_, _ = setup.Exec(context.Background(), fmt.Sprintf("drop owned by %s; drop role %[1]s", role))
 	})
 	mustExec(t, setup, `create schema tidemark authorization `+role)
-	config := setup.Config()
-	config.ConnConfig.User, config.ConnConfig.Password, config.MaxConns = strings.Trim(role, `"`), "secret", 1
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pool.Close()
+	pool := pgtest.Connect(t, url, func(c *pgxpool.Config) {
+		c.ConnConfig.User, c.ConnConfig.Password, c.MaxConns = strings.Trim(role, `"`), "secret", 1
+	})
 	mustUp(t, pool, nil)
 	mustExec(t, setup, `alter role `+role+` connection limit 1`)
 	mustUp(t, pool, nil)

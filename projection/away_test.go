@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
@@ -83,17 +84,12 @@ func (f *fixture) wrongPool(sql string) *pgxpool.Pool {
 		f.exec(`grant all on all functions in schema tidemark to ` + name)
 		sql = fmt.Sprintf(sql, name)
 	}
-	config := f.pool.Config()
-	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, sql)
-		return err
-	}
-	pool, err := pgxpool.NewWithConfig(f.Context(), config)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(pool.Close)
-	return pool
+	return pgtest.Connect(f.T, f.pool.Config().ConnString(), func(c *pgxpool.Config) {
+		c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, sql)
+			return err
+		}
+	})
 }
 
 // TestFirstReadFails: why a partition cannot be read at all is in the status too.

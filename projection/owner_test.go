@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -147,13 +148,7 @@ func TestRegisterBehindALock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	position := f.put("a", 1)
-	config := f.pool.Config()
-	config.ConnConfig.RuntimeParams["lock_timeout"] = "20ms"
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pool.Close()
+	pool := pgtest.Connect(t, f.pool.Config().ConnString(), func(c *pgxpool.Config) { c.ConnConfig.RuntimeParams["lock_timeout"] = "20ms" })
 	tx, err := f.pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -20,14 +20,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 
 func newPool(t *testing.T, conns int32) *pgxpool.Pool {
 	t.Helper()
-	config := pgtest.Pool(t).Config()
-	config.MaxConns = conns
-	pool, err := pgxpool.NewWithConfig(t.Context(), config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	return pool
+	return pgtest.Connect(t, pgtest.URL(t), func(c *pgxpool.Config) { c.MaxConns = conns })
 }
 
 // inUse takes all connections of a pool until the test ends.
@@ -111,11 +104,7 @@ func TestSilentHost(t *testing.T) {
 	node := pgtest.NewNode(t, nil)
 	silent, good := pgtest.NewGate(t, node.Socket), pgtest.NewGate(t, node.Socket)
 	silent.Silence()
-	raw, err := pgxpool.New(t.Context(), "postgres://postgres@"+silent.Address()+","+good.Address()+"/postgres?sslmode=disable")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(raw.Close)
+	raw := pgtest.Connect(t, "postgres://postgres@"+silent.Address()+","+good.Address()+"/postgres?sslmode=disable", nil)
 	t.Cleanup(silent.Cut) // before the pool is closed, which waits for its connections
 	start := time.Now()
 	conn, err := pgpool.New(raw).Dial(t.Context())
@@ -183,13 +172,7 @@ func TestNobodyThere(t *testing.T) {
 	t.Parallel()
 	gate := pgtest.NewGate(t, func() (string, error) { return "", nil })
 	gate.Silence()
-	raw, err := pgxpool.New(t.Context(), "postgres://postgres@"+gate.Address()+"/postgres?sslmode=disable")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(raw.Close)
-	t.Cleanup(gate.Cut)
-	_, err = pgpool.New(raw).Exec(t.Context(), `select`)
+	_, err := pgpool.New(gate.Pool(t, 0)).Exec(t.Context(), `select`)
 	if !errors.Is(err, pgpool.ErrNoAnswer) || errors.Is(err, context.DeadlineExceeded) || !pgerr.NothingDone(fmt.Errorf("append: %w", err)) {
 		t.Errorf("%v", err)
 	}
