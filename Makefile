@@ -35,7 +35,7 @@ bench: ## compare with plain INSERT and COPY, on a durable Postgres
 FUZZTIME ?= 20s
 fuzz: ## fuzz each target for FUZZTIME
 	go test ./eventstore -run '^$$' -fuzz FuzzParseStreamID -fuzztime $(FUZZTIME)
-	go test ./eventstore -run '^$$' -fuzz FuzzCodec -fuzztime $(FUZZTIME)
+	go test ./codec -run '^$$' -fuzz FuzzCodec -fuzztime $(FUZZTIME)
 	go test ./eventstore -run '^$$' -fuzz FuzzPayload -fuzztime $(FUZZTIME)
 	go test ./examples/bank/berka -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
 

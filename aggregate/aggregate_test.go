@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/aggregate"
 	"github.com/tidemark-es/tidemark/aggregate/aggregatetest"
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
@@ -52,9 +53,9 @@ func add(n int) func(*counter) ([]event, error) {
 	return func(c *counter) ([]event, error) { return c.add(n) }
 }
 
-var counters = aggregate.Define[counter]("counter", eventstore.NewCodec(
-	eventstore.TypeOf("limited", func(e limited) event { return e }),
-	eventstore.TypeOf("added", func(e added) event { return e }),
+var counters = aggregate.Define[counter]("counter", codec.New(
+	codec.Of("limited", func(e limited) event { return e }),
+	codec.Of("added", func(e added) event { return e }),
 ))
 
 func limit(n int) func(*counter) ([]event, error) {
@@ -435,7 +436,7 @@ func TestUnknownEvent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := repo.Update(t.Context(), "a", add(1)); !errors.Is(err, eventstore.ErrUnknownType) {
+		if _, err := repo.Update(t.Context(), "a", add(1)); !errors.Is(err, codec.ErrUnknownType) {
 			t.Errorf("%v, want ErrUnknownType", err)
 		}
 		if _, err := repo.Load(t.Context(), ""); !errors.Is(err, eventstore.ErrInvalid) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
@@ -19,7 +20,7 @@ type State[S, E any] interface {
 // Definition says how an aggregate is made of events.
 type Definition[S, E any] struct {
 	category string
-	codec    *eventstore.Codec[E]
+	codec    *codec.Codec[E]
 	apply    func(*S, E)
 	state    stateCodec[S] // for snapshots
 }
@@ -27,19 +28,19 @@ type Definition[S, E any] struct {
 // Define defines an aggregate: the category of its streams, the codec of its events and, as the
 // type argument, its state. It panics when the category cannot be one, see
 // [eventstore.StreamID.Validate], or the codec is nil or decodes no type.
-func Define[S any, P State[S, E], E any](category string, codec *eventstore.Codec[E]) *Definition[S, E] {
+func Define[S any, P State[S, E], E any](category string, c *codec.Codec[E]) *Definition[S, E] {
 	if err := (eventstore.StreamID{Category: category, Key: "x"}).Validate(); err != nil {
 		panic(fmt.Sprintf("aggregate: Define: category %q: %v", category, err))
 	}
-	if codec == nil {
-		panic(fmt.Sprintf("aggregate: Define: category %q: the codec is nil: pass one that eventstore.NewCodec returned, and declare the codec's variable in the same package or before", category))
+	if c == nil {
+		panic(fmt.Sprintf("aggregate: Define: category %q: the codec is nil: pass one that codec.New returned, and declare the codec's variable in the same package or before", category))
 	}
-	if len(codec.Types()) == 0 {
-		panic(fmt.Sprintf("aggregate: Define: category %q: the codec has no event type that is not retired: add one with eventstore.TypeOf", category))
+	if len(c.Types()) == 0 {
+		panic(fmt.Sprintf("aggregate: Define: category %q: the codec has no event type that is not retired: add one with codec.Of", category))
 	}
 	return &Definition[S, E]{
 		category: category,
-		codec:    codec,
+		codec:    c,
 		apply:    func(state *S, event E) { P(state).Apply(event) },
 		state:    jsonState[S](category),
 	}
@@ -121,4 +122,4 @@ func (d *Definition[S, E]) Stream(key string) eventstore.StreamID {
 }
 
 // Codec returns the codec of the aggregate's events.
-func (d *Definition[S, E]) Codec() *eventstore.Codec[E] { return d.codec }
+func (d *Definition[S, E]) Codec() *codec.Codec[E] { return d.codec }

@@ -126,10 +126,10 @@ func TestCheckSnapshot(t *testing.T) {
 // TestCheckSnapshotFails: it finds what a snapshot loses.
 func TestCheckSnapshotFails(t *testing.T) {
 	t.Parallel()
-	codec := counters.Codec()
+	c := counters.Codec()
 	for name, check := range map[string]func(testing.TB){
-		"an unexported field":      checked[hidden]{aggregate.Define[hidden]("a", codec)}.check,
-		"a field that is left out": checked[skipped]{aggregate.Define[skipped]("a", codec)}.check,
+		"an unexported field":      checked[hidden]{aggregate.Define[hidden]("a", c)}.check,
+		"a field that is left out": checked[skipped]{aggregate.Define[skipped]("a", c)}.check,
 		"an own encoding that forgets": checked[counter]{counters.WithEncoding(
 			func(c *counter) ([]byte, error) { return []byte{byte(c.Value)}, nil },
 			func(data []byte) (*counter, error) { return &counter{Value: int(data[0])}, nil })}.check,

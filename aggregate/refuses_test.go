@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tidemark-es/tidemark/aggregate"
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 	"github.com/tidemark-es/tidemark/snapshot"
@@ -25,7 +26,7 @@ func TestDefinitionsRefuse(t *testing.T) {
 		`Define: category "": `:                        func() { aggregate.Define[counter]("", counters.Codec()) },
 		`Define: category "a-b": `:                     func() { aggregate.Define[counter]("a-b", counters.Codec()) },
 		`Define: category "a": the codec is nil`:       func() { aggregate.Define[counter, *counter, event]("a", nil) },
-		`Define: category "a": the codec has no event`: func() { aggregate.Define[counter]("a", eventstore.NewCodec(eventstore.Retired[event]("gone"))) },
+		`Define: category "a": the codec has no event`: func() { aggregate.Define[counter]("a", codec.New(codec.Retired[event]("gone"))) },
 		`Definition.WithSchema: counter: schema 0`:     func() { counters.WithSchema(0) },
 		`Definition.WithEncoding: counter: encode or`:  func() { counters.WithEncoding(nil, nil) },
 		`NewRepository: the definition is nil`:         func() { aggregate.NewRepository[counter, event](store, nil, nil) },

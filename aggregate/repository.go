@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/snapshot"
@@ -74,7 +75,7 @@ type Loaded[S, E any] struct {
 	RecordedAt time.Time // when its last event was, in UTC; zero if it does not exist yet
 
 	last  uuid.UUID // the id of its last event
-	codec *eventstore.Codec[E]
+	codec *codec.Codec[E]
 }
 
 // Change returns what appends the events of a decision to the aggregate if it is still as it was

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/snapshot"
@@ -127,7 +128,7 @@ func (r *Repository[S, E]) warm(ctx context.Context, page []eventstore.StreamInf
 
 // isRefused reports whether an error is about one aggregate, and would come again.
 func isRefused(err error) bool {
-	return errors.Is(err, eventstore.ErrDecode) || errors.Is(err, eventstore.ErrUnknownType) || errors.Is(err, errEncode) ||
+	return errors.Is(err, codec.ErrDecode) || errors.Is(err, codec.ErrUnknownType) || errors.Is(err, errEncode) ||
 		errors.Is(err, eventstore.ErrInvalid) // a name that another client has stored
 }
 

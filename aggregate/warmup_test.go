@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/tidemark-es/tidemark/aggregate"
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
@@ -70,7 +71,7 @@ func TestWarmUp(t *testing.T) {
 			t.Fatal(err)
 		}
 		done := warm(repo, eventstore.StreamID{})
-		if done.Saved != 3 || done.Current != n-4 || done.Failed != 1 || !errors.Is(done.Err, eventstore.ErrUnknownType) || done.Deleted != 0 {
+		if done.Saved != 3 || done.Current != n-4 || done.Failed != 1 || !errors.Is(done.Err, codec.ErrUnknownType) || done.Deleted != 0 {
 			t.Errorf("again: %+v", done)
 		}
 		if stats := snapshots.Stats(); stats.Bad != 1 || !log.contains("does not decode") {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/migrations"
 )
@@ -48,7 +49,7 @@ func (b *bench) database(ctx context.Context, use func(*database) error) (err er
 	if err != nil {
 		return err
 	}
-	draft, err := codec.Encode(event)
+	draft, err := depositing.Encode(event)
 	if err != nil {
 		return err
 	}
@@ -128,8 +129,8 @@ type deposited struct {
 	Text    string `json:"text"`
 }
 
-var codec = eventstore.NewCodec(
-	eventstore.TypeOf("account.deposited", func(e deposited) deposited { return e }),
+var depositing = codec.New(
+	codec.Of("account.deposited", func(e deposited) deposited { return e }),
 )
 
 func newEvent() (deposited, error) {

@@ -69,7 +69,7 @@ func keyed(keys int) func(eventstore.Event[deposited]) string {
 // trivial returns a projection that does nothing.
 func trivial(name string, partitions int) *projection.Projection {
 	return projection.New(name, &projection.Options{Partitions: partitions},
-		projection.On(codec, func(context.Context, pgx.Tx, eventstore.Event[deposited]) error { return nil }))
+		projection.On(depositing, func(context.Context, pgx.Tx, eventstore.Event[deposited]) error { return nil }))
 }
 
 // upserts returns a projection that writes a row for each event.
@@ -81,7 +81,7 @@ on conflict (account) do update
    set events = b.events + 1, balance = b.balance + excluded.balance`
 	key := keyed(fewKeys)
 	return projection.New("upserts", options(partitions),
-		projection.OnKeyed(codec, key, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
+		projection.OnKeyed(depositing, key, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
 			_, err := tx.Exec(ctx, fmt.Sprintf(upsertSQL, projection.TableName(ctx, schema+".balances")), key(event), event.Data.Amount)
 			return err
 		}))
@@ -91,7 +91,7 @@ on conflict (account) do update
 func tableOf(keys int) func(partitions int) *projection.Projection {
 	return func(partitions int) *projection.Projection {
 		return projection.NewTable("table", options(partitions),
-			projection.Fold(codec, keyed(keys), func(row *balance, event eventstore.Event[deposited]) projection.Op {
+			projection.Fold(depositing, keyed(keys), func(row *balance, event eventstore.Event[deposited]) projection.Op {
 				row.Events++
 				row.Balance += event.Data.Amount
 				return projection.Put
@@ -110,7 +110,7 @@ func timedTable(partitions int) *projection.Projection {
 	o := options(partitions)
 	o.DDL = `create table {` + schema + `.balances} (account text primary key, events bigint not null, balance bigint not null, at timestamptz not null)`
 	return projection.NewTable("table", o,
-		projection.Fold(codec, keyed(fewKeys), func(row *timedBalance, event eventstore.Event[deposited]) projection.Op {
+		projection.Fold(depositing, keyed(fewKeys), func(row *timedBalance, event eventstore.Event[deposited]) projection.Op {
 			row.Events++
 			row.Balance += event.Data.Amount
 			row.At = event.RecordedAt

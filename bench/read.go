@@ -21,7 +21,7 @@ func (a *account) Apply(e deposited) {
 	a.balance += e.Amount
 }
 
-var accounts = aggregate.Define[account]("account", codec)
+var accounts = aggregate.Define[account]("account", depositing)
 
 // fill appends so many events, in streams of a length, and returns the streams.
 func (db *database) fill(ctx context.Context, events, length int) ([]eventstore.StreamID, error) {
@@ -85,7 +85,7 @@ func (db *database) readAll(ctx context.Context, after eventstore.Position, want
 func raw(eventstore.Raw) error { return nil }
 
 func decoded(event eventstore.Raw) error {
-	_, err := codec.Decode(event)
+	_, err := depositing.Decode(event)
 	return err
 }
 

@@ -51,7 +51,7 @@ func (s *savings) Apply(e deposited) {
 	s.Balance += e.Amount
 }
 
-var savingsAccounts = aggregate.Define[savings]("account", codec)
+var savingsAccounts = aggregate.Define[savings]("account", depositing)
 
 type repository = aggregate.Repository[savings, deposited]
 

@@ -5,8 +5,8 @@
 // by [Version]. All events of all streams together form the log, ordered by [Position].
 //
 // [Store.Append] and [Store.Commit] write, [Store.Read] reads one stream, [Store.ReadAll] reads
-// the log to its present end and [Store.Follow] goes on from there. A [Codec] turns the events
-// of a domain into [Draft] values and back.
+// the log to its present end and [Store.Follow] goes on from there. Payloads are JSON that the store does
+// not look into: package codec turns the events of a domain into [Draft] values and back.
 //
 // # Guarantees
 //

@@ -21,7 +21,7 @@ func TestGuide(t *testing.T) {
 		t.Fatal(err)
 	}
 	var examples strings.Builder
-	for _, folder := range []string{".", "eventstoretest", "../migrations", "../aggregate/aggregatetest", "../projection/projectiontest"} {
+	for _, folder := range []string{".", "eventstoretest", "../codec", "../codec/codectest", "../migrations", "../aggregate/aggregatetest", "../projection/projectiontest"} {
 		paths, _ := filepath.Glob(filepath.Join(folder, "*_test.go"))
 		for _, path := range paths {
 			text, err := os.ReadFile(path)

@@ -11,12 +11,10 @@ import (
 
 // The sentinels that the typed errors of this package unwrap to.
 var (
-	ErrConflict    = errors.New("version conflict")
-	ErrInvalid     = errors.New("invalid argument")
-	ErrUnknownType = errors.New("unknown event type")
-	ErrDecode      = errors.New("event does not decode")
-	ErrKeyReused   = errors.New("idempotency key reused")
-	ErrKeySpent    = errors.New("idempotency key spent")
+	ErrConflict  = errors.New("version conflict")
+	ErrInvalid   = errors.New("invalid argument")
+	ErrKeyReused = errors.New("idempotency key reused")
+	ErrKeySpent  = errors.New("idempotency key spent")
 
 	// ErrUnknownOutcome means that the connection was lost during a commit: its events are stored,
 	// or not. [Store.Commit] says how to find out.
@@ -152,41 +150,6 @@ func (e *InvalidError) Error() string { return e.Reason }
 
 // Unwrap returns [ErrInvalid].
 func (e *InvalidError) Unwrap() error { return ErrInvalid }
-
-// UnknownTypeError says that a codec has no type for a stored event: the event was written by
-// another release, or the codec is not the one for this stream.
-type UnknownTypeError struct {
-	Type     string
-	Schema   int
-	Stream   StreamID
-	Position Position
-}
-
-func (e *UnknownTypeError) Error() string {
-	return fmt.Sprintf("event at position %d of stream %s: unknown type %q at schema %d: add it to the codec",
-		e.Position, e.Stream, e.Type, e.Schema)
-}
-
-// Unwrap returns [ErrUnknownType].
-func (e *UnknownTypeError) Unwrap() error { return ErrUnknownType }
-
-// DecodeError says that the payload of a stored event does not fit the type it is registered
-// with.
-type DecodeError struct {
-	Type     string
-	Schema   int
-	Stream   StreamID
-	Position Position
-	Err      error
-}
-
-func (e *DecodeError) Error() string {
-	return fmt.Sprintf("event at position %d of stream %s: payload of type %q at schema %d: %v",
-		e.Position, e.Stream, e.Type, e.Schema, e.Err)
-}
-
-// Unwrap returns [ErrDecode] and the error of the decoder.
-func (e *DecodeError) Unwrap() []error { return []error{ErrDecode, e.Err} }
 
 // KeyReusedError says that an idempotency key was given before with other content. Nothing was
 // stored.

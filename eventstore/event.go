@@ -24,7 +24,7 @@ type Event[D any] struct {
 // Raw is an event whose payload has not been decoded.
 type Raw = Event[json.RawMessage]
 
-// Draft is an event before it is stored. A [Codec] makes them.
+// Draft is an event before it is stored. Package codec makes drafts of the events of a domain.
 type Draft struct {
 	// ID identifies the event. The store fills in a random one (UUIDv7) when it is zero, and does
 	// not check that nobody else has it: it is how a repeat is recognised, see [Store.Commit].

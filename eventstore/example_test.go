@@ -2,7 +2,6 @@ package eventstore_test
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
@@ -11,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 )
@@ -36,10 +36,10 @@ func (Opened) accountEvent()    {}
 func (Deposited) accountEvent() {}
 
 // accounts is the codec of the domain. The order of its types does not matter.
-var accounts = eventstore.NewCodec(
-	eventstore.TypeOf("account.opened", func(e openedV1) AccountEvent { return Opened{Owner: e.Owner, Currency: "CZK"} }),
-	eventstore.TypeOf("account.opened", func(e Opened) AccountEvent { return e }).WithSchema(2),
-	eventstore.TypeOf("account.deposited", func(e Deposited) AccountEvent { return e }),
+var accounts = codec.New(
+	codec.Of("account.opened", func(e openedV1) AccountEvent { return Opened{Owner: e.Owner, Currency: "CZK"} }),
+	codec.Of("account.opened", func(e Opened) AccountEvent { return e }).WithSchema(2),
+	codec.Of("account.deposited", func(e Deposited) AccountEvent { return e }),
 )
 
 // account returns the stream of an account.
@@ -194,26 +194,6 @@ func ExampleStore_Commit() {
 	// nothing stored: account 2 does not exist
 	// account-1 {"amount":-30}
 	// account-2 {"amount":30}
-}
-
-// The payload of a type changes its shape: events of the old one are upcast when they are read,
-// new ones are written in the new one.
-func ExampleTypeOf() {
-	old := eventstore.Raw{Type: "account.opened", Schema: 1, Data: json.RawMessage(`{"owner":"Ada"}`)}
-	events, err := accounts.Decode(old)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Printf("%+v\n", events[0].Data)
-
-	draft, err := accounts.Encode(events[0].Data)
-	if err != nil {
-		log.Fatal(err)
-	}
-	fmt.Println(draft.Type, draft.Schema, string(draft.Data))
-	// Output:
-	// {Owner:Ada Currency:CZK}
-	// account.opened 2 {"owner":"Ada","currency":"CZK"}
 }
 
 // A follower reads the history and then whatever is appended, until its context is done or it

@@ -5,8 +5,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
+
+	"github.com/tidemark-es/tidemark/internal/naming"
 )
 
 // StreamID names a stream: a category, such as "account", and a key within it. Its text form is
@@ -15,9 +15,6 @@ type StreamID struct {
 	Category string // not empty, without '-'
 	Key      string // not empty
 }
-
-// maxName bounds stream ids, event types and idempotency keys, in bytes: they are indexed.
-const maxName = 250
 
 // ParseStreamID reads the text form. The error is an [InvalidError].
 func ParseStreamID(text string) (StreamID, error) {
@@ -42,8 +39,8 @@ func (id StreamID) Validate() error {
 		return invalid("stream key is empty: want category-key")
 	case strings.Contains(id.Category, "-"):
 		return invalid("stream category %.40q contains '-'", id.Category)
-	case len(id.Category)+1+len(id.Key) > maxName:
-		return invalid("stream key %.40q… is too long: category-key has %d bytes, at most %d are allowed", id.Key, len(id.Category)+1+len(id.Key), maxName)
+	case len(id.Category)+1+len(id.Key) > naming.MaxBytes:
+		return invalid("stream key %.40q… is too long: category-key has %d bytes, at most %d are allowed", id.Key, len(id.Category)+1+len(id.Key), naming.MaxBytes)
 	}
 	// The key alone in the text: it may come from a client, who knows nothing of the category.
 	if err := validName("stream category", id.Category); err != nil {
@@ -52,16 +49,9 @@ func (id StreamID) Validate() error {
 	return validName("stream key", id.Key)
 }
 
-func validName(what, name string) error {
-	switch {
-	case name == "":
-		return invalid("%s is empty", what)
-	case len(name) > maxName:
-		return invalid("%s %.40q… has %d bytes, at most %d are allowed", what, name, len(name), maxName)
-	case !utf8.ValidString(name):
-		return invalid("%s %.40q is not UTF-8", what, name)
-	case strings.ContainsFunc(name, unicode.IsControl):
-		return invalid("%s %.40q contains a control character", what, name)
+func validName(what, text string) error {
+	if err := naming.Validate(what, text); err != nil {
+		return &InvalidError{Reason: err.Error()}
 	}
 	return nil
 }

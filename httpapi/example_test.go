@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/tidemark-es/tidemark/aggregate"
-	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 	"github.com/tidemark-es/tidemark/httpapi"
 )
@@ -22,8 +22,8 @@ type counted struct{ N int }
 
 func (t *tally) Apply(e counted) { t.Total += e.N }
 
-var definition = aggregate.Define[tally]("tally", eventstore.NewCodec(
-	eventstore.TypeOf("counted", func(e counted) counted { return e }),
+var definition = aggregate.Define[tally]("tally", codec.New(
+	codec.Of("counted", func(e counted) counted { return e }),
 ))
 
 // newTallies returns a mux with a command and a query.

@@ -18,7 +18,7 @@ func TestLogWentBack(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	r, _ := f.start(quiet, f.store, record("a", nil))
-	first := f.append(codec, 1)
+	first := f.append(counting, 1)
 	f.wait(r, first)
 	var mu sync.Mutex
 	heard := make(map[uuid.UUID]bool)
@@ -35,10 +35,10 @@ func TestLogWentBack(t *testing.T) {
 			return len(heard) == n
 		}
 	}
-	if _, err := r.Subscribe(t.Context(), projection.Effect(codec, hear)); err != nil {
+	if _, err := r.Subscribe(t.Context(), projection.Effect(counting, hear)); err != nil {
 		t.Fatal(err)
 	}
-	last := f.append(codec, 4)
+	last := f.append(counting, 4)
 	f.wait(r, last)
 	f.until("the subscription has heard of the first ones", heardAll(4))
 
@@ -61,7 +61,7 @@ func TestLogWentBack(t *testing.T) {
 	}
 	var drafts []eventstore.Draft
 	for n := range 4 {
-		draft, err := codec.Encode(counted{100 + n})
+		draft, err := counting.Encode(counted{100 + n})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -125,7 +126,7 @@ func TestLongStatementIsNotIdle(t *testing.T) {
 	const lease = 300 * time.Millisecond
 	calls := 0
 	config := &projection.Config{Logger: quiet.Logger, MaxBackoff: time.Millisecond, Lease: lease}
-	p := projection.New("a", &projection.Options{MaxAttempts: 1}, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+	p := projection.New("a", &projection.Options{MaxAttempts: 1}, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		if calls++; calls <= 2 {
 			if _, err := tx.Exec(ctx, `select pg_sleep($1)`, 2*lease.Seconds()); err != nil {
 				return err
@@ -178,7 +179,7 @@ func TestPartsStop(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.exec(`create function refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$`)
-	split := eventstore.NewCodec(eventstore.Split("counted", func(e counted) []counted { return []counted{{2 * e.N}, {2*e.N + 1}} }))
+	split := codec.New(codec.Split("counted", func(e counted) []counted { return []counted{{2 * e.N}, {2*e.N + 1}} }))
 	table := projection.NewTable("parts", &projection.Options{
 		StopAfter: 3,
 		DDL: `create table {parts} (key text primary key, events bigint not null, total bigint not null); create trigger refuse before insert or update on {parts}

@@ -21,7 +21,7 @@ func TestUnsubscribe(t *testing.T) {
 	ended := make(chan struct{}, subscriptions)
 	for range subscriptions {
 		unsubscribe := make(chan func(), 1)
-		un, err := r.Subscribe(t.Context(), projection.Effect(codec,
+		un, err := r.Subscribe(t.Context(), projection.Effect(counting,
 			func(context.Context, eventstore.Event[counted]) error {
 				calls.Add(1)
 				select {
@@ -37,15 +37,15 @@ func TestUnsubscribe(t *testing.T) {
 		}
 		unsubscribe <- un
 	}
-	f.append(codec, 5)
+	f.append(counting, 5)
 	for range subscriptions {
 		f.await("a call", ended)
 	}
 	h := newHeard()
-	if _, err := r.Subscribe(t.Context(), projection.Effect(codec, h.effect)); err != nil {
+	if _, err := r.Subscribe(t.Context(), projection.Effect(counting, h.effect)); err != nil {
 		t.Fatal(err)
 	}
-	h.until(t, f.append(codec, 1)) // as the others would have
+	h.until(t, f.append(counting, 1)) // as the others would have
 	if n := calls.Load(); n != subscriptions {
 		t.Errorf("%d calls after unsubscribe", n-subscriptions)
 	}
@@ -75,10 +75,10 @@ func TestSubscribeToABrokenLog(t *testing.T) {
 	config, said := rollNotice("the disk is on fire")
 	r, _ := f.start(config, log)
 	h := newHeard()
-	if _, err := r.Subscribe(t.Context(), projection.Effect(codec, h.effect)); err != nil {
+	if _, err := r.Subscribe(t.Context(), projection.Effect(counting, h.effect)); err != nil {
 		t.Fatal(err)
 	}
-	last := f.append(codec, 1)
+	last := f.append(counting, 1)
 	f.eventually(20*time.Second, "it is logged", said.Load)
 	log.broken.Store(false)
 	h.until(t, last)

@@ -213,7 +213,7 @@ func merged(audit []string) (lines []string) {
 // onceEffect is an effect in the same database, which happens once though a batch is done again when
 // an operator has changed something meanwhile.
 func onceEffect(f *fixture, name string, hook hook) *projection.Projection {
-	return projection.NewSubscription(name, nil, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+	return projection.NewSubscription(name, nil, projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		if err := hook(ctx, nil, e); err != nil {
 			return err
 		}

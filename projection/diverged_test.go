@@ -74,7 +74,7 @@ func TestSubscriptionOfOtherCopy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unsubscribe, err := r.Subscribe(t.Context(), projection.Effect(codec, func(context.Context, eventstore.Event[counted]) error { return nil }))
+	unsubscribe, err := r.Subscribe(t.Context(), projection.Effect(counting, func(context.Context, eventstore.Event[counted]) error { return nil }))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -40,7 +40,7 @@ func TestGuideNames(t *testing.T) {
 		t.Errorf("the guide names %d examples", len(examples))
 	}
 
-	// `Runner.Wait`, `NewTable`, `eventstore.Retired`, but no keyword of SQL.
+	// `Runner.Wait`, `NewTable`, `codec.Retired`, but no keyword of SQL.
 	mentioned := regexp.MustCompile("`(?:eventstore\\.|query\\.)?[A-Z][a-z][A-Za-z]*(?:\\.[A-Z][A-Za-z]*)?[(`]").FindAllString(guide, -1)
 	for _, name := range mentioned {
 		name = strings.Trim(name, "`(")

@@ -165,7 +165,7 @@ func TestHiddenError(t *testing.T) {
 	f := setup(t)
 	f.exec(`create table busy (n int)`)
 	var tries atomic.Int64
-	r, _ := f.start(quiet, f.store, projection.New("a", nil, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+	r, _ := f.start(quiet, f.store, projection.New("a", nil, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		switch e.Data.N {
 		case 1: // the environment, behind an error of the handler's own
 			tries.Add(1)
@@ -222,7 +222,7 @@ func TestConstraintBetweenPartitions(t *testing.T) {
 	f := setup(t)
 	f.exec(`create table seats (seat int primary key, owner text)`)
 	// Odd events take the one seat, even ones free it: the keys are in different partitions, and slow.
-	p := projection.New("a", &projection.Options{Partitions: 4}, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+	p := projection.New("a", &projection.Options{Partitions: 4}, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		sql := `insert into seats values (1, $1)`
 		if e.Data.N == 0 {
 			if _, err := tx.Exec(ctx, `select pg_sleep(0.02)`); err != nil {

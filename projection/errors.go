@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
@@ -89,7 +90,7 @@ func classify(err error) class {
 	switch {
 	case errors.As(err, &m):
 		return m.class
-	case errors.As(err, &p), errors.Is(err, eventstore.ErrDecode), errors.Is(err, errNoKey),
+	case errors.As(err, &p), errors.Is(err, codec.ErrDecode), errors.Is(err, errNoKey),
 		errors.Is(err, errEnded), pgerr.Is(err, pgerr.HalfBatch):
 		return poison
 	case errors.Is(err, ErrNoEvent), pgerr.Is(err, pgerr.ReadersView):

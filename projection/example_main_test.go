@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
@@ -27,8 +28,8 @@ type Deposited struct {
 func (Deposited) accountEvent() {}
 
 // accounts is the codec of the domain.
-var accounts = eventstore.NewCodec(
-	eventstore.TypeOf("account.deposited", func(e Deposited) AccountEvent { return e }),
+var accounts = codec.New(
+	codec.Of("account.deposited", func(e Deposited) AccountEvent { return e }),
 )
 
 // deposit appends deposits to the stream of an account, and returns the position of the last one.

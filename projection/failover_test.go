@@ -188,7 +188,7 @@ func (f *failover) last(ctx context.Context) (position eventstore.Position) {
 }
 
 func mustEncode(f *failover, n int) eventstore.Draft {
-	draft, err := codec.Encode(counted{n})
+	draft, err := counting.Encode(counted{n})
 	if err != nil {
 		f.Error(err)
 	}

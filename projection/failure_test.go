@@ -31,7 +31,7 @@ var kinds = []kind{{"handler", newHandler}, {"table", newPositions}, {"subscript
 
 // newHandler writes into the model before the hook fails, so that what a failed batch leaves behind is seen.
 func newHandler(_ *fixture, name string, o projection.Options, hook hook) *projection.Projection {
-	return projection.New(name, &o, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+	return projection.New(name, &o, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		if _, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, name, e.Position, e.Data.N); err != nil {
 			return err
 		}
@@ -41,7 +41,7 @@ func newHandler(_ *fixture, name string, o projection.Options, hook hook) *proje
 
 // newEffect writes into the model once the hook is happy: an effect that is repeated is there twice.
 func newEffect(f *fixture, name string, o projection.Options, hook hook) *projection.Projection {
-	return projection.NewSubscription(name, &o, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+	return projection.NewSubscription(name, &o, projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		if err := hook(ctx, nil, e); err != nil {
 			return err
 		}
@@ -58,7 +58,7 @@ type positionsRow struct {
 
 func newPositions(_ *fixture, name string, o projection.Options, hook hook) *projection.Projection {
 	o.DDL = fmt.Sprintf(`create table {%s} (stream text primary key, positions text not null, numbers text not null)`, name)
-	return projection.NewTable[positionsRow](name, &o, projection.Fold(codec,
+	return projection.NewTable[positionsRow](name, &o, projection.Fold(counting,
 		func(e eventstore.Event[counted]) string { return e.Stream.String() },
 		func(row *positionsRow, e eventstore.Event[counted]) projection.Op {
 			row.Positions += fmt.Sprint(e.Position, " ")
@@ -75,7 +75,7 @@ func (f *fixture) put(key string, numbers ...int) eventstore.Position {
 	f.Helper()
 	var drafts []eventstore.Draft
 	for _, n := range numbers {
-		draft, err := codec.Encode(counted{n})
+		draft, err := counting.Encode(counted{n})
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -26,7 +26,7 @@ func setupHandler(
 	t *testing.T, timeout time.Duration, hook func(context.Context, pgx.Tx, int) error,
 ) *inlined {
 	f := &inlined{fixture: setup(t)}
-	f.keep(projection.New("written", &projection.Options{Timeout: timeout}, projection.On(codec,
+	f.keep(projection.New("written", &projection.Options{Timeout: timeout}, projection.On(counting,
 		func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 			_, err := tx.Exec(ctx, `insert into model values ('written', $1, $2)`, event.Position, event.Data.N)
 			if err == nil && hook != nil {
@@ -219,7 +219,7 @@ func TestInlineAddsTypes(t *testing.T) {
 	t.Parallel()
 	f := setupHandler(t, 0, nil)
 	ignore := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
-	newer := projection.New("written", nil, projection.On(codec, ignore), projection.On(other, ignore))
+	newer := projection.New("written", nil, projection.On(counting, ignore), projection.On(other, ignore))
 	run := func() error {
 		r, err := projection.NewRunner(f.pool, f.store, quiet, newer)
 		if err != nil {

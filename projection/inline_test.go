@@ -30,7 +30,7 @@ const sumDDL = `create table {%s} (key text primary key, events bigint not null,
 // sums returns a table with a row per key of the function. Negative numbers cannot be folded.
 func sums(name string, options projection.Options, key func(eventstore.Event[counted]) string) *projection.Projection {
 	options.DDL = fmt.Sprintf(sumDDL, name)
-	return projection.NewTable(name, &options, projection.Fold(codec, key, func(row *sum, e eventstore.Event[counted]) projection.Op {
+	return projection.NewTable(name, &options, projection.Fold(counting, key, func(row *sum, e eventstore.Event[counted]) projection.Op {
 		if e.Data.N < 0 {
 			return projection.Fail(errors.New("it is negative"))
 		}
@@ -79,7 +79,7 @@ func (f *inlined) keep(projections ...*projection.Projection) {
 	config := *quiet
 	config.Schema = f.schema
 	f.runner, _ = f.start(&config, f.store, projections...)
-	f.wait(f.runner, f.append(codec, 1)) // they are there
+	f.wait(f.runner, f.append(counting, 1)) // they are there
 }
 
 func (f *inlined) newStore(pool *pgxpool.Pool, inline *projection.Inline) *eventstore.Store {
@@ -108,7 +108,7 @@ func (f *inlined) startInline() {
 func (f *inlined) put(store *eventstore.Store, key string, numbers ...int) error {
 	var drafts []eventstore.Draft
 	for _, n := range numbers {
-		draft, err := codec.Encode(counted{n})
+		draft, err := counting.Encode(counted{n})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -127,7 +127,7 @@ func (f *inlined) check() {
 		if err != nil {
 			f.Fatal(err)
 		}
-		decoded, err := codec.Decode(e)
+		decoded, err := counting.Decode(e)
 		if err != nil {
 			f.Fatal(err)
 		}

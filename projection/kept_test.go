@@ -12,6 +12,7 @@ import (
 	gocmp "github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -276,9 +277,9 @@ func TestKeptIsLoaded(t *testing.T) {
 			return // enough for every run
 		}
 		name := fmt.Sprint("kept", runs)
-		codec := eventstore.NewCodec(eventstore.TypeOf(name, func(e inputs) inputs { return e }))
+		counting := codec.New(codec.Of(name, func(e inputs) inputs { return e }))
 		table := func(as string) *projection.Projection {
-			return projection.NewTable(as, &projection.Options{DDL: fmt.Sprintf(seenDDL, as)}, projection.Fold(codec,
+			return projection.NewTable(as, &projection.Options{DDL: fmt.Sprintf(seenDDL, as)}, projection.Fold(counting,
 				func(e eventstore.Event[inputs]) string { return e.Data.Key },
 				func(r *seen, e eventstore.Event[inputs]) projection.Op { return r.put(e.Data) }))
 		}
@@ -289,7 +290,7 @@ func TestKeptIsLoaded(t *testing.T) {
 			n := rapid.IntRange(1, 3).Draw(t, "at once")
 			var drafts []eventstore.Draft
 			for range n {
-				draft, err := codec.Encode(drawInputs(t))
+				draft, err := counting.Encode(drawInputs(t))
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -20,7 +21,7 @@ type owned struct {
 	N     int
 }
 
-var ownedCodec = eventstore.NewCodec(eventstore.TypeOf("owned", func(e owned) owned { return e }))
+var ownedCodec = codec.New(codec.Of("owned", func(e owned) owned { return e }))
 
 // ownedRow is a row of an owner.
 type ownedRow struct {
@@ -153,10 +154,10 @@ func TestRetryOfUnknownType(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	panics := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { panic("bad") }
-	r, stop := f.start(quiet, f.store, handling(panics, codec, other))
+	r, stop := f.start(quiet, f.store, handling(panics, counting, other))
 	f.wait(r, f.append(other, 1))
 	stop()
-	old, err := projection.NewRunner(f.pool, f.store, quiet, handling(panics, codec))
+	old, err := projection.NewRunner(f.pool, f.store, quiet, handling(panics, counting))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func TestRebuildKeyByOldRelease(t *testing.T) {
 		Stream string `db:"stream,key"`
 		Events int
 	}
-	release := func(codecs ...*eventstore.Codec[counted]) *projection.Projection {
+	release := func(codecs ...*codec.Codec[counted]) *projection.Projection {
 		var folds []projection.Folding[row]
 		for _, c := range codecs {
 			folds = append(folds, projection.Fold(c, byStream, func(row *row, _ eventstore.Event[counted]) projection.Op {
@@ -189,10 +190,10 @@ func TestRebuildKeyByOldRelease(t *testing.T) {
 		ddl := `create table {rows} (stream text primary key, events int not null)`
 		return projection.NewTable("rows", &projection.Options{DDL: ddl}, folds...)
 	}
-	r, _ := f.start(quiet, f.store, release(codec, other))
-	f.append(codec, 1)
+	r, _ := f.start(quiet, f.store, release(counting, other))
+	f.append(counting, 1)
 	f.wait(r, f.append(other, 1))
-	old, err := projection.NewRunner(f.pool, f.store, quiet, release(codec))
+	old, err := projection.NewRunner(f.pool, f.store, quiet, release(counting))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func TestAbandonedEffect(t *testing.T) {
 	options := &projection.Options{Timeout: 500 * time.Millisecond, MaxAttempts: 1, StopAfter: 1000}
 	f.put("a", -1)
 	f.put("b", 0, 0, 0)
-	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(codec,
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(counting,
 		func(_ context.Context, e eventstore.Event[counted]) error {
 			switch e.Data.N {
 			case -1:
@@ -52,9 +52,9 @@ func TestSlowEffect(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	h := newHeard()
-	last := f.append(codec, 5)
+	last := f.append(counting, 5)
 	options := &projection.Options{Timeout: 500 * time.Millisecond, MaxAttempts: 1}
-	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(codec,
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(counting,
 		func(ctx context.Context, e eventstore.Event[counted]) error {
 			if e.Data.N == 1 {
 				<-ctx.Done() // too late, but done

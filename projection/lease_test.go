@@ -21,7 +21,7 @@ import (
 
 // by returns a projection that writes each event into the model, and who has handled it.
 func by(who int, name string, partitions int, hook func(context.Context, eventstore.Event[counted])) *projection.Projection {
-	return projection.New(name, &projection.Options{Partitions: partitions}, projection.On(codec,
+	return projection.New(name, &projection.Options{Partitions: partitions}, projection.On(counting,
 		func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 			if hook != nil {
 				hook(ctx, event)
@@ -36,7 +36,7 @@ func (f *fixture) appendKeys(n int) (last eventstore.Position) {
 	f.Helper()
 	var changes []eventstore.Change
 	for i := range n {
-		draft, err := codec.Encode(counted{i})
+		draft, err := counting.Encode(counted{i})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -262,7 +262,7 @@ func TestStolenLease(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
 			old, first, second := f.staller(), f.gate(), f.gate()
-			f.append(codec, 2)
+			f.append(counting, 2)
 			old.start(quiet, f.store, by(1, "a", 1, func(_ context.Context, event eventstore.Event[counted]) {
 				if event.Version == 2 { // when the first was written
 					first.pass()
@@ -271,7 +271,7 @@ func TestStolenLease(t *testing.T) {
 			f.await("the first runner's handler", first.reached)
 			old.stall()
 			zombie := f.owner("a")
-			last := f.append(codec, 2)
+			last := f.append(counting, 2)
 			r, _ := f.start(quiet, f.store, by(2, "a", 1, func(_ context.Context, event eventstore.Event[counted]) {
 				if event.Version == 2 && !passed {
 					second.pass()
@@ -312,12 +312,12 @@ func TestStolenLeaseOfTable(t *testing.T) {
 		}))
 	}
 	old, g := f.staller(), f.gate()
-	f.append(codec, 2)
+	f.append(counting, 2)
 	old.start(quiet, f.store, table(g))
 	f.await("the first runner's fold", g.reached)
 	old.stall()
 	zombie := f.owner("tallies")
-	last := f.append(codec, 3)
+	last := f.append(counting, 3)
 	r, _ := f.start(quiet, f.store, table(nil))
 	f.eventually(20*time.Second, "the lease is stolen", func() bool {
 		f.expire(zombie)
@@ -352,7 +352,7 @@ func TestPauseInABatch(t *testing.T) {
 				g.pass()
 				return nil
 			}))
-			last := f.append(codec, 3)
+			last := f.append(counting, 3)
 			f.await("the handler", g.reached)
 			if err := halt(r, t.Context(), "a", 0, "a test"); err != nil {
 				t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -184,7 +185,7 @@ func TestRetryTakesTurns(t *testing.T) {
 }
 
 // handling returns the projection a, as a release has it that knows some codecs.
-func handling(handler projection.Handler[counted], codecs ...*eventstore.Codec[counted]) *projection.Projection {
+func handling(handler projection.Handler[counted], codecs ...*codec.Codec[counted]) *projection.Projection {
 	var sources []projection.Source
 	for _, c := range codecs {
 		sources = append(sources, projection.On(c, handler))
@@ -196,12 +197,12 @@ func handling(handler projection.Handler[counted], codecs ...*eventstore.Codec[c
 func TestResetForgetsAdded(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	r, stop := f.start(quiet, f.store, handling(nothing, codec))
+	r, stop := f.start(quiet, f.store, handling(nothing, counting))
 	f.append(other, 1)
-	f.wait(r, f.append(codec, 1))
+	f.wait(r, f.append(counting, 1))
 	stop()
-	last := f.append(codec, 1)
-	r, _ = f.start(quiet, f.store, handling(nothing, codec, other))
+	last := f.append(counting, 1)
+	r, _ = f.start(quiet, f.store, handling(nothing, counting, other))
 	f.wait(r, last)
 	f.equal("added", map[string]eventstore.Position{"other": 2}, f.statusOf(r, "a").Added)
 	for _, to := range []eventstore.Position{1, 0} {
@@ -216,7 +217,7 @@ func TestResetForgetsAdded(t *testing.T) {
 func TestDeadLettersOfOnePosition(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	split := eventstore.NewCodec(eventstore.Split("counted", func(e counted) []counted {
+	split := codec.New(codec.Split("counted", func(e counted) []counted {
 		return []counted{{e.N}, {e.N + 1}, {e.N + 2}}
 	}))
 	key := func(e eventstore.Event[counted]) string { return fmt.Sprint("key ", e.Data.N) }

@@ -32,7 +32,7 @@ func TestDeafHandler(t *testing.T) {
 	t.Cleanup(pool.Close)
 	t.Cleanup(func() { close(over) })
 	options := &projection.Options{Timeout: 20 * time.Millisecond, MaxAttempts: 3}
-	deaf := projection.New("deaf", options, projection.On(codec, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
+	deaf := projection.New("deaf", options, projection.On(counting, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
 		if e.Data.N == bad {
 			<-over
 		}

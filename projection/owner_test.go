@@ -33,7 +33,7 @@ func (f *fixture) runErr(log projection.Log, projections ...*projection.Projecti
 // seats returns a projection whose table is called as the option says.
 func seats(name, table string, version int) *projection.Projection {
 	o := &projection.Options{Version: version, Tables: []string{table}, DDL: `create table {` + table + `} (position bigint primary key, by text)`}
-	return projection.New(name, o, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+	return projection.New(name, o, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		_, err := tx.Exec(ctx, `insert into `+projection.TableName(ctx, table)+` values ($1, $2)`, e.Position, name)
 		return err
 	}))
@@ -131,7 +131,7 @@ func TestTablesThatCannotBeMade(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.exec(`create table left_v1 (n int)`)
-	wrong := projection.New("wrong", &projection.Options{Tables: []string{"w"}, DDL: `create table {w} (n no_such_type)`}, projection.On(codec, nothing))
+	wrong := projection.New("wrong", &projection.Options{Tables: []string{"w"}, DDL: `create table {w} (n no_such_type)`}, projection.On(counting, nothing))
 	left := seats("left", "left", 1)
 	if err := f.runErr(f.store, wrong, left); err == nil || !strings.Contains(err.Error(), "no_such_type") || !strings.Contains(err.Error(), "drop or rename it") {
 		t.Errorf("Run: %v, want both reasons", err)
@@ -176,7 +176,7 @@ func TestOtherKind(t *testing.T) {
 	for name, p := range map[string]*projection.Projection{
 		"handlers": newEffect(f, "a", projection.Options{}, noHook),
 		"table": projection.New("b", &projection.Options{Tables: []string{"b"}, DDL: `create table {b} (stream text primary key, positions text not null, numbers text not null)`},
-			projection.On(codec, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil })),
+			projection.On(counting, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil })),
 	} {
 		var changed *projection.ChangedError
 		if err := f.runErr(f.store, p); !errors.As(err, &changed) || !strings.Contains(err.Error(), name) {
@@ -252,7 +252,7 @@ func TestOnceOfAFrozenProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := &projection.Options{Timeout: 200 * time.Millisecond}
-	r, _ := f.start(quiet, f.store, projection.NewSubscription("a", o, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("a", o, projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		return pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
 			first, err := projection.Once(ctx, tx, "mail")
 			if err != nil || !first {
@@ -282,7 +282,7 @@ func TestOnceEnds(t *testing.T) {
 	f := setup(t)
 	var limit, lock string
 	o := &projection.Options{Timeout: 3 * time.Second}
-	r, _ := f.start(quiet, f.store, projection.NewSubscription("a", o, projection.Effect(codec, func(ctx context.Context, _ eventstore.Event[counted]) error {
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("a", o, projection.Effect(counting, func(ctx context.Context, _ eventstore.Event[counted]) error {
 		return pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
 			if _, err := projection.Once(ctx, tx, "mail"); err != nil {
 				return err
@@ -307,7 +307,7 @@ func TestHeldIsAProblem(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	draft, err := codec.Encode(counted{1})
+	draft, err := counting.Encode(counted{1})
 	if err != nil {
 		t.Fatal(err)
 	}

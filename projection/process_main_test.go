@@ -44,7 +44,7 @@ func tallyDDL(table string) string {
 // tallyFold folds the events of a stream into its tally; hook is called before.
 func tallyFold(hook func(eventstore.Event[counted])) projection.Folding[tally] {
 	key := func(event eventstore.Event[counted]) string { return event.Stream.Key }
-	return projection.Fold(codec, key, func(row *tally, event eventstore.Event[counted]) projection.Op {
+	return projection.Fold(counting, key, func(row *tally, event eventstore.Event[counted]) projection.Op {
 		hook(event)
 		row.add(event.Position)
 		return projection.Put
@@ -98,7 +98,7 @@ const processLease = time.Second
 // processProjections are a handler and a table that keep the same tallies.
 func processProjections(version int, inHandler, inFold func(context.Context, pgx.Tx, eventstore.Event[counted])) []*projection.Projection {
 	options := &projection.Options{Version: version, Partitions: 8, Tables: []string{"handled"}, DDL: tallyDDL("handled")}
-	handled := projection.New("handled", options, projection.On(codec, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
+	handled := projection.New("handled", options, projection.On(counting, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 		_, err := tx.Exec(ctx, `
 			insert into `+projection.TableName(ctx, "handled")+` as t (key, n, chain)
 			values ($1, 1, $2::bigint % $3)

@@ -60,7 +60,7 @@ func (f *processFixture) load(ctx context.Context, writer uint64) {
 	for ctx.Err() == nil {
 		var changes []eventstore.Change
 		for range 1 + random.IntN(4) {
-			draft, err := codec.Encode(counted{random.IntN(100)})
+			draft, err := counting.Encode(counted{random.IntN(100)})
 			if err != nil {
 				f.Error(err)
 				return
@@ -81,7 +81,7 @@ func (f *processFixture) check() {
 	f.Helper()
 	var last eventstore.Position
 	f.eventually(30*time.Second, "Postgres answers", func() bool {
-		draft, err := codec.Encode(counted{1})
+		draft, err := counting.Encode(counted{1})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -110,7 +110,7 @@ func TestStoppedProcess(t *testing.T) {
 			stopped := startProcess(t, f.url, trap, 1)
 			f.eventually(30*time.Second, "the process is there", func() bool { return f.shares(f.runner)[""] == 0 && len(f.shares(f.runner)) == 1 })
 			f.appendKeys(20)
-			draft, err := codec.Encode(counted{trapped})
+			draft, err := counting.Encode(counted{trapped})
 			if err != nil {
 				t.Fatal(err)
 			}

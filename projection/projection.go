@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -91,22 +92,22 @@ type decoded struct {
 
 // On says that a projection gives the events whose types are in the codec to handler. Events of one
 // stream are handled in their order. It panics when one of them is nil, or the codec decodes no type.
-func On[E any](codec *eventstore.Codec[E], handler Handler[E]) Source {
-	mustHave("On", codec, given{"the handler", handler == nil})
-	return on(codec, nil, handler)
+func On[E any](c *codec.Codec[E], handler Handler[E]) Source {
+	mustHave("On", c, given{"the handler", handler == nil})
+	return on(c, nil, handler)
 }
 
 // OnKeyed is [On] for a read model whose rows are not those of streams: events with the same key are handled in
 // their order, and wait for one another when one of them cannot be handled. The function must be pure
 // and return the same key for an event for ever; "" is refused like an event that cannot be handled. It panics like [On],
 // and when the key is nil.
-func OnKeyed[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
-	mustHave("OnKeyed", codec, given{"the key", key == nil}, given{"the handler", handler == nil})
-	return on(codec, key, handler)
+func OnKeyed[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
+	mustHave("OnKeyed", c, given{"the key", key == nil}, given{"the handler", handler == nil})
+	return on(c, key, handler)
 }
 
-func on[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
-	s := source(codec, key)
+func on[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
+	s := source(c, key)
 	s.handle = func(ctx context.Context, tx pgx.Tx, d decoded) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := handler(ctx, tx, event); err != nil {
@@ -118,12 +119,12 @@ func on[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string,
 	return s
 }
 
-func source[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string) Source {
-	s := Source{types: codec.Types(), retired: codec.Retired(), codec: codec}
+func source[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string) Source {
+	s := Source{types: c.Types(), retired: c.Retired(), codec: c}
 	handled := make(map[string]bool)
 	for _, t := range s.types {
 		handled[t] = true
-		for _, schema := range codec.Schemas(t) {
+		for _, schema := range c.Schemas(t) {
 			if schema > 1 {
 				s.schemas = append(s.schemas, fmt.Sprintf("%s, schema %d", t, schema))
 			}
@@ -135,7 +136,7 @@ func source[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) str
 			if !handled[raw.Type] {
 				continue
 			}
-			events, err := decode(codec, raw)
+			events, err := decode(c, raw)
 			if len(events) > 0 || err != nil {
 				all = append(all, decoded{i, events, err})
 			}
@@ -164,9 +165,9 @@ func source[E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) str
 }
 
 // decode decodes an event with upcasters that may panic.
-func decode[E any](codec *eventstore.Codec[E], raw eventstore.Raw) (events []eventstore.Event[E], err error) {
+func decode[E any](c *codec.Codec[E], raw eventstore.Raw) (events []eventstore.Event[E], err error) {
 	defer recovered(&err)
-	return codec.Decode(raw)
+	return c.Decode(raw)
 }
 
 // New returns a projection of the events of one or more sources, usually one for each kind of

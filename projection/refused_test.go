@@ -18,11 +18,11 @@ func TestNewPanics(t *testing.T) {
 	t.Parallel()
 	handler := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 	for name, make := range map[string]func(){
-		"no name":    func() { projection.New("", nil, projection.On(codec, handler)) },
+		"no name":    func() { projection.New("", nil, projection.On(counting, handler)) },
 		"no source":  func() { projection.New("a", nil) },
 		"no codec":   func() { projection.On(nil, handler) },
-		"no handler": func() { projection.On(codec, nil) },
-		"two of one": func() { projection.New("a", nil, projection.On(codec, handler), projection.On(codec, handler)) },
+		"no handler": func() { projection.On(counting, nil) },
+		"two of one": func() { projection.New("a", nil, projection.On(counting, handler), projection.On(counting, handler)) },
 	} {
 		func() {
 			defer func() {
@@ -81,7 +81,7 @@ func TestNewRunnerRefuses(t *testing.T) {
 func TestCause(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	follow := projection.New("follow", nil, projection.On(codec, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
+	follow := projection.New("follow", nil, projection.On(counting, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 		draft, err := other.Encode(event.Data)
 		if err != nil {
 			return err
@@ -96,7 +96,7 @@ func TestCause(t *testing.T) {
 	ctx, stop := context.WithCancel(eventstore.WithMetadata(t.Context(), eventstore.Metadata{Actor: "the runner"}))
 	done := make(chan error)
 	go func() { done <- runner.Run(ctx) }()
-	draft, err := codec.Encode(counted{1})
+	draft, err := counting.Encode(counted{1})
 	if err != nil {
 		t.Fatal(err)
 	}

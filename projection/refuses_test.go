@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
@@ -26,16 +27,16 @@ func TestDefinitionsRefuse(t *testing.T) {
 	effect := func(context.Context, eventstore.Event[counted]) error { return nil }
 	key := func(eventstore.Event[counted]) string { return "a" }
 	fold := func(*row, eventstore.Event[counted]) projection.Op { return projection.Put }
-	retired := eventstore.NewCodec(eventstore.Retired[counted]("gone"))
+	retired := codec.New(codec.Retired[counted]("gone"))
 	const ddl = `create table {a} (id text primary key)`
 	of := func(o projection.Options) func() {
-		return func() { projection.New("a", &o, projection.On(codec, handler)) }
+		return func() { projection.New("a", &o, projection.On(counting, handler)) }
 	}
 	table := func(name string, o projection.Options) func() {
-		return func() { projection.NewTable(name, &o, projection.Fold(codec, key, fold)) }
+		return func() { projection.NewTable(name, &o, projection.Fold(counting, key, fold)) }
 	}
 	subscription := func(o projection.Options) func() {
-		return func() { projection.NewSubscription("a", &o, projection.Effect(codec, effect)) }
+		return func() { projection.NewSubscription("a", &o, projection.Effect(counting, effect)) }
 	}
 	for _, test := range []struct {
 		want   string
@@ -43,23 +44,23 @@ func TestDefinitionsRefuse(t *testing.T) {
 	}{
 		{`On: the codec is nil`, func() { projection.On(nil, handler) }},
 		{`On: the codec has no event type`, func() { projection.On(retired, handler) }},
-		{`On: event types ["counted"]: the handler is nil`, func() { projection.On[counted](codec, nil) }},
-		{`OnKeyed: event types ["counted"]: the key is nil`, func() { projection.OnKeyed(codec, nil, handler) }},
-		{`OnKeyed: event types ["counted"]: the handler is nil`, func() { projection.OnKeyed(codec, key, nil) }},
+		{`On: event types ["counted"]: the handler is nil`, func() { projection.On[counted](counting, nil) }},
+		{`OnKeyed: event types ["counted"]: the key is nil`, func() { projection.OnKeyed(counting, nil, handler) }},
+		{`OnKeyed: event types ["counted"]: the handler is nil`, func() { projection.OnKeyed(counting, key, nil) }},
 		{`Fold: the codec is nil`, func() { projection.Fold(nil, key, fold) }},
 		{`Fold: the codec has no event type`, func() { projection.Fold(retired, key, fold) }},
-		{`Fold: event types ["counted"]: the key is nil`, func() { projection.Fold(codec, nil, fold) }},
-		{`Fold: event types ["counted"]: the fold is nil`, func() { projection.Fold[row](codec, key, nil) }},
+		{`Fold: event types ["counted"]: the key is nil`, func() { projection.Fold(counting, nil, fold) }},
+		{`Fold: event types ["counted"]: the fold is nil`, func() { projection.Fold[row](counting, key, nil) }},
 		{`Effect: the codec is nil`, func() { projection.Effect(nil, effect) }},
-		{`Effect: event types ["counted"]: the effect is nil`, func() { projection.Effect(codec, nil) }},
+		{`Effect: event types ["counted"]: the effect is nil`, func() { projection.Effect(counting, nil) }},
 		{`EffectAll: the effect is nil`, func() { projection.EffectAll(nil) }},
-		{`New: projection "": the name is empty`, func() { projection.New("", nil, projection.On(codec, handler)) }},
-		{"New: projection \"a\\x00\": the name has a control character", func() { projection.New("a\x00", nil, projection.On(codec, handler)) }},
-		{`the name has 251 bytes`, func() { projection.New(strings.Repeat("x", 251), nil, projection.On(codec, handler)) }},
+		{`New: projection "": the name is empty`, func() { projection.New("", nil, projection.On(counting, handler)) }},
+		{"New: projection \"a\\x00\": the name \"a\\x00\" contains a control character", func() { projection.New("a\x00", nil, projection.On(counting, handler)) }},
+		{`… has 251 bytes`, func() { projection.New(strings.Repeat("x", 251), nil, projection.On(counting, handler)) }},
 		{`New: projection "a": there is no source`, func() { projection.New("a", nil) }},
 		{`New: projection "a": source 1 of 1 is empty`, func() { projection.New("a", nil, projection.Source{}) }},
-		{`New: projection "a": two sources have the event type "counted"`, func() { projection.New("a", nil, projection.On(codec, handler), projection.On(codec, handler)) }},
-		{`New: projection "a": its sources must be made by On`, func() { projection.New("a", nil, projection.Effect(codec, effect)) }},
+		{`New: projection "a": two sources have the event type "counted"`, func() { projection.New("a", nil, projection.On(counting, handler), projection.On(counting, handler)) }},
+		{`New: projection "a": its sources must be made by On`, func() { projection.New("a", nil, projection.Effect(counting, effect)) }},
 		{`New: projection "a": Options.Version is -1`, of(projection.Options{Version: -1})},
 		{`New: projection "a": Options.Version is 2147483648`, of(projection.Options{Version: 1 << 31})},
 		{`New: projection "a": Options.Partitions is -1`, of(projection.Options{Partitions: -1})},
@@ -86,7 +87,7 @@ func TestDefinitionsRefuse(t *testing.T) {
 		{`NewSubscription: projection "a": Options.Version is 2`, subscription(projection.Options{Version: 2})},
 		{`NewSubscription: projection "a": Options.Tables is ["a"]`, subscription(projection.Options{DDL: ddl, Tables: []string{"a"}})},
 		{`NewSubscription: projection "a": Options.MaxAttempts is -2`, subscription(projection.Options{MaxAttempts: -2})},
-		{`NewSubscription: projection "a": its sources must be made by Effect`, func() { projection.NewSubscription("a", nil, projection.On(codec, handler)) }},
+		{`NewSubscription: projection "a": its sources must be made by Effect`, func() { projection.NewSubscription("a", nil, projection.On(counting, handler)) }},
 	} {
 		t.Run(test.want, func(t *testing.T) {
 			t.Parallel()
@@ -105,9 +106,9 @@ func TestConstructorsRefuse(t *testing.T) {
 	t.Parallel()
 	pool, log := pgtest.Pool(t), eventstoretest.NewMemory()
 	handler := func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
-	a := projection.New("a", nil, projection.On(codec, handler))
-	several := projection.New("several", &projection.Options{Partitions: 2}, projection.On(codec, handler))
-	effects := projection.NewSubscription("effects", nil, projection.Effect(codec, func(context.Context, eventstore.Event[counted]) error { return nil }))
+	a := projection.New("a", nil, projection.On(counting, handler))
+	several := projection.New("several", &projection.Options{Partitions: 2}, projection.On(counting, handler))
+	effects := projection.NewSubscription("effects", nil, projection.Effect(counting, func(context.Context, eventstore.Event[counted]) error { return nil }))
 	runner := func(c projection.Config, all ...*projection.Projection) func() error {
 		return func() error { _, err := projection.NewRunner(pool, log, &c, all...); return err }
 	}
@@ -151,8 +152,8 @@ func TestConstructorsRefuse(t *testing.T) {
 	for want, sources := range map[string][]projection.Source{
 		"there is no source":                {},
 		"source 1 of 1 is empty":            {{}},
-		"must be made by Effect":            {projection.On(codec, handler)},
-		`two sources have the event type "`: {projection.On(codec, handler), projection.On(codec, handler)},
+		"must be made by Effect":            {projection.On(counting, handler)},
+		`two sources have the event type "`: {projection.On(counting, handler), projection.On(counting, handler)},
 	} {
 		if _, err := r.Subscribe(t.Context(), sources...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("subscribe: %v, want an error that says %q", err, want)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -25,12 +26,12 @@ func TestPausedSubscription(t *testing.T) {
 	var effects atomic.Int64
 	config := *quiet
 	config.PollOnly = true
-	mail := projection.NewSubscription("mail", nil, projection.Effect(codec, func(context.Context, eventstore.Event[counted]) error {
+	mail := projection.NewSubscription("mail", nil, projection.Effect(counting, func(context.Context, eventstore.Event[counted]) error {
 		effects.Add(1)
 		return nil
 	}))
 	r, _ := f.start(&config, f.store, by(1, "b", 1, nil), mail)
-	f.wait(r, f.append(codec, 1))
+	f.wait(r, f.append(counting, 1))
 	operator, err := projection.NewRunner(f.pool, f.store, &config, mail)
 	if err != nil {
 		t.Fatal(err)
@@ -38,11 +39,11 @@ func TestPausedSubscription(t *testing.T) {
 	if err := operator.Pause(t.Context(), "mail", 0, "a test"); err != nil {
 		t.Fatal(err)
 	}
-	last := f.append(codec, 1)
+	last := f.append(counting, 1)
 	f.wait(r, last, "b")
 	// The page reaches both: what is wrong happens now, or within the time that a few more take.
 	for range 10 {
-		last = f.append(codec, 1)
+		last = f.append(counting, 1)
 		f.wait(r, last, "b")
 	}
 	if n := effects.Load(); n != 1 {
@@ -60,17 +61,17 @@ func TestPausedSubscription(t *testing.T) {
 // The codecs of an old release, of a newer one that has one type more, and of one that has retired it.
 type extra struct{ N int }
 
-func countedType() eventstore.Type[any] {
-	return eventstore.TypeOf("counted", func(e counted) any { return e })
+func countedType() codec.Type[any] {
+	return codec.Of("counted", func(e counted) any { return e })
 }
 
-func extraType() eventstore.Type[any] {
-	return eventstore.TypeOf("extra", func(e extra) any { return e })
+func extraType() codec.Type[any] {
+	return codec.Of("extra", func(e extra) any { return e })
 }
 
 // release returns the projection as a release has it.
-func release(types ...eventstore.Type[any]) *projection.Projection {
-	return projection.New("a", &projection.Options{Partitions: 4}, projection.On(eventstore.NewCodec(types...),
+func release(types ...codec.Type[any]) *projection.Projection {
+	return projection.New("a", &projection.Options{Partitions: 4}, projection.On(codec.New(types...),
 		func(ctx context.Context, tx pgx.Tx, event eventstore.Event[any]) error {
 			_, err := tx.Exec(ctx, `insert into model values ('a', $1, 0)`, event.Position)
 			return err
@@ -165,7 +166,7 @@ func TestRetiredType(t *testing.T) {
 	f.appendExtra(5)
 	f.wait(r, f.appendKeys(10))
 	stop()
-	r, stop = f.start(config, f.store, release(countedType(), eventstore.Retired[any]("extra")))
+	r, stop = f.start(config, f.store, release(countedType(), codec.Retired[any]("extra")))
 	f.waitWithin(10*time.Second, r, f.appendKeys(10))
 	stop()
 	f.checkSet("a", "counted", "extra")
@@ -207,7 +208,7 @@ func TestStopAtEveryStatement(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	for n := range int64(16) {
-		f.append(codec, 1)
+		f.append(counting, 1)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // if there are fewer statements
 		s := &stopper{stop: cancel}
 		s.left.Store(n + 1)
@@ -227,7 +228,7 @@ func TestStopAtEveryStatement(t *testing.T) {
 		cancel()
 		pool.Close()
 		r, stop := f.start(quiet, f.store, by(1, "a", 1, nil))
-		f.wait(r, f.append(codec, 1))
+		f.wait(r, f.append(counting, 1))
 		stop()
 		if f.checkModel("a"); t.Failed() {
 			t.Fatalf("stopped at statement %d", n+1)

@@ -99,12 +99,12 @@ func TestKeylessLetters(t *testing.T) {
 				panic("no key")
 			}
 			sums := projection.NewTable[row]("sums", &projection.Options{Partitions: partitions, DDL: `create table {sums} (key text primary key, sum int not null)`},
-				projection.Fold(codec, key, func(row *row, e eventstore.Event[counted]) projection.Op {
+				projection.Fold(counting, key, func(row *row, e eventstore.Event[counted]) projection.Op {
 					row.Sum += e.Data.N
 					return projection.Put
 				}))
 			keyed := projection.New("keyed", &projection.Options{Partitions: partitions},
-				projection.OnKeyed(codec, key, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+				projection.OnKeyed(counting, key, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 					_, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, key(e), e.Position, e.Data.N)
 					return err
 				}))

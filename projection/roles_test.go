@@ -73,7 +73,7 @@ func TestServiceRole(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		draft, err := codec.Encode(counted{1})
+		draft, err := counting.Encode(counted{1})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -43,7 +43,7 @@ func rollOptions(o projection.Options) *projection.Options {
 }
 
 func rollTable(o projection.Options, hook rollHook) *projection.Projection {
-	return projection.NewTable("tally", rollOptions(o), projection.Fold(codec,
+	return projection.NewTable("tally", rollOptions(o), projection.Fold(counting,
 		func(e eventstore.Event[counted]) string { return e.Stream.Key },
 		func(row *rolled, e eventstore.Event[counted]) projection.Op {
 			if hook != nil {
@@ -57,7 +57,7 @@ func rollTable(o projection.Options, hook rollHook) *projection.Projection {
 }
 
 func rollHandler(o projection.Options, hook rollHook) *projection.Projection {
-	return projection.New("tally", rollOptions(o), projection.On(codec, rollWrite(hook)))
+	return projection.New("tally", rollOptions(o), projection.On(counting, rollWrite(hook)))
 }
 
 func rollWrite(hook rollHook) projection.Handler[counted] {
@@ -125,7 +125,7 @@ func (f *fixture) rollNumber(sql string, args ...any) (n int64) {
 
 // rollAppend stores n events in a stream.
 func (f *fixture) rollAppend(key string, n int) (eventstore.Receipt, error) {
-	draft, err := codec.Encode(counted{1})
+	draft, err := counting.Encode(counted{1})
 	if err != nil {
 		return eventstore.Receipt{}, err
 	}

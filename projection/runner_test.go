@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
@@ -25,9 +26,9 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 type counted struct{ N int }
 
 var (
-	codec = eventstore.NewCodec(eventstore.TypeOf("counted", func(e counted) counted { return e }))
-	other = eventstore.NewCodec(eventstore.TypeOf("other", func(e counted) counted { return e }))
-	quiet = &projection.Config{Logger: slog.New(slog.DiscardHandler), MaxBackoff: time.Millisecond}
+	counting = codec.New(codec.Of("counted", func(e counted) counted { return e }))
+	other    = codec.New(codec.Of("other", func(e counted) counted { return e }))
+	quiet    = &projection.Config{Logger: slog.New(slog.DiscardHandler), MaxBackoff: time.Millisecond}
 )
 
 // nothing is a handler that does nothing.
@@ -81,11 +82,11 @@ func (f *fixture) exec(sql string, args ...any) {
 }
 
 // append stores n events of the codec's type and returns the position of the last one.
-func (f *fixture) append(codec *eventstore.Codec[counted], n int) (last eventstore.Position) {
+func (f *fixture) append(counting *codec.Codec[counted], n int) (last eventstore.Position) {
 	f.Helper()
 	var drafts []eventstore.Draft
 	for i := range n {
-		draft, err := codec.Encode(counted{i})
+		draft, err := counting.Encode(counted{i})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -130,7 +131,7 @@ func (f *fixture) checkModel(name string) {
 
 // record returns a projection that writes each event into the model, once before hook is called.
 func record(name string, hook func(context.Context, pgx.Tx, eventstore.Event[counted]) error) *projection.Projection {
-	return projection.New(name, nil, projection.On(codec, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
+	return projection.New(name, nil, projection.On(counting, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 		if _, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, name, event.Position, event.Data.N); err != nil {
 			return err
 		}
@@ -174,9 +175,9 @@ func TestRestart(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	r, stop := f.start(quiet, f.store, record("a", nil))
-	f.wait(r, f.append(codec, 5))
+	f.wait(r, f.append(counting, 5))
 	stop()
-	last := f.append(codec, 5)
+	last := f.append(counting, 5)
 	r, _ = f.start(quiet, f.store, record("a", nil), record("new", nil))
 	f.wait(r, last)
 	f.checkModel("a")
@@ -208,7 +209,7 @@ func TestExactlyOnce(t *testing.T) {
 				failed[event.Position] = true
 				return fail(ctx, tx)
 			}))
-			f.wait(r, f.append(codec, 10))
+			f.wait(r, f.append(counting, 10))
 			f.checkModel("a")
 			if len(failed) != 10 {
 				t.Errorf("it failed %d times, want 10", len(failed))
@@ -234,7 +235,7 @@ func TestCheckpointIsWithTheReadModel(t *testing.T) {
 	config := *quiet
 	config.BatchSize = 2
 	r, _ := f.start(&config, f.store, record("a", nil))
-	f.wait(r, f.append(codec, 9))
+	f.wait(r, f.append(counting, 9))
 	f.checkModel("a")
 }
 
@@ -254,7 +255,7 @@ func TestTwoProcesses(t *testing.T) {
 	}
 	var last eventstore.Position
 	for range 40 {
-		last = f.append(codec, 3)
+		last = f.append(counting, 3)
 	}
 	for _, r := range runners {
 		f.wait(r, last) // each learns of the other's progress
@@ -279,7 +280,7 @@ func TestSharedReading(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	const events, names = 200, 5
-	last := f.append(codec, events)
+	last := f.append(counting, events)
 	log := &countingLog{Log: f.store}
 	var projections []*projection.Projection
 	for i := range names {
@@ -309,7 +310,7 @@ func TestFailureStopsOnlyItself(t *testing.T) {
 		}
 		return projection.Transient(broken)
 	}))
-	last := f.append(codec, 3)
+	last := f.append(counting, 3)
 	f.wait(r, last, "good")
 	f.checkModel("good")
 
@@ -341,7 +342,7 @@ func TestCheckpointPassesOtherEvents(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	r, stop := f.start(quiet, f.store, record("a", nil))
-	f.wait(r, f.append(codec, 2))
+	f.wait(r, f.append(counting, 2))
 	last := f.append(other, 2)
 	f.wait(r, last)
 	stop()
@@ -360,7 +361,7 @@ func TestFullLastPage(t *testing.T) {
 	config.BatchSize = 5
 	r, _ := f.start(&config, f.store, record("a", nil), sums("rows", projection.Options{}, byStream))
 	for range 3 {
-		f.wait(r, f.append(codec, 5))
+		f.wait(r, f.append(counting, 5))
 		var events int
 		if err := f.pool.QueryRow(t.Context(), `select events from rows`).Scan(&events); err != nil || events != len(f.log("counted")) {
 			t.Errorf("the table has %d events, %v", events, err)
@@ -383,10 +384,10 @@ func TestSources(t *testing.T) {
 			return err
 		}
 	}
-	r, _ := f.start(quiet, f.store, projection.New("both", nil, projection.On(codec, write("counted")), projection.On(other, write("other"))))
+	r, _ := f.start(quiet, f.store, projection.New("both", nil, projection.On(counting, write("counted")), projection.On(other, write("other"))))
 	var last eventstore.Position
 	for range 5 {
-		f.append(codec, 2)
+		f.append(counting, 2)
 		last = f.append(other, 1)
 	}
 	f.wait(r, last)

@@ -156,7 +156,7 @@ func TestWaitForAnotherRunner(t *testing.T) {
 		return by(who, "a", 1, func(context.Context, eventstore.Event[counted]) { worker.Store(int64(who)) })
 	}
 	first, _ := f.start(quiet, f.store, note(0))
-	f.wait(first, f.append(codec, 1))
+	f.wait(first, f.append(counting, 1))
 	second, _ := f.start(quiet, f.store, note(1))
 	f.eventually(20*time.Second, "the second runner is a member", func() bool {
 		var n int
@@ -165,13 +165,13 @@ func TestWaitForAnotherRunner(t *testing.T) {
 	})
 	var took []time.Duration
 	for range 30 {
-		last := f.append(codec, 1)
+		last := f.append(counting, 1)
 		start := time.Now()
 		f.wait(second, last)
 		if worker.Load() == 0 { // or it may have been handed over
 			took = append(took, time.Since(start))
 		}
-		last = f.append(codec, 1)
+		last = f.append(counting, 1)
 		start = time.Now()
 		f.wait(first, last)
 		if worker.Load() == 1 {

@@ -67,11 +67,11 @@ func testSilentNetwork(t *testing.T, node *pgtest.Node, direct *pgxpool.Pool, co
 		}
 		return last
 	}
-	handler := projection.New("handler", nil, projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+	handler := projection.New("handler", nil, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		_, err := tx.Exec(ctx, "select 1")
 		return err
 	}))
-	effect := projection.NewSubscription("effect", nil, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+	effect := projection.NewSubscription("effect", nil, projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		_, err := store.Stat(ctx, e.Stream)
 		return err
 	}))

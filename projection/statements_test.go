@@ -19,7 +19,7 @@ func TestSameStatements(t *testing.T) {
 	f := setup(t)
 	made := func(name, ddl string) *projection.Projection {
 		return projection.New(name, &projection.Options{Tables: []string{name}, DDL: ddl},
-			projection.On(codec, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
+			projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 				_, err := tx.Exec(ctx, `insert into `+projection.TableName(ctx, name)+` values ($1)`, e.Position)
 				return err
 			}))

@@ -35,7 +35,7 @@ func TestStatusHeld(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	r, _ := f.start(quiet, f.store, record("a", nil))
-	f.wait(r, f.append(codec, 2))
+	f.wait(r, f.append(counting, 2))
 	config := f.pool.Config()
 	config.ConnConfig.RuntimeParams["application_name"] = "importer"
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
@@ -47,14 +47,14 @@ func TestStatusHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	draft, err := codec.Encode(counted{1})
+	draft, err := counting.Encode(counted{1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.store.WithTx(tx).Append(t.Context(), eventstore.StreamID{Category: "counter", Key: "held"}, eventstore.Any, draft); err != nil {
 		t.Fatal(err)
 	}
-	end := f.append(codec, 1)
+	end := f.append(counting, 1)
 	s, p := f.statusNow(r)
 	if s.Tidemark >= s.LogEnd || s.LogEnd != end {
 		t.Errorf("the tidemark is %d, the log ends at %d; want it held below %d", s.Tidemark, s.LogEnd, end)
@@ -81,7 +81,7 @@ func TestStatusWhileRegistered(t *testing.T) {
 	const projections, partitions = 40, 2
 	var defined []*projection.Projection
 	for i := range projections {
-		defined = append(defined, projection.New(fmt.Sprint("p", i), &projection.Options{Partitions: partitions}, projection.On(codec, nothing)))
+		defined = append(defined, projection.New(fmt.Sprint("p", i), &projection.Options{Partitions: partitions}, projection.On(counting, nothing)))
 	}
 	r, _ := f.start(quiet, f.store, defined...)
 	f.until("all of them are registered", func() bool {
@@ -103,12 +103,12 @@ func TestStatusLag(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	r, _ := f.start(quiet, f.store, record("a", nil))
-	f.wait(r, f.append(codec, 2))
+	f.wait(r, f.append(counting, 2))
 	ctx := eventstore.WithMetadata(t.Context(), eventstore.Metadata{Actor: "ada"})
 	if err := r.Pause(ctx, "a", 0, "a look at it"); err != nil {
 		t.Fatal(err)
 	}
-	last := f.append(codec, 5)
+	last := f.append(counting, 5)
 	_, p := f.statusNow(r)
 	if p.State != "paused" || p.Reason != "a look at it" || p.Lag != 5 || p.LagTime <= 0 || p.Checkpoint != 2 || p.Handled != 2 {
 		t.Errorf("status %+v", p)
@@ -143,7 +143,7 @@ func TestStalled(t *testing.T) {
 	config := *quiet
 	config.StallAfter, config.StallLag = 20*time.Millisecond, 2
 	r, _ := f.start(&config, f.store, record("a", stuck))
-	f.append(codec, 2)
+	f.append(counting, 2)
 	lenient := config
 	lenient.StallAfter = time.Hour
 	patient, err := projection.NewRunner(f.pool, f.store, &lenient, record("a", stuck))
@@ -157,7 +157,7 @@ func TestStalled(t *testing.T) {
 	if _, p := f.statusNow(r); p.Stalled {
 		t.Errorf("stalled with a lag of %d", p.Lag)
 	}
-	last := f.append(codec, 1)
+	last := f.append(counting, 1)
 	if _, p := f.statusNow(r); !p.Stalled || p.Lag != 3 || !strings.Contains(p.Problem(), "stalled: 3 events behind") || !strings.Contains(p.Problem(), "stuck") {
 		t.Errorf("stalled %t with a lag of %d: %s", p.Stalled, p.Lag, p.Problem())
 	}

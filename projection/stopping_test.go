@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -24,7 +25,7 @@ func TestTableConstraint(t *testing.T) {
 			f := setup(t)
 			refused := projection.NewTable[positionsRow]("refused", &projection.Options{
 				DDL: `create table {refused} (stream text primary key, positions text not null, numbers text check (numbers not like '%-1 %'))`,
-			}, projection.Fold(codec, func(e eventstore.Event[counted]) string { return e.Stream.String() },
+			}, projection.Fold(counting, func(e eventstore.Event[counted]) string { return e.Stream.String() },
 				func(row *positionsRow, e eventstore.Event[counted]) projection.Op {
 					row.Positions += fmt.Sprint(e.Position, " ")
 					row.Numbers += fmt.Sprint(e.Data.N, " ")
@@ -187,7 +188,7 @@ func TestMaxParked(t *testing.T) {
 func TestSplitConstraint(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	split := eventstore.NewCodec(eventstore.Split("counted", func(e counted) []counted { return []counted{{e.N}, {e.N + 1000}} }))
+	split := codec.New(codec.Split("counted", func(e counted) []counted { return []counted{{e.N}, {e.N + 1000}} }))
 	key := func(e eventstore.Event[counted]) string { return fmt.Sprint(e.Data.N) }
 	table := projection.NewTable("parts", &projection.Options{
 		DDL: `create table {parts} (key text primary key, events bigint not null, total bigint not null check (total <> 1003))`,
@@ -197,7 +198,7 @@ func TestSplitConstraint(t *testing.T) {
 		return projection.Put
 	}))
 	r, _ := f.start(quiet, f.store, table)
-	f.wait(r, f.append(codec, 6))
+	f.wait(r, f.append(counting, 6))
 	if n := texts(f, `select key from parts where key in ('3', '1003') or total = 5 order by key`); !slices.Equal(n, []string{"5"}) {
 		t.Errorf("rows %v, want that of the last event alone", n)
 	}
@@ -211,7 +212,7 @@ func TestSplitConstraint(t *testing.T) {
 func TestFailWithoutError(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	p := projection.NewTable("nothing", &projection.Options{DDL: tallyDDL("nothing")}, projection.Fold(codec,
+	p := projection.NewTable("nothing", &projection.Options{DDL: tallyDDL("nothing")}, projection.Fold(counting,
 		func(e eventstore.Event[counted]) string { return e.Stream.Key },
 		func(*tally, eventstore.Event[counted]) projection.Op { return projection.Fail(nil) }))
 	r, _ := f.start(quiet, f.store, p)
@@ -234,7 +235,7 @@ func TestTableThatCannotHoldRows(t *testing.T) {
 	}
 	for name, b := range broken {
 		options := &projection.Options{DDL: b[0]}
-		projections = append(projections, projection.NewTable[positionsRow](name, options, projection.Fold(codec,
+		projections = append(projections, projection.NewTable[positionsRow](name, options, projection.Fold(counting,
 			func(e eventstore.Event[counted]) string { return e.Stream.String() },
 			func(*positionsRow, eventstore.Event[counted]) projection.Op { return projection.Put })))
 	}

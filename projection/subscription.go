@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
@@ -17,9 +18,9 @@ import (
 // Effect says that a subscription calls do for the events whose types are in the codec: to send an
 // e-mail, to call another service. Events of one stream come in their order. It panics when one of
 // them is nil, or the codec decodes no type.
-func Effect[E any](codec *eventstore.Codec[E], do func(context.Context, eventstore.Event[E]) error) Source {
-	mustHave("Effect", codec, given{"the effect", do == nil})
-	s := source(codec, nil)
+func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[E]) error) Source {
+	mustHave("Effect", c, given{"the effect", do == nil})
+	s := source(c, nil)
 	s.effect = func(ctx context.Context, d decoded) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := do(ctx, event); err != nil {

@@ -65,12 +65,12 @@ func TestSubscription(t *testing.T) {
 	f := setup(t)
 	h := newHeard()
 	mails := func() *projection.Projection {
-		return projection.NewSubscription("mails", nil, projection.Effect(codec, h.effect))
+		return projection.NewSubscription("mails", nil, projection.Effect(counting, h.effect))
 	}
 	r, stop := f.start(quiet, f.store, mails())
-	f.wait(r, f.append(codec, 20))
+	f.wait(r, f.append(counting, 20))
 	stop()
-	last := f.append(codec, 5)
+	last := f.append(counting, 5)
 	r, _ = f.start(quiet, f.store, mails())
 	f.wait(r, last)
 	if diff := cmp.Diff(f.log("counted"), h.all()); diff != "" {
@@ -84,13 +84,13 @@ func TestSubscriptionFails(t *testing.T) {
 	f := setup(t)
 	h := newHeard()
 	failures := make(map[eventstore.Position]int)
-	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", nil, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", nil, projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		if failures[e.Position]++; failures[e.Position] < 3 && e.Data.N%3 == 0 {
 			return errors.New("no answer")
 		}
 		return h.effect(ctx, e)
 	})))
-	f.wait(r, f.append(codec, 30))
+	f.wait(r, f.append(counting, 30))
 	if diff := cmp.Diff(f.log("counted"), h.all()); diff != "" {
 		t.Errorf("effects (-log +heard):\n%s", diff)
 	}
@@ -114,7 +114,7 @@ func TestOnce(t *testing.T) {
 	h := newHeard()
 	config := *quiet
 	config.BatchSize = 4
-	r, _ := f.start(&config, f.store, projection.NewSubscription("mails", nil, projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+	r, _ := f.start(&config, f.store, projection.NewSubscription("mails", nil, projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		h.add(e.Position)
 		return pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
 			for _, effect := range []string{"welcome", "invoice"} {
@@ -132,7 +132,7 @@ func TestOnce(t *testing.T) {
 			return nil
 		})
 	})))
-	f.wait(r, f.append(codec, 20))
+	f.wait(r, f.append(counting, 20))
 	rows, _ := f.pool.Query(t.Context(), `select position from mails where effect = 'welcome' order by position`)
 	sent, err := pgx.CollectRows(rows, pgx.RowTo[eventstore.Position])
 	if err != nil {
@@ -158,7 +158,7 @@ func TestConsumerGroup(t *testing.T) {
 	for n := range runners {
 		heards[n] = newHeard()
 		runners[n], _ = f.start(quiet, f.store, projection.NewSubscription("mails", &projection.Options{Partitions: 8},
-			projection.Effect(codec, heards[n].effect)))
+			projection.Effect(counting, heards[n].effect)))
 	}
 	awaitShares(t, runners[0], 4, 4)
 	var last eventstore.Position
@@ -210,7 +210,7 @@ func (f *fixture) appendTo(key string, n int) eventstore.Position {
 	f.Helper()
 	var drafts []eventstore.Draft
 	for i := range n {
-		draft, err := codec.Encode(counted{i})
+		draft, err := counting.Encode(counted{i})
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -227,16 +227,16 @@ func (f *fixture) appendTo(key string, n int) eventstore.Position {
 func TestFromNow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.append(codec, 5)
+	f.append(counting, 5)
 	h := newHeard()
 	mails := func() *projection.Projection {
-		return projection.NewSubscription("mails", &projection.Options{FromNow: true}, projection.Effect(codec, h.effect))
+		return projection.NewSubscription("mails", &projection.Options{FromNow: true}, projection.Effect(counting, h.effect))
 	}
 	r, stop := f.start(quiet, f.store, mails())
 	f.wait(r, 1)
-	f.wait(r, f.append(codec, 3))
+	f.wait(r, f.append(counting, 3))
 	stop()
-	last := f.append(codec, 2) // while nobody runs it
+	last := f.append(counting, 2) // while nobody runs it
 	r, _ = f.start(quiet, f.store, mails())
 	f.wait(r, last)
 	if diff := cmp.Diff(f.log("counted")[5:], h.all()); diff != "" {
@@ -249,7 +249,7 @@ func TestFromNow(t *testing.T) {
 func TestSubscribe(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.append(codec, 3)
+	f.append(counting, 3)
 	r, err := projection.NewRunner(f.pool, f.store, quiet)
 	if err != nil {
 		t.Fatal(err)
@@ -262,29 +262,29 @@ func TestSubscribe(t *testing.T) {
 		}
 		return unsubscribe
 	}
-	subscribe(projection.Effect(codec, typed.effect), projection.Effect(other, func(context.Context, eventstore.Event[counted]) error { return nil }))
+	subscribe(projection.Effect(counting, typed.effect), projection.Effect(other, func(context.Context, eventstore.Event[counted]) error { return nil }))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
-	first := f.append(codec, 2)
+	first := f.append(counting, 2)
 	typed.until(t, first)
 
 	unsubscribe := subscribe(projection.EffectAll(func(_ context.Context, e eventstore.Raw) error {
 		all.add(e.Position)
 		return nil
 	}))
-	subscribe(projection.Effect(codec, func(ctx context.Context, e eventstore.Event[counted]) error {
+	subscribe(projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		_ = failing.effect(ctx, e)
 		panic("no")
 	}))
-	f.append(codec, 2)
+	f.append(counting, 2)
 	last := f.append(other, 2)
 	all.until(t, last)
 	failing.until(t, last-2)
 	unsubscribe()
 	unsubscribe() // does no harm
 	f.append(other, 1)
-	end := f.append(codec, 1)
+	end := f.append(counting, 1)
 	typed.until(t, end)
 	failing.until(t, end)
 	cancel()
@@ -301,7 +301,7 @@ func TestSubscribe(t *testing.T) {
 	if diff := cmp.Diff(append(log[5:7:7], f.log("other")[:2]...), all.all()); diff != "" {
 		t.Errorf("catch-all (-log +heard):\n%s", diff)
 	}
-	if _, err := r.Subscribe(t.Context(), projection.On(codec, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil })); err == nil {
+	if _, err := r.Subscribe(t.Context(), projection.On(counting, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil })); err == nil {
 		t.Error("a handler with a transaction was accepted")
 	}
 }
@@ -315,7 +315,7 @@ func TestSubscriptionAll(t *testing.T) {
 		h.add(e.Position)
 		return nil
 	})))
-	f.append(codec, 3)
+	f.append(counting, 3)
 	f.wait(r, f.append(other, 3))
 	want := append(f.log("counted"), f.log("other")...)
 	if diff := cmp.Diff(want, h.all()); diff != "" {
@@ -326,16 +326,16 @@ func TestSubscriptionAll(t *testing.T) {
 
 func TestNewSubscriptionPanics(t *testing.T) {
 	t.Parallel()
-	effect := projection.Effect(codec, func(context.Context, eventstore.Event[counted]) error { return nil })
+	effect := projection.Effect(counting, func(context.Context, eventstore.Event[counted]) error { return nil })
 	every := projection.EffectAll(func(context.Context, eventstore.Raw) error { return nil })
 	for name, make := range map[string]func(){
 		"version":    func() { projection.NewSubscription("a", &projection.Options{Version: 2}, effect) },
 		"all beside": func() { projection.NewSubscription("a", nil, effect, every) },
 		"a handler": func() {
-			projection.NewSubscription("a", nil, projection.On(codec, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }))
+			projection.NewSubscription("a", nil, projection.On(counting, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }))
 		},
 		"effect in New": func() { projection.New("a", nil, effect) },
-		"nil":           func() { projection.Effect[counted](codec, nil) },
+		"nil":           func() { projection.Effect[counted](counting, nil) },
 		"nil for all":   func() { projection.EffectAll(nil) },
 	} {
 		func() {

@@ -295,7 +295,7 @@ func TestOtherKeys(t *testing.T) {
 		if n == 2 {
 			key = func(e eventstore.Event[counted]) string { return "x" + e.Stream.Key }
 		}
-		return projection.New("tally", rollOptions(projection.Options{Version: n, Partitions: 8}), projection.OnKeyed(codec, key, rollWrite(hook)))
+		return projection.New("tally", rollOptions(projection.Options{Version: n, Partitions: 8}), projection.OnKeyed(counting, key, rollWrite(hook)))
 	}
 	_, stop1 := f.rollProcess(small(), version(1))
 	last := f.rollHistory(20, 2)

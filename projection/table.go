@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -46,9 +47,9 @@ type Folding[Row any] struct{ source Source }
 // row, and fold changes it. Both must be pure: they may be called more than once for an event. A row
 // that does not exist is zero but for its key. The key must be the same for an event for ever. It panics when one of them is nil, or the
 // codec decodes no type.
-func Fold[Row, E any](codec *eventstore.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) Folding[Row] {
-	mustHave("Fold", codec, given{"the key", key == nil}, given{"the fold", fold == nil})
-	s := source(codec, key)
+func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) Folding[Row] {
+	mustHave("Fold", c, given{"the key", key == nil}, given{"the fold", fold == nil})
+	s := source(c, key)
 	s.row = func(row *Row, d decoded, done func(Op) error) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := done(fold(row, event)); err != nil {

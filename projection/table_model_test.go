@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -42,7 +43,7 @@ type entry struct {
 type book struct {
 	*fixture
 	name   string
-	codecs [2]*eventstore.Codec[change]
+	codecs [2]*codec.Codec[change]
 	n      int64
 	broken atomic.Bool // "touchy" changes fail
 }
@@ -55,7 +56,7 @@ const bookDDL = `create table {%s} (
 func (f *fixture) book(name string) *book {
 	b := &book{fixture: f, name: name}
 	for i := range b.codecs {
-		b.codecs[i] = eventstore.NewCodec(eventstore.TypeOf(fmt.Sprint(name, i), func(c change) change { return c }))
+		b.codecs[i] = codec.New(codec.Of(fmt.Sprint(name, i), func(c change) change { return c }))
 	}
 	return b
 }
@@ -68,8 +69,8 @@ func (b *book) projection(partitions int) *projection.Projection {
 func folds[Row any](b *book, fold func(*Row, eventstore.Event[change]) projection.Op) (both []projection.Folding[Row]) {
 	// Some keys cannot be in a payload.
 	special := strings.NewReplacer("ZERO", "\x00", "BAD", "\xff")
-	for _, codec := range b.codecs {
-		both = append(both, projection.Fold(codec, func(e eventstore.Event[change]) string { return special.Replace(e.Data.Key) }, fold))
+	for _, counting := range b.codecs {
+		both = append(both, projection.Fold(counting, func(e eventstore.Event[change]) string { return special.Replace(e.Data.Key) }, fold))
 	}
 	return both
 }

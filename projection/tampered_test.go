@@ -119,7 +119,7 @@ func TestTampered(t *testing.T) {
 		if _, err := f.pool.Exec(t.Context(), sql, []string{"a", "b", "c"}[random.IntN(3)]); err != nil {
 			t.Logf("%s: %v", sql, err) // two changes may contradict each other
 		}
-		draft, err := codec.Encode(counted{random.IntN(10)})
+		draft, err := counting.Encode(counted{random.IntN(10)})
 		if err != nil {
 			t.Fatal(err)
 		}

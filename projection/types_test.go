@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -18,14 +19,14 @@ import (
 func TestAddedUpTo(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	version := func(sources ...*eventstore.Codec[counted]) *projection.Projection {
+	version := func(sources ...*codec.Codec[counted]) *projection.Projection {
 		var all []projection.Source
 		for _, c := range sources {
 			all = append(all, projection.On(c, rollWrite(nil)))
 		}
 		return projection.New("tally", rollOptions(projection.Options{Partitions: 2}), all...)
 	}
-	r, stop := f.rollProcess(quiet, version(codec))
+	r, stop := f.rollProcess(quiet, version(counting))
 	f.append(other, 1)
 	last := f.rollHistory(10, 1)
 	f.wait(r, last)
@@ -39,7 +40,7 @@ func TestAddedUpTo(t *testing.T) {
 	if _, err := batch.Exec(t.Context(), move, last); err != nil {
 		t.Fatal(err)
 	}
-	r, _ = f.rollProcess(quiet, version(codec, other))
+	r, _ = f.rollProcess(quiet, version(counting, other))
 	f.rollUntil("somebody waits for the batch", func() bool {
 		return f.rollNumber(`
 			select count(*)
@@ -61,11 +62,11 @@ func TestAddedUpTo(t *testing.T) {
 func TestAddedWithoutEvents(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	r, stop := f.start(quiet, f.store, handling(nothing, codec))
-	f.wait(r, f.append(codec, 2))
+	r, stop := f.start(quiet, f.store, handling(nothing, counting))
+	f.wait(r, f.append(counting, 2))
 	stop()
 	config, said := talking()
-	r, _ = f.start(config, f.store, handling(nothing, codec, other))
+	r, _ = f.start(config, f.store, handling(nothing, counting, other))
 	f.wait(r, f.append(other, 1))
 	if added := f.statusOf(r, "a").Added; len(added) > 0 || said.has("level=WARN") {
 		t.Errorf("added %v, and was somebody warned: %t", added, said.has("level=WARN"))
@@ -76,8 +77,8 @@ func TestAddedWithoutEvents(t *testing.T) {
 func TestAddedUnknown(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	r, stop := f.start(quiet, f.store, handling(nothing, codec))
-	last := f.append(codec, 2)
+	r, stop := f.start(quiet, f.store, handling(nothing, counting))
+	last := f.append(counting, 2)
 	f.wait(r, last)
 	stop()
 	tx, err := f.pool.Begin(t.Context())
@@ -88,7 +89,7 @@ func TestAddedUnknown(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `lock table tidemark.events in access exclusive mode`); err != nil {
 		t.Fatal(err)
 	}
-	r, _ = f.start(quiet, f.store, handling(nothing, codec, other))
+	r, _ = f.start(quiet, f.store, handling(nothing, counting, other))
 	f.until("the type is noted", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projections where 'other' = any (types)`) > 0
 	})
@@ -105,7 +106,7 @@ func TestEveryType(t *testing.T) {
 	f := setup(t)
 	h := newHeard()
 	few := func() *projection.Projection {
-		return projection.NewSubscription("mails", nil, projection.Effect(codec, h.effect))
+		return projection.NewSubscription("mails", nil, projection.Effect(counting, h.effect))
 	}
 	every := func() *projection.Projection {
 		return projection.NewSubscription("mails", nil, projection.EffectAll(
@@ -116,7 +117,7 @@ func TestEveryType(t *testing.T) {
 	}
 	config, said := talking()
 	old, _ := f.start(config, f.store, few())
-	f.wait(old, f.append(codec, 3))
+	f.wait(old, f.append(counting, 3))
 	r, stop := f.start(quiet, f.store, every())
 	f.eventually(20*time.Second, "the old release leaves it", func() bool { return said.has("is not run by this process") })
 	f.waitWithin(10*time.Second, r, f.append(other, 2))
@@ -138,7 +139,7 @@ func TestEveryType(t *testing.T) {
 	if err := old.Accept(t.Context(), "mails", 1); err != nil {
 		t.Fatal(err)
 	}
-	f.wait(old, f.append(codec, 1))
+	f.wait(old, f.append(counting, 1))
 	want := append(f.log("counted")[:3:3], f.log("other")[:4]...)
 	want = append(want, f.log("counted")[3:]...)
 	if diff := cmp.Diff(want, h.all()); diff != "" {
@@ -162,11 +163,11 @@ type renamedField struct {
 func TestOldReleaseAndNewSchema(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	first := eventstore.NewCodec(eventstore.TypeOf("named", func(e named) named { return e }))
-	second := eventstore.NewCodec(
-		eventstore.TypeOf("named", func(e named) named { return e }),
-		eventstore.TypeOf("named", func(e renamedField) named { return named{e.Title, e.N} }).WithSchema(2))
-	table := func(codec *eventstore.Codec[named]) *projection.Projection {
+	first := codec.New(codec.Of("named", func(e named) named { return e }))
+	second := codec.New(
+		codec.Of("named", func(e named) named { return e }),
+		codec.Of("named", func(e renamedField) named { return named{e.Title, e.N} }).WithSchema(2))
+	table := func(counting *codec.Codec[named]) *projection.Projection {
 		type row struct {
 			Name string `db:"name,key"`
 			N    int
@@ -174,7 +175,7 @@ func TestOldReleaseAndNewSchema(t *testing.T) {
 		return projection.NewTable("sums", &projection.Options{
 			Partitions: 16,
 			DDL:        `create table {sums} (name text primary key, n int not null)`,
-		}, projection.Fold(codec, func(e eventstore.Event[named]) string { return e.Data.Name },
+		}, projection.Fold(counting, func(e eventstore.Event[named]) string { return e.Data.Name },
 			func(row *row, e eventstore.Event[named]) projection.Op {
 				row.N += e.Data.N
 				return projection.Put

@@ -6,10 +6,10 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
-	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/codec"
+	"github.com/tidemark-es/tidemark/internal/naming"
 )
 
 const (
@@ -21,8 +21,6 @@ const (
 	maxDuration = 24 * time.Hour
 	// minLease is the shortest lease: below it a process would lose its partitions between two heartbeats.
 	minLease = 10 * time.Millisecond
-	// maxName bounds the name of a projection, in bytes.
-	maxName = 250
 )
 
 // validate returns an error that names a field and its value.
@@ -65,15 +63,10 @@ func (o *Options) validateTables() error {
 
 // validName returns an error unless a name can be that of a projection, or of an effect.
 func validName(name string) error {
-	switch {
-	case name == "":
+	if name == "" {
 		return errors.New("the name is empty: checkpoints are stored under it")
-	case len(name) > maxName:
-		return fmt.Errorf("the name has %d bytes: want %d at most", len(name), maxName)
-	case !utf8.ValidString(name) || strings.ContainsFunc(name, unicode.IsControl):
-		return errors.New("the name has a control character, or is not UTF-8")
 	}
-	return nil
+	return naming.Validate("the name", name)
 }
 
 // validSources returns an error unless each event type has one source.
@@ -100,15 +93,15 @@ func validSources(sources []Source) error {
 }
 
 // mustHave panics unless a source has a codec with types, and its functions.
-func mustHave[E any](function string, codec *eventstore.Codec[E], functions ...given) {
-	if codec == nil {
-		panic(fmt.Sprintf("projection.%s: the codec is nil: pass one that eventstore.NewCodec returned", function))
+func mustHave[E any](function string, c *codec.Codec[E], functions ...given) {
+	if c == nil {
+		panic(fmt.Sprintf("projection.%s: the codec is nil: pass one that codec.New returned", function))
 	}
-	if len(codec.Types()) == 0 {
-		panic(fmt.Sprintf("projection.%s: the codec has no event type that is not retired: add one with eventstore.TypeOf", function))
+	if len(c.Types()) == 0 {
+		panic(fmt.Sprintf("projection.%s: the codec has no event type that is not retired: add one with codec.Of", function))
 	}
 	for _, f := range functions {
-		f.must(function, fmt.Sprintf("event types %q: ", codec.Types()))
+		f.must(function, fmt.Sprintf("event types %q: ", c.Types()))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -143,19 +144,19 @@ func TestRegisterTogether(t *testing.T) {
 func TestAddedType(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	version := func(n int, sources ...*eventstore.Codec[counted]) *projection.Projection {
+	version := func(n int, sources ...*codec.Codec[counted]) *projection.Projection {
 		var all []projection.Source
 		for _, c := range sources {
 			all = append(all, projection.On(c, rollWrite(nil)))
 		}
 		return projection.New("tally", rollOptions(projection.Options{Version: n}), all...)
 	}
-	r, stop := f.rollProcess(quiet, version(1, codec))
+	r, stop := f.rollProcess(quiet, version(1, counting))
 	f.append(other, 3)
-	last := f.append(codec, 2)
+	last := f.append(counting, 2)
 	f.wait(r, last)
 	stop()
-	r, stop = f.rollProcess(quiet, version(1, codec, other))
+	r, stop = f.rollProcess(quiet, version(1, counting, other))
 	f.wait(r, f.append(other, 4))
 	want := map[string]eventstore.Position{"other": last}
 	if got := f.rollStatus(r, 1).Added; !maps.Equal(got, want) {
@@ -171,7 +172,7 @@ func TestAddedType(t *testing.T) {
 	if got := f.rollStatus(r, 1).Added; len(got) != 0 {
 		t.Errorf("after Accept: %v", got)
 	}
-	r2, _ := f.rollProcess(quiet, version(2, codec, other))
+	r2, _ := f.rollProcess(quiet, version(2, counting, other))
 	f.rollPhase(2, "live")
 	f.wait(r2, last)
 	if n := events(); n != 9 || len(f.rollStatus(r2, 2).Added) != 0 {
@@ -179,7 +180,7 @@ func TestAddedType(t *testing.T) {
 	}
 	// Both versions in one process, and the old one dropped under it.
 	stop()
-	both, _ := f.rollProcess(quiet, version(1, codec, other), version(2, codec, other))
+	both, _ := f.rollProcess(quiet, version(1, counting, other), version(2, counting, other))
 	for _, to := range []int{1, 2} {
 		if err := both.Switch(t.Context(), "tally", to); err != nil {
 			t.Fatal(err)
@@ -189,7 +190,7 @@ func TestAddedType(t *testing.T) {
 	if err := both.Drop(t.Context(), "tally", 1); err != nil {
 		t.Fatal(err)
 	}
-	f.wait(both, f.append(codec, 1))
+	f.wait(both, f.append(counting, 1))
 	if n := events(); n != 12 || f.rollTables(1) != 0 {
 		t.Errorf("after Drop: %d events, want 12; %d old tables", n, f.rollTables(1))
 	}
@@ -201,7 +202,7 @@ func TestHandlerWritesToTheView(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	options := &projection.Options{Tables: []string{"plain"}, DDL: `create table {plain} (n int)`}
-	p := projection.New("plain", options, projection.On(codec,
+	p := projection.New("plain", options, projection.On(counting,
 		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 			_, err := tx.Exec(ctx, `insert into plain values ($1)`, e.Data.N)
 			return err

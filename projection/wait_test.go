@@ -25,7 +25,7 @@ func TestWaitTogether(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	last := f.append(codec, 1)
+	last := f.append(counting, 1)
 	f.wait(r, last)
 	stuck, err := f.pool.Begin(t.Context())
 	if err != nil {
@@ -54,7 +54,7 @@ func TestWaitTogether(t *testing.T) {
 	if unlock.Stop() {
 		_ = stuck.Rollback(t.Context())
 	}
-	f.append(codec, 1)
+	f.append(counting, 1)
 	if err := <-patient; err != nil {
 		t.Error(err)
 	}
@@ -80,7 +80,7 @@ func TestWaitSaysWhy(t *testing.T) {
 		t.Errorf("paused: %s", got)
 	}
 	options := &projection.Options{Partitions: 2}
-	changed := projection.New("a", options, projection.On(codec, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }))
+	changed := projection.New("a", options, projection.On(counting, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }))
 	r, err := projection.NewRunner(f.pool, f.store, quiet, changed)
 	if err != nil {
 		t.Fatal(err)

@@ -100,14 +100,14 @@ func (o *Outcome[S, E]) ThenState(check func(*S)) {
 // stored returns the events as a store gives them back.
 func (s *Scenario[S, E]) stored(events []E) []E {
 	s.t.Helper()
-	codec := s.definition.Codec()
+	c := s.definition.Codec()
 	var back []E
 	for _, event := range events {
-		draft, err := codec.Encode(event)
+		draft, err := c.Encode(event)
 		if err != nil {
 			s.t.Fatal(err)
 		}
-		decoded, err := codec.Decode(eventstore.Raw{Type: draft.Type, Schema: draft.Schema, Data: draft.Data})
+		decoded, err := c.Decode(eventstore.Raw{Type: draft.Type, Schema: draft.Schema, Data: draft.Data})
 		if err != nil {
 			s.t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/tidemark-es/tidemark/aggregate"
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -51,12 +52,12 @@ type applying[S, E any] struct {
 
 // add adds an event to the history, as a store gives it back.
 func (a *applying[S, E]) add(event E) error {
-	codec := a.definition.Codec()
-	draft, err := codec.Encode(event)
+	c := a.definition.Codec()
+	draft, err := c.Encode(event)
 	if err != nil {
 		return err
 	}
-	decoded, err := codec.Decode(eventstore.Raw{Type: draft.Type, Schema: draft.Schema, Data: draft.Data})
+	decoded, err := c.Decode(eventstore.Raw{Type: draft.Type, Schema: draft.Schema, Data: draft.Data})
 	if err != nil {
 		return err
 	}
@@ -69,15 +70,15 @@ func (a *applying[S, E]) add(event E) error {
 }
 
 func (a *applying[S, E]) problems(ignored []string) (problems []string) {
-	codec := a.definition.Codec()
+	c := a.definition.Codec()
 	for _, name := range ignored {
-		if !slices.Contains(codec.Types(), name) {
+		if !slices.Contains(c.Types(), name) {
 			problems = append(problems, fmt.Sprintf("event type %q is named as ignored, but the codec does not have it", name))
 		}
 	}
-	for _, goType := range codec.Encodes() {
-		if a.names[goType] == "" && !slices.Contains(ignored, nameIn(codec, goType)) {
-			problems = append(problems, fmt.Sprintf("the history has no %v, event type %q: add one, or name the type as ignored", goType, nameIn(codec, goType)))
+	for _, goType := range c.Encodes() {
+		if a.names[goType] == "" && !slices.Contains(ignored, nameIn(c, goType)) {
+			problems = append(problems, fmt.Sprintf("the history has no %v, event type %q: add one, or name the type as ignored", goType, nameIn(c, goType)))
 		}
 	}
 	checked := make(map[reflect.Type]bool)
@@ -158,8 +159,8 @@ func isEqual(a, b any) bool {
 }
 
 // nameIn returns the stored name of a Go type of the codec, as far as a zero value of it encodes.
-func nameIn[E any](codec *eventstore.Codec[E], goType reflect.Type) string {
+func nameIn[E any](c *codec.Codec[E], goType reflect.Type) string {
 	event, _ := reflect.Zero(goType).Interface().(E)
-	draft, _ := codec.Encode(event)
+	draft, _ := c.Encode(event)
 	return draft.Type
 }

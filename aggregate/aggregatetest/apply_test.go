@@ -8,7 +8,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/aggregate"
 	"github.com/tidemark-es/tidemark/aggregate/aggregatetest"
-	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/codec"
 )
 
 // The events of a lamp.
@@ -29,13 +29,13 @@ func (tagged) isEvent() {}
 
 func same[T event](e T) event { return e }
 
-func newCodec(more ...eventstore.Type[event]) *eventstore.Codec[event] {
-	return eventstore.NewCodec(append(more,
-		eventstore.TypeOf("lamp.fitted", same[fitted]),
-		eventstore.TypeOf("lamp.turned", same[turned]),
-		eventstore.TypeOf("lamp.dusted", same[dusted]),
-		eventstore.Renamed[event]("light.turned", "lamp.turned"),
-		eventstore.Retired[event]("lamp.sold"))...)
+func newCodec(more ...codec.Type[event]) *codec.Codec[event] {
+	return codec.New(append(more,
+		codec.Of("lamp.fitted", same[fitted]),
+		codec.Of("lamp.turned", same[turned]),
+		codec.Of("lamp.dusted", same[dusted]),
+		codec.Renamed[event]("light.turned", "lamp.turned"),
+		codec.Retired[event]("lamp.sold"))...)
 }
 
 // lamp is the state that Apply is right for, without the types that tests add.
@@ -104,9 +104,9 @@ func record(do func(aggregatetest.T)) string {
 	return r.failure
 }
 
-func checking[S any, P aggregate.State[S, event]](codec *eventstore.Codec[event], history []event, ignored ...string) func(aggregatetest.T) {
+func checking[S any, P aggregate.State[S, event]](c *codec.Codec[event], history []event, ignored ...string) func(aggregatetest.T) {
 	return func(t aggregatetest.T) {
-		aggregatetest.CheckApply(t, aggregate.Define[S, P]("lamp", codec), history, ignored...)
+		aggregatetest.CheckApply(t, aggregate.Define[S, P]("lamp", c), history, ignored...)
 	}
 }
 
@@ -114,8 +114,8 @@ func TestCheckApply(t *testing.T) {
 	t.Parallel()
 	const isDusted, none = `"lamp.dusted": Apply ignores aggregatetest_test.dusted`, ""
 	history := []event{fitted{60}, turned{true}, dusted{}, turned{false}}
-	withTags := newCodec(eventstore.TypeOf("lamp.tagged", same[tagged]))
-	withDimmer := newCodec(eventstore.TypeOf("lamp.dimmed", same[dimmed]))
+	withTags := newCodec(codec.Of("lamp.tagged", same[tagged]))
+	withDimmer := newCodec(codec.Of("lamp.dimmed", same[dimmed]))
 	for name, test := range map[string]struct {
 		check func(aggregatetest.T)
 		want  string // what is reported; "" for nothing
@@ -151,7 +151,7 @@ func TestCheckApply(t *testing.T) {
 // TestCheckApplyNamesAll: one failure names all types.
 func TestCheckApplyNamesAll(t *testing.T) {
 	t.Parallel()
-	got := record(checking[lamp](newCodec(eventstore.TypeOf("lamp.dimmed", same[dimmed])), []event{fitted{60}, dusted{}, turned{true}}))
+	got := record(checking[lamp](newCodec(codec.Of("lamp.dimmed", same[dimmed])), []event{fitted{60}, dusted{}, turned{true}}))
 	if !strings.Contains(got, "lamp.dimmed") || !strings.Contains(got, "lamp.dusted") || strings.Contains(got, "lamp.turned") {
 		t.Errorf("reported is %q, want both types", got)
 	}
@@ -160,12 +160,12 @@ func TestCheckApplyNamesAll(t *testing.T) {
 // TestCheckApplyOldShapes: of two shapes that are both events Apply gets both.
 func TestCheckApplyOldShapes(t *testing.T) {
 	t.Parallel()
-	codec := eventstore.NewCodec(
-		eventstore.TypeOf("lamp.set", same[dimmed]),
-		eventstore.TypeOf("lamp.set", same[turned]).WithSchema(2),
-		eventstore.TypeOf("lamp.fitted", same[fitted]),
+	c := codec.New(
+		codec.Of("lamp.set", same[dimmed]),
+		codec.Of("lamp.set", same[turned]).WithSchema(2),
+		codec.Of("lamp.fitted", same[fitted]),
 	)
-	got := record(checking[lamp](codec, []event{fitted{60}, dimmed{50}, turned{true}}))
+	got := record(checking[lamp](c, []event{fitted{60}, dimmed{50}, turned{true}}))
 	if !strings.Contains(got, `"lamp.set": Apply ignores aggregatetest_test.dimmed`) {
 		t.Errorf("reported is %q, want the first shape", got)
 	}

@@ -13,16 +13,17 @@ const module = "github.com/tidemark-es/tidemark"
 var mayImport = map[string][]string{
 	"eventstore": nil,
 	"migrations": nil,
+	"codec":      {"eventstore"},
 	"snapshot":   {"eventstore"},
-	"projection": {"eventstore"},
+	"projection": {"eventstore", "codec"},
 	"query":      {"eventstore"},
 	"command":    {"eventstore"},
-	"aggregate":  {"eventstore", "snapshot"},
-	"saga":       {"eventstore", "projection", "command"},
-	"publish":    {"eventstore", "projection"},
-	"httpapi":    {"eventstore", "projection", "query"},
+	"aggregate":  {"eventstore", "codec", "snapshot"},
+	"saga":       {"eventstore", "codec", "projection", "command"},
+	"publish":    {"eventstore", "codec", "projection"},
+	"httpapi":    {"eventstore", "codec", "projection", "query"},
 	// The root package wires the others together.
-	"": {"eventstore", "migrations", "snapshot", "projection", "query", "command", "aggregate", "saga", "publish", "httpapi"},
+	"": {"eventstore", "codec", "migrations", "snapshot", "projection", "query", "command", "aggregate", "saga", "publish", "httpapi"},
 }
 
 // mayNeed lists the modules that applications get with the library. Think twice before adding one.

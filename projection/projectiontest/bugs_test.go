@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 	"github.com/tidemark-es/tidemark/projection/projectiontest"
@@ -169,7 +170,7 @@ var bugs = map[string]struct {
 		return projection.NewTable("accounts", options(o), projection.Fold(older, key, fold))
 	}, `no history has event type "payed in"`},
 	"is given a type by its second source": {func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
-		return projection.New("accounts", options(o), projection.On(codec, handle), projection.On(apart,
+		return projection.New("accounts", options(o), projection.On(ledger, handle), projection.On(apart,
 			func(context.Context, pgx.Tx, eventstore.Event[event]) error { return nil }))
 	}, `no history has event type "frozen"`},
 }
@@ -180,28 +181,28 @@ func (frozen) isEvent() {}
 
 // Codecs with a type, or a name, more than the histories have.
 var (
-	isFrozen = eventstore.TypeOf("frozen", func(e frozen) event { return e })
-	all      = []eventstore.Type[event]{
-		eventstore.TypeOf("opened", func(e openedV1) event { return opened{Owner: e.Name, Tags: []string{"new"}} }),
-		eventstore.TypeOf("opened", func(e opened) event { return e }).WithSchema(2),
-		eventstore.TypeOf("deposited", func(e deposited) event { return e }),
-		eventstore.TypeOf("renamed", func(e renamed) event { return e }),
+	isFrozen = codec.Of("frozen", func(e frozen) event { return e })
+	all      = []codec.Type[event]{
+		codec.Of("opened", func(e openedV1) event { return opened{Owner: e.Name, Tags: []string{"new"}} }),
+		codec.Of("opened", func(e opened) event { return e }).WithSchema(2),
+		codec.Of("deposited", func(e deposited) event { return e }),
+		codec.Of("renamed", func(e renamed) event { return e }),
 	}
-	wider = eventstore.NewCodec(append(slices.Clone(all), isFrozen)...)
-	older = eventstore.NewCodec(append(slices.Clone(all), eventstore.Renamed[event]("payed in", "deposited"))...)
-	apart = eventstore.NewCodec(isFrozen)
+	wider = codec.New(append(slices.Clone(all), isFrozen)...)
+	older = codec.New(append(slices.Clone(all), codec.Renamed[event]("payed in", "deposited"))...)
+	apart = codec.New(isFrozen)
 )
 
 // TestIgnored: what is named as ignored needs no event; what is not given, or makes a difference, must not be named.
 func TestIgnored(t *testing.T) {
 	t.Parallel()
-	of := func(codec *eventstore.Codec[event]) maker {
+	of := func(ledger *codec.Codec[event]) maker {
 		return func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
-			return projection.NewTable("accounts", options(o), projection.Fold(codec, key, fold))
+			return projection.NewTable("accounts", options(o), projection.Fold(ledger, key, fold))
 		}
 	}
 	versions := func(_ *pgxpool.Pool, o projection.Options) *projection.Projection { // of the last deposit
-		return projection.NewTable("accounts", options(o), projection.Fold(codec, key,
+		return projection.NewTable("accounts", options(o), projection.Fold(ledger, key,
 			func(row *account, e eventstore.Event[event]) projection.Op {
 				row.Tags = []string{}
 				if _, ok := e.Data.(deposited); ok {
@@ -216,8 +217,8 @@ func TestIgnored(t *testing.T) {
 		want    string // "" for nothing
 	}{
 		"is in no history":               {of(wider), []string{"frozen"}, ""},
-		"is not there":                   {of(codec), []string{"frozen"}, `"frozen" is in Config.Ignored, but neither`},
-		"makes a difference":             {of(codec), []string{"renamed"}, `"renamed" makes a difference`},
+		"is not there":                   {of(ledger), []string{"frozen"}, `"frozen" is in Config.Ignored, but neither`},
+		"makes a difference":             {of(ledger), []string{"renamed"}, `"renamed" makes a difference`},
 		"and others keep their versions": {versions, nil, `makes no difference`},
 		"all others keep their versions": {versions, []string{"opened", "renamed"}, ""},
 	} {
@@ -252,7 +253,7 @@ func TestCheckFindsBugs(t *testing.T) {
 func TestCheckFindsRepeatedEffect(t *testing.T) {
 	t.Parallel()
 	c := greeted(func(pool *pgxpool.Pool, o projection.Options) *projection.Projection {
-		return projection.NewSubscription("greeter", &projection.Options{Partitions: o.Partitions}, projection.Effect(codec, inTx(pool, greet)))
+		return projection.NewSubscription("greeter", &projection.Options{Partitions: o.Partitions}, projection.Effect(ledger, inTx(pool, greet)))
 	})
 	r := record(t, func(t testing.TB) { projectiontest.Check(t, c) })
 	if len(r.errors) != 1 || !strings.Contains(r.errors[0], "each event delivered twice") {

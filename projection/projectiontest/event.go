@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -25,14 +26,14 @@ type Event struct {
 
 // Events returns events of one stream, in their order. Those of several streams are put together with
 // [slices.Concat]. An event that the codec does not have fails the test that uses it.
-func Events[E any](codec *eventstore.Codec[E], stream eventstore.StreamID, events ...E) []Event {
+func Events[E any](c *codec.Codec[E], stream eventstore.StreamID, events ...E) []Event {
 	all := make([]Event, len(events))
-	if codec == nil {
-		return []Event{{Stream: stream, err: errors.New("projectiontest.Events: the codec is nil: pass one that eventstore.NewCodec returned")}}
+	if c == nil {
+		return []Event{{Stream: stream, err: errors.New("projectiontest.Events: the codec is nil: pass one that codec.New returned")}}
 	}
 	for n, event := range events {
-		draft, err := codec.Encode(event)
-		all[n] = Event{Stream: stream, Draft: draft, schemas: codec.Schemas(draft.Type), err: err}
+		draft, err := c.Encode(event)
+		all[n] = Event{Stream: stream, Draft: draft, schemas: c.Schemas(draft.Type), err: err}
 	}
 	return all
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
@@ -21,7 +22,7 @@ type balance struct {
 	Balance int64
 }
 
-var payments = eventstore.NewCodec(eventstore.TypeOf("paid", func(e paid) paid { return e }))
+var payments = codec.New(codec.Of("paid", func(e paid) paid { return e }))
 
 // newBalances is the projection to be tested. An application calls it with its own options.
 func newBalances(options projection.Options) *projection.Projection {

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
@@ -39,11 +40,11 @@ func (deposited) isEvent() {}
 func (renamed) isEvent()   {}
 
 var (
-	codec = eventstore.NewCodec(
-		eventstore.TypeOf("opened", func(e openedV1) event { return opened{Owner: e.Name, Tags: []string{"new"}} }),
-		eventstore.TypeOf("opened", func(e opened) event { return e }).WithSchema(2),
-		eventstore.TypeOf("deposited", func(e deposited) event { return e }),
-		eventstore.TypeOf("renamed", func(e renamed) event { return e }),
+	ledger = codec.New(
+		codec.Of("opened", func(e openedV1) event { return opened{Owner: e.Name, Tags: []string{"new"}} }),
+		codec.Of("opened", func(e opened) event { return e }).WithSchema(2),
+		codec.Of("deposited", func(e deposited) event { return e }),
+		codec.Of("renamed", func(e renamed) event { return e }),
 	)
 	ada = eventstore.StreamID{Category: "account", Key: "ada"}
 	bob = eventstore.StreamID{Category: "account", Key: "bob"}
@@ -56,13 +57,13 @@ func tagged(owner string) opened { return opened{owner, []string{"new"}} }
 // history has the events of three accounts, mixed.
 func history() []projectiontest.Event {
 	return slices.Concat(
-		projectiontest.Events[event](codec, ada, tagged("Ada")),
-		projectiontest.Events[event](codec, bob, tagged("Bob"), deposited{1}),
-		projectiontest.Events[event](codec, ada, deposited{2}),
-		projectiontest.Events[event](codec, cid, tagged("Cid"), deposited{4}),
-		projectiontest.Events[event](codec, ada, renamed{"Ada L."}, deposited{8}),
-		projectiontest.Events[event](codec, bob, deposited{16}),
-		projectiontest.Events[event](codec, ada, deposited{32}),
+		projectiontest.Events[event](ledger, ada, tagged("Ada")),
+		projectiontest.Events[event](ledger, bob, tagged("Bob"), deposited{1}),
+		projectiontest.Events[event](ledger, ada, deposited{2}),
+		projectiontest.Events[event](ledger, cid, tagged("Cid"), deposited{4}),
+		projectiontest.Events[event](ledger, ada, renamed{"Ada L."}, deposited{8}),
+		projectiontest.Events[event](ledger, bob, deposited{16}),
+		projectiontest.Events[event](ledger, ada, deposited{32}),
 	)
 }
 
@@ -143,13 +144,13 @@ func config(p func(*pgxpool.Pool, projection.Options) *projection.Projection) pr
 
 func ofTable(fold func(*account, eventstore.Event[event]) projection.Op) func(*pgxpool.Pool, projection.Options) *projection.Projection {
 	return func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
-		return projection.NewTable("accounts", options(o), projection.Fold(codec, key, fold))
+		return projection.NewTable("accounts", options(o), projection.Fold(ledger, key, fold))
 	}
 }
 
 func ofHandler(handler projection.Handler[event]) func(*pgxpool.Pool, projection.Options) *projection.Projection {
 	return func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
-		return projection.New("accounts", options(o), projection.On(codec, handler))
+		return projection.New("accounts", options(o), projection.On(ledger, handler))
 	}
 }
 
@@ -255,7 +256,7 @@ func TestCheckPassesForSubscription(t *testing.T) {
 	t.Parallel()
 	c := greeted(func(pool *pgxpool.Pool, o projection.Options) *projection.Projection {
 		return projection.NewSubscription("greeter", &projection.Options{Partitions: o.Partitions},
-			projection.Effect(codec, inTx(pool, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
+			projection.Effect(ledger, inTx(pool, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
 				if first, err := projection.Once(ctx, tx, "greet"); err != nil || !first {
 					return err
 				}
@@ -276,7 +277,7 @@ func TestRun(t *testing.T) {
 	pool := pgtest.Pool(t)
 	p := ofTable(fold)(nil, projection.Options{})
 	for n := range 2 { // it goes on where it was
-		projectiontest.Run(t, pool, p, projectiontest.Events[event](codec, ada, tagged("Ada"), deposited{int64(1 + n)})...)
+		projectiontest.Run(t, pool, p, projectiontest.Events[event](ledger, ada, tagged("Ada"), deposited{int64(1 + n)})...)
 	}
 	projectiontest.Run(t, pool, p)
 	got, err := accounts(t.Context(), pool)
@@ -297,9 +298,9 @@ func TestRunFails(t *testing.T) {
 		events []projectiontest.Event
 		want   string
 	}{
-		"dead letter": {errors.New("no idea"), projectiontest.Events[event](codec, ada, tagged("Ada"), deposited{1}), "no idea"},
-		"stopped":     {projection.Fatal(errors.New("no use")), projectiontest.Events[event](codec, ada, deposited{1}), "no use"},
-		"encoding":    {nil, projectiontest.Events[event](codec, ada, other{}), "is not in the codec"},
+		"dead letter": {errors.New("no idea"), projectiontest.Events[event](ledger, ada, tagged("Ada"), deposited{1}), "no idea"},
+		"stopped":     {projection.Fatal(errors.New("no use")), projectiontest.Events[event](ledger, ada, deposited{1}), "no use"},
+		"encoding":    {nil, projectiontest.Events[event](ledger, ada, other{}), "is not in the codec"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -317,14 +318,14 @@ func TestRunFails(t *testing.T) {
 func TestRunFromNow(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
-	projectiontest.Run(t, pool, ofTable(fold)(nil, projection.Options{}), projectiontest.Events[event](codec, ada, tagged("Ada"))...)
+	projectiontest.Run(t, pool, ofTable(fold)(nil, projection.Options{}), projectiontest.Events[event](ledger, ada, tagged("Ada"))...)
 	var got []string
 	p := projection.NewSubscription("new", &projection.Options{FromNow: true},
-		projection.Effect(codec, func(_ context.Context, e eventstore.Event[event]) error {
+		projection.Effect(ledger, func(_ context.Context, e eventstore.Event[event]) error {
 			got = append(got, e.Stream.Key)
 			return nil
 		}))
-	projectiontest.Run(t, pool, p, projectiontest.Events[event](codec, bob, tagged("Bob"))...)
+	projectiontest.Run(t, pool, p, projectiontest.Events[event](ledger, bob, tagged("Bob"))...)
 	if !slices.Equal(got, []string{"bob"}) {
 		t.Errorf("it was given the events of %q, want that of bob", got)
 	}

@@ -1,6 +1,6 @@
 package account
 
-import "github.com/tidemark-es/tidemark/eventstore"
+import "github.com/tidemark-es/tidemark/codec"
 
 // Event is what can happen to an account. Only the types in this file are events.
 type Event interface{ isAccountEvent() }
@@ -53,11 +53,11 @@ func (TransferReceived) isAccountEvent() {}
 func (AccountClosed) isAccountEvent()    {}
 
 // Codec holds the names under which the events are stored. They are for ever.
-var Codec = eventstore.NewCodec(
-	eventstore.TypeOf("account.opened", func(e Opened) Event { return e }),
-	eventstore.TypeOf("account.deposited", func(e Deposited) Event { return e }),
-	eventstore.TypeOf("account.withdrawn", func(e Withdrawn) Event { return e }),
-	eventstore.TypeOf("account.transfer_sent", func(e TransferSent) Event { return e }),
-	eventstore.TypeOf("account.transfer_received", func(e TransferReceived) Event { return e }),
-	eventstore.TypeOf("account.closed", func(e AccountClosed) Event { return e }),
+var Codec = codec.New(
+	codec.Of("account.opened", func(e Opened) Event { return e }),
+	codec.Of("account.deposited", func(e Deposited) Event { return e }),
+	codec.Of("account.withdrawn", func(e Withdrawn) Event { return e }),
+	codec.Of("account.transfer_sent", func(e TransferSent) Event { return e }),
+	codec.Of("account.transfer_received", func(e TransferReceived) Event { return e }),
+	codec.Of("account.closed", func(e AccountClosed) Event { return e }),
 )

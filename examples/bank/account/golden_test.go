@@ -3,7 +3,7 @@ package account_test
 import (
 	"testing"
 
-	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/codec/codectest"
 	"github.com/tidemark-es/tidemark/examples/bank/account"
 )
 
@@ -13,7 +13,7 @@ func TestGolden(t *testing.T) {
 	booking := account.Booking{
 		Money: account.Money{Amount: 1250, Currency: "CZK"}, Date: "2026-03-01", Description: "rent", Counterparty: "YZ-87144583",
 	}
-	eventstoretest.Golden[account.Event](t, "testdata/events", account.Codec,
+	codectest.Golden[account.Event](t, "testdata/events", account.Codec,
 		account.Opened{Owner: "Ada", Currency: "CZK", Overdraft: 10000, Date: "2026-03-01"},
 		account.Deposited{Booking: booking},
 		account.Withdrawn{Booking: booking},

@@ -1,6 +1,6 @@
 package order
 
-import "github.com/tidemark-es/tidemark/eventstore"
+import "github.com/tidemark-es/tidemark/codec"
 
 // Event is what can happen to an order. Only the types in this file are events.
 type Event interface{ isOrderEvent() }
@@ -62,12 +62,12 @@ func (Returned) isOrderEvent()  {}
 
 // Codec holds the names under which the events are stored. They are for ever, and so are shapes
 // that were ever stored: see placedV1.
-var Codec = eventstore.NewCodec(
-	eventstore.TypeOf("order.placed", func(e placedV1) Event { return e.upcast() }),
-	eventstore.TypeOf("order.placed", func(e Placed) Event { return e }).WithSchema(2),
-	eventstore.TypeOf("order.paid", func(e Paid) Event { return e }),
-	eventstore.TypeOf("order.shipped", func(e Shipped) Event { return e }),
-	eventstore.TypeOf("order.delivered", func(e Delivered) Event { return e }),
-	eventstore.TypeOf("order.cancelled", func(e Cancelled) Event { return e }),
-	eventstore.TypeOf("order.returned", func(e Returned) Event { return e }),
+var Codec = codec.New(
+	codec.Of("order.placed", func(e placedV1) Event { return e.upcast() }),
+	codec.Of("order.placed", func(e Placed) Event { return e }).WithSchema(2),
+	codec.Of("order.paid", func(e Paid) Event { return e }),
+	codec.Of("order.shipped", func(e Shipped) Event { return e }),
+	codec.Of("order.delivered", func(e Delivered) Event { return e }),
+	codec.Of("order.cancelled", func(e Cancelled) Event { return e }),
+	codec.Of("order.returned", func(e Returned) Event { return e }),
 )

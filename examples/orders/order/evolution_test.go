@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidemark-es/tidemark/aggregate/aggregatetest"
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/orders/order"
 )
@@ -130,7 +131,7 @@ func TestWrittenToday(t *testing.T) {
 		t.Errorf("encoded and decoded (-want +got):\n%s", diff)
 	}
 	raw.Schema = 3
-	if events, err := order.Codec.Decode(raw); !errors.Is(err, eventstore.ErrUnknownType) {
-		t.Errorf("schema 3: %+v, %v, want %v", events, err, eventstore.ErrUnknownType)
+	if events, err := order.Codec.Decode(raw); !errors.Is(err, codec.ErrUnknownType) {
+		t.Errorf("schema 3: %+v, %v, want %v", events, err, codec.ErrUnknownType)
 	}
 }

@@ -3,7 +3,7 @@ package order_test
 import (
 	"testing"
 
-	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/codec/codectest"
 	"github.com/tidemark-es/tidemark/examples/orders/order"
 )
 
@@ -11,7 +11,7 @@ import (
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	line := order.Line{Item: "cup", Name: "Espresso cup", Quantity: 4, Price: 1250}
-	eventstoretest.Golden[order.Event](t, "testdata/events", order.Codec,
+	codectest.Golden[order.Event](t, "testdata/events", order.Codec,
 		order.Placed{Customer: "ada", Currency: "EUR", Lines: []order.Line{line}, Date: "2026-03-01"},
 		order.Paid{Amount: 5000, Date: "2026-03-02"},
 		order.Shipped{Carrier: "DHL", Tracking: "JD014600", Date: "2026-03-03"},

@@ -1,6 +1,6 @@
 package stock
 
-import "github.com/tidemark-es/tidemark/eventstore"
+import "github.com/tidemark-es/tidemark/codec"
 
 // Event is what can happen to an item. Only the types in this file are events.
 type Event interface{ isStockEvent() }
@@ -36,9 +36,9 @@ func (Released) isStockEvent()   {}
 func (ShippedOut) isStockEvent() {}
 
 // Codec holds the names under which the events are stored. They are for ever.
-var Codec = eventstore.NewCodec(
-	eventstore.TypeOf("stock.received", func(e Received) Event { return e }),
-	eventstore.TypeOf("stock.reserved", func(e Reserved) Event { return e }),
-	eventstore.TypeOf("stock.released", func(e Released) Event { return e }),
-	eventstore.TypeOf("stock.shipped_out", func(e ShippedOut) Event { return e }),
+var Codec = codec.New(
+	codec.Of("stock.received", func(e Received) Event { return e }),
+	codec.Of("stock.reserved", func(e Reserved) Event { return e }),
+	codec.Of("stock.released", func(e Released) Event { return e }),
+	codec.Of("stock.shipped_out", func(e ShippedOut) Event { return e }),
 )

@@ -3,14 +3,14 @@ package stock_test
 import (
 	"testing"
 
-	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/codec/codectest"
 	"github.com/tidemark-es/tidemark/examples/orders/stock"
 )
 
 // TestGolden: what any release has written still means what it meant.
 func TestGolden(t *testing.T) {
 	t.Parallel()
-	eventstoretest.Golden[stock.Event](t, "testdata/events", stock.Codec,
+	codectest.Golden[stock.Event](t, "testdata/events", stock.Codec,
 		stock.Received{Name: "Espresso cup", Quantity: 10, Order: "1001"},
 		stock.Reserved{Order: "1001", Quantity: 4},
 		stock.Released{Order: "1001", Quantity: 4},

@@ -1,4 +1,4 @@
-package eventstore
+package codec
 
 import (
 	"bytes"
@@ -11,6 +11,9 @@ import (
 	"math"
 	"reflect"
 	"slices"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/naming"
 )
 
 // Codec turns the events of one domain type E into drafts and stored events back. It is
@@ -30,13 +33,18 @@ type typeKey struct {
 	schema int
 }
 
-// NewCodec makes a codec of the given types. It panics when two of them claim the same name and
-// schema, when one Go type is stored under two names, when a name or schema is out of bounds, when an upcaster leads
-// nowhere, or when there is no type at all: a mistake of the programmer, found when the program starts.
+// New returns a codec of the given types. A mistake in the types is a mistake of the programmer, found when
+// the program starts: New panics when
+//
+//   - there is no type;
+//   - two types claim the same name and schema, or one Go type is stored under two names;
+//   - a name is empty, longer than 250 bytes, not UTF-8 or has a control character;
+//   - a schema is not between 1 and 32767;
+//   - an upcaster or a new name leads to a type that is not registered.
 //
 // A codec returns an error for an event of a type that it does not know, and ignores fields of a
-// payload that the Go type does not have; see [Codec.Strict] and [Codec.Tolerant].
-func NewCodec[E any](types ...Type[E]) *Codec[E] {
+// payload that the Go type does not have. [Codec.Strict] and [Codec.Tolerant] change that.
+func New[E any](types ...Type[E]) *Codec[E] {
 	c := &Codec[E]{
 		types:    make(map[typeKey]Type[E], len(types)),
 		renamed:  make(map[string]string),
@@ -44,20 +52,20 @@ func NewCodec[E any](types ...Type[E]) *Codec[E] {
 		encoders: make(map[reflect.Type]Type[E], len(types)),
 	}
 	if len(types) == 0 {
-		panic(fmt.Sprintf("eventstore: NewCodec: the codec of %v has no event type: pass those that eventstore.TypeOf returns", reflect.TypeFor[E]()))
+		panic(fmt.Sprintf("codec: New: the codec of %v has no event type: pass the types that codec.Of returns", reflect.TypeFor[E]()))
 	}
 	for _, t := range types {
-		if err := validName("event type", t.name); err != nil {
-			panic("eventstore: NewCodec: " + err.Error())
+		if err := naming.Validate("event type", t.name); err != nil {
+			panic("codec: New: " + err.Error())
 		}
 		switch {
 		case t.retired && c.retired[t.name]:
-			panic(fmt.Sprintf("eventstore: event type %q is retired twice", t.name))
+			panic(fmt.Sprintf("codec: event type %q is retired twice", t.name))
 		case t.retired:
 			c.retired[t.name] = true
 		case t.newName != "":
 			if c.renamed[t.name] != "" {
-				panic(fmt.Sprintf("eventstore: event type %q is renamed twice", t.name))
+				panic(fmt.Sprintf("codec: event type %q is renamed twice", t.name))
 			}
 			c.renamed[t.name] = t.newName
 		default:
@@ -70,11 +78,11 @@ func NewCodec[E any](types ...Type[E]) *Codec[E] {
 
 func (c *Codec[E]) add(t Type[E]) {
 	if t.schema < 1 || t.schema > math.MaxInt16 {
-		panic(fmt.Sprintf("eventstore: event type %q: schema %d is not between 1 and %d", t.name, t.schema, math.MaxInt16))
+		panic(fmt.Sprintf("codec: event type %q: schema %d is not between 1 and %d", t.name, t.schema, math.MaxInt16))
 	}
 	key := typeKey{t.name, t.schema}
 	if _, taken := c.types[key]; taken {
-		panic(fmt.Sprintf("eventstore: event type %q at schema %d is registered twice", t.name, t.schema))
+		panic(fmt.Sprintf("codec: event type %q at schema %d is registered twice", t.name, t.schema))
 	}
 	c.types[key] = t
 	if !t.isEvent {
@@ -82,7 +90,7 @@ func (c *Codec[E]) add(t Type[E]) {
 	}
 	other, taken := c.encoders[t.goType]
 	if taken && other.name != t.name {
-		panic(fmt.Sprintf("eventstore: %v is registered as %q and as %q", t.goType, other.name, t.name))
+		panic(fmt.Sprintf("codec: %v is registered as %q and as %q", t.goType, other.name, t.name))
 	}
 	if !taken || other.schema < t.schema {
 		c.encoders[t.goType] = t
@@ -100,22 +108,22 @@ func (c *Codec[E]) check() {
 		next, ok := c.types[typeKey{key.name, key.schema + 1}]
 		switch {
 		case !ok:
-			panic(fmt.Sprintf("eventstore: event type %q: the upcaster of schema %d leads to schema %d, which is not registered", key.name, key.schema, key.schema+1))
+			panic(fmt.Sprintf("codec: event type %q: the upcaster of schema %d leads to schema %d, which is not registered", key.name, key.schema, key.schema+1))
 		case t.upTo != nil && t.upTo != next.goType:
-			panic(fmt.Sprintf("eventstore: event type %q: the upcaster of schema %d makes a %v, but schema %d is a %v", key.name, key.schema, t.upTo, key.schema+1, next.goType))
+			panic(fmt.Sprintf("codec: event type %q: the upcaster of schema %d makes a %v, but schema %d is a %v", key.name, key.schema, t.upTo, key.schema+1, next.goType))
 		}
 	}
 	for old, name := range c.renamed {
 		if names[old] || c.retired[old] {
-			panic(fmt.Sprintf("eventstore: event type %q is renamed and registered", old))
+			panic(fmt.Sprintf("codec: event type %q is renamed and registered", old))
 		}
 		if !names[name] {
-			panic(fmt.Sprintf("eventstore: event type %q is renamed to %q, which is not registered", old, name))
+			panic(fmt.Sprintf("codec: event type %q is renamed to %q, which is not registered", old, name))
 		}
 	}
 	for name := range c.retired {
 		if names[name] {
-			panic(fmt.Sprintf("eventstore: event type %q is retired and registered", name))
+			panic(fmt.Sprintf("codec: event type %q is retired and registered", name))
 		}
 	}
 }
@@ -180,23 +188,23 @@ func (c *Codec[E]) Schemas(name string) []int {
 
 // Encode returns the event as a draft without id and metadata. It returns [ErrUnknownType] for a
 // Go type that is not registered.
-func (c *Codec[E]) Encode(event E) (Draft, error) {
+func (c *Codec[E]) Encode(event E) (eventstore.Draft, error) {
 	t, ok := c.encoders[reflect.TypeOf(event)]
 	if !ok {
-		return Draft{}, fmt.Errorf("encode: %w: %T is not in the codec", ErrUnknownType, event)
+		return eventstore.Draft{}, fmt.Errorf("encode: %w: %T is not in the codec", ErrUnknownType, event)
 	}
 	data, err := json.Marshal(event)
 	if err != nil {
-		return Draft{}, fmt.Errorf("encode event type %q: %w", t.name, err)
+		return eventstore.Draft{}, fmt.Errorf("encode event type %q: %w", t.name, err)
 	}
-	return Draft{Type: t.name, Schema: t.schema, Data: data}, nil
+	return eventstore.Draft{Type: t.name, Schema: t.schema, Data: data}, nil
 }
 
 // Decode returns what a stored event means: one event with its payload decoded and, where it has an
 // older shape, upcast; none if its type is retired; several if it was split. All of them carry the
 // stored event's type, schema, version and position. It returns an [UnknownTypeError] or a
 // [DecodeError].
-func (c *Codec[E]) Decode(raw Raw) ([]Event[E], error) {
+func (c *Codec[E]) Decode(raw eventstore.Raw) ([]eventstore.Event[E], error) {
 	name := raw.Type
 	if newName, ok := c.renamed[name]; ok {
 		name = newName
@@ -214,13 +222,13 @@ func (c *Codec[E]) Decode(raw Raw) ([]Event[E], error) {
 		if err != nil {
 			return nil, decodeError(raw, err)
 		}
-		return []Event[E]{withData(raw, payload)}, nil
+		return []eventstore.Event[E]{withData(raw, payload)}, nil
 	}
 	payloads, err := c.upcast(t, raw.Data)
 	if err != nil {
 		return nil, decodeError(raw, err)
 	}
-	var events []Event[E]
+	var events []eventstore.Event[E]
 	for _, payload := range payloads {
 		events = append(events, withData(raw, payload))
 	}
@@ -246,12 +254,12 @@ func (c *Codec[E]) upcast(t Type[E], data json.RawMessage) ([]E, error) {
 	return t.into(value), nil
 }
 
-func decodeError(raw Raw, err error) error {
+func decodeError(raw eventstore.Raw, err error) error {
 	return &DecodeError{Type: raw.Type, Schema: raw.Schema, Stream: raw.Stream, Position: raw.Position, Err: err}
 }
 
-func withData[E any](raw Raw, data E) Event[E] {
-	return Event[E]{
+func withData[E any](raw eventstore.Raw, data E) eventstore.Event[E] {
+	return eventstore.Event[E]{
 		ID: raw.ID, Type: raw.Type, Schema: raw.Schema,
 		Stream: raw.Stream, Version: raw.Version, Position: raw.Position,
 		RecordedAt: raw.RecordedAt, Metadata: raw.Metadata,

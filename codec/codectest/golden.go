@@ -1,4 +1,4 @@
-package eventstoretest
+package codectest
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -37,7 +38,7 @@ type golden struct {
 // every field set:
 //
 //	func TestGolden(t *testing.T) {
-//		eventstoretest.Golden[account.Event](t, "testdata/events", account.Codec,
+//		codectest.Golden[account.Event](t, "testdata/events", account.Codec,
 //			account.Opened{Owner: "Ada", Currency: "CZK"}, account.Deposited{Amount: 100})
 //	}
 //
@@ -45,7 +46,7 @@ type golden struct {
 // and commit them. From then on the test fails
 //
 //   - when a sample is written in another shape than its file has: raise the schema version with
-//     [eventstore.Type.WithSchema] and add an upcaster for the one before;
+//     [codec.Type.WithSchema] and add an upcaster for the one before;
 //   - when a file does not decode, or into something else than it did: if that is what you want, run
 //     it with GOLDEN=update again and look at the difference;
 //   - when a type or schema version that the codec decodes has no file.
@@ -57,16 +58,16 @@ type golden struct {
 //
 // GOLDEN=update never changes the payload of a file, since what is stored does not change either. To
 // take back a shape that was never released, delete its file.
-func Golden[E any](t testing.TB, folder string, codec *eventstore.Codec[E], samples ...E) {
+func Golden[E any](t testing.TB, folder string, c *codec.Codec[E], samples ...E) {
 	t.Helper()
-	if codec == nil || folder == "" {
+	if c == nil || folder == "" {
 		t.Fatalf("golden: the codec is nil, or the folder %q is empty: pass the codec of the samples, and a folder such as testdata/events", folder)
 	}
 	update := os.Getenv("GOLDEN") == "update"
 	files := readGolden(t, folder)
 	missing := make(map[string]bool) // and said to be
 	for _, sample := range samples {
-		draft, err := codec.Encode(sample)
+		draft, err := c.Encode(sample)
 		if err != nil {
 			t.Errorf("golden: sample %+v: %v", sample, err)
 			continue
@@ -86,8 +87,8 @@ func Golden[E any](t testing.TB, folder string, codec *eventstore.Codec[E], samp
 			}
 		}
 	}
-	for _, name := range codec.Types() {
-		for _, schema := range codec.Schemas(name) {
+	for _, name := range c.Types() {
+		for _, schema := range c.Schemas(name) {
 			if _, ok := files[goldenName(name, schema)]; !ok && !missing[goldenName(name, schema)] {
 				t.Errorf("golden: %s: there is no such file: add a sample of event type %q at schema %d or, if only an "+
 					"earlier release wrote that, the file with its type, schema and data", filepath.Join(folder, goldenName(name, schema)), name, schema)
@@ -95,21 +96,21 @@ func Golden[E any](t testing.TB, folder string, codec *eventstore.Codec[E], samp
 		}
 	}
 	for name, file := range files {
-		checkGolden(t, filepath.Join(folder, name), codec, file, update)
+		checkGolden(t, filepath.Join(folder, name), c, file, update)
 	}
 }
 
 // checkGolden compares what a file means with what it meant.
-func checkGolden[E any](t testing.TB, path string, codec *eventstore.Codec[E], file goldenFile, update bool) {
+func checkGolden[E any](t testing.TB, path string, c *codec.Codec[E], file goldenFile, update bool) {
 	t.Helper()
-	events, err := codec.Decode(eventstore.Raw{Type: file.Type, Schema: file.Schema, Data: file.Data})
+	events, err := c.Decode(eventstore.Raw{Type: file.Type, Schema: file.Schema, Data: file.Data})
 	if err != nil {
 		t.Errorf("golden: %s: an event that an earlier release has written does not decode any more: %v", path, err)
 		return
 	}
 	means := []golden{}
 	for _, event := range events {
-		draft, err := codec.Encode(event.Data)
+		draft, err := c.Encode(event.Data)
 		if err != nil {
 			t.Errorf("golden: %s: it decodes into %T, which does not encode: %v", path, event.Data, err)
 			return

@@ -1,4 +1,4 @@
-package eventstoretest_test
+package codectest_test
 
 import (
 	"fmt"
@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/tidemark-es/tidemark/eventstore"
-	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
+	"github.com/tidemark-es/tidemark/codec"
+	"github.com/tidemark-es/tidemark/codec/codectest"
 )
 
 type (
@@ -49,10 +49,10 @@ func (r *recorder) Errorf(format string, args ...any) {
 // makes a mistake.
 func TestGolden(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "events")
-	run := func(update bool, codec *eventstore.Codec[event], samples ...event) []string {
+	run := func(update bool, c *codec.Codec[event], samples ...event) []string {
 		t.Setenv("GOLDEN", map[bool]string{true: "update"}[update])
 		r := &recorder{TB: t}
-		eventstoretest.Golden(r, folder, codec, samples...)
+		codectest.Golden(r, folder, c, samples...)
 		return r.errors
 	}
 	want := func(what string, errors []string, parts ...string) {
@@ -67,17 +67,17 @@ func TestGolden(t *testing.T) {
 			}
 		}
 	}
-	first := eventstore.NewCodec(eventstore.TypeOf("account.opened", same[openedV1]), eventstore.TypeOf("account/closed", same[closed]))
+	first := codec.New(codec.Of("account.opened", same[openedV1]), codec.Of("account/closed", same[closed]))
 	want("nothing is there", run(false, first, openedV1{"Ada"}, closed{}), "GOLDEN=update", "GOLDEN=update")
 	want("a type without a sample", run(true, first, openedV1{"Ada"}), `"account/closed" at schema 1`)
 	want("written", run(true, first, openedV1{"Ada"}, closed{}))
 	want("unchanged", run(false, first, openedV1{"Ada"}, closed{}))
 	want("in strict mode", run(false, first.Strict(), openedV1{"Ada"}, closed{}))
 
-	v1 := eventstore.TypeOf("account.opened", func(e openedV1) event { return opened{e.Owner, "CZK"} })
-	v2 := eventstore.TypeOf("account.opened", same[opened]).WithSchema(2)
-	gone := eventstore.Retired[event]("account/closed")
-	second := eventstore.NewCodec(v1, v2, gone)
+	v1 := codec.Of("account.opened", func(e openedV1) event { return opened{e.Owner, "CZK"} })
+	v2 := codec.Of("account.opened", same[opened]).WithSchema(2)
+	gone := codec.Retired[event]("account/closed")
+	second := codec.New(v1, v2, gone)
 	want("evolved", run(false, second, opened{"Ada", "EUR"}), "no such file", "something else", "something else")
 	want("updated", run(true, second, opened{"Ada", "EUR"}))
 	want("unchanged", run(false, second, opened{"Ada", "EUR"}))
@@ -86,11 +86,11 @@ func TestGolden(t *testing.T) {
 		t.Errorf("the file of schema 1: %s, %v; want what was stored and what it means now", text, err)
 	}
 
-	want("the upcaster is gone", run(false, eventstore.NewCodec(v2, gone), opened{"Ada", "EUR"}), "does not decode any more")
-	want("the retired type is gone", run(false, eventstore.NewCodec(v1, v2), opened{"Ada", "EUR"}), "account_closed.1.json: an event that an earlier release")
-	other := eventstore.NewCodec(gone,
-		eventstore.TypeOf("account.opened", func(e openedV1) event { return renamed{e.Owner, "CZK"} }),
-		eventstore.TypeOf("account.opened", same[renamed]).WithSchema(2))
+	want("the upcaster is gone", run(false, codec.New(v2, gone), opened{"Ada", "EUR"}), "does not decode any more")
+	want("the retired type is gone", run(false, codec.New(v1, v2), opened{"Ada", "EUR"}), "account_closed.1.json: an event that an earlier release")
+	other := codec.New(gone,
+		codec.Of("account.opened", func(e openedV1) event { return renamed{e.Owner, "CZK"} }),
+		codec.Of("account.opened", same[renamed]).WithSchema(2))
 	want("another shape", run(false, other, renamed{"Ada", "EUR"}), "raise the schema", "something else", "something else")
 	before, _ := os.ReadFile(filepath.Join(folder, "account.opened.2.json"))
 	want("another shape, updated", run(true, other, renamed{"Ada", "EUR"}), "raise the schema")

@@ -1,4 +1,4 @@
-package eventstore_test
+package codec_test
 
 import (
 	"encoding/json"
@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -37,28 +38,28 @@ func rename(data json.RawMessage) (json.RawMessage, error) {
 }
 
 // newEvolvedCodec is what has become of the parcels after some years.
-func newEvolvedCodec() *eventstore.Codec[parcelEvent] {
-	return eventstore.NewCodec(
-		eventstore.UpcastJSON[parcelEvent]("parcel.sent", 1, rename),
-		eventstore.UpcastJSON[parcelEvent]("parcel.sent", 2, func(data json.RawMessage) (json.RawMessage, error) { return data, nil }),
-		eventstore.Upcast[parcelEvent]("parcel.sent", 3, kilograms),
-		eventstore.TypeOf("parcel.sent", same[parcelSent]).WithSchema(4),
+func newEvolvedCodec() *codec.Codec[parcelEvent] {
+	return codec.New(
+		codec.UpcastJSON[parcelEvent]("parcel.sent", 1, rename),
+		codec.UpcastJSON[parcelEvent]("parcel.sent", 2, func(data json.RawMessage) (json.RawMessage, error) { return data, nil }),
+		codec.Upcast[parcelEvent]("parcel.sent", 3, kilograms),
+		codec.Of("parcel.sent", same[parcelSent]).WithSchema(4),
 
-		eventstore.Upcast[parcelEvent]("parcel.posted", 1, func(old parcelSentV0) parcelSentV1 {
+		codec.Upcast[parcelEvent]("parcel.posted", 1, func(old parcelSentV0) parcelSentV1 {
 			return parcelSentV1{To: old.To, Kilograms: float64(len(old.Weight))}
 		}),
-		eventstore.Upcast[parcelEvent]("parcel.posted", 2, kilograms),
-		eventstore.Split("parcel.posted", func(e parcelSent) []parcelEvent {
+		codec.Upcast[parcelEvent]("parcel.posted", 2, kilograms),
+		codec.Split("parcel.posted", func(e parcelSent) []parcelEvent {
 			if e.Grams == 0 {
 				return nil
 			}
 			return []parcelEvent{e, &parcelLost{}}
 		}).WithSchema(3),
 
-		eventstore.TypeOf("parcel.lost", same[*parcelLost]),
-		eventstore.Renamed[parcelEvent]("parcel.gone", "parcel.lost"),
-		eventstore.Renamed[parcelEvent]("parcel.shipped", "parcel.sent"),
-		eventstore.Retired[parcelEvent]("parcel.weighed"),
+		codec.Of("parcel.lost", same[*parcelLost]),
+		codec.Renamed[parcelEvent]("parcel.gone", "parcel.lost"),
+		codec.Renamed[parcelEvent]("parcel.shipped", "parcel.sent"),
+		codec.Retired[parcelEvent]("parcel.weighed"),
 	)
 }
 
@@ -85,10 +86,10 @@ func TestCodecEvolution(t *testing.T) {
 		{"parcel.weighed", 9, ``, nil},
 	} {
 		raw := stored(eventstore.Draft{Type: test.name, Schema: test.schema, Data: json.RawMessage(test.data)})
-		for mode, codec := range map[string]*eventstore.Codec[parcelEvent]{
+		for mode, c := range map[string]*codec.Codec[parcelEvent]{
 			"default": newEvolvedCodec(), "strict": newEvolvedCodec().Strict(), "tolerant": newEvolvedCodec().Tolerant(),
 		} {
-			got, err := codec.Decode(raw)
+			got, err := c.Decode(raw)
 			if diff := cmp.Diff(decoded(raw, test.want...), got); diff != "" || err != nil {
 				t.Errorf("%s at schema %d of %s, %s: %v (-want +got):\n%s", test.name, test.schema, test.data, mode, err, diff)
 			}
@@ -96,7 +97,7 @@ func TestCodecEvolution(t *testing.T) {
 	}
 	raw := stored(eventstore.Draft{Type: "parcel.shipped", Schema: 1, Data: json.RawMessage(`{}`)})
 	_, err := newEvolvedCodec().Decode(raw)
-	if !errors.Is(err, errWeight) || !errors.Is(err, eventstore.ErrDecode) {
+	if !errors.Is(err, errWeight) || !errors.Is(err, codec.ErrDecode) {
 		t.Errorf("an upcaster that fails: %v", err)
 	}
 	checkText(t, err, "parcel.shipped", "schema 1", "no weight")
@@ -113,26 +114,26 @@ func TestCodecEvolution(t *testing.T) {
 // TestCodecModes: what each mode makes of types and fields that it does not know.
 func TestCodecModes(t *testing.T) {
 	t.Parallel()
-	codec := newEvolvedCodec()
+	c := newEvolvedCodec()
 	for _, test := range []struct {
 		name, data               string
 		schema                   int
 		normal, strict, tolerant error
 	}{
-		{"parcel.new", `{}`, 1, eventstore.ErrUnknownType, eventstore.ErrUnknownType, nil},
-		{"parcel.sent", `{}`, 5, eventstore.ErrUnknownType, eventstore.ErrUnknownType, nil},
-		{"parcel.sent", `{"to":"Brno","color":"red"}`, 4, nil, eventstore.ErrDecode, nil},
-		{"parcel.sent", `{"to":"Brno","color":"red"}`, 3, nil, eventstore.ErrDecode, nil},
-		{"parcel.sent", `{"receiver":"Brno","kg":1,"color":"red"}`, 1, nil, eventstore.ErrDecode, nil},
-		{"parcel.sent", `{} {}`, 4, eventstore.ErrDecode, eventstore.ErrDecode, eventstore.ErrDecode},
-		{"parcel.sent", `{"to":7}`, 4, eventstore.ErrDecode, eventstore.ErrDecode, eventstore.ErrDecode},
+		{"parcel.new", `{}`, 1, codec.ErrUnknownType, codec.ErrUnknownType, nil},
+		{"parcel.sent", `{}`, 5, codec.ErrUnknownType, codec.ErrUnknownType, nil},
+		{"parcel.sent", `{"to":"Brno","color":"red"}`, 4, nil, codec.ErrDecode, nil},
+		{"parcel.sent", `{"to":"Brno","color":"red"}`, 3, nil, codec.ErrDecode, nil},
+		{"parcel.sent", `{"receiver":"Brno","kg":1,"color":"red"}`, 1, nil, codec.ErrDecode, nil},
+		{"parcel.sent", `{} {}`, 4, codec.ErrDecode, codec.ErrDecode, codec.ErrDecode},
+		{"parcel.sent", `{"to":7}`, 4, codec.ErrDecode, codec.ErrDecode, codec.ErrDecode},
 	} {
 		raw := stored(eventstore.Draft{Type: test.name, Schema: test.schema, Data: json.RawMessage(test.data)})
 		for mode, m := range map[string]struct {
-			codec *eventstore.Codec[parcelEvent]
+			codec *codec.Codec[parcelEvent]
 			want  error
-		}{"normal": {codec, test.normal}, "strict": {codec.Strict(), test.strict}, "tolerant": {codec.Tolerant(), test.tolerant},
-			"strict, then tolerant": {codec.Strict().Tolerant(), test.tolerant}} {
+		}{"normal": {c, test.normal}, "strict": {c.Strict(), test.strict}, "tolerant": {c.Tolerant(), test.tolerant},
+			"strict, then tolerant": {c.Strict().Tolerant(), test.tolerant}} {
 			if _, err := m.codec.Decode(raw); !errors.Is(err, m.want) {
 				t.Errorf("%s at schema %d of %s, %s: %v, want %v", test.name, test.schema, test.data, mode, err, m.want)
 			}

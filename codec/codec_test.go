@@ -1,4 +1,4 @@
-package eventstore_test
+package codec_test
 
 import (
 	"encoding/json"
@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -45,18 +46,18 @@ func upcastSent(old parcelSentV1) parcelEvent {
 	return parcelSent{To: old.To, Grams: int(old.Kilograms * 1000)}
 }
 
-func newParcelCodec() *eventstore.Codec[parcelEvent] {
-	return eventstore.NewCodec(
-		eventstore.TypeOf("parcel.sent", same[parcelSent]).WithSchema(2),
-		eventstore.TypeOf("parcel.sent", upcastSent),
-		eventstore.TypeOf("parcel.lost", same[*parcelLost]),
-		eventstore.TypeOf("parcel.bad", same[parcelBad]),
+func newParcelCodec() *codec.Codec[parcelEvent] {
+	return codec.New(
+		codec.Of("parcel.sent", same[parcelSent]).WithSchema(2),
+		codec.Of("parcel.sent", upcastSent),
+		codec.Of("parcel.lost", same[*parcelLost]),
+		codec.Of("parcel.bad", same[parcelBad]),
 	)
 }
 
-func TestCodecRoundTrip(t *testing.T) {
+func TestRoundTrip(t *testing.T) {
 	t.Parallel()
-	codec := newParcelCodec()
+	c := newParcelCodec()
 	for _, test := range []struct {
 		event  parcelEvent
 		name   string
@@ -67,7 +68,7 @@ func TestCodecRoundTrip(t *testing.T) {
 		{parcelSent{}, "parcel.sent", 2, `{"to":"","grams":0}`},
 		{&parcelLost{}, "parcel.lost", 1, `{}`},
 	} {
-		draft, err := codec.Encode(test.event)
+		draft, err := c.Encode(test.event)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,7 +77,7 @@ func TestCodecRoundTrip(t *testing.T) {
 			t.Errorf("draft of %+v (-want +got):\n%s", test.event, diff)
 		}
 		raw := stored(draft)
-		event, err := codec.Decode(raw)
+		event, err := c.Decode(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,8 +114,8 @@ func decoded(raw eventstore.Raw, payloads ...parcelEvent) (events []eventstore.E
 	return events
 }
 
-// TestCodecUpcasts: an event of an old shape comes back in the new one, but says what it was.
-func TestCodecUpcasts(t *testing.T) {
+// TestUpcasts: an event of an old shape comes back in the new one, but says what it was.
+func TestUpcasts(t *testing.T) {
 	t.Parallel()
 	raw := stored(eventstore.Draft{Type: "parcel.sent", Schema: 1, Data: json.RawMessage(`{"to":"Brno","kg":0.5}`)})
 	got, err := newParcelCodec().Decode(raw)
@@ -127,31 +128,31 @@ func TestCodecUpcasts(t *testing.T) {
 	}
 }
 
-// TestCodecEncodesHighestSchema: where one Go type is stored in several schemas, in whatever
+// TestEncodesHighestSchema: where one Go type is stored in several schemas, in whatever
 // order they are given, new events get the highest.
-func TestCodecEncodesHighestSchema(t *testing.T) {
+func TestEncodesHighestSchema(t *testing.T) {
 	t.Parallel()
-	first := eventstore.TypeOf("parcel.sent", same[parcelSent])
+	first := codec.Of("parcel.sent", same[parcelSent])
 	for _, order := range [][]int{{1, 2, 7}, {7, 2, 1}, {2, 7, 1}} {
-		var types []eventstore.Type[parcelEvent]
+		var types []codec.Type[parcelEvent]
 		for _, schema := range order {
 			types = append(types, first.WithSchema(schema))
 		}
-		codec := eventstore.NewCodec(types...)
-		draft, err := codec.Encode(parcelSent{})
+		c := codec.New(types...)
+		draft, err := c.Encode(parcelSent{})
 		if err != nil || draft.Schema != 7 {
 			t.Errorf("given %v: schema %d, %v, want 7", order, draft.Schema, err)
 		}
 		for _, schema := range order {
 			draft.Schema = schema
-			if _, err := codec.Decode(stored(draft)); err != nil {
+			if _, err := c.Decode(stored(draft)); err != nil {
 				t.Errorf("given %v: schema %d: %v", order, schema, err)
 			}
 		}
 	}
 }
 
-func TestCodecUnknownType(t *testing.T) {
+func TestUnknownType(t *testing.T) {
 	t.Parallel()
 	for _, draft := range []eventstore.Draft{
 		{Type: "parcel.opened", Schema: 1, Data: json.RawMessage(`{}`)},
@@ -161,9 +162,9 @@ func TestCodecUnknownType(t *testing.T) {
 	} {
 		raw := stored(draft)
 		events, err := newParcelCodec().Decode(raw)
-		want := &eventstore.UnknownTypeError{Type: draft.Type, Schema: draft.Schema, Stream: raw.Stream, Position: raw.Position}
-		var got *eventstore.UnknownTypeError
-		if !errors.As(err, &got) || !errors.Is(err, eventstore.ErrUnknownType) {
+		want := &codec.UnknownTypeError{Type: draft.Type, Schema: draft.Schema, Stream: raw.Stream, Position: raw.Position}
+		var got *codec.UnknownTypeError
+		if !errors.As(err, &got) || !errors.Is(err, codec.ErrUnknownType) {
 			t.Errorf("%q at schema %d: %v, want an UnknownTypeError", draft.Type, draft.Schema, err)
 			continue
 		}
@@ -177,7 +178,7 @@ func TestCodecUnknownType(t *testing.T) {
 	}
 }
 
-func TestCodecDecodeError(t *testing.T) {
+func TestDecodeError(t *testing.T) {
 	t.Parallel()
 	var wrongType *json.UnmarshalTypeError
 	var syntax *json.SyntaxError
@@ -189,12 +190,12 @@ func TestCodecDecodeError(t *testing.T) {
 	} {
 		raw := stored(eventstore.Draft{Type: "parcel.sent", Schema: 2, Data: json.RawMessage(data)})
 		_, err := newParcelCodec().Decode(raw)
-		var got *eventstore.DecodeError
-		if !errors.As(err, &got) || !errors.Is(err, eventstore.ErrDecode) || !errors.As(err, cause) {
+		var got *codec.DecodeError
+		if !errors.As(err, &got) || !errors.Is(err, codec.ErrDecode) || !errors.As(err, cause) {
 			t.Errorf("payload %q: %v, want a DecodeError with json's own in it", data, err)
 			continue
 		}
-		want := eventstore.DecodeError{Type: "parcel.sent", Schema: 2, Stream: raw.Stream, Position: 42, Err: got.Err}
+		want := codec.DecodeError{Type: "parcel.sent", Schema: 2, Stream: raw.Stream, Position: 42, Err: got.Err}
 		if diff := cmp.Diff(want.Error(), got.Error()); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
 		}
@@ -211,75 +212,75 @@ func checkText(t *testing.T, err error, parts ...string) {
 	}
 }
 
-func TestCodecEncodeRefuses(t *testing.T) {
+func TestEncodeRefuses(t *testing.T) {
 	t.Parallel()
-	codec := newParcelCodec()
+	c := newParcelCodec()
 	for what, event := range map[string]parcelEvent{
 		"not registered":            parcelOther{},
 		"a pointer to a registered": &parcelSent{},
 		"nil":                       nil,
 	} {
-		if _, err := codec.Encode(event); !errors.Is(err, eventstore.ErrUnknownType) {
+		if _, err := c.Encode(event); !errors.Is(err, codec.ErrUnknownType) {
 			t.Errorf("%s: %v, want ErrUnknownType", what, err)
 		}
 	}
 	var unsupported *json.UnsupportedTypeError
-	if _, err := codec.Encode(parcelBad{}); !errors.As(err, &unsupported) {
+	if _, err := c.Encode(parcelBad{}); !errors.As(err, &unsupported) {
 		t.Errorf("not JSON: %v, want json's own error", err)
 	}
 }
 
-// TestNewCodecPanics: each mistake that the documentation names is found at once.
-func TestNewCodecPanics(t *testing.T) {
+// TestNewPanics: each mistake that the documentation names is found at once.
+func TestNewPanics(t *testing.T) {
 	t.Parallel()
-	sent := eventstore.TypeOf("parcel.sent", same[parcelSent])
-	type types = []eventstore.Type[parcelEvent]
+	sent := codec.Of("parcel.sent", same[parcelSent])
+	type types = []codec.Type[parcelEvent]
 	for want, types := range map[string]types{
 		`"parcel.sent" at schema 1 is registered twice`:      {sent, sent},
-		`"parcel.sent" at schema 2 is registered twice`:      {sent.WithSchema(2), eventstore.TypeOf("parcel.sent", upcastSent).WithSchema(2)},
-		`is registered as "parcel.sent" and as "parcel.new"`: {sent, eventstore.TypeOf("parcel.new", same[parcelSent])},
-		`event type is empty`:                                {eventstore.TypeOf("", same[parcelSent])},
-		`has 251 bytes`:                                      {eventstore.TypeOf(strings.Repeat("x", 251), same[parcelSent])},
-		`is not UTF-8`:                                       {eventstore.TypeOf("\xff", same[parcelSent])},
-		`contains a control character`:                       {eventstore.TypeOf("a\nb", same[parcelSent])},
+		`"parcel.sent" at schema 2 is registered twice`:      {sent.WithSchema(2), codec.Of("parcel.sent", upcastSent).WithSchema(2)},
+		`is registered as "parcel.sent" and as "parcel.new"`: {sent, codec.Of("parcel.new", same[parcelSent])},
+		`event type is empty`:                                {codec.Of("", same[parcelSent])},
+		`has 251 bytes`:                                      {codec.Of(strings.Repeat("x", 251), same[parcelSent])},
+		`is not UTF-8`:                                       {codec.Of("\xff", same[parcelSent])},
+		`contains a control character`:                       {codec.Of("a\nb", same[parcelSent])},
 		`schema 0 is not between 1 and 32767`:                {sent.WithSchema(0)},
 		`schema -1 is not between 1 and 32767`:               {sent.WithSchema(-1)},
 		`schema 32768 is not between 1 and 32767`:            {sent.WithSchema(32768)},
-		`schema 1 leads to schema 2, which is not`:           {eventstore.Upcast[parcelEvent]("parcel.sent", 1, kilograms)},
-		`schema 2 leads to schema 3, which is not`:           {eventstore.UpcastJSON[parcelEvent]("parcel.sent", 2, rename), sent},
-		`makes a eventstore_test.parcelSent, but schema 2 is`: {eventstore.Upcast[parcelEvent]("parcel.sent", 1, kilograms),
-			eventstore.TypeOf("parcel.sent", func(parcelOther) parcelEvent { return nil }).WithSchema(2)},
-		`"old" is renamed to "new", which is not registered`: {eventstore.Renamed[parcelEvent]("old", "new")},
-		`"old" is renamed twice`:                             {sent, eventstore.Renamed[parcelEvent]("old", "parcel.sent"), eventstore.Renamed[parcelEvent]("old", "parcel.sent")},
-		`"parcel.sent" is renamed and registered`:            {sent, eventstore.Renamed[parcelEvent]("parcel.sent", "parcel.sent")},
-		`"parcel.sent" is retired and registered`:            {sent, eventstore.Retired[parcelEvent]("parcel.sent")},
+		`schema 1 leads to schema 2, which is not`:           {codec.Upcast[parcelEvent]("parcel.sent", 1, kilograms)},
+		`schema 2 leads to schema 3, which is not`:           {codec.UpcastJSON[parcelEvent]("parcel.sent", 2, rename), sent},
+		`makes a codec_test.parcelSent, but schema 2 is`: {codec.Upcast[parcelEvent]("parcel.sent", 1, kilograms),
+			codec.Of("parcel.sent", func(parcelOther) parcelEvent { return nil }).WithSchema(2)},
+		`"old" is renamed to "new", which is not registered`: {codec.Renamed[parcelEvent]("old", "new")},
+		`"old" is renamed twice`:                             {sent, codec.Renamed[parcelEvent]("old", "parcel.sent"), codec.Renamed[parcelEvent]("old", "parcel.sent")},
+		`"parcel.sent" is renamed and registered`:            {sent, codec.Renamed[parcelEvent]("parcel.sent", "parcel.sent")},
+		`"parcel.sent" is retired and registered`:            {sent, codec.Retired[parcelEvent]("parcel.sent")},
 	} {
 		func() {
 			defer func() {
-				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "eventstore: ") || !strings.Contains(got, want) {
+				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "codec: ") || !strings.Contains(got, want) {
 					t.Errorf("panic %q, want one that says %q", got, want)
 				}
 			}()
-			eventstore.NewCodec(types...)
+			codec.New(types...)
 		}()
 	}
 	for want, define := range map[string]func(){
-		`NewCodec: the codec of eventstore_test.parcelEvent has no event type`: func() { eventstore.NewCodec[parcelEvent]() },
-		`NewCodec: event type is empty`:                                        func() { eventstore.NewCodec(eventstore.Type[parcelEvent]{}) },
-		`TypeOf: event type "x": into is nil`:                                  func() { eventstore.TypeOf[parcelSent, parcelEvent]("x", nil) },
-		`Split: event type "x": into is nil`:                                   func() { eventstore.Split[parcelSent, parcelEvent]("x", nil) },
-		`Upcast: event type "x": up is nil`:                                    func() { eventstore.Upcast[parcelEvent, parcelSentV1, parcelSent]("x", 1, nil) },
-		`UpcastJSON: event type "x": up is nil`:                                func() { eventstore.UpcastJSON[parcelEvent]("x", 1, nil) },
-		`eventstore_test.parcelEvent is an interface`: func() {
-			eventstore.TypeOf("x", func(e parcelEvent) parcelEvent { return e })
+		`New: the codec of codec_test.parcelEvent has no event type`: func() { codec.New[parcelEvent]() },
+		`New: event type is empty`:                                   func() { codec.New(codec.Type[parcelEvent]{}) },
+		`Of: event type "x": into is nil`:                            func() { codec.Of[parcelSent, parcelEvent]("x", nil) },
+		`Split: event type "x": into is nil`:                         func() { codec.Split[parcelSent, parcelEvent]("x", nil) },
+		`Upcast: event type "x": up is nil`:                          func() { codec.Upcast[parcelEvent, parcelSentV1, parcelSent]("x", 1, nil) },
+		`UpcastJSON: event type "x": up is nil`:                      func() { codec.UpcastJSON[parcelEvent]("x", 1, nil) },
+		`codec_test.parcelEvent is an interface`: func() {
+			codec.Of("x", func(e parcelEvent) parcelEvent { return e })
 		},
 		`event type "x" is retired twice`: func() {
-			eventstore.NewCodec(eventstore.Retired[parcelEvent]("x"), eventstore.Retired[parcelEvent]("x"))
+			codec.New(codec.Retired[parcelEvent]("x"), codec.Retired[parcelEvent]("x"))
 		},
 	} {
 		func() {
 			defer func() {
-				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "eventstore: ") || !strings.Contains(got, want) {
+				if got := fmt.Sprint(recover()); !strings.HasPrefix(got, "codec: ") || !strings.Contains(got, want) {
 					t.Errorf("panic %q, want one that says %q", got, want)
 				}
 			}()
@@ -287,12 +288,12 @@ func TestNewCodecPanics(t *testing.T) {
 		}()
 	}
 	// What is close to a mistake but is none.
-	eventstore.NewCodec(eventstore.TypeOf(strings.Repeat("x", 250), same[parcelSent]).WithSchema(32767))
-	eventstore.NewCodec(sent, eventstore.TypeOf("parcel.sold", func(parcelSentV1) parcelEvent { return &parcelLost{} }),
-		eventstore.TypeOf("parcel.sent", upcastSent).WithSchema(3))
+	codec.New(codec.Of(strings.Repeat("x", 250), same[parcelSent]).WithSchema(32767))
+	codec.New(sent, codec.Of("parcel.sold", func(parcelSentV1) parcelEvent { return &parcelLost{} }),
+		codec.Of("parcel.sent", upcastSent).WithSchema(3))
 }
 
-func TestCodecTypes(t *testing.T) {
+func TestTypes(t *testing.T) {
 	t.Parallel()
 	want := []string{"parcel.bad", "parcel.lost", "parcel.sent"}
 	if diff := cmp.Diff(want, newParcelCodec().Types()); diff != "" {
@@ -300,25 +301,25 @@ func TestCodecTypes(t *testing.T) {
 	}
 }
 
-// TestCodecConcurrently is for the race detector.
-func TestCodecConcurrently(t *testing.T) {
+// TestConcurrently is for the race detector.
+func TestConcurrently(t *testing.T) {
 	t.Parallel()
-	codec := newParcelCodec()
+	c := newParcelCodec()
 	var wg sync.WaitGroup
 	for i := range 16 {
 		wg.Go(func() {
 			for n := range 100 {
 				want := parcelSent{To: fmt.Sprint(i), Grams: n}
-				draft, err := codec.Encode(want)
+				draft, err := c.Encode(want)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				got, err := codec.Decode(stored(draft))
+				got, err := c.Decode(stored(draft))
 				if diff := cmp.Diff(decoded(stored(draft), want), got); diff != "" || err != nil {
 					t.Errorf("%v (-want +got):\n%s", err, diff)
 				}
-				codec.Types()
+				c.Types()
 			}
 		})
 	}

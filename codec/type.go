@@ -1,4 +1,4 @@
-package eventstore
+package codec
 
 import (
 	"encoding/json"
@@ -6,7 +6,7 @@ import (
 	"reflect"
 )
 
-// Type tells a [Codec] how one Go type is stored, or what became of a type that was. See [TypeOf],
+// Type tells a [Codec] how one Go type is stored, or what became of a type that was. See [Of],
 // [Upcast], [UpcastJSON], [Split], [Renamed] and [Retired].
 type Type[E any] struct {
 	name    string
@@ -28,23 +28,23 @@ type Type[E any] struct {
 
 func (t Type[E]) isUpcaster() bool { return t.up != nil || t.upJSON != nil }
 
-// TypeOf says that payloads of the stored type name decode into a T and that into makes an event
+// Of says that payloads of the stored type name decode into a T and that into makes an event
 // of E from it. E is usually an interface that only the events of one aggregate implement.
 //
 // For a current type into returns its argument, which proves that T is an E:
 //
-//	eventstore.TypeOf("account.opened", func(e Opened) Event { return e })
+//	codec.Of("account.opened", func(e Opened) Event { return e })
 //
 // For a payload of an older shape, T is that shape and into is the upcaster. Raise the schema
 // of the current one with [Type.WithSchema]:
 //
-//	eventstore.TypeOf("account.opened", func(e openedV1) Event { return Opened{e.Owner, "CZK"} }),
-//	eventstore.TypeOf("account.opened", func(e Opened) Event { return e }).WithSchema(2),
+//	codec.Of("account.opened", func(e openedV1) Event { return Opened{e.Owner, "CZK"} }),
+//	codec.Of("account.opened", func(e Opened) Event { return e }).WithSchema(2),
 //
 // When there are more than two shapes, [Upcast] leads from each to the next. into must be pure: it
-// runs each time an event is read. TypeOf panics when into is nil, or T is an interface, which JSON does not decode into.
-func TypeOf[T, E any](name string, into func(T) E) Type[E] {
-	mustBe[T]("TypeOf", name, "into", into == nil)
+// runs each time an event is read. Of panics when into is nil, or T is an interface, which JSON does not decode into.
+func Of[T, E any](name string, into func(T) E) Type[E] {
+	mustBe[T]("Of", name, "into", into == nil)
 	var zero T
 	_, isEvent := any(zero).(E)
 	t := readable[T, E](name)
@@ -62,7 +62,7 @@ func TypeOf[T, E any](name string, into func(T) E) Type[E] {
 }
 
 // Split says that payloads of the stored type name decode into a T and mean any number of events,
-// also none: for a type that turned out to say several things at once. into must be pure. Split panics like [TypeOf].
+// also none: for a type that turned out to say several things at once. into must be pure. Split panics like [Of].
 func Split[T, E any](name string, into func(T) []E) Type[E] {
 	mustBe[T]("Split", name, "into", into == nil)
 	t := readable[T, E](name)
@@ -74,9 +74,9 @@ func Split[T, E any](name string, into func(T) []E) Type[E] {
 // a New from it, the shape of the next schema, which must be registered as well. Upcasters form a
 // chain, so that a new shape needs one step from the shape before it:
 //
-//	eventstore.Upcast[Event]("account.opened", 1, func(e openedV1) openedV2 { … }),
-//	eventstore.Upcast[Event]("account.opened", 2, func(e openedV2) Opened { … }),
-//	eventstore.TypeOf("account.opened", func(e Opened) Event { return e }).WithSchema(3),
+//	codec.Upcast[Event]("account.opened", 1, func(e openedV1) openedV2 { … }),
+//	codec.Upcast[Event]("account.opened", 2, func(e openedV2) Opened { … }),
+//	codec.Of("account.opened", func(e Opened) Event { return e }).WithSchema(3),
 //
 // up must be pure. Upcast panics when up is nil, or Old is an interface.
 func Upcast[E, Old, New any](name string, schema int, up func(Old) New) Type[E] {
@@ -113,10 +113,10 @@ func (t Type[E]) WithSchema(schema int) Type[E] {
 // mustBe panics unless a type of a codec has its function, and a shape that JSON decodes into.
 func mustBe[T any](function, name, option string, isNil bool) {
 	if isNil {
-		panic(fmt.Sprintf("eventstore: %s: event type %q: %s is nil: pass a function", function, name, option))
+		panic(fmt.Sprintf("codec: %s: event type %q: %s is nil: pass a function", function, name, option))
 	}
 	if t := reflect.TypeFor[T](); t.Kind() == reflect.Interface {
-		panic(fmt.Sprintf("eventstore: %s: event type %q: the payload's Go type %v is an interface: its argument must be the type of one event", function, name, t))
+		panic(fmt.Sprintf("codec: %s: event type %q: the payload's Go type %v is an interface: its argument must be the type of one event", function, name, t))
 	}
 }
 

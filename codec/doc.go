@@ -1,0 +1,25 @@
+// Package codec turns the events of a domain into what an event store keeps, and back.
+//
+// A [Codec] is a value that the application makes once, from the types of its events. [Of] gives a Go type
+// a stored name. [Upcast], [UpcastJSON], [Split], [Renamed] and [Retired] say what became of events that
+// earlier releases have written: stored events never change, so the codec reads every shape that was ever
+// written.
+//
+//	var Codec = codec.New(
+//		codec.Of("account.opened", func(e Opened) Event { return e }),
+//		codec.Of("account.deposited", func(e Deposited) Event { return e }),
+//	)
+//
+// Package codectest keeps a sample of every shape in the repository of the application, and fails when a
+// sample no longer decodes, or decodes into something else.
+//
+// # Guarantees
+//
+//   - A codec is immutable and safe for concurrent use.
+//   - Stored names are the strings that the application gives, never names of Go types.
+//   - What New accepts is complete: every upcaster and every new name leads to a registered type.
+//   - Decode never panics on any payload, as long as the upcasters do not. A payload that does not decode is
+//     a [DecodeError] with the position and stream of its event; a type that is not registered is an
+//     [UnknownTypeError].
+//   - A decoded event keeps the id, stored type, schema, version, position, time and metadata of the stored one.
+package codec
