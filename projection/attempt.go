@@ -16,15 +16,15 @@ import (
 
 // handleBatch gives items to their handlers.
 func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
-	b := &batch{worker: w, to: to, durable: !full || w.effects}
+	b := &batch{worker: w, to: to, durable: !full || w.projection.effects}
 	handle := b.handle
-	if w.effects {
+	if w.projection.effects {
 		handle = b.effect
 	}
 	err := b.watched(ctx, func(ctx context.Context, conn *pgx.Conn) error { return handle(ctx, conn, items) })
 	if errors.Is(err, errAbandoned) { // the batch is still that of another goroutine
 		var f *failure
-		if w.effects && errors.As(err, &f) {
+		if w.projection.effects && errors.As(err, &f) {
 			w.happened(ctx, items, f.at)
 		}
 		return err
@@ -48,7 +48,7 @@ func (w *worker) happened(ctx context.Context, items []item, at int) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := pgx.BeginFunc(ctx, w.pool, func(tx pgx.Tx) error { return b.advance(ctx, tx, nil) }); err == nil {
+	if err := pgx.BeginFunc(ctx, w.engine.pool, func(tx pgx.Tx) error { return b.advance(ctx, tx, nil) }); err == nil {
 		w.committed(b)
 	}
 }
@@ -56,7 +56,7 @@ func (w *worker) happened(ctx context.Context, items []item, at int) {
 // watched runs a batch on a connection of its own, in a goroutine that is abandoned when a handler
 // does not return although its time is over: then its connection is cut, and no longer the pool's.
 func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn) error) error {
-	conn, err := b.connect(ctx)
+	conn, err := b.worker.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -85,8 +85,8 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn
 
 // connect takes a connection that answers.
 func (w *worker) connect(ctx context.Context) (conn *pgpool.Conn, err error) {
-	err = w.answered(ctx, func(ctx context.Context) error {
-		conn, err = w.pool.Acquire(ctx)
+	err = w.engine.answered(ctx, func(ctx context.Context) error {
+		conn, err = w.engine.pool.Acquire(ctx)
 		return err
 	})
 	return conn, err
@@ -123,7 +123,7 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 			kept = append(kept, n)
 		}
 	}
-	err := w.answered(ctx, func(ctx context.Context) error { return w.rows.load(ctx, w.pool, items, kept) })
+	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.rows.load(ctx, w.engine.pool, items, kept) })
 	if pgerr.KindOf(err) == pgerr.Data || errors.Is(err, errOtherKey) { // of a key that is none of the column's type
 		return &failure{-1, err}
 	} else if err != nil {
@@ -144,12 +144,12 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		w.since = time.Now()
 	}
 	b.handled += w.pending
-	if full && len(b.letters) == 0 && w.rows.dirty() < w.cached && time.Since(w.since) < w.flushAfter() {
+	if full && len(b.letters) == 0 && w.rows.dirty() < w.engine.cached && time.Since(w.since) < w.flushAfter() {
 		w.read, w.pending = to, b.handled
 		return nil
 	}
 	// Until it is committed it has not been read: a worker that ends saves how far it has.
-	if err := w.answered(ctx, b.flush); err != nil {
+	if err := w.engine.answered(ctx, b.flush); err != nil {
 		return err
 	}
 	w.rows.flushed()
@@ -179,7 +179,7 @@ func (w *worker) flushAfter() time.Duration {
 
 // flush writes the rows and the checkpoint.
 func (b *batch) flush(ctx context.Context) (err error) {
-	conn, err := b.pool.Acquire(ctx)
+	conn, err := b.worker.engine.pool.Acquire(ctx)
 	if err != nil {
 		return err
 	}
@@ -189,12 +189,12 @@ func (b *batch) flush(ctx context.Context) (err error) {
 			err = Transient(err)
 		}
 	}()
-	tx, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{BeginQuery: b.begin()})
+	tx, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{BeginQuery: b.beginSQL()})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
-	if err := b.rows.flush(ctx, tx); err != nil {
+	if err := b.worker.rows.flush(ctx, tx); err != nil {
 		return &failure{-1, err}
 	}
 	return b.finish(ctx, tx, nil)

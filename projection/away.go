@@ -17,15 +17,15 @@ const (
 )
 
 // unfit returns why this process may not run a projection as the database has it, nil if it may.
-func (v *version) unfit(p plan) error {
+func (v *deployment) unfit(p plan) error {
 	if unable := v.leftToOthers(p); unable != nil {
 		return unable
 	}
 	switch {
 	case v.refused != nil:
 		return v.refused
-	case p.partitions != v.options.Partitions:
-		return fmt.Errorf("left to other processes: it has %d partitions in the database and %d in this process", p.partitions, v.options.Partitions)
+	case p.partitions != v.projection.options.Partitions:
+		return fmt.Errorf("left to other processes: it has %d partitions in the database and %d in this process", p.partitions, v.projection.options.Partitions)
 	case !v.covers(p.types):
 		return fmt.Errorf("left to other processes: a newer release handles more event types than this one: %s", p.types)
 	}
@@ -33,11 +33,11 @@ func (v *version) unfit(p plan) error {
 }
 
 // leftToOthers returns why this process cannot run the projection, as long as others run it.
-func (v *version) leftToOthers(p plan) error {
+func (v *deployment) leftToOthers(p plan) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
-	if early := now.Before(v.until.Add(alone - awayFor)); !early && (now.After(v.until) || !p.others(v.owner)) {
+	if early := now.Before(v.until.Add(alone - awayFor)); !early && (now.After(v.until) || !p.others(v.engine.owner)) {
 		v.unable = nil
 	}
 	return v.unable
@@ -45,7 +45,7 @@ func (v *version) leftToOthers(p plan) error {
 
 // giveAway leaves the projection to other processes, if there are any, because of an error that this process alone may
 // have: another search_path or another role hide objects from it. It reports whether it has.
-func (v *version) giveAway(why error) bool {
+func (v *deployment) giveAway(why error) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.others {
@@ -62,19 +62,19 @@ func (p *plan) others(owner string) bool {
 }
 
 // stepBack notes why this process does not run the projection, nil if it does, and logs when that changes.
-func (v *version) stepBack(reason error) {
+func (v *deployment) stepBack(reason error) {
 	v.outdated.Store(reason != nil)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if reason != nil && (v.away == nil || v.away.Error() != reason.Error()) {
-		v.logger.Warn("projection is not run by this process",
-			"projection", v.name, "version", v.options.Version, "reason", reason)
+		v.engine.logger.Warn("projection is not run by this process",
+			"projection", v.projection.name, "version", v.projection.options.Version, "reason", reason)
 	}
 	v.away = reason
 }
 
 // missing notes that the database has no such version any more.
-func (v *version) missing() {
+func (v *deployment) missing() {
 	if v.refused != nil {
 		v.stepBack(v.refused)
 		return
@@ -86,14 +86,14 @@ func (v *version) missing() {
 }
 
 // stepped returns why this process does not run the projection.
-func (v *version) stepped() error {
+func (v *deployment) stepped() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.away
 }
 
 // wrong returns why this process is not fit to run the projection, so that it is not healthy.
-func (v *version) wrong() error {
+func (v *deployment) wrong() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.refused != nil {

@@ -47,7 +47,7 @@ select coalesce(sum(parked), 0)
 
 // batch is what a partition does in one transaction.
 type batch struct {
-	*worker
+	worker  *worker
 	to      eventstore.Position // the checkpoint when all is done
 	handled int
 	letters []letter
@@ -78,13 +78,13 @@ func (f *failure) Unwrap() error { return f.err }
 
 // divert parks the item if it is poison, or its key is parked already, and reports whether it has.
 func (b *batch) divert(i *item) bool {
-	if len(b.poison) == 0 && len(b.parked) == 0 && len(b.parking) == 0 {
+	if len(b.worker.poison) == 0 && len(b.worker.parked) == 0 && len(b.parking) == 0 {
 		return false
 	}
 	key := i.keyText()
-	poison, isPoison := b.poison[itemID{i.raw.Position, key}]
+	poison, isPoison := b.worker.poison[itemID{i.raw.Position, key}]
 	switch {
-	case b.parked[key] || b.parking[key]:
+	case b.worker.parked[key] || b.parking[key]:
 		b.letters = append(b.letters, letter{key: key, position: i.raw.Position})
 	case isPoison:
 		reason := letterText(poison.err)
@@ -118,21 +118,21 @@ func (b *batch) cut(to eventstore.Position) {
 	}
 }
 
-// begin is how a transaction starts that moves a checkpoint or does what an operator wants. A process that
-// is stopped in the middle of it, and has lost its lease, would hold the locks of its rows for ever: Postgres
-// ends a transaction whose client does nothing.
-func (e *engine) begin() string {
+// beginSQL begins a transaction that moves a checkpoint, or that an operator asked for. If this process is
+// stopped in the middle of the transaction, the locks on its rows would block every other process. Postgres
+// therefore ends the transaction when its client has sent nothing for the length of a lease.
+func (e *engine) beginSQL() string {
 	return fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
 		e.config.Lease.Milliseconds())
 }
 
-// begin is how a batch starts. What is lost in a crash is lost together with its checkpoint, and done again:
-// so nobody waits for the disk while there is a backlog.
-func (b *batch) begin() string {
+// beginSQL begins the transaction of a batch. While there is a backlog the commit does not wait for the disk: a
+// crash loses the batch together with its checkpoint, and the batch is done again.
+func (b *batch) beginSQL() string {
 	if b.durable {
-		return b.engine.begin()
+		return b.worker.engine.beginSQL()
 	}
-	return b.engine.begin() + "; set local synchronous_commit = off"
+	return b.worker.engine.beginSQL() + "; set local synchronous_commit = off"
 }
 
 // handle gives the items to their handlers, in a transaction that moves the checkpoint too. It may
@@ -140,8 +140,8 @@ func (b *batch) begin() string {
 func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error {
 	id := uuid.New()
 	var tx pgx.Tx
-	begin := fmt.Sprintf("%s; insert into %s values ('%s')", b.begin(), b.batches, id)
-	err := b.answered(ctx, func(ctx context.Context) (err error) {
+	begin := fmt.Sprintf("%s; insert into %s values ('%s')", b.beginSQL(), b.worker.engine.batches, id)
+	err := b.worker.engine.answered(ctx, func(ctx context.Context) (err error) {
 		tx, err = conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin})
 		return err
 	})
@@ -150,7 +150,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
 	start := time.Now()
-	info := &batchInfo{projection: b.Projection, live: b.live, liveAt: b.liveAt, inbox: b.sql(inboxSQL), engine: b.engine}
+	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, liveAt: b.worker.liveAt, inbox: b.worker.engine.sql(inboxSQL), engine: b.worker.engine}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	var slowest idler
 	for n := range items {
@@ -159,7 +159,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 			continue
 		}
 		b.at.Store(int32(n))
-		b.watchdog.Reset(b.options.Timeout)
+		b.watchdog.Reset(b.worker.projection.options.Timeout)
 		info.item = i
 		said := newSaying()
 		err := handleItem(hctx, tx, i, said)
@@ -176,7 +176,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 		}
 	}
 	b.watchdog.Stop()
-	err = b.answered(ctx, func(ctx context.Context) error { return b.finish(ctx, tx, &id) })
+	err = b.worker.engine.answered(ctx, func(ctx context.Context) error { return b.finish(ctx, tx, &id) })
 	return b.orIdle(err, conn, slowest)
 }
 
@@ -189,8 +189,8 @@ type idler struct {
 // orIdle returns err, or why the slowest item has failed if Postgres has ended the transaction because nothing was done
 // with it for as long as a lease. Whoever uses the transaction next is told, or finds the connection closed.
 func (b *batch) orIdle(err error, conn *pgx.Conn, slowest idler) error {
-	told := pgerr.Is(err, pgerr.IdleInTransaction) && slowest.idle > b.config.Lease/3 // with what was left of it by others
-	found := conn.IsClosed() && slowest.idle > b.config.Lease && classify(err) == transient && !errors.As(err, new(*pgconn.PgError))
+	told := pgerr.Is(err, pgerr.IdleInTransaction) && slowest.idle > b.worker.engine.config.Lease/3 // with what was left of it by others
+	found := conn.IsClosed() && slowest.idle > b.worker.engine.config.Lease && classify(err) == transient && !errors.As(err, new(*pgconn.PgError))
 	if !told && !found {
 		return err
 	}
@@ -200,8 +200,8 @@ func (b *batch) orIdle(err error, conn *pgx.Conn, slowest idler) error {
 
 // handleItem calls the handler of an item, and looks whether the transaction survived it.
 func handleItem(ctx context.Context, tx pgx.Tx, i *item, said *saying) error {
-	if i.err != nil {
-		return i.err
+	if i.meaning.err != nil {
+		return i.meaning.err
 	}
 	defer said.speak()
 	// What the handler appends was caused by this event.
@@ -223,7 +223,7 @@ func handleItem(ctx context.Context, tx pgx.Tx, i *item, said *saying) error {
 
 func call(ctx context.Context, tx pgx.Tx, i *item) (err error) {
 	defer recovered(&err)
-	return i.source.handle(ctx, tx, i.decoded)
+	return i.source.handle(ctx, tx, i.meaning)
 }
 
 // finish writes the dead letters and the checkpoint, and commits.
@@ -243,13 +243,13 @@ func (b *batch) advance(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
 	if err := b.writeLetters(ctx, tx); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, b.sql(advanceSQL), b.advanceArgs(id)...)
+	_, err := tx.Exec(ctx, b.worker.engine.sql(advanceSQL), b.advanceArgs(id)...)
 	return err
 }
 
 func (b *batch) advanceArgs(id *uuid.UUID) []any {
-	return []any{b.name, b.options.Version, b.number, b.token, b.checkpoint, b.to, b.handled, len(b.letters), b.rate.perSecond(), id,
-		b.proof.Position, nullID(b.proof.ID)}
+	return []any{b.worker.projection.name, b.worker.projection.options.Version, b.worker.number, b.worker.token, b.worker.checkpoint, b.to, b.handled, len(b.letters), b.worker.rate.perSecond(), id,
+		b.worker.proof.Position, nullID(b.worker.proof.ID)}
 }
 
 // writeLetters parks what cannot be handled, unless that would be too much.
@@ -258,12 +258,12 @@ func (b *batch) writeLetters(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	}
 	var parked int
-	if err := tx.QueryRow(ctx, b.sql(parkedTotalSQL), b.name, b.options.Version).Scan(&parked); err != nil {
+	if err := tx.QueryRow(ctx, b.worker.engine.sql(parkedTotalSQL), b.worker.projection.name, b.worker.projection.options.Version).Scan(&parked); err != nil {
 		return err
 	}
-	if parked+len(b.letters) > b.options.MaxParked {
+	if parked+len(b.letters) > b.worker.projection.options.MaxParked {
 		return Fatal(fmt.Errorf("%d dead letters and events behind them are parked, and %d more would be over the limit "+
-			"of %d: see Runner.DeadLetters", parked, len(b.letters), b.options.MaxParked))
+			"of %d: see Runner.DeadLetters", parked, len(b.letters), b.worker.projection.options.MaxParked))
 	}
 	var keys []string
 	var positions []int64
@@ -273,6 +273,6 @@ func (b *batch) writeLetters(ctx context.Context, tx pgx.Tx) error {
 		keys, positions = append(keys, l.key), append(positions, int64(l.position))
 		reasons, attempts = append(reasons, l.err), append(attempts, int32(l.attempts))
 	}
-	_, err := tx.Exec(ctx, b.sql(parkSQL), b.name, b.options.Version, b.number, keys, positions, reasons, attempts)
+	_, err := tx.Exec(ctx, b.worker.engine.sql(parkSQL), b.worker.projection.name, b.worker.projection.options.Version, b.worker.number, keys, positions, reasons, attempts)
 	return err
 }

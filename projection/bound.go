@@ -33,13 +33,13 @@ select array(select p.checkpoint
 func (w *worker) bound(
 	ctx context.Context, to eventstore.Position,
 ) (limit eventstore.Position, bounded bool, err error) {
-	if w.live || w.table != nil {
+	if w.live || w.projection.table != nil {
 		return 0, false, nil
 	}
 	for pause := boundPause; ; pause = min(2*pause, maxBoundPause) {
 		var token *int64
-		err := w.answered(ctx, func(ctx context.Context) error {
-			return w.pool.QueryRow(ctx, w.sql(boundSQL), w.name, w.options.Version, w.number).Scan(&w.liveAt, &token)
+		err := w.engine.answered(ctx, func(ctx context.Context) error {
+			return w.engine.pool.QueryRow(ctx, w.engine.sql(boundSQL), w.projection.name, w.projection.options.Version, w.number).Scan(&w.liveAt, &token)
 		})
 		switch {
 		case err != nil:

@@ -16,23 +16,23 @@ import (
 
 // bus gives events to the functions of this process that want to know of them, as they come.
 type bus struct {
-	*engine
+	engine *engine
 
 	mu      sync.Mutex
-	start   func(*listening) // nil while the runner does not run
-	waiting map[*listening]bool
+	start   func(*subscription) // nil while the runner does not run
+	waiting map[*subscription]bool
 	running sync.WaitGroup
 }
 
-// listening is a subscription of the bus.
-type listening struct {
-	*Projection
-	after eventstore.Mark
-	known []eventstore.Mark  // behind it in the log, the latest last: where to begin when the log went back
-	stop  context.CancelFunc // since it is served
+// subscription is what one caller of Subscribe is given.
+type subscription struct {
+	projection *Projection
+	after      eventstore.Mark
+	known      []eventstore.Mark  // behind it in the log, the latest last: where to begin when the log went back
+	stop       context.CancelFunc // since it is served
 }
 
-func newBus(e *engine) *bus { return &bus{engine: e, waiting: make(map[*listening]bool)} }
+func newBus(e *engine) *bus { return &bus{engine: e, waiting: make(map[*subscription]bool)} }
 
 // Subscribe calls the effects of sources, made by [Effect] and [EffectAll], for the events that are stored
 // from now on, while the runner runs and until unsubscribe is called: for what concerns this process alone,
@@ -50,15 +50,15 @@ func (r *Runner) Subscribe(ctx context.Context, sources ...Source) (unsubscribe 
 			return nil, errors.New("projection: Runner.Subscribe: the sources must be made by Effect or EffectAll")
 		}
 	}
-	l := &listening{Projection: p, stop: func() {}}
-	if l.after, err = r.end(ctx); err != nil {
+	l := &subscription{projection: p, stop: func() {}}
+	if l.after, err = r.engine.end(ctx); err != nil {
 		return nil, fmt.Errorf("projection: subscribe: %w", err)
 	}
 	r.bus.add(l)
 	return sync.OnceFunc(func() { r.bus.remove(l) }), nil
 }
 
-func (b *bus) add(l *listening) {
+func (b *bus) add(l *subscription) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.start == nil {
@@ -68,7 +68,7 @@ func (b *bus) add(l *listening) {
 	b.start(l)
 }
 
-func (b *bus) remove(l *listening) {
+func (b *bus) remove(l *subscription) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.waiting, l)
@@ -77,9 +77,9 @@ func (b *bus) remove(l *listening) {
 
 // run serves subscriptions until ctx is done.
 func (b *bus) run(ctx context.Context) {
-	feed := newFeed(ctx, b.log, eventstore.Filter{}, b.config.BatchSize, b.silence())
+	feed := newFeed(ctx, b.engine.log, eventstore.Filter{}, b.engine.config.BatchSize, b.engine.silence())
 	b.mu.Lock()
-	b.start = func(l *listening) {
+	b.start = func(l *subscription) {
 		ctx, stop := context.WithCancel(ctx)
 		l.stop = stop
 		b.running.Go(func() { b.serveGuarded(ctx, feed, l) })
@@ -91,14 +91,14 @@ func (b *bus) run(ctx context.Context) {
 	b.mu.Unlock()
 	<-ctx.Done()
 	b.mu.Lock()
-	b.start = func(*listening) {}
+	b.start = func(*subscription) {}
 	b.mu.Unlock()
 	b.running.Wait()
 	feed.running.Wait()
 }
 
 // serveGuarded serves a subscription again after a defect of ours.
-func (b *bus) serveGuarded(ctx context.Context, feed *feed, l *listening) {
+func (b *bus) serveGuarded(ctx context.Context, feed *feed, l *subscription) {
 	for ctx.Err() == nil {
 		err := guarded(func() error {
 			b.serve(ctx, feed, l)
@@ -107,7 +107,7 @@ func (b *bus) serveGuarded(ctx context.Context, feed *feed, l *listening) {
 		if err == nil {
 			return
 		}
-		b.logger.ErrorContext(ctx, "projection: a subscription of this process failed and goes on", "position", l.after.Position, "error", err)
+		b.engine.logger.ErrorContext(ctx, "projection: a subscription of this process failed and goes on", "position", l.after.Position, "error", err)
 		select {
 		case <-time.After(time.Second):
 		case <-ctx.Done():
@@ -116,10 +116,10 @@ func (b *bus) serveGuarded(ctx context.Context, feed *feed, l *listening) {
 }
 
 // serve calls the effects of one subscription.
-func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
+func (b *bus) serve(ctx context.Context, feed *feed, l *subscription) {
 	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval = min(100*time.Millisecond, b.config.MaxBackoff)
-	pause.MaxInterval = b.config.MaxBackoff
+	pause.InitialInterval = min(100*time.Millisecond, b.engine.config.MaxBackoff)
+	pause.MaxInterval = b.engine.config.MaxBackoff
 	went := false // back, since the last page
 	for ctx.Err() == nil {
 		p, err := feed.next(ctx, l.after)
@@ -133,8 +133,8 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
 					continue
 				}
 			}
-			wait := min(pause.NextBackOff(), b.config.MaxBackoff)
-			b.logger.WarnContext(ctx, "projection: cannot read events for a subscription of this process",
+			wait := min(pause.NextBackOff(), b.engine.config.MaxBackoff)
+			b.engine.logger.WarnContext(ctx, "projection: cannot read events for a subscription of this process",
 				"position", l.after.Position, "after", wait, "error", err)
 			select {
 			case <-time.After(wait):
@@ -145,12 +145,12 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *listening) {
 		}
 		went = false
 		pause.Reset()
-		for _, i := range l.items(p, l.after.Position, 0) {
+		for _, i := range l.projection.items(p, l.after.Position, 0) {
 			if ctx.Err() != nil {
 				return
 			}
 			if err := callEffect(ctx, &i); err != nil && ctx.Err() == nil {
-				b.logger.ErrorContext(ctx, "projection: an effect of a subscription of this process failed",
+				b.engine.logger.ErrorContext(ctx, "projection: an effect of a subscription of this process failed",
 					"stream", i.raw.Stream, "position", i.raw.Position, "type", i.raw.Type, "error", err)
 			}
 		}
@@ -172,21 +172,21 @@ select m.position, m.id
 
 // back lets a subscription go on in a log that went back: behind the last event that it remembers and that is
 // still there, and otherwise at the end. Events it has seen may be gone, and others have taken their place.
-func (b *bus) back(ctx context.Context, l *listening, why error) error {
+func (b *bus) back(ctx context.Context, l *subscription, why error) error {
 	var positions []int64
 	var ids []string
 	for _, m := range l.known {
 		positions, ids = append(positions, int64(m.Position)), append(ids, m.ID.String())
 	}
 	var at eventstore.Mark
-	err := b.pool.QueryRow(ctx, b.sql(commonSQL), positions, ids).Scan(&at.Position, (*zeronull.UUID)(&at.ID))
+	err := b.engine.pool.QueryRow(ctx, b.engine.sql(commonSQL), positions, ids).Scan(&at.Position, (*zeronull.UUID)(&at.ID))
 	if errors.Is(err, pgx.ErrNoRows) {
-		at, err = b.end(ctx)
+		at, err = b.engine.end(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", why, err)
 	}
-	b.logger.ErrorContext(ctx, "projection: the log went back: a subscription of this process goes on from an earlier position",
+	b.engine.logger.ErrorContext(ctx, "projection: the log went back: a subscription of this process goes on from an earlier position",
 		"position", l.after.Position, "from", at.Position, "error", why)
 	l.after, l.known = at, nil
 	return nil

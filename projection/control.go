@@ -101,18 +101,18 @@ func (r *Runner) Resume(ctx context.Context, name string, version int) error {
 }
 
 func (r *Runner) setState(ctx context.Context, name string, version int, action, state, reason string) error {
-	return r.operate(ctx, action, name, version, func(tx pgx.Tx) (map[string]any, error) {
+	return r.engine.operate(ctx, action, name, version, func(tx pgx.Tx) (map[string]any, error) {
 		if state != "running" {
-			if err := r.refuseInline(ctx, tx, name, version); err != nil {
+			if err := r.engine.refuseInline(ctx, tx, name, version); err != nil {
 				return nil, err
 			}
 		}
-		done, err := tx.Exec(ctx, r.sql(setStateSQL), name, version, state, reason)
+		done, err := tx.Exec(ctx, r.engine.sql(setStateSQL), name, version, state, reason)
 		if err == nil && done.RowsAffected() == 0 {
 			err = ErrUnknownProjection
 		}
 		if err == nil && state == "running" {
-			_, err = tx.Exec(ctx, r.sql(clearErrorsSQL), name, version)
+			_, err = tx.Exec(ctx, r.engine.sql(clearErrorsSQL), name, version)
 		}
 		return map[string]any{"reason": reason}, err
 	})
@@ -147,7 +147,7 @@ func (e *engine) operateOn(ctx context.Context, action, name string, version int
 	do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
 	// Everybody needs what it locks. If this process is stopped in the middle, Postgres ends it, like a
 	// batch.
-	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{BeginQuery: e.begin()}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, e.pool, pgx.TxOptions{BeginQuery: e.beginSQL()}, func(tx pgx.Tx) error {
 		for _, f := range first {
 			if err := f(tx); err != nil {
 				return err
@@ -175,9 +175,9 @@ func (e *engine) operateOn(ctx context.Context, action, name string, version int
 }
 
 // find returns a version that this process knows; 0 means the live one.
-func (r *Runner) find(ctx context.Context, name string, number int) (*version, error) {
+func (r *Runner) find(ctx context.Context, name string, number int) (*deployment, error) {
 	if number == 0 {
-		if err := r.pool.QueryRow(ctx, r.sql(liveVersionSQL), name).Scan(&number); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		if err := r.engine.pool.QueryRow(ctx, r.engine.sql(liveVersionSQL), name).Scan(&number); err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return nil, err
 		}
 	}
@@ -196,9 +196,9 @@ func (r *Runner) Accept(ctx context.Context, name string, version int) error {
 	if err != nil {
 		return err
 	}
-	return r.operate(ctx, "accept", name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-		_, err := tx.Exec(ctx, r.sql(acceptSQL), name, v.options.Version, v.stored)
-		return map[string]any{"types": v.stored}, err
+	return r.engine.operate(ctx, "accept", name, v.projection.options.Version, func(tx pgx.Tx) (map[string]any, error) {
+		_, err := tx.Exec(ctx, r.engine.sql(acceptSQL), name, v.projection.options.Version, v.projection.stored)
+		return map[string]any{"types": v.projection.stored}, err
 	})
 }
 
@@ -211,35 +211,35 @@ func (r *Runner) Reset(ctx context.Context, name string, version int, to eventst
 	if err != nil {
 		return err
 	}
-	number := v.options.Version
+	number := v.projection.options.Version
 	defer v.disownAll()
-	return r.operate(ctx, "reset", name, number, func(tx pgx.Tx) (map[string]any, error) {
-		if err := r.refuseInline(ctx, tx, name, number); err != nil {
+	return r.engine.operate(ctx, "reset", name, number, func(tx pgx.Tx) (map[string]any, error) {
+		if err := r.engine.refuseInline(ctx, tx, name, number); err != nil {
 			return nil, err
 		}
 		var tidemark, end eventstore.Position
-		if err := tx.QueryRow(ctx, r.sql(tidemarkSQL)).Scan(&tidemark, &end); err != nil {
+		if err := tx.QueryRow(ctx, r.engine.sql(tidemarkSQL)).Scan(&tidemark, &end); err != nil {
 			return nil, err
 		}
-		if to < 0 || to > tidemark || to > 0 && v.table != nil {
+		if to < 0 || to > tidemark || to > 0 && v.projection.table != nil {
 			return nil, fmt.Errorf("%w: to position %d: the log ends at %d, and a table can only begin at 0",
 				ErrRefused, to, tidemark)
 		}
-		if _, err := tx.Exec(ctx, r.sql(resetSQL), name, number, to); err != nil {
+		if _, err := tx.Exec(ctx, r.engine.sql(resetSQL), name, number, to); err != nil {
 			return nil, err
 		}
 		if to == 0 { // then the read model will have all events of all types
-			if _, err := tx.Exec(ctx, r.sql(nothingAddedSQL), name, number); err != nil {
+			if _, err := tx.Exec(ctx, r.engine.sql(nothingAddedSQL), name, number); err != nil {
 				return nil, err
 			}
 		}
-		_, err := tx.Exec(ctx, r.sql(dropLettersSQL), name, number)
+		_, err := tx.Exec(ctx, r.engine.sql(dropLettersSQL), name, number)
 		return map[string]any{"position": to}, err
 	}, func(tx pgx.Tx) error {
-		if v.table == nil {
+		if v.projection.table == nil {
 			return nil
 		}
-		_, err := tx.Exec(ctx, "truncate "+physical(v.options.Tables[0], number))
+		_, err := tx.Exec(ctx, "truncate "+physical(v.projection.options.Tables[0], number))
 		return err
 	})
 }
@@ -267,7 +267,7 @@ func (r *Runner) Audit(ctx context.Context, name string, limit int) ([]AuditEntr
 	if limit < 1 || limit > maxList {
 		return nil, fmt.Errorf("%w: limit %d: want from 1 to %d", ErrRefused, limit, maxList)
 	}
-	found, _ := r.pool.Query(ctx, r.sql(auditListSQL), name, limit)
+	found, _ := r.engine.pool.Query(ctx, r.engine.sql(auditListSQL), name, limit)
 	entries, err := pgx.CollectRows(found, pgx.RowToStructByPos[AuditEntry])
 	if err != nil {
 		return nil, fmt.Errorf("read the audit of projection %s: %w", name, err)

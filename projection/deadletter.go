@@ -91,7 +91,7 @@ func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
 	if err != nil {
 		return nil, err
 	}
-	found, _ := r.pool.Query(ctx, r.sql(lettersSQL), name, v.options.Version, key, after, limit)
+	found, _ := r.engine.pool.Query(ctx, r.engine.sql(lettersSQL), name, v.projection.options.Version, key, after, limit)
 	letters, err := pgx.CollectRows(found, pgx.RowToStructByPos[DeadLetter])
 	if err != nil {
 		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
@@ -109,7 +109,7 @@ func (r *Runner) DeadLetterGroups(ctx context.Context, name string, version int)
 	if err != nil {
 		return nil, err
 	}
-	found, _ := r.pool.Query(ctx, r.sql(groupsSQL), name, v.options.Version)
+	found, _ := r.engine.pool.Query(ctx, r.engine.sql(groupsSQL), name, v.projection.options.Version)
 	groups, err := pgx.CollectRows(found, pgx.RowToStructByPos[DeadLetterGroup])
 	if err != nil {
 		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
@@ -155,7 +155,7 @@ func (r *Runner) Retry(ctx context.Context, name string, version int, keys ...st
 	if err != nil {
 		return 0, err
 	}
-	found, _ := r.pool.Query(ctx, r.sql(letterKeysSQL), name, v.options.Version, append([]string{}, keys...))
+	found, _ := r.engine.pool.Query(ctx, r.engine.sql(letterKeysSQL), name, v.projection.options.Version, append([]string{}, keys...))
 	keys, err = pgx.CollectRows(found, pgx.RowTo[string])
 	if err != nil {
 		return 0, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
@@ -171,7 +171,7 @@ func (r *Runner) Retry(ctx context.Context, name string, version int, keys ...st
 			break
 		}
 	}
-	r.changed.notify()
+	r.engine.changed.notify()
 	return handled, errors.Join(failures...)
 }
 
@@ -207,8 +207,8 @@ func (r *Runner) Edit(ctx context.Context, name string, version int,
 	if err != nil {
 		return 0, err
 	}
-	err = r.operate(ctx, "edit", name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-		done, err := tx.Exec(ctx, r.sql(editSQL), name, v.options.Version, key, position, string(data))
+	err = r.engine.operate(ctx, "edit", name, v.projection.options.Version, func(tx pgx.Tx) (map[string]any, error) {
+		done, err := tx.Exec(ctx, r.engine.sql(editSQL), name, v.projection.options.Version, key, position, string(data))
 		if err == nil && done.RowsAffected() == 0 {
 			err = fmt.Errorf("%w: the event at %d is no dead letter of key %s", ErrRefused, position, key)
 		}
@@ -231,9 +231,9 @@ func (r *Runner) Skip(ctx context.Context, name string, version int,
 	if reason == "" {
 		return 0, fmt.Errorf("%w: say why the event is skipped", ErrRefused)
 	}
-	err = r.operate(ctx, "skip", name, v.options.Version, func(tx pgx.Tx) (map[string]any, error) {
+	err = r.engine.operate(ctx, "skip", name, v.projection.options.Version, func(tx pgx.Tx) (map[string]any, error) {
 		var head eventstore.Position
-		err := tx.QueryRow(ctx, r.sql(headSQL), name, v.options.Version, key).Scan(&head)
+		err := tx.QueryRow(ctx, r.engine.sql(headSQL), name, v.projection.options.Version, key).Scan(&head)
 		if errors.Is(err, pgx.ErrNoRows) || err == nil && head != position {
 			return nil, fmt.Errorf("%w: the event that key %s waits for is at %d, not at %d", ErrRefused, key, head, position)
 		}
@@ -263,8 +263,8 @@ update SCHEMA.projection_partitions
    and partition = $5`
 
 // deleteLetters deletes dead letters of a key, of which some were handled.
-func (v *version) deleteLetters(ctx context.Context, tx pgx.Tx, key string, positions []int64, handled int) error {
-	_, err := tx.Exec(ctx, v.sql(deleteLettersSQL),
-		v.name, v.options.Version, key, positions, v.partitionOf(key), handled)
+func (v *deployment) deleteLetters(ctx context.Context, tx pgx.Tx, key string, positions []int64, handled int) error {
+	_, err := tx.Exec(ctx, v.engine.sql(deleteLettersSQL),
+		v.projection.name, v.projection.options.Version, key, positions, v.projection.partitionOf(key), handled)
 	return err
 }

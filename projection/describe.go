@@ -13,8 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// described is what Postgres says of a table, and how its rows are written and kept.
-type described struct {
+// tableShape is what Postgres says of a table, and how its rows are written and kept.
+type tableShape struct {
 	upsertSQL string
 	copies    bool     // COPY takes all of them as pgx sends them
 	texts     []bool   // per column: sent as text, since it is an array or of a type that pgx does not know
@@ -97,7 +97,7 @@ select exists (select
 // describe asks Postgres for what there is to know of the table. The error is [Fatal] when no row could ever be read
 // or written.
 func (t *tableOf[Row]) describe(ctx context.Context, db querier) error {
-	d := &described{copies: true, plain: t.whole()}
+	d := &tableShape{copies: true, plain: t.whole()}
 	var unique bool
 	found, _ := db.Query(ctx, tableSQL, physical(t.name, t.version), t.columns[0].name)
 	_, err := pgx.ForEachRow(found, []any{&d.unsure, &d.volatile, &unique}, func() error { return nil })
@@ -120,7 +120,7 @@ func (t *tableOf[Row]) describe(ctx context.Context, db querier) error {
 }
 
 // attributes returns the columns by name, and whether dates are written as ISO 8601 has them.
-func (t *tableOf[Row]) attributes(ctx context.Context, db querier, d *described) (map[string]attribute, bool, error) {
+func (t *tableOf[Row]) attributes(ctx context.Context, db querier, d *tableShape) (map[string]attribute, bool, error) {
 	found, err := db.Query(ctx, describeSQL, physical(t.name, t.version))
 	if err != nil {
 		return nil, false, err
@@ -178,7 +178,7 @@ func (t *tableOf[Row]) fieldName(c column) string {
 }
 
 // plan decides how the columns are written and kept.
-func (t *tableOf[Row]) plan(d *described, byName map[string]attribute, iso bool) {
+func (t *tableOf[Row]) plan(d *tableShape, byName map[string]attribute, iso bool) {
 	var arrays, selected, sets []string
 	types := d.typeMap()
 	for n, c := range t.columns {
@@ -231,7 +231,7 @@ func (t *tableOf[Row]) plan(d *described, byName map[string]attribute, iso bool)
 var unscannable = reflect.TypeOf(pgtype.NewMap().PlanScan(pgtype.BoolOID, pgtype.BinaryFormatCode, new(chan int)))
 
 // fits returns an error when a field is of a type that pgx can never write to its column, or read from it.
-func (t *tableOf[Row]) fits(d *described, byName map[string]attribute) error {
+func (t *tableOf[Row]) fits(d *tableShape, byName map[string]attribute) error {
 	types := d.typeMap()
 	for n, c := range t.columns {
 		if c.isText { // Postgres makes any type of a text
@@ -254,7 +254,7 @@ func (t *tableOf[Row]) fits(d *described, byName map[string]attribute) error {
 }
 
 // typeMap returns the types for one goroutine: a map remembers plans.
-func (d *described) typeMap() *pgtype.Map { return copyTypes(d.types) }
+func (d *tableShape) typeMap() *pgtype.Map { return copyTypes(d.types) }
 
 func copyTypes(types *pgtype.Map) *pgtype.Map {
 	own := types.Copy()
@@ -264,7 +264,7 @@ func copyTypes(types *pgtype.Map) *pgtype.Map {
 }
 
 // format is in which a column is sent.
-func (d *described) format(types *pgtype.Map, n int) int16 {
+func (d *tableShape) format(types *pgtype.Map, n int) int16 {
 	if d.texts[n] {
 		return pgtype.TextFormatCode
 	}

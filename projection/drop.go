@@ -14,13 +14,13 @@ import (
 // for readers, when it is the only one and no process runs it any more, and otherwise returns [ErrRefused].
 func (r *Runner) Drop(ctx context.Context, name string, version int) error {
 	for {
-		err := pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{BeginQuery: r.begin()}, func(tx pgx.Tx) error {
+		err := pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
 			return r.drop(ctx, tx, name, version)
 		})
 		switch {
 		case err == nil:
-			r.announce(ctx)
-			r.changed.notify()
+			r.engine.announce(ctx)
+			r.engine.changed.notify()
 			return nil
 		case pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil: // with a batch that parks an event
 		default:
@@ -38,7 +38,7 @@ select
 
 func (r *Runner) drop(ctx context.Context, tx pgx.Tx, name string, version int) error {
 	// Before anything else, like those who renew leases.
-	if _, err := tx.Exec(ctx, r.sql(lockToDropSQL), name, version); err != nil {
+	if _, err := tx.Exec(ctx, r.engine.sql(lockToDropSQL), name, version); err != nil {
 		return err
 	}
 	wanted, live, err := r.lockVersions(ctx, tx, name, version)
@@ -55,13 +55,13 @@ func (r *Runner) drop(ctx context.Context, tx pgx.Tx, name string, version int) 
 			return err
 		}
 	}
-	if _, err := tx.Exec(ctx, r.sql(fenceSQL), name, version); err != nil {
+	if _, err := tx.Exec(ctx, r.engine.sql(fenceSQL), name, version); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, r.sql(dropSQL), name, version); err != nil {
+	if _, err := tx.Exec(ctx, r.engine.sql(dropSQL), name, version); err != nil {
 		return err
 	}
-	return r.audit(ctx, tx, name, version, "drop", nil)
+	return r.engine.audit(ctx, tx, name, version, "drop", nil)
 }
 
 const usedSQL = `
@@ -79,7 +79,7 @@ select (select count(*) from SCHEMA.projections where name = $1),
 func (r *Runner) hideTables(ctx context.Context, tx pgx.Tx, name string, version int, tables []string) error {
 	var versions int
 	var owner string
-	if err := tx.QueryRow(ctx, r.sql(usedSQL), name).Scan(&versions, &owner); err != nil {
+	if err := tx.QueryRow(ctx, r.engine.sql(usedSQL), name).Scan(&versions, &owner); err != nil {
 		return err
 	}
 	switch {
@@ -88,11 +88,11 @@ func (r *Runner) hideTables(ctx context.Context, tx pgx.Tx, name string, version
 	case owner != "":
 		return fmt.Errorf("%w: version %d is live, and process %s runs it: deploy a release without the projection first", ErrRefused, version, owner)
 	}
-	if err := r.refuseInline(ctx, tx, name, version); err != nil {
+	if err := r.engine.refuseInline(ctx, tx, name, version); err != nil {
 		return err
 	}
 	for _, t := range tables {
-		made, _, err := r.readersView(ctx, tx, t)
+		made, _, err := r.engine.readersView(ctx, tx, t)
 		if err == nil && made {
 			_, err = tx.Exec(ctx, "drop view "+quote(t))
 		}

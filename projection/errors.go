@@ -37,13 +37,13 @@ func (e *HandlerError) Error() string {
 // Unwrap returns the handler's error.
 func (e *HandlerError) Unwrap() error { return e.Err }
 
-// marked is an error of which a handler has said what it is.
-type marked struct {
+// classified is an error with the class that a handler, or this package, gave it.
+type classified struct {
 	error
 	class class
 }
 
-func (e *marked) Unwrap() error { return e.error }
+func (e *classified) Unwrap() error { return e.error }
 
 // Transient marks an error of a handler as one that passes: the event is tried again, with growing
 // pauses, until it succeeds. Lost connections, deadlocks and the like need no mark. Nil stays nil.
@@ -57,7 +57,7 @@ func mark(err error, c class) error {
 	if err == nil {
 		return nil
 	}
-	return &marked{err, c}
+	return &classified{err, c}
 }
 
 // class is what an error means for the projection.
@@ -85,7 +85,7 @@ var errIdle = errors.New("the handler left its transaction alone for longer than
 
 // classify judges an error that came while an event was handled.
 func classify(err error) class {
-	var m *marked
+	var m *classified
 	var p *panicError
 	switch {
 	case errors.As(err, &m):

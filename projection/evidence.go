@@ -41,7 +41,7 @@ func (w *worker) isEnvironment(ctx context.Context, position eventstore.Position
 	switch {
 	case errors.Is(err, ErrTimeout), errors.Is(err, errIdle):
 		return !w.isAlive(ctx)
-	case pgerr.Is(err, pgerr.UniqueViolation, pgerr.ForeignKeyViolation, pgerr.ExclusionViolation) && w.options.Partitions > 1:
+	case pgerr.Is(err, pgerr.UniqueViolation, pgerr.ForeignKeyViolation, pgerr.ExclusionViolation) && w.projection.options.Partitions > 1:
 		return w.mayFollow(ctx, position)
 	}
 	return false
@@ -52,7 +52,7 @@ func (w *worker) isEnvironment(ctx context.Context, position eventstore.Position
 func (w *worker) isAlive(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, aliveWithin)
 	defer cancel()
-	_, err := w.pool.Exec(ctx, `select`)
+	_, err := w.engine.pool.Exec(ctx, `select`)
 	return err == nil
 }
 
@@ -61,8 +61,8 @@ func (w *worker) isAlive(ctx context.Context) bool {
 func (w *worker) mayFollow(ctx context.Context, position eventstore.Position) bool {
 	var sum int64
 	var behind int
-	err := w.answered(ctx, func(ctx context.Context) error {
-		return w.pool.QueryRow(ctx, w.sql(othersSQL), w.name, w.options.Version, w.number, position).Scan(&sum, &behind)
+	err := w.engine.answered(ctx, func(ctx context.Context) error {
+		return w.engine.pool.QueryRow(ctx, w.engine.sql(othersSQL), w.projection.name, w.projection.options.Version, w.number, position).Scan(&sum, &behind)
 	})
 	if err != nil {
 		return true // and it is asked again
@@ -75,7 +75,7 @@ func (w *worker) mayFollow(ctx context.Context, position eventstore.Position) bo
 		return behind > 0 || time.Since(w.others.first) < aheadFor
 	}
 	if behind > 0 {
-		return time.Since(w.others.since) < w.options.Timeout
+		return time.Since(w.others.since) < w.projection.options.Timeout
 	}
 	return time.Since(w.others.since) < stillFor
 }

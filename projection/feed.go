@@ -36,7 +36,7 @@ type feed struct {
 	limit    int     // events of a page
 	perEvent int     // bytes of one, on the latest page
 	recent   []*page // at most maxRecent, oldest read first
-	reading  map[eventstore.Mark]*reading
+	reading  map[eventstore.Mark]*pageRead
 	running  sync.WaitGroup
 }
 
@@ -46,19 +46,19 @@ type page struct {
 	eventstore.Page
 
 	mu      sync.Mutex
-	decoded map[any][]decoded // by codec
+	decoded map[any][]meaning // by codec
 	items   map[*Projection]func() [][]item
 }
 
 func newPage(after eventstore.Position, p eventstore.Page) *page {
 	return &page{
 		after: after, Page: p,
-		decoded: make(map[any][]decoded), items: make(map[*Projection]func() [][]item),
+		decoded: make(map[any][]meaning), items: make(map[*Projection]func() [][]item),
 	}
 }
 
-// reading is a read under way; page and err are set when done is closed.
-type reading struct {
+// pageRead is a read under way. page and err are set when done is closed.
+type pageRead struct {
 	done chan struct{}
 	page *page
 	err  error
@@ -79,7 +79,7 @@ func newFeed(ctx context.Context, log Log, filter eventstore.Filter, limit int, 
 			}
 		},
 		limit:   limit,
-		reading: make(map[eventstore.Mark]*reading),
+		reading: make(map[eventstore.Mark]*pageRead),
 	}
 }
 
@@ -112,11 +112,11 @@ func (f *feed) next(ctx context.Context, after eventstore.Mark) (*page, error) {
 }
 
 // start reads the page after a position, unless somebody does.
-func (f *feed) start(after eventstore.Mark) *reading {
+func (f *feed) start(after eventstore.Mark) *pageRead {
 	if r, ok := f.reading[after]; ok {
 		return r
 	}
-	r := &reading{done: make(chan struct{})}
+	r := &pageRead{done: make(chan struct{})}
 	f.reading[after] = r
 	limit := min(f.limit, firstPage)
 	if f.perEvent > 0 {
@@ -199,7 +199,7 @@ func (p *page) itemsOf(projection *Projection) [][]item {
 }
 
 // of returns what the page's events mean to a source.
-func (p *page) of(s *Source) []decoded {
+func (p *page) of(s *Source) []meaning {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all, ok := p.decoded[s.codec]
@@ -214,8 +214,8 @@ func (p *page) of(s *Source) []decoded {
 const piece = 128
 
 // decodeAll decodes events on all processors: that is most of the work of a rebuild.
-func (s *Source) decodeAll(events []eventstore.Raw) []decoded {
-	pieces := make([][]decoded, (len(events)+piece-1)/piece)
+func (s *Source) decodeAll(events []eventstore.Raw) []meaning {
+	pieces := make([][]meaning, (len(events)+piece-1)/piece)
 	var decoding sync.WaitGroup
 	for n := range pieces {
 		first := n * piece

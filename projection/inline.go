@@ -191,18 +191,18 @@ func (r *Runner) StartInline(ctx context.Context, name string, version int) (err
 	if err != nil {
 		return err
 	}
-	if v.effects || v.options.Partitions > 1 {
+	if v.projection.effects || v.projection.options.Partitions > 1 {
 		return fmt.Errorf("projection %s: %w: a subscription, or several partitions, cannot be kept inline",
 			name, ErrRefused)
 	}
-	armed, err := r.pool.Exec(ctx, r.sql(armInlineSQL), name, v.options.Version)
+	armed, err := r.engine.pool.Exec(ctx, r.engine.sql(armInlineSQL), name, v.projection.options.Version)
 	if err != nil {
 		return fmt.Errorf("start projection %s inline: %w", name, err)
 	}
 	if armed.RowsAffected() == 1 {
 		defer func() {
 			if err != nil { // writers that do not know it may go on
-				_, disarm := r.pool.Exec(context.WithoutCancel(ctx), r.sql(disarmInlineSQL), name, v.options.Version)
+				_, disarm := r.engine.pool.Exec(context.WithoutCancel(ctx), r.engine.sql(disarmInlineSQL), name, v.projection.options.Version)
 				err = errors.Join(err, disarm)
 			}
 		}()
@@ -212,9 +212,9 @@ func (r *Runner) StartInline(ctx context.Context, name string, version int) (err
 	}
 	return patiently(ctx, func(patience time.Duration) error {
 		var end eventstore.Position
-		err := r.pool.QueryRow(ctx, r.sql(endSQL)).Scan(&end)
+		err := r.engine.pool.QueryRow(ctx, r.engine.sql(endSQL)).Scan(&end)
 		if err == nil { // without stopping appends, until the runner has nearly arrived
-			err = v.awaitRunner(ctx, r.pool, end, time.Time{})
+			err = v.awaitRunner(ctx, r.engine.pool, end, time.Time{})
 		}
 		if isNothing(err) {
 			return nil
@@ -230,7 +230,7 @@ func (r *Runner) StartInline(ctx context.Context, name string, version int) (err
 func (r *Runner) awaitAppends(ctx context.Context) error {
 	var before map[string]bool
 	for {
-		found, _ := r.pool.Query(ctx, r.sql(appendingSQL))
+		found, _ := r.engine.pool.Query(ctx, r.engine.sql(appendingSQL))
 		ids, err := pgx.CollectRows(found, pgx.RowTo[string])
 		if err != nil {
 			return err
@@ -268,32 +268,32 @@ func patiently(ctx context.Context, try func(patience time.Duration) error) erro
 }
 
 // exclude lets no store with Config.Inline append until the transaction ends.
-func (v *version) exclude(ctx context.Context, tx pgx.Tx, patience time.Duration) error {
+func (v *deployment) exclude(ctx context.Context, tx pgx.Tx, patience time.Duration) error {
 	// Each statement must see what was committed before it.
 	_, err := tx.Exec(ctx, fmt.Sprintf(
 		`set transaction isolation level read committed; set local lock_timeout = %d`, patience.Milliseconds()))
 	if err == nil {
-		_, err = tx.Exec(ctx, v.sql(excludeInlineSQL))
+		_, err = tx.Exec(ctx, v.engine.sql(excludeInlineSQL))
 	}
 	return err
 }
 
 // takeInline gives the projection to the appends when the runner is at the end of the log. It gets there
 // since there are no appends meanwhile; and it must, before its partition is locked.
-func (v *version) takeInline(ctx context.Context, patience time.Duration) error {
+func (v *deployment) takeInline(ctx context.Context, patience time.Duration) error {
 	deadline := time.Now().Add(patience)
 	take := func(tx pgx.Tx) (map[string]any, error) {
 		if err := v.mayBeInline(ctx, tx, math.MaxInt64); err != nil {
 			return nil, err
 		}
 		var end eventstore.Position
-		if err := tx.QueryRow(ctx, v.sql(endSQL)).Scan(&end); err != nil {
+		if err := tx.QueryRow(ctx, v.engine.sql(endSQL)).Scan(&end); err != nil {
 			return nil, err
 		}
-		_, err := tx.Exec(ctx, v.sql(setInlineSQL), v.name, v.options.Version, end)
+		_, err := tx.Exec(ctx, v.engine.sql(setInlineSQL), v.projection.name, v.projection.options.Version, end)
 		return map[string]any{"position": end}, err
 	}
-	err := v.operate(ctx, "start inline", v.name, v.options.Version, take, func(tx pgx.Tx) error {
+	err := v.engine.operate(ctx, "start inline", v.projection.name, v.projection.options.Version, take, func(tx pgx.Tx) error {
 		if err := v.exclude(ctx, tx, patience); err != nil {
 			return err
 		}
@@ -310,7 +310,7 @@ var errBehind = errors.New("the runner is not at the end of the log yet")
 
 // awaitRunner returns nil when the runner has handled all events up to a position, and errBehind if it has
 // not at the deadline, if there is one.
-func (v *version) awaitRunner(
+func (v *deployment) awaitRunner(
 	ctx context.Context, db querier, end eventstore.Position, deadline time.Time,
 ) error {
 	for {
@@ -328,8 +328,8 @@ func (v *version) awaitRunner(
 
 // mayBeInline returns nil if appends may keep the projection from a position on, or why not; errNothing if
 // they do.
-func (v *version) mayBeInline(ctx context.Context, db querier, end eventstore.Position) error {
-	found, _ := db.Query(ctx, v.sql(inlineStateSQL), v.name, v.options.Version, end)
+func (v *deployment) mayBeInline(ctx context.Context, db querier, end eventstore.Position) error {
+	found, _ := db.Query(ctx, v.engine.sql(inlineStateSQL), v.projection.name, v.projection.options.Version, end)
 	s, err := pgx.CollectExactlyOneRow(found, pgx.RowToStructByPos[inlineState])
 	switch {
 	case err != nil:
@@ -367,24 +367,24 @@ func (r *Runner) StopInline(ctx context.Context, name string, version int) error
 	return patiently(ctx, func(patience time.Duration) error { return v.endInline(ctx, patience) })
 }
 
-func (v *version) endInline(ctx context.Context, patience time.Duration) error {
+func (v *deployment) endInline(ctx context.Context, patience time.Duration) error {
 	end := func(tx pgx.Tx) (map[string]any, error) {
 		// No append is open that would have kept it: all of its events that are stored are in the read model.
 		var last eventstore.Position
-		if err := tx.QueryRow(ctx, v.sql(endSQL)).Scan(&last); err != nil {
+		if err := tx.QueryRow(ctx, v.engine.sql(endSQL)).Scan(&last); err != nil {
 			return nil, err
 		}
-		if _, err := tx.Exec(ctx, v.sql(moveSQL), v.name, v.options.Version, last); err != nil {
+		if _, err := tx.Exec(ctx, v.engine.sql(moveSQL), v.projection.name, v.projection.options.Version, last); err != nil {
 			return nil, err
 		}
-		ended, err := tx.Exec(ctx, v.sql(endInlineSQL), v.name, v.options.Version)
+		ended, err := tx.Exec(ctx, v.engine.sql(endInlineSQL), v.projection.name, v.projection.options.Version)
 		if err == nil && ended.RowsAffected() == 0 {
 			err = errNothing
 		}
 		return map[string]any{"position": last}, err
 	}
 	exclude := func(tx pgx.Tx) error { return v.exclude(ctx, tx, patience) }
-	if err := v.operate(ctx, "stop inline", v.name, v.options.Version, end, exclude); !isNothing(err) {
+	if err := v.engine.operate(ctx, "stop inline", v.projection.name, v.projection.options.Version, end, exclude); !isNothing(err) {
 		return err
 	}
 	return nil

@@ -15,10 +15,10 @@ import (
 
 // item is an event as a partition handles it. It belongs to a page: nobody changes it.
 type item struct {
-	raw    *eventstore.Raw
-	source *Source
-	key    string // "" if it is the stream: see keyText
-	decoded
+	raw     *eventstore.Raw
+	source  *Source
+	key     string // "" if it is the stream: see keyText
+	meaning meaning
 }
 
 // errNoKey is why an event of which the key function returned "" cannot be handled.
@@ -41,12 +41,12 @@ func (p *Projection) divide(pg *page) [][]item {
 			parts[k] = slices.Grow(parts[k], len(all)/len(parts))
 		}
 		for _, d := range all {
-			p.addItems(parts, item{raw: &pg.Events[d.index], source: s, decoded: d})
+			p.addItems(parts, item{raw: &pg.Events[d.index], source: s, meaning: d})
 		}
 	}
 	if len(p.sources) > 1 {
 		for _, items := range parts {
-			slices.SortStableFunc(items, func(a, b item) int { return a.index - b.index })
+			slices.SortStableFunc(items, func(a, b item) int { return a.meaning.index - b.meaning.index })
 		}
 	}
 	return parts
@@ -54,13 +54,13 @@ func (p *Projection) divide(pg *page) [][]item {
 
 // addItems adds an event to the partitions it belongs to.
 func (p *Projection) addItems(parts [][]item, i item) {
-	var split map[string]decoded
-	if i.err == nil && i.source.key != nil {
+	var split map[string]meaning
+	if i.meaning.err == nil && i.source.key != nil {
 		split = i.findKeys()
 	}
 	for _, key := range slices.Sorted(maps.Keys(split)) {
 		n := p.partitionOf(key)
-		parts[n] = append(parts[n], item{raw: i.raw, source: i.source, key: key, decoded: split[key]})
+		parts[n] = append(parts[n], item{raw: i.raw, source: i.source, key: key, meaning: split[key]})
 	}
 	if split == nil {
 		n := 0
@@ -73,16 +73,16 @@ func (p *Projection) addItems(parts [][]item, i item) {
 
 // findKeys asks the key function, which may panic, and sets the item's key or why it has none. If the event was
 // split and its parts may have keys of their own, it returns them.
-func (i *item) findKeys() (parts map[string]decoded) {
-	defer recovered(&i.err)
-	if parts = i.source.split(i.decoded); parts == nil {
-		if i.key = i.source.key(i.decoded); !validKey(i.key) {
-			i.key, i.err = "", fmt.Errorf("%w: %.100q", errNoKey, i.key)
+func (i *item) findKeys() (parts map[string]meaning) {
+	defer recovered(&i.meaning.err)
+	if parts = i.source.split(i.meaning); parts == nil {
+		if i.key = i.source.key(i.meaning); !validKey(i.key) {
+			i.key, i.meaning.err = "", fmt.Errorf("%w: %.100q", errNoKey, i.key)
 		}
 	}
 	for key := range parts {
 		if !validKey(key) {
-			i.err = fmt.Errorf("%w: %.100q", errNoKey, key)
+			i.meaning.err = fmt.Errorf("%w: %.100q", errNoKey, key)
 			return nil
 		}
 	}

@@ -26,14 +26,14 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	}
 	i := &items[at]
 	position := i.raw.Position
-	err := error(&HandlerError{Projection: w.name, Stream: i.raw.Stream, Position: position, Type: i.raw.Type, Err: f.err})
+	err := error(&HandlerError{Projection: w.projection.name, Stream: i.raw.Stream, Position: position, Type: i.raw.Type, Err: f.err})
 	if class.ofAll() {
 		return err
 	}
 	if w.isEnvironment(ctx, position, f.err) {
 		return Transient(err)
 	}
-	fold := w.table != nil && f.at >= 0 // which is pure: it would fail again
+	fold := w.projection.table != nil && f.at >= 0 // which is pure: it would fail again
 	w.passed(items[:at])
 	w.attempts[position]++
 	w.until = 0
@@ -41,18 +41,18 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 		w.until = position
 	}
 	w.forget()
-	given := class == poison || fold || w.attempts[position] >= w.options.MaxAttempts
+	given := class == poison || fold || w.attempts[position] >= w.projection.options.MaxAttempts
 	if given {
 		if stop := w.drained(i.keyText(), position, err); stop != nil {
 			return stop
 		}
 		for k := range items[at : at+parts] {
-			w.poison[itemID{position, items[at+k].keyText()}] = poisoned{f.err, w.attempts[position]}
+			w.poison[itemID{position, items[at+k].keyText()}] = failedItem{f.err, w.attempts[position]}
 		}
-		w.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
-			"projection", w.name, "version", w.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
+		w.engine.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
+			"projection", w.projection.name, "version", w.projection.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
 	}
-	if at > 0 && w.table == nil && !w.effects { // what is before it can be committed
+	if at > 0 && w.projection.table == nil && !w.projection.effects { // what is before it can be committed
 		w.limit, w.halved = at, false
 		return nil
 	}
@@ -72,7 +72,7 @@ func isOneEvent(items []item) bool {
 // no use. The log comes last: who reads it there finds the same in the status.
 func (w *worker) failed(ctx context.Context, err error) {
 	w.failing = true
-	w.troubled(err)
+	w.deployment.troubled(err)
 	var at *int64
 	var h *HandlerError
 	if errors.As(err, &h) {
@@ -83,17 +83,17 @@ func (w *worker) failed(ctx context.Context, err error) {
 	does, send := "projection failed and will be tried again", &pgx.Batch{}
 	switch classify(err) {
 	case unable:
-		if w.giveAway(err) {
+		if w.deployment.giveAway(err) {
 			does = "projection failed: this process leaves it to others"
-			defer w.changed.notify()
+			defer w.engine.changed.notify()
 		}
 	case fatal:
 		does = "projection has stopped: see to the reason and call Runner.Resume"
-		send.Queue(w.sql(stopStateSQL), w.name, w.options.Version, storable(err.Error()), w.number, token)
+		send.Queue(w.engine.sql(stopStateSQL), w.projection.name, w.projection.options.Version, storable(err.Error()), w.number, token)
 	}
-	send.Queue(w.sql(failSQL), w.name, w.options.Version, w.number, storable(err.Error()), at, token)
+	send.Queue(w.engine.sql(failSQL), w.projection.name, w.projection.options.Version, w.number, storable(err.Error()), at, token)
 	// If Postgres is away there is nobody to tell.
-	_ = w.answered(ctx, func(ctx context.Context) error { return w.pool.SendBatch(ctx, send).Close() })
-	w.logger.ErrorContext(ctx, does,
-		"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
+	_ = w.engine.answered(ctx, func(ctx context.Context) error { return w.engine.pool.SendBatch(ctx, send).Close() })
+	w.engine.logger.ErrorContext(ctx, does,
+		"projection", w.projection.name, "version", w.projection.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
 }

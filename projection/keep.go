@@ -128,7 +128,7 @@ type keeper struct {
 }
 
 // keepers returns the keepers of the columns, for one goroutine.
-func (d *described) keepers() []*keeper {
+func (d *tableShape) keepers() []*keeper {
 	types := d.typeMap()
 	var all []*keeper
 	for n, k := range d.keeps {
@@ -144,13 +144,13 @@ func (d *described) keepers() []*keeper {
 	return all
 }
 
-func newKeeper(d *described, types *pgtype.Map, n int) *keeper {
+func newKeeper(d *tableShape, types *pgtype.Map, n int) *keeper {
 	// An empty buffer: nil would be NULL.
 	return &keeper{keep: d.keeps[n], column: n, types: types, oid: d.oids[n], format: d.format(types, n), buffer: make([]byte, 0, 64)}
 }
 
 // senders returns keepers that know how values are sent.
-func (d *described) senders() []*keeper {
+func (d *tableShape) senders() []*keeper {
 	types := d.typeMap()
 	var all []*keeper
 	for n := range d.keeps {

@@ -92,18 +92,19 @@ delete from SCHEMA.projection_members
 // leases spreads the partitions of all projections over the processes that run them: each takes its
 // share, counted over the members, and gives away what is more.
 type leases struct {
-	*Runner
-	held  map[partitionID]*holding
-	spawn func(w *worker, token int64) *holding
+	runner *Runner
+	engine *engine
+	leases map[partitionID]*lease
+	spawn  func(w *worker, token int64) *lease
 }
 
 type partitionID struct {
-	versionID
+	of        versionID
 	partition int
 }
 
-// holding is a partition that this process has the lease of.
-type holding struct {
+// lease is the lease that this process has of a partition, and the worker of the partition.
+type lease struct {
 	worker *worker
 	token  int64 // as of when the lease was last renewed
 	stop   context.CancelFunc
@@ -123,39 +124,41 @@ type plan struct {
 	partitions int
 }
 
-func newLeases(r *Runner) *leases { return &leases{Runner: r, held: make(map[partitionID]*holding)} }
+func newLeases(r *Runner) *leases {
+	return &leases{runner: r, engine: r.engine, leases: make(map[partitionID]*lease)}
+}
 
 // run keeps this process's share of the partitions, and a worker for each of them, until ctx is
 // done; then it gives them all back.
 func (l *leases) run(ctx context.Context) {
-	l.spawn = func(w *worker, token int64) *holding {
+	l.spawn = func(w *worker, token int64) *lease {
 		ctx, stop := context.WithCancel(ctx)
 		w.leased = token
-		h := &holding{worker: w, token: token, stop: stop, done: make(chan struct{})}
+		h := &lease{worker: w, token: token, stop: stop, done: make(chan struct{})}
 		go func() {
 			defer close(h.done)
 			defer stop()
-			defer w.disowned(w.number)
+			defer w.deployment.disowned(w.number)
 			w.run(ctx)
 		}()
 		return h
 	}
-	if !l.config.PollOnly {
+	if !l.engine.config.PollOnly {
 		listener := &pglisten.Listener{
-			Pool: l.pool, Channel: l.channel(), Own: l.owner, Wake: l.changed.notify, Logger: l.logger,
+			Pool: l.engine.pool, Channel: l.engine.channel(), Own: l.engine.owner, Wake: l.engine.changed.notify, Logger: l.engine.logger,
 			Failing: "projection: cannot listen for changes of leases: until the connection is back they are seen by polling",
 		}
 		defer listener.Close()
 		defer listener.Join()()
 	}
 	for ctx.Err() == nil {
-		changed := l.changed.wait()
+		changed := l.engine.changed.wait()
 		if err := guarded(func() error { return l.tick(ctx) }); err != nil && ctx.Err() == nil {
-			l.logger.WarnContext(ctx, "projection: cannot renew leases and will try again", "error", err)
+			l.engine.logger.WarnContext(ctx, "projection: cannot renew leases and will try again", "error", err)
 		}
 		select {
 		case <-changed:
-		case <-time.After(min(time.Second, l.config.Lease/3)):
+		case <-time.After(min(time.Second, l.engine.config.Lease/3)):
 		case <-ctx.Done():
 		}
 	}
@@ -168,30 +171,30 @@ const maxTick = 5 * time.Second
 // tick renews what is held, and takes or gives away what the share has too little or too much.
 func (l *leases) tick(ctx context.Context) error {
 	// Not cut short when the runner is stopped: what Postgres does of it after all would come after leave.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(l.config.Lease, maxTick))
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(l.engine.config.Lease, maxTick))
 	defer cancel()
-	plans, err := l.ask(ctx)
+	plans, err := l.renewAll(ctx)
 	if err == nil && l.inherit(ctx, plans) {
-		plans, err = l.ask(ctx)
+		plans, err = l.renewAll(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	for id, v := range l.versions {
+	for id, v := range l.runner.versions {
 		if !slices.ContainsFunc(plans, func(p plan) bool { return p.name == id.name && p.version == id.version }) {
 			v.missing()
 		}
 	}
 	for _, p := range plans {
-		v := l.versions[versionID{p.name, p.version}]
-		share := p.share(l.owner, v.options.Partitions)
+		v := l.runner.versions[versionID{p.name, p.version}]
+		share := p.share(l.engine.owner, v.projection.options.Partitions)
 		if !v.planned(p) {
 			share = 0
-			if _, err := l.pool.Exec(ctx, l.sql(leaveOneSQL), l.owner, p.name, p.version); err != nil {
+			if _, err := l.engine.pool.Exec(ctx, l.engine.sql(leaveOneSQL), l.engine.owner, p.name, p.version); err != nil {
 				return err
 			}
 			if v.left.CompareAndSwap(false, true) {
-				l.announce(ctx)
+				l.engine.announce(ctx)
 			}
 		}
 		if err := l.settle(ctx, v, p, share); err != nil {
@@ -224,7 +227,7 @@ func (l *leases) inherit(ctx context.Context, plans []plan) bool {
 	var dead []string
 	for _, p := range plans {
 		for _, owner := range p.members {
-			if owner != l.owner && !slices.Contains(dead, owner) && isDead(owner, l.owner) {
+			if owner != l.engine.owner && !slices.Contains(dead, owner) && isDead(owner, l.engine.owner) {
 				dead = append(dead, owner)
 			}
 		}
@@ -232,20 +235,20 @@ func (l *leases) inherit(ctx context.Context, plans []plan) bool {
 	if len(dead) == 0 {
 		return false
 	}
-	if _, err := l.pool.Exec(ctx, l.sql(inheritSQL), dead); err != nil {
-		l.logger.WarnContext(ctx, "projection: cannot free the partitions of processes of this machine that have died: their leases expire",
+	if _, err := l.engine.pool.Exec(ctx, l.engine.sql(inheritSQL), dead); err != nil {
+		l.engine.logger.WarnContext(ctx, "projection: cannot free the partitions of processes of this machine that have died: their leases expire",
 			"owners", dead, "error", err)
 		return false
 	}
-	l.logger.WarnContext(ctx, "projection: processes of this machine have died: their partitions are free", "owners", dead)
+	l.engine.logger.WarnContext(ctx, "projection: processes of this machine have died: their partitions are free", "owners", dead)
 	return true
 }
 
-// ask sends a sign of life, renews the leases, and asks how things are, in one round trip.
-func (l *leases) ask(ctx context.Context) ([]plan, error) {
+// renewAll sends a sign of life, renews the leases, and reads the plan of each projection, in one round trip.
+func (l *leases) renewAll(ctx context.Context) ([]plan, error) {
 	var names, all []string
 	var versions, allVersions []int32
-	for id, v := range l.versions {
+	for id, v := range l.runner.versions {
 		all, allVersions = append(all, id.name), append(allVersions, int32(id.version))
 		if !v.outdated.Load() {
 			names, versions = append(names, id.name), append(versions, int32(id.version))
@@ -254,17 +257,17 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 	held := make(map[partitionID]int64) // and the fencing tokens
 	var plans []plan
 	send := &pgx.Batch{}
-	send.Queue(l.sql(heartbeatSQL), l.owner, l.config.Lease, names, versions)
-	send.Queue(l.sql(renewSQL), l.owner, l.config.Lease).Query(func(rows pgx.Rows) error {
+	send.Queue(l.engine.sql(heartbeatSQL), l.engine.owner, l.engine.config.Lease, names, versions)
+	send.Queue(l.engine.sql(renewSQL), l.engine.owner, l.engine.config.Lease).Query(func(rows pgx.Rows) error {
 		var id partitionID
 		var token int64
-		_, err := pgx.ForEachRow(rows, []any{&id.name, &id.version, &id.partition, &token}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{&id.of.name, &id.of.version, &id.partition, &token}, func() error {
 			held[id] = token
 			return nil
 		})
 		return err
 	})
-	send.Queue(l.sql(planSQL), all, allVersions).Query(func(rows pgx.Rows) error {
+	send.Queue(l.engine.sql(planSQL), all, allVersions).Query(func(rows pgx.Rows) error {
 		var p plan
 		_, err := pgx.ForEachRow(rows, []any{&p.name, &p.version, &p.phase, &p.state, &p.types, &p.partitions, &p.members, &p.free}, func() error {
 			plans = append(plans, p)
@@ -273,23 +276,23 @@ func (l *leases) ask(ctx context.Context) ([]plan, error) {
 		})
 		return err
 	})
-	if err := l.pool.SendBatch(ctx, send).Close(); err != nil {
+	if err := l.engine.pool.SendBatch(ctx, send).Close(); err != nil {
 		return nil, err
 	}
-	for id, h := range l.held {
+	for id, h := range l.leases {
 		if token, mine := held[id]; mine {
 			h.worker.outdate(token)
 			h.token = token
 		} else { // stolen, or its projection was dropped
-			l.logger.WarnContext(ctx, "projection: lost the lease of a partition",
-				"projection", id.name, "version", id.version, "partition", id.partition)
+			l.engine.logger.WarnContext(ctx, "projection: lost the lease of a partition",
+				"projection", id.of.name, "version", id.of.version, "partition", id.partition)
 			h.stop()
-			delete(l.held, id)
+			delete(l.leases, id)
 		}
 	}
 	for id, token := range held { // the answer was lost when it was taken, or given away
-		if v, mine := l.versions[id.versionID]; mine && l.held[id] == nil && id.partition < v.options.Partitions {
-			l.held[id] = l.spawn(newWorker(v, id.partition), token)
+		if v, mine := l.runner.versions[id.of]; mine && l.leases[id] == nil && id.partition < v.projection.options.Partitions {
+			l.leases[id] = l.spawn(newWorker(v, id.partition), token)
 		}
 	}
 	return plans, nil
@@ -319,10 +322,10 @@ func (p *plan) share(owner string, partitions int) int {
 }
 
 // settle brings the partitions held of one projection to the share, and sees to their workers.
-func (l *leases) settle(ctx context.Context, v *version, p plan, share int) error {
+func (l *leases) settle(ctx context.Context, v *deployment, p plan, share int) error {
 	mine := 0
-	for id, h := range l.held {
-		if id.versionID != v.id() {
+	for id, h := range l.leases {
+		if id.of != v.projection.id() {
 			continue
 		}
 		mine++
@@ -335,7 +338,7 @@ func (l *leases) settle(ctx context.Context, v *version, p plan, share int) erro
 		select {
 		case <-h.done: // it was paused, or has stopped
 			if p.state == "running" {
-				l.held[id] = l.spawn(h.worker, h.token)
+				l.leases[id] = l.spawn(h.worker, h.token)
 			}
 		default:
 			if p.state != "running" { // what it is doing cannot be committed
@@ -346,7 +349,7 @@ func (l *leases) settle(ctx context.Context, v *version, p plan, share int) erro
 	if mine >= share || p.free == 0 {
 		return nil
 	}
-	found, _ := l.pool.Query(ctx, l.sql(acquireSQL), l.owner, l.config.Lease, v.name, v.options.Version, share-mine)
+	found, _ := l.engine.pool.Query(ctx, l.engine.sql(acquireSQL), l.engine.owner, l.engine.config.Lease, v.projection.name, v.projection.options.Version, share-mine)
 	type lease struct {
 		Partition int
 		Token     int64
@@ -356,21 +359,21 @@ func (l *leases) settle(ctx context.Context, v *version, p plan, share int) erro
 		return err
 	}
 	for _, t := range taken {
-		if t.Partition < v.options.Partitions { // or it was made anew, otherwise, since it was planned: the next plan says so
-			l.held[partitionID{v.id(), t.Partition}] = l.spawn(newWorker(v, t.Partition), t.Token)
+		if t.Partition < v.projection.options.Partitions { // or it was made anew, otherwise, since it was planned: the next plan says so
+			l.leases[partitionID{v.projection.id(), t.Partition}] = l.spawn(newWorker(v, t.Partition), t.Token)
 		}
 	}
 	return nil
 }
 
 // release ends the worker of a partition and gives the partition away.
-func (l *leases) release(ctx context.Context, id partitionID, h *holding) error {
+func (l *leases) release(ctx context.Context, id partitionID, h *lease) error {
 	h.stop()
 	<-h.done
-	delete(l.held, id)
-	_, err := l.pool.Exec(ctx, l.sql(releaseSQL), l.owner, id.name, id.version, id.partition)
+	delete(l.leases, id)
+	_, err := l.engine.pool.Exec(ctx, l.engine.sql(releaseSQL), l.engine.owner, id.of.name, id.of.version, id.partition)
 	if err == nil {
-		l.announce(ctx)
+		l.engine.announce(ctx)
 	}
 	return err
 }
@@ -381,19 +384,19 @@ func (l *leases) leave(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	send := &pgx.Batch{}
-	for _, h := range l.held {
+	for _, h := range l.leases {
 		h.stop()
 	}
-	for id, h := range l.held {
+	for id, h := range l.leases {
 		<-h.done
-		send.Queue(l.sql(releaseSQL), l.owner, id.name, id.versionID.version, id.partition)
+		send.Queue(l.engine.sql(releaseSQL), l.engine.owner, id.of.name, id.of.version, id.partition)
 	}
-	send.Queue(l.sql(leaveSQL), l.owner)
-	if err := l.pool.SendBatch(ctx, send).Close(); err != nil {
-		l.logger.WarnContext(ctx, "projection: cannot release leases: they expire", "after", l.config.Lease, "error", err)
+	send.Queue(l.engine.sql(leaveSQL), l.engine.owner)
+	if err := l.engine.pool.SendBatch(ctx, send).Close(); err != nil {
+		l.engine.logger.WarnContext(ctx, "projection: cannot release leases: they expire", "after", l.engine.config.Lease, "error", err)
 		return
 	}
-	l.announce(ctx)
+	l.engine.announce(ctx)
 }
 
 const notifySQL = `select pg_notify($1, $2)`

@@ -45,33 +45,33 @@ select distinct name, unnest(tables)
 
 // claimTables returns a [TakenError] when a table of a version is that of another projection, under whatever name, or is
 // the application's own.
-func (v *version) claimTables(ctx context.Context, tx pgx.Tx) error {
-	if len(v.options.Tables) == 0 {
+func (v *deployment) claimTables(ctx context.Context, tx pgx.Tx) error {
+	if len(v.projection.options.Tables) == 0 {
 		return nil
 	}
 	if _, err := tx.Exec(ctx, lockTablesSQL); err != nil {
 		return err
 	}
-	found, _ := tx.Query(ctx, v.sql(othersTablesSQL), v.name)
+	found, _ := tx.Query(ctx, v.engine.sql(othersTablesSQL), v.projection.name)
 	type claim struct{ Name, Table string }
 	claims, err := pgx.CollectRows(found, pgx.RowToStructByPos[claim])
 	if err != nil {
 		return err
 	}
-	for _, table := range v.options.Tables {
+	for _, table := range v.projection.options.Tables {
 		for _, c := range claims {
 			var same bool // whatever schema the names are looked up in
 			if err := tx.QueryRow(ctx, `select coalesce(to_regclass($1) = to_regclass($2), false)`, quote(table), quote(c.Table)).Scan(&same); err != nil {
 				return err
 			}
 			if same || table == c.Table {
-				return &TakenError{Projection: v.name, Owner: c.Name, Table: table}
+				return &TakenError{Projection: v.projection.name, Owner: c.Name, Table: table}
 			}
 		}
-		if _, other, err := v.readersView(ctx, tx, table); err != nil {
+		if _, other, err := v.engine.readersView(ctx, tx, table); err != nil {
 			return err
 		} else if other {
-			return &TakenError{Projection: v.name, Table: table}
+			return &TakenError{Projection: v.projection.name, Table: table}
 		}
 	}
 	return nil
@@ -85,7 +85,7 @@ type identified interface {
 // checkStore returns an error when the runner's tables are not in the store of its log: it would wait there for
 // events that are stored elsewhere.
 func (r *Runner) checkStore(ctx context.Context) error {
-	log, ok := r.log.(identified)
+	log, ok := r.engine.log.(identified)
 	if !ok {
 		return nil
 	}
@@ -94,12 +94,12 @@ func (r *Runner) checkStore(ctx context.Context) error {
 		return err
 	}
 	var have uuid.UUID
-	if err := r.pool.QueryRow(ctx, r.sql(`select id from SCHEMA.store`)).Scan(&have); err != nil {
-		return fmt.Errorf("projection: read which store schema %s is: %w", r.schema, err)
+	if err := r.engine.pool.QueryRow(ctx, r.engine.sql(`select id from SCHEMA.store`)).Scan(&have); err != nil {
+		return fmt.Errorf("projection: read which store schema %s is: %w", r.engine.schema, err)
 	}
 	if have != want {
 		return fmt.Errorf("projection: the runner's pool and schema %s are those of store %s, and its log is that of store %s: "+
-			"give the runner the pool and the schema of the log", r.schema, have, want)
+			"give the runner the pool and the schema of the log", r.engine.schema, have, want)
 	}
 	return nil
 }

@@ -75,16 +75,16 @@ type Source struct {
 	schemas []string // above the first one, with their types
 	retired []string
 	codec   any // the codec: the events of a page are decoded once for all who share it
-	decode  func([]eventstore.Raw) []decoded
-	key     func(decoded) string             // nil: the stream
-	split   func(decoded) map[string]decoded // by key, if there are several events; nil otherwise
-	handle  func(context.Context, pgx.Tx, decoded) error
-	effect  func(context.Context, decoded) error
-	row     any // of a table: func(*Row, decoded) (Op, error)
+	decode  func([]eventstore.Raw) []meaning
+	key     func(meaning) string             // nil: the stream
+	split   func(meaning) map[string]meaning // by key, if there are several events; nil otherwise
+	handle  func(context.Context, pgx.Tx, meaning) error
+	effect  func(context.Context, meaning) error
+	row     any // of a table: a foldFunc[Row]
 }
 
-// decoded is what a stored event means, for everybody with the same codec.
-type decoded struct {
+// meaning is what a stored event means, for everybody with the same codec.
+type meaning struct {
 	index  int // in the page
 	events any // a []eventstore.Event[E], usually of one
 	err    error
@@ -108,7 +108,7 @@ func OnKeyed[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, han
 
 func on[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
 	s := source(c, key)
-	s.handle = func(ctx context.Context, tx pgx.Tx, d decoded) error {
+	s.handle = func(ctx context.Context, tx pgx.Tx, d meaning) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := handler(ctx, tx, event); err != nil {
 				return err
@@ -130,15 +130,15 @@ func source[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string) Sour
 			}
 		}
 	}
-	s.decode = func(events []eventstore.Raw) []decoded {
-		all := make([]decoded, 0, len(events))
+	s.decode = func(events []eventstore.Raw) []meaning {
+		all := make([]meaning, 0, len(events))
 		for i, raw := range events {
 			if !handled[raw.Type] {
 				continue
 			}
 			events, err := decode(c, raw)
 			if len(events) > 0 || err != nil {
-				all = append(all, decoded{i, events, err})
+				all = append(all, meaning{i, events, err})
 			}
 		}
 		return all
@@ -146,18 +146,18 @@ func source[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string) Sour
 	if key == nil {
 		return s
 	}
-	s.key = func(d decoded) string { return key(d.events.([]eventstore.Event[E])[0]) }
+	s.key = func(d meaning) string { return key(d.events.([]eventstore.Event[E])[0]) }
 	// An event that was split may belong to several keys.
-	s.split = func(d decoded) map[string]decoded {
+	s.split = func(d meaning) map[string]meaning {
 		events := d.events.([]eventstore.Event[E])
 		if len(events) == 1 {
 			return nil
 		}
-		byKey := make(map[string]decoded)
+		byKey := make(map[string]meaning)
 		for _, event := range events {
 			k := key(event)
 			mine, _ := byKey[k].events.([]eventstore.Event[E])
-			byKey[k] = decoded{index: d.index, events: append(mine, event)}
+			byKey[k] = meaning{index: d.index, events: append(mine, event)}
 		}
 		return byKey
 	}

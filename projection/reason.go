@@ -84,7 +84,7 @@ func (w *worker) passed(before []item) {
 // drained returns why the projection stops rather than giving up an event of a key: those of many keys fail alike.
 func (w *worker) drained(key string, at eventstore.Position, err error) error {
 	n := w.streak.add(key, at, err)
-	if n < w.options.StopAfter {
+	if n < w.projection.options.StopAfter {
 		return nil
 	}
 	return Fatal(fmt.Errorf("events of %d different keys have failed one after another with the same reason, and none was handled in between: "+

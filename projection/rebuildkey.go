@@ -21,10 +21,10 @@ func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key s
 	if err != nil {
 		return err
 	}
-	if v.table == nil {
+	if v.projection.table == nil {
 		return fmt.Errorf("projection %s: %w: only the rows of a table can be rebuilt one by one", name, ErrRefused)
 	}
-	if err := r.refuseInline(ctx, r.pool, name, v.options.Version); err != nil {
+	if err := r.engine.refuseInline(ctx, r.engine.pool, name, v.projection.options.Version); err != nil {
 		return err
 	}
 	for {
@@ -35,33 +35,33 @@ func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key s
 	}
 }
 
-func (r *Runner) rebuildKey(ctx context.Context, v *version, key string) error {
-	b := &rebuilding{version: v, key: key, rows: v.table.open(1, true)}
-	if err := b.refold(ctx, r.log, r.pool, nil); err != nil {
-		return fmt.Errorf("rebuild key %s of projection %s: %w", key, v.name, err)
+func (r *Runner) rebuildKey(ctx context.Context, v *deployment, key string) error {
+	b := &keyRebuild{deployment: v, projection: v.projection, engine: v.engine, key: key, rows: v.projection.table.open(1, true)}
+	if err := b.refold(ctx, r.engine.log, r.engine.pool, nil); err != nil {
+		return fmt.Errorf("rebuild key %s of projection %s: %w", key, v.projection.name, err)
 	}
 	finish := func(tx pgx.Tx) (map[string]any, error) { return map[string]any{"key": key}, b.finish(ctx, tx) }
-	partition := []int32{int32(v.partitionOf(key))}
-	return r.operateOn(ctx, "rebuild key", v.name, v.options.Version, partition, finish)
+	partition := []int32{int32(v.projection.partitionOf(key))}
+	return r.engine.operateOn(ctx, "rebuild key", v.projection.name, v.projection.options.Version, partition, finish)
 }
 
 // finish folds the rest, now that nobody moves the checkpoint, and writes the row.
-func (b *rebuilding) finish(ctx context.Context, tx pgx.Tx) error {
+func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
 	// It may have become so meanwhile.
-	if err := b.refuseInline(ctx, tx, b.name, b.options.Version); err != nil {
+	if err := b.engine.refuseInline(ctx, tx, b.projection.name, b.projection.options.Version); err != nil {
 		return err
 	}
 	var types []string
-	if err := tx.QueryRow(ctx, b.sql(typesSQL), b.name, b.options.Version).Scan(&types); err != nil {
+	if err := tx.QueryRow(ctx, b.engine.sql(typesSQL), b.projection.name, b.projection.options.Version).Scan(&types); err != nil {
 		return err
 	}
-	if !b.covers(types) { // the row would lose what those events have made of it
+	if !b.deployment.covers(types) { // the row would lose what those events have made of it
 		return fmt.Errorf("%w: a newer release handles more event types than this one: %q", ErrRefused, types)
 	}
-	if err := b.allowIdle(ctx, tx); err != nil {
+	if err := b.deployment.allowIdle(ctx, tx); err != nil {
 		return err
 	}
-	log := b.log
+	log := b.engine.log
 	if store, ok := log.(*eventstore.Store); ok { // on this connection: all others may wait for the partition
 		log = store.WithTx(tx)
 	}
@@ -71,7 +71,7 @@ func (b *rebuilding) finish(ctx context.Context, tx pgx.Tx) error {
 	if err := b.write(ctx, tx); err != nil {
 		return err
 	}
-	return b.deleteLetters(ctx, tx, b.key, b.letters, 0)
+	return b.deployment.deleteLetters(ctx, tx, b.key, b.letters, 0)
 }
 
 const typesSQL = `
@@ -96,18 +96,20 @@ select l.position, l.key
    and l.version = $2
    and (l.key = $3 or l.key = e.stream)`
 
-// rebuilding is a row that is folded anew.
-type rebuilding struct {
-	*version
-	key     string
-	rows    rows
-	at      eventstore.Position // up to here
-	written bool                // the row is in the place of the old one
-	letters []int64             // positions of the key's dead letters that it has folded
+// keyRebuild folds one row anew.
+type keyRebuild struct {
+	deployment *deployment
+	projection *Projection
+	engine     *engine
+	key        string
+	rows       rows
+	at         eventstore.Position // up to here
+	written    bool                // the row is in the place of the old one
+	letters    []int64             // positions of the key's dead letters that it has folded
 }
 
 // write puts the row in the place of the one that is there.
-func (b *rebuilding) write(ctx context.Context, tx pgx.Tx) error {
+func (b *keyRebuild) write(ctx context.Context, tx pgx.Tx) error {
 	if b.written {
 		return b.rows.flush(ctx, tx)
 	}
@@ -117,8 +119,8 @@ func (b *rebuilding) write(ctx context.Context, tx pgx.Tx) error {
 
 // refold folds the events of the key up to the partition's checkpoint. Without a transaction it stops where the row
 // has to be written, before it can be folded further.
-func (b *rebuilding) refold(ctx context.Context, log Log, db querier, tx pgx.Tx) error {
-	found, _ := db.Query(ctx, b.sql(partitionAtSQL), b.name, b.options.Version, b.partitionOf(b.key))
+func (b *keyRebuild) refold(ctx context.Context, log Log, db querier, tx pgx.Tx) error {
+	found, _ := db.Query(ctx, b.engine.sql(partitionAtSQL), b.projection.name, b.projection.options.Version, b.projection.partitionOf(b.key))
 	to, err := pgx.CollectExactlyOneRow(found, pgx.RowTo[eventstore.Position])
 	if err == nil && to < b.at { // it was reset
 		err = errChanged
@@ -128,7 +130,7 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier, tx pgx.Tx)
 	}
 	parked := make(map[itemID]bool)
 	var id itemID
-	found, _ = db.Query(ctx, b.sql(concernedSQL), b.name, b.options.Version, b.key)
+	found, _ = db.Query(ctx, b.engine.sql(concernedSQL), b.projection.name, b.projection.options.Version, b.key)
 	if _, err := pgx.ForEachRow(found, []any{&id.position, &id.key}, func() error {
 		parked[id] = true
 		return nil
@@ -136,12 +138,12 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier, tx pgx.Tx)
 		return err
 	}
 	for b.at < to {
-		p, err := log.Next(ctx, eventstore.After(b.at), eventstore.Filter{Types: b.types}, b.config.BatchSize)
+		p, err := log.Next(ctx, eventstore.After(b.at), eventstore.Filter{Types: b.projection.types}, b.engine.config.BatchSize)
 		if err != nil {
 			return err
 		}
 		pg := newPage(0, p)
-		for _, i := range b.items(pg, b.at, b.partitionOf(b.key)) {
+		for _, i := range b.projection.items(pg, b.at, b.projection.partitionOf(b.key)) {
 			if i.keyText() != b.key || i.raw.Position > to {
 				continue
 			}
@@ -161,7 +163,7 @@ func (b *rebuilding) refold(ctx context.Context, log Log, db querier, tx pgx.Tx)
 var errUnwritten = errors.New("the row is not written yet")
 
 // fold folds an event of the key, unless it is a dead letter of its stream, which Retry would fold again.
-func (b *rebuilding) fold(ctx context.Context, db querier, tx pgx.Tx, i *item, parked map[itemID]bool) error {
+func (b *keyRebuild) fold(ctx context.Context, db querier, tx pgx.Tx, i *item, parked map[itemID]bool) error {
 	if err := b.rows.load(ctx, db, []item{*i}, []int{0}); err != nil {
 		return err
 	}
@@ -186,7 +188,7 @@ func (b *rebuilding) fold(ctx context.Context, db querier, tx pgx.Tx, i *item, p
 			ErrRefused, at, stream)
 	}
 	if err := b.rows.fold(i); err != nil {
-		return b.handlerError(i, err)
+		return b.projection.handlerError(i, err)
 	}
 	return nil
 }

@@ -35,18 +35,20 @@ update SCHEMA.dead_letters
    and position = $4`
 
 // retryBatch is how many dead letters one transaction handles at most.
-const retryBatch = 200
+const maxRetried = 200
 
 // errChanged means that what was read has changed before it was locked.
 var errChanged = errors.New("the projection was changed meanwhile")
 
-// retrying is some dead letters of one key, which a transaction handles.
-type retrying struct {
-	*version
-	key     string
-	letters []letterRow
-	items   []item // what they mean, in their order
-	done    int    // letters that were handled, before one that was not
+// keyRetry handles some dead letters of one key in a transaction.
+type keyRetry struct {
+	deployment *deployment
+	projection *Projection
+	engine     *engine
+	key        string
+	letters    []letterRow
+	items      []item // what they mean, in their order
+	done       int    // letters that were handled, before one that was not
 }
 
 // letterRow is a dead letter, and what was put in the place of its payload.
@@ -57,15 +59,15 @@ type letterRow struct {
 
 // retry handles the dead letters of one key, some in each transaction, until there are none or one
 // fails again.
-func (v *version) retry(ctx context.Context, key string) (handled int, err error) {
+func (v *deployment) retry(ctx context.Context, key string) (handled int, err error) {
 	select {
-	case v.retries <- struct{}{}:
-		defer func() { <-v.retries }()
+	case v.engine.retries <- struct{}{}:
+		defer func() { <-v.engine.retries }()
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	size := retryBatch
-	if v.effects {
+	size := maxRetried
+	if v.projection.effects {
 		size = 1 // what has happened is noted at once
 	}
 	for limit := size; ; {
@@ -77,7 +79,7 @@ func (v *version) retry(ctx context.Context, key string) (handled int, err error
 			err := t.handle(ctx, tx)
 			return map[string]any{"key": key, "events": t.done}, err
 		}
-		err = v.operateOn(ctx, "retry", v.name, v.options.Version, t.partitions(), retry)
+		err = v.engine.operateOn(ctx, "retry", v.projection.name, v.projection.options.Version, t.partitions(), retry)
 		known := errors.As(err, new(*HandlerError))
 		if err != nil && !known {
 			t.done = len(t.letters) / 2 // there are fewer next time
@@ -109,20 +111,20 @@ func aboutEvent(err error) bool {
 	return errors.As(err, new(*HandlerError)) || errors.As(err, new(*pgconn.PgError))
 }
 
-func (v *version) letterRows(ctx context.Context, db querier, key string, limit int) ([]letterRow, error) {
-	found, _ := db.Query(ctx, v.sql(keyLettersSQL), v.name, v.options.Version, key, limit)
+func (v *deployment) letterRows(ctx context.Context, db querier, key string, limit int) ([]letterRow, error) {
+	found, _ := db.Query(ctx, v.engine.sql(keyLettersSQL), v.projection.name, v.projection.options.Version, key, limit)
 	return pgx.CollectRows(found, pgx.RowToStructByPos[letterRow])
 }
 
 // toRetry reads dead letters of a key, and what they mean.
-func (v *version) toRetry(ctx context.Context, key string, limit int) (*retrying, error) {
-	rows, err := v.letterRows(ctx, v.pool, key, limit)
+func (v *deployment) toRetry(ctx context.Context, key string, limit int) (*keyRetry, error) {
+	rows, err := v.letterRows(ctx, v.engine.pool, key, limit)
 	if err != nil {
 		return nil, err
 	}
-	t := &retrying{version: v, key: key, letters: rows, done: len(rows)}
+	t := &keyRetry{deployment: v, projection: v.projection, engine: v.engine, key: key, letters: rows, done: len(rows)}
 	for _, letter := range rows {
-		p, err := v.log.Next(ctx, eventstore.After(letter.Position-1), eventstore.Filter{}, 1)
+		p, err := v.engine.log.Next(ctx, eventstore.After(letter.Position-1), eventstore.Filter{}, 1)
 		if err != nil {
 			return nil, err
 		}
@@ -141,12 +143,12 @@ func (v *version) toRetry(ctx context.Context, key string, limit int) (*retrying
 // keyItems returns what the event of a page means to a key: nothing if newer code splits it into nothing. An
 // event that had no key when it was parked is all that it means to the keys it has now. One that has lost
 // its key, since it was edited or the code is another, cannot be handled: only Skip drops events.
-func (v *version) keyItems(p *page, key string) []item {
+func (v *deployment) keyItems(p *page, key string) []item {
 	raw := &p.Events[0]
 	var items []item
-	for n := range v.options.Partitions { // the likely one first
-		for _, i := range v.items(p, 0, (v.partitionOf(key)+n)%v.options.Partitions) {
-			if i.err != nil || i.keyText() == key {
+	for n := range v.projection.options.Partitions { // the likely one first
+		for _, i := range v.projection.items(p, 0, (v.projection.partitionOf(key)+n)%v.projection.options.Partitions) {
+			if i.meaning.err != nil || i.keyText() == key {
 				i.key = key
 				return []item{i}
 			}
@@ -155,22 +157,22 @@ func (v *version) keyItems(p *page, key string) []item {
 	}
 	var lost error
 	switch {
-	case len(items) == 0 && !v.known[raw.Type]:
+	case len(items) == 0 && !v.projection.known[raw.Type]:
 		lost = fmt.Errorf("%w: this process does not know events of type %q", ErrRefused, raw.Type)
 	case len(items) > 0 && key != raw.Stream.String():
 		lost = fmt.Errorf("%w: its key is %.100q now", ErrRefused, items[0].keyText())
 	default:
 		return items
 	}
-	return []item{{raw: raw, key: key, decoded: decoded{err: lost}}}
+	return []item{{raw: raw, key: key, meaning: meaning{err: lost}}}
 }
 
 // partitions returns those that have to do with it. An event that had no key when it was parked has others
 // now.
-func (t *retrying) partitions() []int32 {
-	partitions := []int32{int32(t.partitionOf(t.key))}
+func (t *keyRetry) partitions() []int32 {
+	partitions := []int32{int32(t.projection.partitionOf(t.key))}
 	for n := range t.items {
-		partitions = append(partitions, int32(t.partitionOf(t.items[n].keyText())))
+		partitions = append(partitions, int32(t.projection.partitionOf(t.items[n].keyText())))
 	}
 	return partitions
 }
@@ -182,23 +184,23 @@ select phase
    and version = $2`
 
 // handle handles the letters, or as many as it has the time for.
-func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
-	if err := t.allowIdle(ctx, tx); err != nil {
+func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
+	if err := t.deployment.allowIdle(ctx, tx); err != nil {
 		return err
 	}
 	if err := t.check(ctx, tx); err != nil {
 		return err
 	}
 	batch := uuid.New() // makes a commit of the handler fail
-	if _, err := tx.Exec(ctx, t.sql(guardSQL), batch); err != nil {
+	if _, err := tx.Exec(ctx, t.engine.sql(guardSQL), batch); err != nil {
 		return err
 	}
 	var phase string
-	if err := tx.QueryRow(ctx, t.sql(phaseSQL), t.name, t.options.Version).Scan(&phase); err != nil {
+	if err := tx.QueryRow(ctx, t.engine.sql(phaseSQL), t.projection.name, t.projection.options.Version).Scan(&phase); err != nil {
 		return err
 	}
-	info := &batchInfo{projection: t.Projection, live: phase == phaseLive, inbox: t.sql(inboxSQL), engine: t.engine}
-	n, err := t.redoUntil(ctx, tx, t.items, info, time.Now().Add(batchTime))
+	info := &batchInfo{projection: t.projection, live: phase == phaseLive, inbox: t.engine.sql(inboxSQL), engine: t.engine}
+	n, err := t.projection.redoUntil(ctx, tx, t.items, info, time.Now().Add(batchTime))
 	if n < len(t.items) {
 		at := t.items[n].raw.Position
 		t.done = slices.IndexFunc(t.letters, func(l letterRow) bool { return l.Position == at })
@@ -206,7 +208,7 @@ func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	ended, err := tx.Exec(ctx, t.sql(unguardSQL), batch)
+	ended, err := tx.Exec(ctx, t.engine.sql(unguardSQL), batch)
 	if err == nil && ended.RowsAffected() != 1 {
 		err = errEnded
 	}
@@ -217,12 +219,12 @@ func (t *retrying) handle(ctx context.Context, tx pgx.Tx) error {
 	for _, l := range t.letters[:t.done] {
 		positions = append(positions, int64(l.Position))
 	}
-	return t.deleteLetters(ctx, tx, t.key, positions, t.done)
+	return t.deployment.deleteLetters(ctx, tx, t.key, positions, t.done)
 }
 
 // check returns nil if the letters are what they were, and may be handled.
-func (t *retrying) check(ctx context.Context, tx pgx.Tx) error {
-	now, err := t.letterRows(ctx, tx, t.key, len(t.letters))
+func (t *keyRetry) check(ctx context.Context, tx pgx.Tx) error {
+	now, err := t.deployment.letterRows(ctx, tx, t.key, len(t.letters))
 	if err != nil {
 		return err
 	}
@@ -233,8 +235,8 @@ func (t *retrying) check(ctx context.Context, tx pgx.Tx) error {
 }
 
 // allowIdle lets the transaction be idle while code of the application runs.
-func (v *version) allowIdle(ctx context.Context, tx pgx.Tx) error {
-	idle := v.config.Lease + v.options.Timeout + batchTime
+func (v *deployment) allowIdle(ctx context.Context, tx pgx.Tx) error {
+	idle := v.engine.config.Lease + v.projection.options.Timeout + batchTime
 	set := fmt.Sprintf("set local idle_in_transaction_session_timeout = %d", idle.Milliseconds())
 	_, err := tx.Exec(ctx, set)
 	return err
@@ -250,7 +252,7 @@ select key
 
 // refuseOvertaking refuses to handle events that had no key when they were parked, and have one now
 // that is parked itself.
-func (t *retrying) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
+func (t *keyRetry) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
 	var others []string
 	for n := range t.items {
 		if other := t.items[n].keyText(); other != t.key {
@@ -261,7 +263,7 @@ func (t *retrying) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	}
 	var parked string
-	err := tx.QueryRow(ctx, t.sql(overtakenSQL), t.name, t.options.Version, others).Scan(&parked)
+	err := tx.QueryRow(ctx, t.engine.sql(overtakenSQL), t.projection.name, t.projection.options.Version, others).Scan(&parked)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
@@ -341,7 +343,7 @@ func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rows, i *item
 }
 
 // fail notes that the first of the letters has failed again, if it is to blame.
-func (t *retrying) fail(ctx context.Context, failure error) error {
+func (t *keyRetry) fail(ctx context.Context, failure error) error {
 	reason := failure
 	var h *HandlerError
 	if errors.As(failure, &h) {
@@ -350,7 +352,7 @@ func (t *retrying) fail(ctx context.Context, failure error) error {
 	if !aboutEvent(failure) {
 		return failure
 	}
-	_, err := t.pool.Exec(ctx, t.sql(failLetterSQL), t.name, t.options.Version, t.key, t.letters[0].Position,
+	_, err := t.engine.pool.Exec(ctx, t.engine.sql(failLetterSQL), t.projection.name, t.projection.options.Version, t.key, t.letters[0].Position,
 		letterText(reason))
 	return errors.Join(failure, err)
 }

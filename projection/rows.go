@@ -48,8 +48,8 @@ type entry[Row any] struct {
 }
 
 type rowsOf[Row any] struct {
-	*tableOf[Row]
-	d        *described
+	table    *tableOf[Row]
+	d        *tableShape
 	keepers  []*keeper // unless the rows are plain
 	entries  map[string]*entry[Row]
 	changed  []*entry[Row]
@@ -64,7 +64,7 @@ func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item, which 
 	missing := make(map[string]*entry[Row])
 	for _, n := range which {
 		key := items[n].keyText()
-		if _, ok := r.entries[key]; ok || items[n].err != nil {
+		if _, ok := r.entries[key]; ok || items[n].meaning.err != nil {
 			continue
 		}
 		e := &entry[Row]{}
@@ -75,7 +75,7 @@ func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item, which 
 	if len(missing) == 0 || r.complete {
 		return nil
 	}
-	found, err := db.Query(ctx, r.loadSQL, slices.Collect(maps.Keys(missing)))
+	found, err := db.Query(ctx, r.table.loadSQL, slices.Collect(maps.Keys(missing)))
 	if err != nil {
 		return err
 	}
@@ -87,12 +87,12 @@ func (r *rowsOf[Row]) know(ctx context.Context, db querier) error {
 	if r.d != nil {
 		return nil
 	}
-	if r.described.Load() == nil {
-		if err := r.describe(ctx, db); err != nil {
+	if r.table.described.Load() == nil {
+		if err := r.table.describe(ctx, db); err != nil {
 			return err
 		}
 	}
-	if r.d = r.described.Load(); r.d == nil { // another partition has failed meanwhile
+	if r.d = r.table.described.Load(); r.d == nil { // another partition has failed meanwhile
 		return r.know(ctx, db)
 	}
 	if r.keepers = nil; !r.d.plain {
@@ -105,7 +105,7 @@ func (r *rowsOf[Row]) know(ctx context.Context, db querier) error {
 func (r *rowsOf[Row]) read(found pgx.Rows, missing map[string]*entry[Row]) error {
 	defer found.Close()
 	var row Row
-	pointers := r.pointers(&row, nil)
+	pointers := r.table.pointers(&row, nil)
 	var plans []pgtype.ScanPlan
 	for found.Next() {
 		if plans == nil {
@@ -133,7 +133,7 @@ func (r *rowsOf[Row]) scan(plans []pgtype.ScanPlan, raw [][]byte, row *Row, poin
 			return r.valueError("read from", n, string(raw[0]), err)
 		}
 		if r.keepers != nil {
-			inUTC(reflect.ValueOf(row).Elem().FieldByIndex(r.columns[n].field))
+			inUTC(reflect.ValueOf(row).Elem().FieldByIndex(r.table.columns[n].field))
 		}
 	}
 	return nil
@@ -141,16 +141,16 @@ func (r *rowsOf[Row]) scan(plans []pgtype.ScanPlan, raw [][]byte, row *Row, poin
 
 // valueError says which value cannot be read or written. The group of dead letters is told by what comes before the row.
 func (r *rowsOf[Row]) valueError(does string, n int, key string, err error) error {
-	c := r.columns[n]
+	c := r.table.columns[n]
 	field := reflect.TypeFor[Row]().FieldByIndex(c.field)
 	return mark(fmt.Errorf("table %s: field %s (%v) cannot be %s column %q: %w (row %q)",
-		physical(r.name, r.version), field.Name, field.Type, does, c.name, err, key), poison)
+		physical(r.table.name, r.table.version), field.Name, field.Type, does, c.name, err, key), poison)
 }
 
 // clear makes a row what it is before its first event.
 func (r *rowsOf[Row]) clear(e *entry[Row], key string) {
 	e.row = *new(Row)
-	reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[0].field).SetString(key)
+	reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).SetString(key)
 }
 
 // errOtherKey is why rows cannot be loaded of which the table has the keys in another form: padded, or
@@ -161,8 +161,8 @@ var errOtherKey = errors.New("the key column does not hold keys as they are: the
 var errWrongKey = errors.New("the fold has changed the key of the row")
 
 func (r *rowsOf[Row]) fold(i *item) (err error) {
-	if i.err != nil {
-		return i.err
+	if i.meaning.err != nil {
+		return i.meaning.err
 	}
 	defer recovered(&err)
 	e := r.entries[i.key]
@@ -170,10 +170,10 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 		return e.err
 	}
 	before := e.row
-	return i.source.row.(foldFunc[Row])(&e.row, i.decoded, func(op Op) error {
+	return i.source.row.(foldFunc[Row])(&e.row, i.meaning, func(op Op) error {
 		switch op.kind {
 		case put:
-			if reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[0].field).String() != i.key {
+			if reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).String() != i.key {
 				return mark(errWrongKey, poison)
 			}
 			e.present = true
@@ -204,7 +204,7 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 }
 
 func (r *rowsOf[Row]) settled(i *item) bool {
-	if i.err != nil {
+	if i.meaning.err != nil {
 		return true
 	}
 	e := r.entries[i.keyText()]
@@ -219,7 +219,7 @@ func (r *rowsOf[Row]) settle(e *entry[Row]) error {
 	var kept Row
 	from, to := reflect.ValueOf(&e.row).Elem(), reflect.ValueOf(&kept).Elem()
 	for n, k := range r.keepers {
-		sure, err := k.take(from.FieldByIndex(r.columns[n].field), to.FieldByIndex(r.columns[n].field))
+		sure, err := k.take(from.FieldByIndex(r.table.columns[n].field), to.FieldByIndex(r.table.columns[n].field))
 		if err != nil {
 			return r.valueError("written to", n, r.keyOf(e), err)
 		}
@@ -248,7 +248,7 @@ func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
 		}
 	}
 	if len(gone) > 0 {
-		if _, err := tx.Exec(ctx, r.deleteSQL, gone); err != nil {
+		if _, err := tx.Exec(ctx, r.table.deleteSQL, gone); err != nil {
 			return err
 		}
 	}
@@ -261,7 +261,7 @@ func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
 	}
 	if err != nil {
 		err = r.refused(append(kept, added...), err)
-		r.described.Store(nil) // it may have changed
+		r.table.described.Store(nil) // it may have changed
 	}
 	return err
 }
@@ -270,14 +270,14 @@ func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
 func (r *rowsOf[Row]) refused(entries []*entry[Row], err error) error {
 	for _, k := range r.d.senders() {
 		for _, e := range entries {
-			from := reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[k.column].field)
+			from := reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[k.column].field)
 			if err := k.sends(from); err != nil {
 				return r.valueError("written to", k.column, r.keyOf(e), err)
 			}
 		}
 	}
 	if len(entries) == 1 && pgerr.KindOf(err) == pgerr.Data {
-		err = fmt.Errorf("table %s: %w (row %q)", physical(r.name, r.version), err, r.keyOf(entries[0]))
+		err = fmt.Errorf("table %s: %w (row %q)", physical(r.table.name, r.table.version), err, r.keyOf(entries[0]))
 	}
 	return err
 }
@@ -287,20 +287,20 @@ func (r *rowsOf[Row]) copyIn(ctx context.Context, tx pgx.Tx, added []*entry[Row]
 	if len(added) == 0 {
 		return nil
 	}
-	names := make([]string, len(r.columns))
-	for n, c := range r.columns {
+	names := make([]string, len(r.table.columns))
+	for n, c := range r.table.columns {
 		names[n] = c.name
 	}
-	table := strings.Split(r.name, ".")
-	table[len(table)-1] += fmt.Sprintf("_v%d", r.version)
-	next, values := 0, make([]any, 0, len(r.columns))
+	table := strings.Split(r.table.name, ".")
+	table[len(table)-1] += fmt.Sprintf("_v%d", r.table.version)
+	next, values := 0, make([]any, 0, len(r.table.columns))
 	_, err := tx.CopyFrom(ctx, table, names, pgx.CopyFromFunc(func() ([]any, error) {
 		if next == len(added) {
 			return nil, nil
 		}
 		next++
-		values = r.values(&added[next-1].row, values[:0])
-		for n, c := range r.columns {
+		values = r.table.values(&added[next-1].row, values[:0])
+		for n, c := range r.table.columns {
 			if c.isText && values[n] != nil { // which pgx turns into what the column is
 				values[n] = plainText(values[n])
 			}
@@ -314,7 +314,7 @@ func (r *rowsOf[Row]) copyIn(ctx context.Context, tx pgx.Tx, added []*entry[Row]
 func plainText(pointer any) any { return reflect.ValueOf(pointer).Elem().String() }
 
 func (r *rowsOf[Row]) keyOf(e *entry[Row]) string {
-	return reflect.ValueOf(&e.row).Elem().FieldByIndex(r.columns[0].field).String()
+	return reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).String()
 }
 
 // upsert writes rows with one statement, from arrays with an element per row.
@@ -322,16 +322,16 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Ro
 	if len(entries) == 0 {
 		return nil
 	}
-	arrays := make([][]any, len(r.columns))
+	arrays := make([][]any, len(r.table.columns))
 	texts := tx.Conn().TypeMap()
 	var values []any
 	for _, e := range entries {
-		values = r.values(&e.row, values[:0])
+		values = r.table.values(&e.row, values[:0])
 		for n, p := range values {
 			if r.d.texts[n] {
 				text, err := texts.Encode(r.d.oids[n], pgtype.TextFormatCode, p, []byte{}) // nil is NULL
 				if err != nil {
-					return fmt.Errorf("column %s: %w", r.columns[n].name, err)
+					return fmt.Errorf("column %s: %w", r.table.columns[n].name, err)
 				}
 				p = nil
 				if text != nil {
@@ -379,7 +379,7 @@ func (r *rowsOf[Row]) flushed() {
 }
 
 func (r *rowsOf[Row]) replace(ctx context.Context, tx pgx.Tx, key string) error {
-	if _, err := tx.Exec(ctx, r.deleteSQL, []string{key}); err != nil {
+	if _, err := tx.Exec(ctx, r.table.deleteSQL, []string{key}); err != nil {
 		return err
 	}
 	return r.flush(ctx, tx)

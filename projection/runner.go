@@ -57,15 +57,15 @@ type Config struct {
 // ones. It is also what operators use; the methods for them say which rights of Postgres they need
 // only where it is more than a service has.
 type Runner struct {
-	*engine
-	versions map[versionID]*version
-	names    map[string]*named
+	engine   *engine
+	versions map[versionID]*deployment
+	names    map[string]*family
 	started  sync.Once
 	failure  atomic.Pointer[error] // that Run has returned
 	bus      *bus
 
 	observing sync.Mutex
-	observed  map[versionID]observed // guarded by observing
+	observed  map[versionID]observation // guarded by observing
 }
 
 // versionID names a projection at a version.
@@ -122,7 +122,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		config: c, logger: c.Logger, owner: ownerName(), slots: make(chan struct{}, c.Concurrency),
 		changed: newSignal(), retries: make(chan struct{}, 1),
 	}
-	r := &Runner{engine: e, versions: make(map[versionID]*version), names: make(map[string]*named), observed: make(map[versionID]observed)}
+	r := &Runner{engine: e, versions: make(map[versionID]*deployment), names: make(map[string]*family), observed: make(map[versionID]observation)}
 	tables := 0
 	for i, p := range projections {
 		if p == nil || p.name == "" {
@@ -138,7 +138,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 			n = newNamed()
 			r.names[p.name] = n
 		}
-		v := &version{Projection: p, engine: e, owned: make(map[int]reached), moved: n.moved}
+		v := &deployment{projection: p, engine: e, owned: make(map[int]progress), moved: n.moved}
 		r.versions[p.id()] = v
 		n.versions = append(n.versions, v)
 		if p.table != nil {
@@ -209,21 +209,21 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.feed = newFeed(ctx, r.log, r.filter(), r.config.BatchSize, r.silence())
+	r.engine.feed = newFeed(ctx, r.engine.log, r.filter(), r.engine.config.BatchSize, r.engine.silence())
 	var running sync.WaitGroup
 	running.Go(func() { r.bus.run(ctx) })
 	l := newLeases(r)
 	running.Go(func() { l.run(ctx) })
 	running.Go(func() { r.switchVersions(ctx) })
 	running.Wait()
-	r.feed.running.Wait()
+	r.engine.feed.running.Wait()
 	return nil
 }
 
 // prepare makes or checks what there has to be before projections can run.
 func (r *Runner) prepare(ctx context.Context) error {
-	if r.most < 2 {
-		return fmt.Errorf("projection: the pool may have %d connection: give it 2 or more, since a batch holds one while another is needed", r.most)
+	if r.engine.most < 2 {
+		return fmt.Errorf("projection: the pool may have %d connection: give it 2 or more, since a batch holds one while another is needed", r.engine.most)
 	}
 	if err := r.checkStore(ctx); err != nil {
 		return err
@@ -264,10 +264,10 @@ func channelOf(schema string) string {
 func (r *Runner) filter() eventstore.Filter {
 	var types []string
 	for _, v := range r.versions {
-		if v.sources[0].all {
+		if v.projection.sources[0].all {
 			return eventstore.Filter{}
 		}
-		types = append(types, v.types...)
+		types = append(types, v.projection.types...)
 	}
 	slices.Sort(types)
 	return eventstore.Filter{Types: slices.Compact(types)}

@@ -155,21 +155,21 @@ func (r *Runner) Status(ctx context.Context) (Status, error) {
 }
 
 func (r *Runner) status(ctx context.Context) (s Status, err error) {
-	if err := r.pool.QueryRow(ctx, r.sql(tidemarkSQL)).Scan(&s.Tidemark, &s.LogEnd); err != nil {
+	if err := r.engine.pool.QueryRow(ctx, r.engine.sql(tidemarkSQL)).Scan(&s.Tidemark, &s.LogEnd); err != nil {
 		return s, err
 	}
 	if s.Tidemark < s.LogEnd {
 		if s.Held, err = r.holder(ctx); err != nil {
 			return s, err
 		}
-		err = r.pool.QueryRow(ctx, r.sql(heldForSQL), s.Tidemark).Scan(&s.HeldFor)
+		err = r.engine.pool.QueryRow(ctx, r.engine.sql(heldForSQL), s.Tidemark).Scan(&s.HeldFor)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return s, err
 		}
 	}
 	// In one snapshot, so that no version is told of without its partitions.
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err = pgx.BeginTxFunc(ctx, r.pool, snapshot, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, r.engine.pool, snapshot, func(tx pgx.Tx) error {
 		s.Projections, err = r.projectionsStatus(ctx, tx, s.Tidemark)
 		return err
 	})
@@ -179,7 +179,7 @@ func (r *Runner) status(ctx context.Context) (s Status, err error) {
 func (r *Runner) projectionsStatus(ctx context.Context, tx pgx.Tx, tidemark eventstore.Position) ([]ProjectionStatus, error) {
 	names := slices.Collect(maps.Keys(r.names))
 	partitions := make(map[versionID][]PartitionStatus)
-	found, _ := tx.Query(ctx, r.sql(partitionsSQL), names)
+	found, _ := tx.Query(ctx, r.engine.sql(partitionsSQL), names)
 	var id versionID
 	var p PartitionStatus
 	var expired bool
@@ -199,7 +199,7 @@ func (r *Runner) projectionsStatus(ctx context.Context, tx pgx.Tx, tidemark even
 	if err != nil {
 		return nil, err
 	}
-	found, _ = tx.Query(ctx, r.sql(statusSQL), names, tidemark, maxLag)
+	found, _ = tx.Query(ctx, r.engine.sql(statusSQL), names, tidemark, maxLag)
 	return pgx.CollectRows(found, func(row pgx.CollectableRow) (ProjectionStatus, error) {
 		return r.projectionStatus(row, partitions)
 	})
@@ -234,8 +234,8 @@ func (r *Runner) projectionStatus(row pgx.CollectableRow, partitions map[version
 	if next != nil {
 		// A clock that was put back tells too little: this process has seen it stand for so long.
 		s.LagTime = max(now.Sub(*next), unmoved)
-		s.Stalled = s.State == "running" && s.Lag > r.config.StallLag &&
-			s.LagTime > r.config.StallAfter && max(now.Sub(advanced), unmoved) > r.config.StallAfter
+		s.Stalled = s.State == "running" && s.Lag > r.engine.config.StallLag &&
+			s.LagTime > r.engine.config.StallAfter && max(now.Sub(advanced), unmoved) > r.engine.config.StallAfter
 	}
 	if s.Phase == phaseBuilding {
 		s.Progress = &Progress{Done: s.Handled, Total: max(total+since, s.Handled)}
@@ -250,7 +250,7 @@ func (r *Runner) holder(ctx context.Context) (*Holder, error) {
 	var pid *int32
 	var age *time.Duration
 	h := &Holder{}
-	err := r.pool.QueryRow(ctx, r.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &age, &h.GID, &h.Owner)
+	err := r.engine.pool.QueryRow(ctx, r.engine.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &age, &h.GID, &h.Owner)
 	if err == pgx.ErrNoRows { // it has just ended
 		return nil, nil
 	}
@@ -281,8 +281,8 @@ func (s ProjectionStatus) Problem() string {
 	return strings.Join(problems, "; ")
 }
 
-// observed is where a version was when a status first found it there.
-type observed struct {
+// observation is where a status found a version, and since when.
+type observation struct {
 	checkpoint eventstore.Position
 	since      time.Time
 }
@@ -294,7 +294,7 @@ func (r *Runner) unmoved(id versionID, checkpoint eventstore.Position, due bool)
 	defer r.observing.Unlock()
 	o, ok := r.observed[id]
 	if !ok || o.checkpoint != checkpoint || !due {
-		o = observed{checkpoint, time.Now()}
+		o = observation{checkpoint, time.Now()}
 		r.observed[id] = o
 	}
 	return time.Since(o.since)
@@ -346,9 +346,9 @@ func (r *Runner) Health(ctx context.Context) error {
 		if problem := p.Problem(); problem != "" {
 			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", p.Name, p.Version, problem))
 		}
-		if p.Parked > r.config.Parked {
+		if p.Parked > r.engine.config.Parked {
 			problems = append(problems, fmt.Sprintf("projection %s, version %d: %d events are parked, and Config.Parked allows %d: see Runner.DeadLetterGroups",
-				p.Name, p.Version, p.Parked, r.config.Parked))
+				p.Name, p.Version, p.Parked, r.engine.config.Parked))
 		}
 	}
 	if len(problems) > 0 {

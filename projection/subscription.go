@@ -21,7 +21,7 @@ import (
 func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[E]) error) Source {
 	mustHave("Effect", c, given{"the effect", do == nil})
 	s := source(c, nil)
-	s.effect = func(ctx context.Context, d decoded) error {
+	s.effect = func(ctx context.Context, d meaning) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := do(ctx, event); err != nil {
 				return err
@@ -40,14 +40,14 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
 		all:   true,
 		types: []string{allTypes},
 		codec: "all events",
-		decode: func(events []eventstore.Raw) []decoded {
-			all := make([]decoded, len(events))
+		decode: func(events []eventstore.Raw) []meaning {
+			all := make([]meaning, len(events))
 			for i, raw := range events {
-				all[i] = decoded{index: i, events: raw}
+				all[i] = meaning{index: i, events: raw}
 			}
 			return all
 		},
-		effect: func(ctx context.Context, d decoded) error { return do(ctx, d.events.(eventstore.Raw)) },
+		effect: func(ctx context.Context, d meaning) error { return do(ctx, d.events.(eventstore.Raw)) },
 	}
 }
 
@@ -195,9 +195,9 @@ var errReadOnly = errors.New("the database is read-only")
 func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error {
 	var token int64
 	var readOnly bool
-	err := b.answered(ctx, func(ctx context.Context) error {
-		return conn.QueryRow(ctx, b.sql(tokenSQL), b.name, b.options.Version, b.number,
-			b.proof.Position, nullID(b.proof.ID)).Scan(&token, &readOnly)
+	err := b.worker.engine.answered(ctx, func(ctx context.Context) error {
+		return conn.QueryRow(ctx, b.worker.engine.sql(tokenSQL), b.worker.projection.name, b.worker.projection.options.Version, b.worker.number,
+			b.worker.proof.Position, nullID(b.worker.proof.ID)).Scan(&token, &readOnly)
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -207,7 +207,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 	case readOnly:
 		return Transient(errReadOnly)
 	}
-	if token != b.token { // it was paused, or stolen, while nothing was to be done
+	if token != b.worker.token { // it was paused, or stolen, while nothing was to be done
 		return errFenced
 	}
 	happened, failed := b.callEffects(ctx, items)
@@ -221,7 +221,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 	// What has happened is noted even if this one took too long, or the runner is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: b.begin()})
+	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: b.beginSQL()})
 	if err != nil {
 		return &failure{-1, err}
 	}
@@ -235,7 +235,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 // callEffects calls the effects of the items until one fails or the context is done, and returns how many
 // of them need not be called again.
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
-	info := &batchInfo{projection: b.Projection, live: b.live, inbox: b.sql(inboxSQL), engine: b.engine}
+	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, inbox: b.worker.engine.sql(inboxSQL), engine: b.worker.engine}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	for n := range items {
 		i := &items[n]
@@ -249,7 +249,7 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 			continue
 		}
 		b.at.Store(int32(n))
-		b.watchdog.Reset(b.options.Timeout)
+		b.watchdog.Reset(b.worker.projection.options.Timeout)
 		info.item = i
 		if err := callEffect(hctx, i); err != nil {
 			if ctx.Err() != nil {
@@ -264,8 +264,8 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 
 func callEffect(ctx context.Context, i *item) (err error) {
 	defer recovered(&err)
-	if i.err != nil {
-		return i.err
+	if i.meaning.err != nil {
+		return i.meaning.err
 	}
-	return i.source.effect(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), i.decoded)
+	return i.source.effect(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), i.meaning)
 }

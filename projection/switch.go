@@ -97,7 +97,7 @@ func (r *Runner) switchVersions(ctx context.Context) {
 
 // rising reports whether a version is being built, and this process is the one to let it take over: one is
 // enough.
-func (v *version) rising() bool {
+func (v *deployment) rising() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	_, first := v.owned[0]
@@ -119,9 +119,9 @@ func (r *Runner) takeOver(ctx context.Context, id versionID, t *takeover) {
 	if errors.As(err, &behind) || errors.Is(err, ErrRefused) {
 		return
 	}
-	r.logger.WarnContext(ctx, "projection: cannot switch to a new version and will try again",
+	r.engine.logger.WarnContext(ctx, "projection: cannot switch to a new version and will try again",
 		"projection", id.name, "version", id.version, "after", pause, "error", err)
-	_, _ = r.pool.Exec(ctx, r.sql(setReasonSQL), id.name, id.version, err.Error())
+	_, _ = r.engine.pool.Exec(ctx, r.engine.sql(setReasonSQL), id.name, id.version, err.Error())
 }
 
 // Switch lets another version of a projection take the place of the live one, as soon as it has caught up
@@ -174,7 +174,7 @@ func (r *Runner) trySwitch(
 		return err
 	}
 	held := 0 // the live version
-	err = pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{BeginQuery: r.begin()}, func(tx pgx.Tx) error {
+	err = pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
 		held, err = r.holdLive(ctx, tx, name, version, patience, from)
 		return err
 	})
@@ -184,15 +184,15 @@ func (r *Runner) trySwitch(
 	if err != nil {
 		return err
 	}
-	r.changed.notify()
-	r.announce(ctx)
+	r.engine.changed.notify()
+	r.engine.announce(ctx)
 	if err := r.turnWithin(ctx, name, version, held, patience); err != nil {
-		_, letGo := r.pool.Exec(context.WithoutCancel(ctx), r.sql(holdSQL), name, time.Duration(0))
+		_, letGo := r.engine.pool.Exec(context.WithoutCancel(ctx), r.engine.sql(holdSQL), name, time.Duration(0))
 		return errors.Join(err, letGo)
 	}
-	r.announce(ctx)
-	r.changed.notify()
-	r.logger.InfoContext(ctx, "projection: readers see a new version", "projection", name, "version", version)
+	r.engine.announce(ctx)
+	r.engine.changed.notify()
+	r.engine.logger.InfoContext(ctx, "projection: readers see a new version", "projection", name, "version", version)
 	return nil
 }
 
@@ -213,16 +213,16 @@ func (r *Runner) holdLive(
 	case len(from) == 1 && next.version < live.version: // nobody has asked for it
 		return 0, fmt.Errorf("%w: version %d is live", ErrRefused, live.version)
 	}
-	if err := r.refuseInline(ctx, tx, name, live.version); err != nil {
+	if err := r.engine.refuseInline(ctx, tx, name, live.version); err != nil {
 		return 0, err
 	}
-	if err := r.rehearse(ctx, tx, next.tables, version); err != nil {
+	if err := r.engine.rehearse(ctx, tx, next.tables, version); err != nil {
 		return 0, err
 	}
-	if _, err := tx.Exec(ctx, r.sql(holdSQL), name, patience); err != nil {
+	if _, err := tx.Exec(ctx, r.engine.sql(holdSQL), name, patience); err != nil {
 		return 0, err
 	}
-	_, err = tx.Exec(ctx, r.sql(fenceSQL), name, live.version) // also what it has under way
+	_, err = tx.Exec(ctx, r.engine.sql(fenceSQL), name, live.version) // also what it has under way
 	return live.version, err
 }
 
@@ -231,7 +231,7 @@ func (r *Runner) turnWithin(
 	ctx context.Context, name string, version, held int, patience time.Duration,
 ) error {
 	for deadline := time.Now().Add(patience); ; {
-		err := pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{BeginQuery: r.begin()}, func(tx pgx.Tx) error {
+		err := pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
 			return r.turn(ctx, tx, name, version, held)
 		})
 		var behind *behindError
@@ -254,36 +254,36 @@ func (r *Runner) turn(ctx context.Context, tx pgx.Tx, name string, version, held
 	if err != nil {
 		return err
 	}
-	if err := r.refuseInline(ctx, tx, name, live.version); err != nil { // since it is held
+	if err := r.engine.refuseInline(ctx, tx, name, live.version); err != nil { // since it is held
 		return err
 	}
 	if err := r.caughtUp(ctx, tx, name, next, live); err != nil {
 		return err
 	}
-	if err := r.switchTables(ctx, tx, next.tables, version); err != nil {
+	if err := r.engine.switchTables(ctx, tx, next.tables, version); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, r.sql(setPhaseSQL), name, live.version, phaseRetired); err != nil {
+	if _, err := tx.Exec(ctx, r.engine.sql(setPhaseSQL), name, live.version, phaseRetired); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, r.sql(setPhaseSQL), name, version, phaseLive); err != nil {
+	if _, err := tx.Exec(ctx, r.engine.sql(setPhaseSQL), name, version, phaseLive); err != nil {
 		return err
 	}
 	// What either of them is doing is done again, by what it is now.
-	if _, err := tx.Exec(ctx, r.sql(fenceSQL), name, 0); err != nil {
+	if _, err := tx.Exec(ctx, r.engine.sql(fenceSQL), name, 0); err != nil {
 		return err
 	}
-	return r.audit(ctx, tx, name, version, "switch", map[string]any{"from": live.version})
+	return r.engine.audit(ctx, tx, name, version, "switch", map[string]any{"from": live.version})
 }
 
 // near returns a behindError when trying would only hold the live version up.
 func (r *Runner) near(ctx context.Context, name string, version int) error {
-	checkpoints, err := r.checkpoints(ctx, r.pool, name, version)
+	checkpoints, err := r.checkpoints(ctx, r.engine.pool, name, version)
 	if err != nil {
 		return err
 	}
 	var live eventstore.Position
-	err = r.pool.QueryRow(ctx, r.sql(checkpointSQL), name).Scan(&live)
+	err = r.engine.pool.QueryRow(ctx, r.engine.sql(checkpointSQL), name).Scan(&live)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
@@ -296,7 +296,7 @@ func (r *Runner) near(ctx context.Context, name string, version int) error {
 func (r *Runner) checkpoints(
 	ctx context.Context, db querier, name string, version int,
 ) ([]eventstore.Position, error) {
-	found, _ := db.Query(ctx, r.sql(checkpointsSQL), name, version)
+	found, _ := db.Query(ctx, r.engine.sql(checkpointsSQL), name, version)
 	return pgx.CollectRows(found, pgx.RowTo[eventstore.Position])
 }
 
@@ -313,7 +313,7 @@ type lockedVersion struct {
 func (r *Runner) lockVersions(
 	ctx context.Context, tx pgx.Tx, name string, version int,
 ) (wanted, live lockedVersion, err error) {
-	found, _ := tx.Query(ctx, r.sql(lockVersionsSQL), name)
+	found, _ := tx.Query(ctx, r.engine.sql(lockVersionsSQL), name)
 	var v lockedVersion
 	columns := []any{&v.version, &v.phase, &v.state, &v.partitions, &v.tables}
 	_, err = pgx.ForEachRow(found, columns, func() error {
@@ -335,7 +335,7 @@ func (r *Runner) lockVersions(
 // caughtUp returns nil when nothing that readers see is missing from the next version. It locks the
 // partitions of the live one.
 func (r *Runner) caughtUp(ctx context.Context, tx pgx.Tx, name string, next, live lockedVersion) error {
-	found, _ := tx.Query(ctx, r.sql(checkpointsSQL)+"\n   for update", name, live.version)
+	found, _ := tx.Query(ctx, r.engine.sql(checkpointsSQL)+"\n   for update", name, live.version)
 	held, err := pgx.CollectRows(found, pgx.RowTo[eventstore.Position])
 	if err != nil {
 		return err

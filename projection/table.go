@@ -50,7 +50,7 @@ type Folding[Row any] struct{ source Source }
 func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) Folding[Row] {
 	mustHave("Fold", c, given{"the key", key == nil}, given{"the fold", fold == nil})
 	s := source(c, key)
-	s.row = func(row *Row, d decoded, done func(Op) error) error {
+	s.row = func(row *Row, d meaning, done func(Op) error) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := done(fold(row, event)); err != nil {
 				return err
@@ -61,7 +61,7 @@ func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, f
 	return Folding[Row]{s}
 }
 
-type foldFunc[Row any] = func(row *Row, d decoded, done func(Op) error) error
+type foldFunc[Row any] = func(row *Row, d meaning, done func(Op) error) error
 
 // NewTable returns a projection that is a table with one row per key, which events are folded into. The
 // runner loads the rows that a batch concerns, folds in memory, and writes them back together; while the
@@ -121,7 +121,7 @@ type tableOf[Row any] struct {
 	columns []column
 
 	loadSQL, deleteSQL string
-	described          atomic.Pointer[described]
+	described          atomic.Pointer[tableShape]
 }
 
 // columnsOf returns the columns of a row type, the key first.
@@ -209,7 +209,7 @@ func (t *tableOf[Row]) prepare() {
 }
 
 func (t *tableOf[Row]) open(limit int, fresh bool) rows {
-	return &rowsOf[Row]{tableOf: t, limit: limit, complete: fresh, entries: make(map[string]*entry[Row])}
+	return &rowsOf[Row]{table: t, limit: limit, complete: fresh, entries: make(map[string]*entry[Row])}
 }
 
 // pointers returns pointers to the fields of a row, in the order of columns.

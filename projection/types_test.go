@@ -148,7 +148,7 @@ func TestEveryType(t *testing.T) {
 }
 
 // named is counted with a key, and at another schema with the key under another name.
-type named struct {
+type family struct {
 	Name string
 	N    int
 }
@@ -163,11 +163,11 @@ type renamedField struct {
 func TestOldReleaseAndNewSchema(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	first := codec.New(codec.Of("named", func(e named) named { return e }))
+	first := codec.New(codec.Of("named", func(e family) family { return e }))
 	second := codec.New(
-		codec.Of("named", func(e named) named { return e }),
-		codec.Of("named", func(e renamedField) named { return named{e.Title, e.N} }).WithSchema(2))
-	table := func(counting *codec.Codec[named]) *projection.Projection {
+		codec.Of("named", func(e family) family { return e }),
+		codec.Of("named", func(e renamedField) family { return family{e.Title, e.N} }).WithSchema(2))
+	table := func(counting *codec.Codec[family]) *projection.Projection {
 		type row struct {
 			Name string `db:"name,key"`
 			N    int
@@ -175,8 +175,8 @@ func TestOldReleaseAndNewSchema(t *testing.T) {
 		return projection.NewTable("sums", &projection.Options{
 			Partitions: 16,
 			DDL:        `create table {sums} (name text primary key, n int not null)`,
-		}, projection.Fold(counting, func(e eventstore.Event[named]) string { return e.Data.Name },
-			func(row *row, e eventstore.Event[named]) projection.Op {
+		}, projection.Fold(counting, func(e eventstore.Event[family]) string { return e.Data.Name },
+			func(row *row, e eventstore.Event[family]) projection.Op {
 				row.N += e.Data.N
 				return projection.Put
 			}))

@@ -26,9 +26,9 @@ having count(*) > 0`
 // askAfter is how often somebody who waits looks how far a projection is that other processes run.
 const askAfter = 10 * time.Millisecond
 
-// named are the versions of one name that this process runs.
-type named struct {
-	versions []*version
+// family is the versions of one projection that this process runs.
+type family struct {
+	versions []*deployment
 	moved    *signal
 
 	asking chan struct{} // has room for one: whoever comes meanwhile gets the same answer
@@ -39,8 +39,8 @@ type named struct {
 	told atomic.Int64 // how long after it was made it was last logged that somebody waits in vain, in nanoseconds
 }
 
-func newNamed() *named {
-	return &named{moved: newSignal(), asking: make(chan struct{}, 1), made: time.Now()}
+func newNamed() *family {
+	return &family{moved: newSignal(), asking: make(chan struct{}, 1), made: time.Now()}
 }
 
 // Wait returns when all the named projections, or all there are if none is named, have every
@@ -66,7 +66,7 @@ func (r *Runner) Wait(ctx context.Context, position eventstore.Position, project
 }
 
 // wait is woken by this process's own progress, and looks after that of others.
-func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *named, name string) error {
+func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *family, name string) error {
 	for start := time.Now(); ; {
 		moved := n.moved.wait()
 		at, all := n.local()
@@ -81,7 +81,7 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *name
 				return nil
 			}
 			if err != nil && ctx.Err() == nil && !errors.Is(err, pgx.ErrNoRows) {
-				r.logger.WarnContext(ctx, "projection: cannot read a checkpoint that somebody waits for",
+				r.engine.logger.WarnContext(ctx, "projection: cannot read a checkpoint that somebody waits for",
 					"projection", name, "error", err)
 			}
 			poll = time.After(askAfter)
@@ -108,18 +108,18 @@ const (
 
 // tellVain logs that somebody waits for a projection that no process runs, or that does not get on: whoever waits may
 // have no deadline.
-func (r *Runner) tellVain(ctx context.Context, n *named, name string) {
+func (r *Runner) tellVain(ctx context.Context, n *family, name string) {
 	last, now := n.told.Load(), int64(time.Since(n.made))
 	if last > 0 && now-last < int64(tellEvery) || !n.told.CompareAndSwap(last, now) {
 		return
 	}
 	if reason := r.reason(ctx, n, name); reason != nil {
-		r.logger.WarnContext(ctx, "projection: somebody waits for a projection that does not get on", "projection", name, "reason", reason)
+		r.engine.logger.WarnContext(ctx, "projection: somebody waits for a projection that does not get on", "projection", name, "reason", reason)
 	}
 }
 
 // ask reads how far the live version is.
-func (r *Runner) ask(ctx context.Context, n *named, name string) (eventstore.Position, error) {
+func (r *Runner) ask(ctx context.Context, n *family, name string) (eventstore.Position, error) {
 	last := func() eventstore.Position { return eventstore.Position(n.at.Load()) }
 	select {
 	case n.asking <- struct{}{}:
@@ -131,7 +131,7 @@ func (r *Runner) ask(ctx context.Context, n *named, name string) (eventstore.Pos
 		return last(), nil
 	}
 	var at eventstore.Position
-	if err := r.pool.QueryRow(ctx, r.sql(checkpointSQL), name).Scan(&at); err != nil {
+	if err := r.engine.pool.QueryRow(ctx, r.engine.sql(checkpointSQL), name).Scan(&at); err != nil {
 		return last(), err
 	}
 	n.at.Store(int64(at))
@@ -140,7 +140,7 @@ func (r *Runner) ask(ctx context.Context, n *named, name string) (eventstore.Pos
 }
 
 // local returns how far the live version is, if this process runs all of it.
-func (n *named) local() (eventstore.Position, bool) {
+func (n *family) local() (eventstore.Position, bool) {
 	for _, v := range n.versions {
 		if at, all := v.local(); all {
 			return at, true
@@ -161,7 +161,7 @@ select v.state, coalesce(v.reason, ''), coalesce(p.lease_owner, ''),
  limit 1`
 
 // reason returns why a projection does not get on, if that is known.
-func (r *Runner) reason(ctx context.Context, n *named, name string) error {
+func (r *Runner) reason(ctx context.Context, n *family, name string) error {
 	if err := r.failure.Load(); err != nil {
 		return fmt.Errorf("the runner has ended: %w", *err)
 	}
@@ -173,7 +173,7 @@ func (r *Runner) reason(ctx context.Context, n *named, name string) error {
 	var state, reason, owner string
 	var leased bool
 	var left, silent time.Duration // until the lease ends, and since it was renewed
-	err := r.pool.QueryRow(ctx, r.sql(stateSQL), name).Scan(&state, &reason, &owner, &leased, &left, &silent)
+	err := r.engine.pool.QueryRow(ctx, r.engine.sql(stateSQL), name).Scan(&state, &reason, &owner, &leased, &left, &silent)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return errors.New("no process has run it yet: call Runner.Run")
@@ -194,7 +194,7 @@ func (r *Runner) reason(ctx context.Context, n *named, name string) error {
 const silentAfter = time.Second
 
 // trouble returns why a version that this process runs does not get on.
-func (n *named) trouble() error {
+func (n *family) trouble() error {
 	for _, v := range n.versions {
 		v.mu.Lock()
 		err := cmp.Or(v.trouble, v.away)

@@ -84,10 +84,12 @@ var errHeld = errors.New("the projection is held for a moment")
 
 // worker runs one partition of a projection, while this process has the lease of it.
 type worker struct {
-	*version
-	number int
+	deployment *deployment
+	projection *Projection
+	engine     *engine
+	number     int
 
-	stale atomic.Pointer[outdated]
+	stale atomic.Pointer[staleToken]
 
 	// What is remembered of the partition, valid as long as its token is.
 	token      int64
@@ -107,7 +109,7 @@ type worker struct {
 	limit    int                 // items of a batch while looking for the one that fails; 0 for any
 	halved   bool                // the limit is a guess
 	until    eventstore.Position // of a table: commit what is before this position, which cannot be folded; 0 for none
-	poison   map[itemID]poisoned
+	poison   map[itemID]failedItem
 	attempts map[eventstore.Position]int
 	others   others
 	streak   streak
@@ -117,9 +119,9 @@ type worker struct {
 	rate rate
 }
 
-// outdated ends what a worker does under a token when there is a newer one: it may have nothing to
-// commit, and would not find out.
-type outdated struct {
+// staleToken ends what a worker does under a fencing token as soon as there is a newer token. A worker that
+// has nothing to commit would not notice the newer token by itself.
+type staleToken struct {
 	token int64
 	end   context.CancelCauseFunc
 }
@@ -134,14 +136,17 @@ func (w *worker) outdate(token int64) {
 // hold returns a context for what is done under the present token.
 func (w *worker) hold(ctx context.Context) context.Context {
 	held, end := context.WithCancelCause(ctx)
-	if old := w.stale.Swap(&outdated{w.token, end}); old != nil {
+	if old := w.stale.Swap(&staleToken{w.token, end}); old != nil {
 		old.end(nil)
 	}
 	return held
 }
 
-func newWorker(v *version, number int) *worker {
-	return &worker{version: v, number: number, poison: make(map[itemID]poisoned), attempts: make(map[eventstore.Position]int)}
+func newWorker(d *deployment, number int) *worker {
+	return &worker{
+		deployment: d, projection: d.projection, engine: d.engine, number: number,
+		poison: make(map[itemID]failedItem), attempts: make(map[eventstore.Position]int),
+	}
 }
 
 // itemID names an item: an event that was split has several.
@@ -150,8 +155,8 @@ type itemID struct {
 	key      string
 }
 
-// poisoned is why an item was given up.
-type poisoned struct {
+// failedItem is why an item was given up, and after how many attempts.
+type failedItem struct {
 	err      error
 	attempts int
 }
@@ -159,7 +164,7 @@ type poisoned struct {
 // run handles batch after batch until ctx is done or the partition is gone.
 func (w *worker) run(ctx context.Context) {
 	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, w.config.MaxBackoff), w.config.MaxBackoff
+	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, w.engine.config.MaxBackoff), w.engine.config.MaxBackoff
 	loaded := false
 	fencedAt := int64(-1) // the token under which the worker was last fenced
 	held := w.hold(ctx)
@@ -167,7 +172,7 @@ func (w *worker) run(ctx context.Context) {
 		var err error
 		checkpoint := w.checkpoint
 		if !loaded {
-			err = guarded(func() error { return w.answered(ctx, w.load) })
+			err = guarded(func() error { return w.engine.answered(ctx, w.load) })
 			held = w.hold(ctx)
 		}
 		if err == nil {
@@ -195,13 +200,13 @@ func (w *worker) run(ctx context.Context) {
 			continue
 		default:
 			if pgerr.Is(err, pgerr.Diverged) { // the pages are of a log that is not there any more
-				w.feed.forget()
+				w.engine.feed.forget()
 			}
 			w.forget()
 			w.failed(ctx, err)
 			loaded = loaded && held.Err() == nil && classify(err) == unclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
 			select {
-			case <-time.After(min(pause.NextBackOff(), w.config.MaxBackoff)): // jitter goes both ways
+			case <-time.After(min(pause.NextBackOff(), w.engine.config.MaxBackoff)): // jitter goes both ways
 			case <-ctx.Done():
 			}
 			w.since = time.Now() // a failure is over when there was none for some time, pauses not counted
@@ -225,24 +230,24 @@ func (w *worker) load(ctx context.Context) error {
 	var heldBack, failing bool
 	var server time.Time
 	var id uuid.UUID
-	err := w.pool.QueryRow(ctx, w.sql(loadSQL), w.name, w.options.Version, w.number, w.owner).
+	err := w.engine.pool.QueryRow(ctx, w.engine.sql(loadSQL), w.projection.name, w.projection.options.Version, w.number, w.engine.owner).
 		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &partitions, &inline, &heldBack, &failing, &server, &last, (*zeronull.UUID)(&id))
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.covers(types) || partitions != w.options.Partitions) {
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.deployment.covers(types) || partitions != w.projection.options.Partitions) {
 		return errGone
 	}
 	if err != nil {
-		return fmt.Errorf("projection %s: read its checkpoint: %w", w.name, err)
+		return fmt.Errorf("projection %s: read its checkpoint: %w", w.projection.name, err)
 	}
 	if heldBack {
 		return errHeld
 	}
-	found, _ := w.pool.Query(ctx, w.sql(parkedKeysSQL), w.name, w.options.Version, w.number)
+	found, _ := w.engine.pool.Query(ctx, w.engine.sql(parkedKeysSQL), w.projection.name, w.projection.options.Version, w.number)
 	keys, err := pgx.CollectRows(found, pgx.RowTo[string])
 	if err != nil {
-		return fmt.Errorf("projection %s: read its dead letters: %w", w.name, err)
+		return fmt.Errorf("projection %s: read its dead letters: %w", w.projection.name, err)
 	}
 	if checkpoint < w.checkpoint || !w.server.IsZero() && !server.Equal(w.server) {
-		w.feed.forget() // the log of another server may have another end
+		w.engine.feed.forget() // the log of another server may have another end
 	}
 	w.server = server
 	if token != w.token || checkpoint != w.checkpoint {
@@ -260,10 +265,10 @@ func (w *worker) load(ctx context.Context) error {
 		w.parked[key] = true
 	}
 	w.forget()
-	w.reached(w.number, w.checkpoint, w.live)
-	if w.table != nil {
-		if err := w.table.describe(ctx, w.pool); err != nil {
-			return fmt.Errorf("projection %s: look at its table: %w", w.name, err)
+	w.deployment.reached(w.number, w.checkpoint, w.live)
+	if w.projection.table != nil {
+		if err := w.projection.table.describe(ctx, w.engine.pool); err != nil {
+			return fmt.Errorf("projection %s: look at its table: %w", w.projection.name, err)
 		}
 	}
 	if w.checkpoint > last {
@@ -276,8 +281,8 @@ func (w *worker) load(ctx context.Context) error {
 // forget goes back to the checkpoint.
 func (w *worker) forget() {
 	w.read, w.pending, w.since = w.checkpoint, 0, time.Now()
-	if w.table != nil {
-		w.rows = w.table.open(w.cached, w.checkpoint == 0)
+	if w.projection.table != nil {
+		w.rows = w.projection.table.open(w.engine.cached, w.checkpoint == 0)
 	}
 }
 
@@ -288,7 +293,7 @@ func (w *worker) step(ctx context.Context) error {
 		return err
 	}
 	w.proof = p.Mark()
-	items, to := w.items(p, w.read, w.number), p.Through
+	items, to := w.projection.items(p, w.read, w.number), p.Through
 	if limit, ok, err := w.bound(ctx, to); err != nil {
 		return err
 	} else if ok && limit < to {
@@ -329,16 +334,16 @@ func (w *worker) step(ctx context.Context) error {
 			return nil
 		}
 		// Of no event of this partition, so that nobody can see that it is not stored yet.
-		w.reached(w.number, to, w.live)
+		w.deployment.reached(w.number, to, w.live)
 		return nil
 	}
 	select {
-	case w.slots <- struct{}{}:
-		defer func() { <-w.slots }()
+	case w.engine.slots <- struct{}{}:
+		defer func() { <-w.engine.slots }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if w.table != nil {
+	if w.projection.table != nil {
 		err = w.foldBatch(ctx, items, to, full)
 	} else {
 		err = w.handleBatch(ctx, items, to, full)
@@ -357,13 +362,13 @@ func (w *worker) next(ctx context.Context) (*page, error) {
 		wait = recoverAfter
 	}
 	if w.read == w.checkpoint && !w.failing || w.pending > 0 { // then there is more
-		return w.feed.next(ctx, w.mark())
+		return w.engine.feed.next(ctx, w.mark())
 	}
 	left := time.Until(w.since.Add(wait))
 	if left > 0 {
 		waiting, cancel := context.WithTimeoutCause(ctx, left, errSave)
 		defer cancel()
-		p, err := w.feed.next(waiting, w.mark())
+		p, err := w.engine.feed.next(waiting, w.mark())
 		if !errors.Is(err, errSave) {
 			return p, err
 		}
@@ -380,8 +385,8 @@ func (w *worker) next(ctx context.Context) (*page, error) {
 // isIdle reports whether there is nothing to read. When there is, and nothing was read, the failure is not over.
 func (w *worker) isIdle(ctx context.Context) (bool, error) {
 	var end eventstore.Position
-	err := w.answered(ctx, func(ctx context.Context) error {
-		return w.pool.QueryRow(ctx, w.sql(`select SCHEMA.tidemark()`)).Scan(&end)
+	err := w.engine.answered(ctx, func(ctx context.Context) error {
+		return w.engine.pool.QueryRow(ctx, w.engine.sql(`select SCHEMA.tidemark()`)).Scan(&end)
 	})
 	return end <= w.read, err
 }
@@ -404,8 +409,8 @@ func (w *worker) save(ctx context.Context) error {
 	b := &batch{worker: w, to: w.read}
 	send := &pgx.Batch{}
 	send.Queue(`select set_config('synchronous_commit', 'off', true)`)
-	send.Queue(w.sql(advanceSQL), b.advanceArgs(nil)...)
-	err := w.answered(ctx, func(ctx context.Context) error { return w.pool.SendBatch(ctx, send).Close() })
+	send.Queue(w.engine.sql(advanceSQL), b.advanceArgs(nil)...)
+	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.engine.pool.SendBatch(ctx, send).Close() })
 	if err != nil {
 		return err
 	}
@@ -439,11 +444,11 @@ func (w *worker) committed(b *batch) {
 	w.rate.add(b.handled, time.Now())
 	if w.failing {
 		w.failing = false
-		w.troubled(nil)
-		w.logger.Info("projection goes on",
-			"projection", w.name, "version", w.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
+		w.deployment.troubled(nil)
+		w.engine.logger.Info("projection goes on",
+			"projection", w.projection.name, "version", w.projection.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
 	}
-	w.reached(w.number, w.checkpoint, w.live)
+	w.deployment.reached(w.number, w.checkpoint, w.live)
 }
 
 // maxHalved is from which size on a batch is not small any more.

@@ -83,34 +83,34 @@ func (e *ChangedError) Error() string {
 		e.Projection, e.What)
 }
 
-// version is a projection as this process runs it.
-type version struct {
-	*Projection
-	*engine
+// deployment is a projection, at a version, as this process runs it.
+type deployment struct {
+	projection *Projection
+	engine     *engine
 
 	outdated atomic.Bool // there are stored types that this one does not handle, or it is not there at all
 	left     atomic.Bool // the others know
 	refused  error       // why Run could not make it what it has to be; set before it runs
 
 	mu      sync.Mutex
-	phase   string          // as of the last plan
-	owned   map[int]reached // the partitions that this process runs
-	trouble error           // why one of them does not get on
-	away    error           // why this process runs none of them
-	unable  error           // why it cannot, though others may be able to; nil if it is about to try
-	until   time.Time       // when it tries again, whoever runs them
-	others  bool            // other processes run it, as of the last plan
-	moved   *signal         // shared by all versions of the name
+	phase   string           // as of the last plan
+	owned   map[int]progress // the partitions that this process runs
+	trouble error            // why one of them does not get on
+	away    error            // why this process runs none of them
+	unable  error            // why it cannot, though others may be able to; nil if it is about to try
+	until   time.Time        // when it tries again, whoever runs them
+	others  bool             // other processes run it, as of the last plan
+	moved   *signal          // shared by all versions of the name
 }
 
-// reached is how far a partition is, and whether readers see its version.
-type reached struct {
+// progress is how far a partition is, and whether readers see its version.
+type progress struct {
 	at   eventstore.Position
 	live bool
 }
 
-// stored is a row of projections.
-type stored struct {
+// versionRow is a row of the table projections.
+type versionRow struct {
 	Version    int
 	Phase      string
 	Partitions int
@@ -123,7 +123,7 @@ type stored struct {
 const registerFor = 10 * time.Second
 
 // registerPatiently is register, again if a lock or a deadlock was in the way.
-func (v *version) registerPatiently(ctx context.Context) error {
+func (v *deployment) registerPatiently(ctx context.Context) error {
 	for began := time.Now(); ; {
 		err := v.register(ctx)
 		said := err
@@ -134,8 +134,8 @@ func (v *version) registerPatiently(ctx context.Context) error {
 		if !passes || time.Since(began) > registerFor {
 			return err
 		}
-		v.logger.WarnContext(ctx, "projection: cannot be registered and will be tried again",
-			"projection", v.name, "version", v.options.Version, "error", err)
+		v.engine.logger.WarnContext(ctx, "projection: cannot be registered and will be tried again",
+			"projection", v.projection.name, "version", v.projection.options.Version, "error", err)
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
@@ -145,44 +145,44 @@ func (v *version) registerPatiently(ctx context.Context) error {
 }
 
 // register makes what there has to be of a projection before it can run, or checks that it is there.
-func (v *version) register(ctx context.Context) error {
-	err := pgx.BeginTxFunc(ctx, v.pool, pgx.TxOptions{BeginQuery: v.begin()}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, lockNameSQL, v.name); err != nil {
+func (v *deployment) register(ctx context.Context) error {
+	err := pgx.BeginTxFunc(ctx, v.engine.pool, pgx.TxOptions{BeginQuery: v.engine.beginSQL()}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, lockNameSQL, v.projection.name); err != nil {
 			return err
 		}
-		found, _ := tx.Query(ctx, v.sql(versionsSQL), v.name)
-		rows, err := pgx.CollectRows(found, pgx.RowToStructByPos[stored])
+		found, _ := tx.Query(ctx, v.engine.sql(versionsSQL), v.projection.name)
+		rows, err := pgx.CollectRows(found, pgx.RowToStructByPos[versionRow])
 		if err != nil {
 			return err
 		}
-		if n := slices.IndexFunc(rows, func(s stored) bool { return s.Version == v.options.Version }); n >= 0 {
+		if n := slices.IndexFunc(rows, func(s versionRow) bool { return s.Version == v.projection.options.Version }); n >= 0 {
 			return v.check(ctx, tx, rows[n])
 		}
 		phase := phaseLive
-		if n := slices.IndexFunc(rows, func(s stored) bool { return s.Phase == phaseLive }); n >= 0 {
+		if n := slices.IndexFunc(rows, func(s versionRow) bool { return s.Phase == phaseLive }); n >= 0 {
 			phase = phaseBuilding
-			if rows[n].Version > v.options.Version {
+			if rows[n].Version > v.projection.options.Version {
 				v.outdated.Store(true)
-				v.logger.WarnContext(ctx,
+				v.engine.logger.WarnContext(ctx,
 					"projection is not run: a higher version is live, and this one is not there any more",
-					"projection", v.name, "version", v.options.Version, "live", rows[n].Version)
+					"projection", v.projection.name, "version", v.projection.options.Version, "live", rows[n].Version)
 				return nil
 			}
 		}
 		return v.create(ctx, tx, phase)
 	})
 	if pgerr.NotMigrated(err) {
-		return fmt.Errorf("projection %s: %w: call migrations.Up first: %w", v.name, eventstore.ErrNotMigrated, err)
+		return fmt.Errorf("projection %s: %w: call migrations.Up first: %w", v.projection.name, eventstore.ErrNotMigrated, err)
 	}
 	if err != nil {
-		return fmt.Errorf("projection %s: register version %d: %w", v.name, v.options.Version, err)
+		return fmt.Errorf("projection %s: register version %d: %w", v.projection.name, v.projection.options.Version, err)
 	}
 	return nil
 }
 
 // create stores a version that is new, and makes its tables.
-func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
-	o := v.options
+func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string) error {
+	o := v.projection.options
 	if err := v.claimTables(ctx, tx); err != nil {
 		return err
 	}
@@ -190,39 +190,39 @@ func (v *version) create(ctx context.Context, tx pgx.Tx, phase string) error {
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, v.sql(registerSQL), v.name, o.Version, phase, o.Partitions, v.stored,
-		append([]string{}, o.Tables...), v.definition(), total, v.kind())
+	_, err = tx.Exec(ctx, v.engine.sql(registerSQL), v.projection.name, o.Version, phase, o.Partitions, v.projection.stored,
+		append([]string{}, o.Tables...), v.projection.definition(), total, v.projection.kind())
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, v.sql(addPartitionsSQL), v.name, o.Version, o.Partitions, o.FromNow); err != nil {
+	if _, err := tx.Exec(ctx, v.engine.sql(addPartitionsSQL), v.projection.name, o.Version, o.Partitions, o.FromNow); err != nil {
 		return err
 	}
 	if o.DDL != "" {
-		if _, err := tx.Exec(ctx, v.ddl()); err != nil {
+		if _, err := tx.Exec(ctx, v.projection.ddl()); err != nil {
 			return &ddlError{err}
 		}
 	}
 	if phase == phaseLive {
-		if err := v.showTables(ctx, tx, o.Tables, o.Version); err != nil {
+		if err := v.engine.showTables(ctx, tx, o.Tables, o.Version); err != nil {
 			return &ddlError{err}
 		}
 	}
 	details := map[string]any{"phase": phase, "partitions": o.Partitions}
-	return v.audit(ctx, tx, v.name, o.Version, "create", details)
+	return v.engine.audit(ctx, tx, v.projection.name, o.Version, "create", details)
 }
 
 // total returns about how many events there are to handle until a version has been built.
-func (v *version) total(ctx context.Context, tx pgx.Tx, phase string) (total int64, err error) {
+func (v *deployment) total(ctx context.Context, tx pgx.Tx, phase string) (total int64, err error) {
 	if phase != phaseBuilding {
 		return 0, nil
 	}
 	var end eventstore.Position
-	if err := tx.QueryRow(ctx, v.sql(endSQL)).Scan(&end); err != nil {
+	if err := tx.QueryRow(ctx, v.engine.sql(endSQL)).Scan(&end); err != nil {
 		return 0, err
 	}
 	if end <= maxCounted {
-		return total, tx.QueryRow(ctx, v.sql(countSQL), v.types).Scan(&total)
+		return total, tx.QueryRow(ctx, v.engine.sql(countSQL), v.projection.types).Scan(&total)
 	}
 	var plans []struct {
 		Plan struct {
@@ -230,7 +230,7 @@ func (v *version) total(ctx context.Context, tx pgx.Tx, phase string) (total int
 		}
 	}
 	var text []byte
-	if err = tx.QueryRow(ctx, v.sql(estimateSQL), v.types).Scan(&text); err == nil {
+	if err = tx.QueryRow(ctx, v.engine.sql(estimateSQL), v.projection.types).Scan(&text); err == nil {
 		err = json.Unmarshal(text, &plans)
 	}
 	for _, p := range plans {
@@ -251,17 +251,17 @@ func (e *ddlError) Error() string {
 
 // check compares a projection with what is stored of it. Types that are added are handled from now
 // on, by those who know them.
-func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
+func (v *deployment) check(ctx context.Context, tx pgx.Tx, s versionRow) error {
 	switch {
-	case s.Partitions != v.options.Partitions:
-		return &ChangedError{v.name, s.Version, fmt.Sprintf("it has %d partitions, not %d", s.Partitions, v.options.Partitions)}
-	case s.Kind != "" && s.Kind != v.kind():
-		return &ChangedError{v.name, s.Version, fmt.Sprintf("it is made of %s there, not of %s: give one of them another name", s.Kind, v.kind())}
-	case s.Definition != v.definition():
-		return &ChangedError{v.name, s.Version, difference(s.Definition, v.definition())}
+	case s.Partitions != v.projection.options.Partitions:
+		return &ChangedError{v.projection.name, s.Version, fmt.Sprintf("it has %d partitions, not %d", s.Partitions, v.projection.options.Partitions)}
+	case s.Kind != "" && s.Kind != v.projection.kind():
+		return &ChangedError{v.projection.name, s.Version, fmt.Sprintf("it is made of %s there, not of %s: give one of them another name", s.Kind, v.projection.kind())}
+	case s.Definition != v.projection.definition():
+		return &ChangedError{v.projection.name, s.Version, difference(s.Definition, v.projection.definition())}
 	}
 	var added []string
-	for _, t := range v.stored {
+	for _, t := range v.projection.stored {
 		if !slices.Contains(s.Types, t) && !slices.Contains(s.Types, allTypes) {
 			added = append(added, t)
 		}
@@ -273,17 +273,17 @@ func (v *version) check(ctx context.Context, tx pgx.Tx, s stored) error {
 }
 
 // addTypes lets a projection handle more types from now on.
-func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []string) error {
+func (v *deployment) addTypes(ctx context.Context, tx pgx.Tx, s versionRow, types []string) error {
 	// Before the partitions, like a switch.
-	if _, err := tx.Exec(ctx, v.sql(lockVersionsSQL), v.name); err != nil {
+	if _, err := tx.Exec(ctx, v.engine.sql(lockVersionsSQL), v.projection.name); err != nil {
 		return err
 	}
 	// Processes that do not know the types must not go on: then the checkpoints stay where they are.
-	if _, err := tx.Exec(ctx, v.sql(fenceSQL), v.name, s.Version); err != nil {
+	if _, err := tx.Exec(ctx, v.engine.sql(fenceSQL), v.projection.name, s.Version); err != nil {
 		return err
 	}
 	var passed eventstore.Position
-	if err := tx.QueryRow(ctx, v.sql(farthestSQL), v.name, s.Version).Scan(&passed); err != nil {
+	if err := tx.QueryRow(ctx, v.engine.sql(farthestSQL), v.projection.name, s.Version).Scan(&passed); err != nil {
 		return err
 	}
 	missed, err := v.missed(ctx, tx, types, passed)
@@ -295,9 +295,9 @@ func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []str
 		added[t] = passed
 	}
 	if len(added) > 0 {
-		v.logger.WarnContext(ctx,
+		v.engine.logger.WarnContext(ctx,
 			"projection handles new event types, from its checkpoint on: raise its version to have the earlier ones",
-			"projection", v.name, "version", s.Version, "types", added)
+			"projection", v.projection.name, "version", s.Version, "types", added)
 	}
 	list, err := json.Marshal(added)
 	if err != nil {
@@ -305,16 +305,16 @@ func (v *version) addTypes(ctx context.Context, tx pgx.Tx, s stored, types []str
 	}
 	all := slices.Concat(s.Types, types)
 	slices.Sort(all)
-	newTypes := slices.ContainsFunc(types, func(t string) bool { return slices.Contains(v.types, t) })
-	changed, err := tx.Exec(ctx, v.sql(changeTypesSQL), v.name, s.Version, all, string(list), newTypes)
+	newTypes := slices.ContainsFunc(types, func(t string) bool { return slices.Contains(v.projection.types, t) })
+	changed, err := tx.Exec(ctx, v.engine.sql(changeTypesSQL), v.projection.name, s.Version, all, string(list), newTypes)
 	if err != nil {
 		return err
 	}
 	if changed.RowsAffected() == 0 { // writers of the old release would go on to append them
-		return &ChangedError{v.name, s.Version, "it is kept inline, with fewer event types: " +
+		return &ChangedError{v.projection.name, s.Version, "it is kept inline, with fewer event types: " +
 			"call Runner.StopInline before types are added"}
 	}
-	return v.audit(ctx, tx, v.name, s.Version, "add types", map[string]any{"types": types, "missed": added})
+	return v.engine.audit(ctx, tx, v.projection.name, s.Version, "add types", map[string]any{"types": types, "missed": added})
 }
 
 // missedWithin bounds the search for events of types that are added: there is no index by type.
@@ -332,9 +332,9 @@ select t
 
 // missed returns which of some types, that are new to a projection, have events up to a position, or may have: it does
 // not look for long.
-func (v *version) missed(ctx context.Context, tx pgx.Tx, types []string, passed eventstore.Position) ([]string, error) {
+func (v *deployment) missed(ctx context.Context, tx pgx.Tx, types []string, passed eventstore.Position) ([]string, error) {
 	types = slices.DeleteFunc(slices.Clone(types), func(t string) bool {
-		return !slices.Contains(v.types, t) // a new schema, in which there was nothing yet
+		return !slices.Contains(v.projection.types, t) // a new schema, in which there was nothing yet
 	})
 	if passed == 0 || len(types) == 0 {
 		return nil, nil
@@ -346,7 +346,7 @@ func (v *version) missed(ctx context.Context, tx pgx.Tx, types []string, passed 
 	if _, err := savepoint.Exec(ctx, `set local statement_timeout = '`+missedWithin+`'`); err != nil {
 		return nil, err
 	}
-	rows, _ := savepoint.Query(ctx, v.sql(missedSQL), types, passed)
+	rows, _ := savepoint.Query(ctx, v.engine.sql(missedSQL), types, passed)
 	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if pgerr.Is(err, pgerr.Canceled) {
 		found, err = types, nil
@@ -359,12 +359,12 @@ const allTypes = "*"
 
 // covers reports whether this process knows all types and schemas that the projection handles. If it does not,
 // a newer release runs beside it: then it would pass over events.
-func (v *version) covers(types []string) bool {
-	return v.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.known[t] })
+func (v *deployment) covers(types []string) bool {
+	return v.projection.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.projection.known[t] })
 }
 
 // planned notes what the database says, and reports whether this process may run the projection.
-func (v *version) planned(p plan) bool {
+func (v *deployment) planned(p plan) bool {
 	reason := v.unfit(p)
 	v.stepBack(reason)
 	if reason == nil {
@@ -372,7 +372,7 @@ func (v *version) planned(p plan) bool {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.others = p.others(v.owner)
+	v.others = p.others(v.engine.owner)
 	if v.phase != p.phase {
 		v.phase = p.phase
 		v.moved.notify()
@@ -381,21 +381,21 @@ func (v *version) planned(p plan) bool {
 }
 
 // reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it.
-func (v *version) reached(partition int, at eventstore.Position, live bool) {
+func (v *deployment) reached(partition int, at eventstore.Position, live bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.owned[partition] = reached{at, live}
+	v.owned[partition] = progress{at, live}
 	v.moved.notify()
 }
 
-func (v *version) troubled(err error) {
+func (v *deployment) troubled(err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.trouble = err
 }
 
 // disowned notes that this process does not run a partition any more.
-func (v *version) disowned(partition int) {
+func (v *deployment) disowned(partition int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.owned, partition)
@@ -404,10 +404,10 @@ func (v *version) disowned(partition int) {
 }
 
 // local returns how far the projection is, if this process runs all of it.
-func (v *version) local() (at eventstore.Position, all bool) {
+func (v *deployment) local() (at eventstore.Position, all bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if len(v.owned) < v.options.Partitions {
+	if len(v.owned) < v.projection.options.Partitions {
 		return 0, false
 	}
 	at = math.MaxInt64
@@ -422,7 +422,7 @@ func (v *version) local() (at eventstore.Position, all bool) {
 
 // disownAll forgets how far the partitions are, since somebody has changed that: whoever waits asks the
 // database.
-func (v *version) disownAll() {
+func (v *deployment) disownAll() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	clear(v.owned)
