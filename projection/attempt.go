@@ -48,7 +48,7 @@ func (w *worker) happened(ctx context.Context, items []item, at int) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := pgx.BeginFunc(ctx, w.engine.pool, func(tx pgx.Tx) error { return b.advance(ctx, tx, nil) }); err == nil {
+	if err := pgx.BeginFunc(ctx, w.engine.pool, func(tx pgx.Tx) error { return b.store(ctx, tx, nil) }); err == nil {
 		w.committed(b)
 	}
 }

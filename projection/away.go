@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"time"
 )
 
@@ -24,10 +23,10 @@ func (v *deployment) unfit(p plan) error {
 	switch {
 	case v.refused != nil:
 		return v.refused
-	case p.partitions != v.projection.options.Partitions:
-		return fmt.Errorf("left to other processes: it has %d partitions in the database and %d in this process", p.partitions, v.projection.options.Partitions)
-	case !v.covers(p.types):
-		return fmt.Errorf("left to other processes: a newer release handles more event types than this one: %s", p.types)
+	case p.Detail.Partitions != v.projection.options.Partitions:
+		return fmt.Errorf("left to other processes: it has %d partitions in the database and %d in this process", p.Detail.Partitions, v.projection.options.Partitions)
+	case !v.covers(p.Detail.Types):
+		return fmt.Errorf("left to other processes: a newer release handles more event types than this one: %s", p.Detail.Types)
 	}
 	return nil
 }
@@ -37,7 +36,7 @@ func (v *deployment) leftToOthers(p plan) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
-	if early := now.Before(v.until.Add(alone - awayFor)); !early && (now.After(v.until) || !p.others(v.engine.owner)) {
+	if early := now.Before(v.until.Add(alone - awayFor)); !early && (now.After(v.until) || !p.HasOthers(v.engine.owner)) {
 		v.unable = nil
 	}
 	return v.unable
@@ -56,11 +55,6 @@ func (v *deployment) giveAway(why error) bool {
 	return true
 }
 
-// others reports whether processes other than that of an owner run the projection.
-func (p *plan) others(owner string) bool {
-	return slices.ContainsFunc(p.members, func(m string) bool { return m != owner })
-}
-
 // stepBack notes why this process does not run the projection, nil if it does, and logs when that changes.
 func (v *deployment) stepBack(reason error) {
 	v.outdated.Store(reason != nil)
@@ -73,8 +67,8 @@ func (v *deployment) stepBack(reason error) {
 	v.away = reason
 }
 
-// missing notes that the database has no such version any more.
-func (v *deployment) missing() {
+// Missing is a method of [lease.Member].
+func (v *deployment) Missing() {
 	if v.refused != nil {
 		v.stepBack(v.refused)
 		return

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 const (
@@ -25,46 +26,18 @@ const (
 	abandonAfter = time.Second
 )
 
-const advanceSQL = `
-select SCHEMA.advance_partition($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
-
-// A handler that commits loses the row, or leaves it: either is refused.
-const (
-	guardSQL   = `insert into SCHEMA.projection_batches (id) values ($1)`
-	unguardSQL = `delete from SCHEMA.projection_batches where id = $1`
-)
-
-const parkSQL = `
-insert into SCHEMA.dead_letters (projection, version, partition, key, position, error, attempts)
-select $1, $2, $3, u.key, u.position, u.error, u.attempts
-  from unnest($4::text[], $5::bigint[], $6::text[], $7::int[]) as u (key, position, error, attempts)`
-
-const parkedTotalSQL = `
-select coalesce(sum(parked), 0)
-  from SCHEMA.projection_partitions
- where projection = $1
-   and version = $2`
-
 // batch is what a partition does in one transaction.
 type batch struct {
 	worker  *worker
 	to      eventstore.Position // the checkpoint when all is done
 	handled int
-	letters []letter
+	letters []catalog.NewLetter
 	parking map[string]bool // keys that are parked from this batch on
 	durable bool            // the commit is flushed before anything else happens
 
 	watchdog *time.Timer  // ends the context when an event takes too long
 	at       atomic.Int32 // the item that is being handled
 	done     bool         // committed
-}
-
-// letter is a row of dead_letters to be.
-type letter struct {
-	key      string
-	position eventstore.Position
-	err      *string
-	attempts int
 }
 
 // failure is why a batch cannot be committed, and at which of its items; -1 if nobody knows.
@@ -85,10 +58,10 @@ func (b *batch) divert(i *item) bool {
 	poison, isPoison := b.worker.poison[itemID{i.raw.Position, key}]
 	switch {
 	case b.worker.parked[key] || b.parking[key]:
-		b.letters = append(b.letters, letter{key: key, position: i.raw.Position})
+		b.letters = append(b.letters, catalog.NewLetter{Key: key, Position: i.raw.Position})
 	case isPoison:
 		reason := letterText(poison.err)
-		b.letters = append(b.letters, letter{key, i.raw.Position, &reason, poison.attempts})
+		b.letters = append(b.letters, catalog.NewLetter{Key: key, Position: i.raw.Position, Error: &reason, Attempts: poison.attempts})
 		if b.parking == nil {
 			b.parking = make(map[string]bool)
 		}
@@ -105,15 +78,15 @@ func (b *batch) cut(to eventstore.Position) {
 	all := b.letters
 	b.letters, b.parking = nil, nil
 	for _, l := range all {
-		if l.position > to {
+		if l.Position > to {
 			continue
 		}
 		b.letters = append(b.letters, l)
-		if l.err != nil {
+		if l.Error != nil {
 			if b.parking == nil {
 				b.parking = make(map[string]bool)
 			}
-			b.parking[l.key] = true
+			b.parking[l.Key] = true
 		}
 	}
 }
@@ -140,7 +113,7 @@ func (b *batch) beginSQL() string {
 func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error {
 	id := uuid.New()
 	var tx pgx.Tx
-	begin := fmt.Sprintf("%s; insert into %s values ('%s')", b.beginSQL(), b.worker.engine.batches, id)
+	begin := b.beginSQL() + "; " + b.worker.engine.catalog.GuardText(id)
 	err := b.worker.engine.answered(ctx, func(ctx context.Context) (err error) {
 		tx, err = conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: begin})
 		return err
@@ -150,7 +123,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
 	start := time.Now()
-	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, liveAt: b.worker.liveAt, inbox: b.worker.engine.sql(inboxSQL), engine: b.worker.engine}
+	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, liveAt: b.worker.liveAt, catalog: b.worker.engine.catalog, pool: b.worker.engine.pool}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	var slowest idler
 	for n := range items {
@@ -228,7 +201,7 @@ func call(ctx context.Context, tx pgx.Tx, i *item) (err error) {
 
 // finish writes the dead letters and the checkpoint, and commits.
 func (b *batch) finish(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
-	if err := b.advance(ctx, tx, id); err != nil {
+	if err := b.store(ctx, tx, id); err != nil {
 		return &failure{-1, err}
 	}
 	if err := tx.Commit(ctx); err != nil {
@@ -238,41 +211,36 @@ func (b *batch) finish(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
 	return nil
 }
 
-// advance writes the dead letters and the checkpoint.
-func (b *batch) advance(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
-	if err := b.writeLetters(ctx, tx); err != nil {
+// store writes the dead letters and the checkpoint.
+func (b *batch) store(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
+	if err := b.park(ctx, tx); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, b.worker.engine.sql(advanceSQL), b.advanceArgs(id)...)
-	return err
+	return b.worker.engine.catalog.Advance(ctx, tx, b.advance(id))
 }
 
-func (b *batch) advanceArgs(id *uuid.UUID) []any {
-	return []any{b.worker.projection.name, b.worker.projection.options.Version, b.worker.number, b.worker.token, b.worker.checkpoint, b.to, b.handled, len(b.letters), b.worker.rate.perSecond(), id,
-		b.worker.proof.Position, nullID(b.worker.proof.ID)}
+// advance returns what moves the checkpoint.
+func (b *batch) advance(id *uuid.UUID) *catalog.Advance {
+	w := b.worker
+	return &catalog.Advance{
+		ID: w.projection.id(), Partition: w.number, Token: w.token, From: w.checkpoint, To: b.to,
+		Handled: b.handled, Parked: len(b.letters), Rate: w.rate.perSecond(), Batch: id, Proof: w.proof,
+	}
 }
 
-// writeLetters parks what cannot be handled, unless that would be too much.
-func (b *batch) writeLetters(ctx context.Context, tx pgx.Tx) error {
+// park stores the dead letters, unless there would be too many.
+func (b *batch) park(ctx context.Context, tx pgx.Tx) error {
 	if len(b.letters) == 0 {
 		return nil
 	}
-	var parked int
-	if err := tx.QueryRow(ctx, b.worker.engine.sql(parkedTotalSQL), b.worker.projection.name, b.worker.projection.options.Version).Scan(&parked); err != nil {
+	w := b.worker
+	parked, err := w.engine.catalog.Parked(ctx, tx, w.projection.id())
+	if err != nil {
 		return err
 	}
-	if parked+len(b.letters) > b.worker.projection.options.MaxParked {
+	if parked+len(b.letters) > w.projection.options.MaxParked {
 		return Fatal(fmt.Errorf("%d dead letters and events behind them are parked, and %d more would be over the limit "+
-			"of %d: see Runner.DeadLetters", parked, len(b.letters), b.worker.projection.options.MaxParked))
+			"of %d: see Runner.DeadLetters", parked, len(b.letters), w.projection.options.MaxParked))
 	}
-	var keys []string
-	var positions []int64
-	var reasons []*string
-	var attempts []int32
-	for _, l := range b.letters {
-		keys, positions = append(keys, l.key), append(positions, int64(l.position))
-		reasons, attempts = append(reasons, l.err), append(attempts, int32(l.attempts))
-	}
-	_, err := tx.Exec(ctx, b.worker.engine.sql(parkSQL), b.worker.projection.name, b.worker.projection.options.Version, b.worker.number, keys, positions, reasons, attempts)
-	return err
+	return w.engine.catalog.Park(ctx, tx, w.projection.id(), w.number, b.letters)
 }

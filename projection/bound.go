@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pause"
 )
 
 const (
@@ -14,17 +15,6 @@ const (
 	boundPause    = 5 * time.Millisecond
 	maxBoundPause = 100 * time.Millisecond
 )
-
-const boundSQL = `
-select array(select p.checkpoint
-               from SCHEMA.projections v
-               join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
-              where v.name = $1
-                and v.phase = 'live'
-              order by p.partition),
-       (select own.fencing_token
-          from SCHEMA.projection_partitions own
-         where (own.projection, own.version, own.partition) = ($1, $2, $3))`
 
 // bound returns how far a version with handlers may go that is not live, and waits when that is not farther
 // than it is. It stays behind the live one, whose handlers have the effects of the events before. Where
@@ -36,10 +26,11 @@ func (w *worker) bound(
 	if w.live || w.projection.table != nil {
 		return 0, false, nil
 	}
-	for pause := boundPause; ; pause = min(2*pause, maxBoundPause) {
+	for wait := boundPause; ; wait = min(2*wait, maxBoundPause) {
 		var token *int64
-		err := w.engine.answered(ctx, func(ctx context.Context) error {
-			return w.engine.pool.QueryRow(ctx, w.engine.sql(boundSQL), w.projection.name, w.projection.options.Version, w.number).Scan(&w.liveAt, &token)
+		err := w.engine.answered(ctx, func(ctx context.Context) (err error) {
+			w.liveAt, token, err = w.engine.catalog.LiveCheckpoints(ctx, w.engine.pool, w.projection.id(), w.number)
+			return err
 		})
 		switch {
 		case err != nil:
@@ -54,10 +45,8 @@ func (w *worker) bound(
 		if limit > w.read || limit >= to {
 			return limit, true, nil
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return 0, false, context.Cause(ctx)
+		if err := pause.Sleep(ctx, wait); err != nil {
+			return 0, false, err
 		}
 		if w.read > w.checkpoint { // it is to be saved
 			return limit, true, nil

@@ -7,11 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype/zeronull"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pause"
 )
 
 // bus gives events to the functions of this process that want to know of them, as they come.
@@ -108,18 +107,13 @@ func (b *bus) serveGuarded(ctx context.Context, feed *feed, l *subscription) {
 			return
 		}
 		b.engine.logger.ErrorContext(ctx, "projection: a subscription of this process failed and goes on", "position", l.after.Position, "error", err)
-		select {
-		case <-time.After(time.Second):
-		case <-ctx.Done():
-		}
+		_ = pause.Sleep(ctx, time.Second)
 	}
 }
 
 // serve calls the effects of one subscription.
 func (b *bus) serve(ctx context.Context, feed *feed, l *subscription) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval = min(100*time.Millisecond, b.engine.config.MaxBackoff)
-	pause.MaxInterval = b.engine.config.MaxBackoff
+	pauses := pause.NewGrowing(100*time.Millisecond, b.engine.config.MaxBackoff)
 	went := false // back, since the last page
 	for ctx.Err() == nil {
 		p, err := feed.next(ctx, l.after)
@@ -133,18 +127,15 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *subscription) {
 					continue
 				}
 			}
-			wait := min(pause.NextBackOff(), b.engine.config.MaxBackoff)
+			wait := pauses.Next()
 			b.engine.logger.WarnContext(ctx, "projection: cannot read events for a subscription of this process",
 				"position", l.after.Position, "after", wait, "error", err)
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
-			}
+			_ = pause.Sleep(ctx, wait)
 			went = false
 			continue
 		}
 		went = false
-		pause.Reset()
+		pauses.Reset()
 		for _, i := range l.projection.items(p, l.after.Position, 0) {
 			if ctx.Err() != nil {
 				return
@@ -162,24 +153,10 @@ func (b *bus) serve(ctx context.Context, feed *feed, l *subscription) {
 // maxKnown is how many marks a subscription remembers: one for each page.
 const maxKnown = 100
 
-const commonSQL = `
-select m.position, m.id
-  from unnest($1::bigint[], $2::text[]::uuid[]) m (position, id)
-  join SCHEMA.events e on (e.position, e.id) = (m.position, m.id)
- where (select SCHEMA.proven())
- order by m.position desc
- limit 1`
-
 // back lets a subscription go on in a log that went back: behind the last event that it remembers and that is
 // still there, and otherwise at the end. Events it has seen may be gone, and others have taken their place.
 func (b *bus) back(ctx context.Context, l *subscription, why error) error {
-	var positions []int64
-	var ids []string
-	for _, m := range l.known {
-		positions, ids = append(positions, int64(m.Position)), append(ids, m.ID.String())
-	}
-	var at eventstore.Mark
-	err := b.engine.pool.QueryRow(ctx, b.engine.sql(commonSQL), positions, ids).Scan(&at.Position, (*zeronull.UUID)(&at.ID))
+	at, err := b.engine.catalog.LastCommon(ctx, b.engine.pool, l.known)
 	if errors.Is(err, pgx.ErrNoRows) {
 		at, err = b.engine.end(ctx)
 	}
@@ -194,17 +171,9 @@ func (b *bus) back(ctx context.Context, l *subscription, why error) error {
 
 // end returns where the log ends, with the id of the event there.
 func (e *engine) end(ctx context.Context) (at eventstore.Mark, err error) {
-	var last eventstore.Position
-	if err := e.pool.QueryRow(ctx, e.sql(tidemarkSQL)).Scan(&at.Position, &last); err != nil || at.Position == 0 {
-		return at, err
+	at.Position, _, err = e.catalog.Tidemark(ctx, e.pool)
+	if err == nil && at.Position > 0 { // another statement, which sees the event
+		at.ID, err = e.catalog.EventID(ctx, e.pool, at.Position)
 	}
-	// Another statement, which sees the event.
-	err = e.pool.QueryRow(ctx, e.sql(idSQL), at.Position).Scan((*zeronull.UUID)(&at.ID))
 	return at, err
 }
-
-const idSQL = `
-select id
-  from SCHEMA.events
- where position = $1
-   and (select SCHEMA.proven(last => $1))`

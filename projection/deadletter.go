@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // DeadLetter is an event that a projection could not handle, or one that waits behind it because it
@@ -40,39 +41,6 @@ type DeadLetterGroup struct {
 	Since       time.Time
 }
 
-const lettersSQL = `
-select l.key, l.position, e.stream, e.type, coalesce(l.error, ''), l.attempts, e.data, l.edited,
-       (select count(*)
-          from SCHEMA.dead_letters b
-         where (b.projection, b.version, b.key) = (l.projection, l.version, l.key)
-           and b.position > l.position),
-       l.recorded_at
-  from SCHEMA.dead_letters l
-  join SCHEMA.events e on e.position = l.position
- where l.projection = $1
-   and l.version = $2
-   and (l.key = $3 or $3 = '' and not exists (
-        select
-          from SCHEMA.dead_letters b
-         where (b.projection, b.version, b.key) = (l.projection, l.version, l.key)
-           and b.position < l.position))
-   and l.position > $4
- order by l.position
- fetch first ($5) rows with ties`
-
-const groupsSQL = `
-select error, count(*)::int, sum(waiting)::int, min(position), max(position), min(recorded_at)
-  from (select split_part(l.error, E'\n', 1) as error, l.position, l.recorded_at,
-               (select count(*)
-                  from SCHEMA.dead_letters b
-                 where (b.projection, b.version, b.key) = (l.projection, l.version, l.key)
-                   and b.error is null) as waiting
-          from SCHEMA.dead_letters l
-         where l.projection = $1
-           and l.version = $2
-           and l.error is not null) failed
- group by error`
-
 const (
 	maxEdit = eventstore.MaxCommitBytes / 4 // what an event of the log may have
 	maxList = 100_000                       // what one answer of Postgres may hold
@@ -91,10 +59,13 @@ func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
 	if err != nil {
 		return nil, err
 	}
-	found, _ := r.engine.pool.Query(ctx, r.engine.sql(lettersSQL), name, v.projection.options.Version, key, after, limit)
-	letters, err := pgx.CollectRows(found, pgx.RowToStructByPos[DeadLetter])
+	rows, err := r.engine.catalog.Letters(ctx, r.engine.pool, v.projection.id(), key, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
+	}
+	letters := make([]DeadLetter, len(rows))
+	for n, row := range rows {
+		letters[n] = DeadLetter(row)
 	}
 	slices.SortFunc(letters, func(a, b DeadLetter) int {
 		return cmp.Or(cmp.Compare(a.Position, b.Position), cmp.Compare(a.Key, b.Key))
@@ -109,8 +80,7 @@ func (r *Runner) DeadLetterGroups(ctx context.Context, name string, version int)
 	if err != nil {
 		return nil, err
 	}
-	found, _ := r.engine.pool.Query(ctx, r.engine.sql(groupsSQL), name, v.projection.options.Version)
-	groups, err := pgx.CollectRows(found, pgx.RowToStructByPos[DeadLetterGroup])
+	groups, err := r.engine.catalog.LetterGroups(ctx, r.engine.pool, v.projection.id())
 	if err != nil {
 		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
 	}
@@ -118,9 +88,10 @@ func (r *Runner) DeadLetterGroups(ctx context.Context, name string, version int)
 }
 
 // mergeGroups puts the groups together that have one reason.
-func mergeGroups(groups []DeadLetterGroup) []DeadLetterGroup {
+func mergeGroups(groups []catalog.LetterGroup) []DeadLetterGroup {
 	byReason := make(map[string]DeadLetterGroup)
-	for _, g := range groups {
+	for _, row := range groups {
+		g := DeadLetterGroup(row)
 		g.Error = reasonOf(g.Error)
 		if same, ok := byReason[g.Error]; ok {
 			g.Count, g.Waiting = g.Count+same.Count, g.Waiting+same.Waiting
@@ -136,15 +107,6 @@ func mergeGroups(groups []DeadLetterGroup) []DeadLetterGroup {
 	})
 }
 
-const letterKeysSQL = `
-select key
-  from SCHEMA.dead_letters
- where projection = $1
-   and version = $2
-   and (cardinality($3::text[]) = 0 or key = any ($3))
- group by key
- order by min(position)`
-
 // Retry handles the dead letters of the given keys again, or of all if none is given, in their order: each
 // key as far as it goes, after which its events are handled as they come. It returns how many events were
 // handled, and the reasons why some were not, joined; those are still parked. Events go through the codec as
@@ -155,8 +117,7 @@ func (r *Runner) Retry(ctx context.Context, name string, version int, keys ...st
 	if err != nil {
 		return 0, err
 	}
-	found, _ := r.engine.pool.Query(ctx, r.engine.sql(letterKeysSQL), name, v.projection.options.Version, append([]string{}, keys...))
-	keys, err = pgx.CollectRows(found, pgx.RowTo[string])
+	keys, err = r.engine.catalog.LetterKeys(ctx, r.engine.pool, v.projection.id(), keys)
 	if err != nil {
 		return 0, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
 	}
@@ -171,26 +132,9 @@ func (r *Runner) Retry(ctx context.Context, name string, version int, keys ...st
 			break
 		}
 	}
-	r.engine.changed.notify()
+	r.engine.changed.Notify()
 	return handled, errors.Join(failures...)
 }
-
-const headSQL = `
-select position
-  from SCHEMA.dead_letters
- where projection = $1
-   and version = $2
-   and key = $3
- order by position
- limit 1`
-
-const editSQL = `
-update SCHEMA.dead_letters
-   set edited = $5
- where projection = $1
-   and version = $2
-   and key = $3
-   and position = $4`
 
 // Edit puts another payload in the place of a dead letter's, and retries its key with it. The event in the
 // log stays as it is, and every payload that was put in its place is in the audit. It must not give the
@@ -207,9 +151,9 @@ func (r *Runner) Edit(ctx context.Context, name string, version int,
 	if err != nil {
 		return 0, err
 	}
-	err = r.engine.operate(ctx, "edit", name, v.projection.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-		done, err := tx.Exec(ctx, r.engine.sql(editSQL), name, v.projection.options.Version, key, position, string(data))
-		if err == nil && done.RowsAffected() == 0 {
+	err = r.engine.operate(ctx, "edit", v.projection.id(), func(tx pgx.Tx) (map[string]any, error) {
+		found, err := r.engine.catalog.Edit(ctx, tx, v.projection.id(), key, position, string(data))
+		if err == nil && !found {
 			err = fmt.Errorf("%w: the event at %d is no dead letter of key %s", ErrRefused, position, key)
 		}
 		return map[string]any{"key": key, "position": position, "data": data}, err
@@ -231,11 +175,13 @@ func (r *Runner) Skip(ctx context.Context, name string, version int,
 	if reason == "" {
 		return 0, fmt.Errorf("%w: say why the event is skipped", ErrRefused)
 	}
-	err = r.engine.operate(ctx, "skip", name, v.projection.options.Version, func(tx pgx.Tx) (map[string]any, error) {
-		var head eventstore.Position
-		err := tx.QueryRow(ctx, r.engine.sql(headSQL), name, v.projection.options.Version, key).Scan(&head)
-		if errors.Is(err, pgx.ErrNoRows) || err == nil && head != position {
-			return nil, fmt.Errorf("%w: the event that key %s waits for is at %d, not at %d", ErrRefused, key, head, position)
+	err = r.engine.operate(ctx, "skip", v.projection.id(), func(tx pgx.Tx) (map[string]any, error) {
+		first, err := r.engine.catalog.KeyLetters(ctx, tx, v.projection.id(), key, 1)
+		if err == nil && len(first) == 0 {
+			return nil, fmt.Errorf("%w: key %s has no dead letter", ErrRefused, key)
+		}
+		if err == nil && first[0].Position != position {
+			return nil, fmt.Errorf("%w: the event that key %s waits for is at %d, not at %d", ErrRefused, key, first[0].Position, position)
 		}
 		if err == nil {
 			err = v.deleteLetters(ctx, tx, key, []int64{int64(position)}, 0)
@@ -248,23 +194,7 @@ func (r *Runner) Skip(ctx context.Context, name string, version int,
 	return r.Retry(ctx, name, version, key)
 }
 
-const deleteLettersSQL = `
-with gone as (
-    delete from SCHEMA.dead_letters
-     where projection = $1
-       and version = $2
-       and key = $3
-       and position = any ($4)
-    returning 1)
-update SCHEMA.projection_partitions
-   set parked = parked - (select count(*) from gone), handled = handled + $6
- where projection = $1
-   and version = $2
-   and partition = $5`
-
 // deleteLetters deletes dead letters of a key, of which some were handled.
 func (v *deployment) deleteLetters(ctx context.Context, tx pgx.Tx, key string, positions []int64, handled int) error {
-	_, err := tx.Exec(ctx, v.engine.sql(deleteLettersSQL),
-		v.projection.name, v.projection.options.Version, key, positions, v.projection.partitionOf(key), handled)
-	return err
+	return v.engine.catalog.DeleteLetters(ctx, tx, v.projection.id(), v.projection.partitionOf(key), key, positions, handled)
 }

@@ -2,7 +2,6 @@ package projection
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -14,62 +13,15 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pause"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/internal/signal"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
-
-// The phases of a version.
-const (
-	phaseLive     = "live"
-	phaseBuilding = "building"
-	phaseRetired  = "retired"
-)
-
-const lockNameSQL = `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`
-
-const versionsSQL = `
-select version, phase, partitions, types, definition, kind
-  from SCHEMA.projections
- where name = $1
- order by version`
-
-const registerSQL = `
-insert into SCHEMA.projections (name, version, phase, partitions, types, tables, definition, total, kind, total_at)
-select $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce(max(position), 0)
-  from SCHEMA.events`
 
 // maxCounted bounds the position of the last event of a log that is counted while others wait. Of a longer
 // one the planner says about how many events there are.
 const maxCounted = 100_000
-
-const countSQL = `
-select count(*)
-  from SCHEMA.events
- where type = any ($1)`
-
-const estimateSQL = `
-explain (format json)
-select
-  from SCHEMA.events
- where type = any ($1)`
-
-const addPartitionsSQL = `
-insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint, fencing_token)
-select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end,
-       (1000 * extract(epoch from clock_timestamp()))::bigint -- no token of a version that was dropped comes again
-  from generate_series(0, $3::int - 1) n`
-
-const farthestSQL = `
-select coalesce(max(checkpoint), 0)
-  from SCHEMA.projection_partitions
- where projection = $1
-   and version = $2`
-
-const changeTypesSQL = `
-update SCHEMA.projections
-   set types = $3, added = (added::jsonb || $4::jsonb)::json, updated_at = clock_timestamp()
- where name = $1
-   and version = $2
-   and (inline is null or not $5)`
 
 // ChangedError means that a projection is not what is stored under its name and version.
 type ChangedError struct {
@@ -100,23 +52,13 @@ type deployment struct {
 	unable  error            // why it cannot, though others may be able to; nil if it is about to try
 	until   time.Time        // when it tries again, whoever runs them
 	others  bool             // other processes run it, as of the last plan
-	moved   *signal          // shared by all versions of the name
+	moved   *signal.Signal   // shared by all versions of the name
 }
 
 // progress is how far a partition is, and whether readers see its version.
 type progress struct {
 	at   eventstore.Position
 	live bool
-}
-
-// versionRow is a row of the table projections.
-type versionRow struct {
-	Version    int
-	Phase      string
-	Partitions int
-	Types      []string
-	Definition string
-	Kind       string
 }
 
 // registerFor is how long a version is registered again and again while something is in the way that passes.
@@ -136,9 +78,7 @@ func (v *deployment) registerPatiently(ctx context.Context) error {
 		}
 		v.engine.logger.WarnContext(ctx, "projection: cannot be registered and will be tried again",
 			"projection", v.projection.name, "version", v.projection.options.Version, "error", err)
-		select {
-		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
+		if pause.Sleep(ctx, 100*time.Millisecond) != nil {
 			return err
 		}
 	}
@@ -147,20 +87,19 @@ func (v *deployment) registerPatiently(ctx context.Context) error {
 // register makes what there has to be of a projection before it can run, or checks that it is there.
 func (v *deployment) register(ctx context.Context) error {
 	err := pgx.BeginTxFunc(ctx, v.engine.pool, pgx.TxOptions{BeginQuery: v.engine.beginSQL()}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, lockNameSQL, v.projection.name); err != nil {
+		if err := v.engine.catalog.LockName(ctx, tx, v.projection.name); err != nil {
 			return err
 		}
-		found, _ := tx.Query(ctx, v.engine.sql(versionsSQL), v.projection.name)
-		rows, err := pgx.CollectRows(found, pgx.RowToStructByPos[versionRow])
+		rows, err := v.engine.catalog.Versions(ctx, tx, v.projection.name)
 		if err != nil {
 			return err
 		}
-		if n := slices.IndexFunc(rows, func(s versionRow) bool { return s.Version == v.projection.options.Version }); n >= 0 {
+		if n := slices.IndexFunc(rows, func(s catalog.Version) bool { return s.Version == v.projection.options.Version }); n >= 0 {
 			return v.check(ctx, tx, rows[n])
 		}
-		phase := phaseLive
-		if n := slices.IndexFunc(rows, func(s versionRow) bool { return s.Phase == phaseLive }); n >= 0 {
-			phase = phaseBuilding
+		phase := catalog.Live
+		if n := slices.IndexFunc(rows, func(s catalog.Version) bool { return s.Phase == catalog.Live }); n >= 0 {
+			phase = catalog.Building
 			if rows[n].Version > v.projection.options.Version {
 				v.outdated.Store(true)
 				v.engine.logger.WarnContext(ctx,
@@ -190,12 +129,17 @@ func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string) error 
 	if err != nil {
 		return err
 	}
-	_, err = tx.Exec(ctx, v.engine.sql(registerSQL), v.projection.name, o.Version, phase, o.Partitions, v.projection.stored,
-		append([]string{}, o.Tables...), v.projection.definition(), total, v.projection.kind())
+	err = v.engine.catalog.Register(ctx, tx, v.projection.name, catalog.NewVersion{
+		Version: catalog.Version{
+			Version: o.Version, Phase: phase, Partitions: o.Partitions, Types: v.projection.stored,
+			Definition: v.projection.definition(), Kind: v.projection.kind(),
+		},
+		Tables: append([]string{}, o.Tables...), Total: total,
+	})
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, v.engine.sql(addPartitionsSQL), v.projection.name, o.Version, o.Partitions, o.FromNow); err != nil {
+	if err := v.engine.catalog.AddPartitions(ctx, tx, v.projection.id(), o.Partitions, o.FromNow); err != nil {
 		return err
 	}
 	if o.DDL != "" {
@@ -203,40 +147,25 @@ func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string) error 
 			return &ddlError{err}
 		}
 	}
-	if phase == phaseLive {
+	if phase == catalog.Live {
 		if err := v.engine.showTables(ctx, tx, o.Tables, o.Version); err != nil {
 			return &ddlError{err}
 		}
 	}
 	details := map[string]any{"phase": phase, "partitions": o.Partitions}
-	return v.engine.audit(ctx, tx, v.projection.name, o.Version, "create", details)
+	return v.engine.audit(ctx, tx, v.projection.id(), "create", details)
 }
 
 // total returns about how many events there are to handle until a version has been built.
 func (v *deployment) total(ctx context.Context, tx pgx.Tx, phase string) (total int64, err error) {
-	if phase != phaseBuilding {
+	if phase != catalog.Building {
 		return 0, nil
 	}
-	var end eventstore.Position
-	if err := tx.QueryRow(ctx, v.engine.sql(endSQL)).Scan(&end); err != nil {
+	end, err := v.engine.catalog.LogEnd(ctx, tx)
+	if err != nil {
 		return 0, err
 	}
-	if end <= maxCounted {
-		return total, tx.QueryRow(ctx, v.engine.sql(countSQL), v.projection.types).Scan(&total)
-	}
-	var plans []struct {
-		Plan struct {
-			Rows float64 `json:"Plan Rows"`
-		}
-	}
-	var text []byte
-	if err = tx.QueryRow(ctx, v.engine.sql(estimateSQL), v.projection.types).Scan(&text); err == nil {
-		err = json.Unmarshal(text, &plans)
-	}
-	for _, p := range plans {
-		total += int64(p.Plan.Rows)
-	}
-	return total, err
+	return v.engine.catalog.Count(ctx, tx, v.projection.types, end <= maxCounted)
 }
 
 // ddlError keeps an undefined table of the application from being taken for a missing migration.
@@ -251,7 +180,7 @@ func (e *ddlError) Error() string {
 
 // check compares a projection with what is stored of it. Types that are added are handled from now
 // on, by those who know them.
-func (v *deployment) check(ctx context.Context, tx pgx.Tx, s versionRow) error {
+func (v *deployment) check(ctx context.Context, tx pgx.Tx, s catalog.Version) error {
 	switch {
 	case s.Partitions != v.projection.options.Partitions:
 		return &ChangedError{v.projection.name, s.Version, fmt.Sprintf("it has %d partitions, not %d", s.Partitions, v.projection.options.Partitions)}
@@ -273,17 +202,17 @@ func (v *deployment) check(ctx context.Context, tx pgx.Tx, s versionRow) error {
 }
 
 // addTypes lets a projection handle more types from now on.
-func (v *deployment) addTypes(ctx context.Context, tx pgx.Tx, s versionRow, types []string) error {
-	// Before the partitions, like a switch.
-	if _, err := tx.Exec(ctx, v.engine.sql(lockVersionsSQL), v.projection.name); err != nil {
+func (v *deployment) addTypes(ctx context.Context, tx pgx.Tx, s catalog.Version, types []string) error {
+	id := v.projection.id()
+	if _, err := v.engine.catalog.LockVersions(ctx, tx, id.Name); err != nil {
 		return err
 	}
-	// Processes that do not know the types must not go on: then the checkpoints stay where they are.
-	if _, err := tx.Exec(ctx, v.engine.sql(fenceSQL), v.projection.name, s.Version); err != nil {
+	// Processes that do not know the types must not continue: the fence keeps the checkpoints where they are.
+	if err := v.engine.catalog.Fence(ctx, tx, id, nil); err != nil {
 		return err
 	}
-	var passed eventstore.Position
-	if err := tx.QueryRow(ctx, v.engine.sql(farthestSQL), v.projection.name, s.Version).Scan(&passed); err != nil {
+	passed, err := v.engine.catalog.Farthest(ctx, tx, id)
+	if err != nil {
 		return err
 	}
 	missed, err := v.missed(ctx, tx, types, passed)
@@ -299,36 +228,22 @@ func (v *deployment) addTypes(ctx context.Context, tx pgx.Tx, s versionRow, type
 			"projection handles new event types, from its checkpoint on: raise its version to have the earlier ones",
 			"projection", v.projection.name, "version", s.Version, "types", added)
 	}
-	list, err := json.Marshal(added)
-	if err != nil {
-		return err
-	}
 	all := slices.Concat(s.Types, types)
 	slices.Sort(all)
 	newTypes := slices.ContainsFunc(types, func(t string) bool { return slices.Contains(v.projection.types, t) })
-	changed, err := tx.Exec(ctx, v.engine.sql(changeTypesSQL), v.projection.name, s.Version, all, string(list), newTypes)
+	changed, err := v.engine.catalog.ChangeTypes(ctx, tx, id, all, added, newTypes)
 	if err != nil {
 		return err
 	}
-	if changed.RowsAffected() == 0 { // writers of the old release would go on to append them
+	if !changed { // writers of the old release would go on to append them
 		return &ChangedError{v.projection.name, s.Version, "it is kept inline, with fewer event types: " +
 			"call Runner.StopInline before types are added"}
 	}
-	return v.engine.audit(ctx, tx, v.projection.name, s.Version, "add types", map[string]any{"types": types, "missed": added})
+	return v.engine.audit(ctx, tx, id, "add types", map[string]any{"types": types, "missed": added})
 }
 
 // missedWithin bounds the search for events of types that are added: there is no index by type.
 const missedWithin = "2s"
-
-const missedSQL = `
-select t
-  from unnest($1::text[]) t
- where t = '` + allTypes + `'
-    or exists (
-       select
-         from SCHEMA.events e
-        where e.type = t
-          and e.position <= $2)`
 
 // missed returns which of some types, that are new to a projection, have events up to a position, or may have: it does
 // not look for long.
@@ -346,8 +261,7 @@ func (v *deployment) missed(ctx context.Context, tx pgx.Tx, types []string, pass
 	if _, err := savepoint.Exec(ctx, `set local statement_timeout = '`+missedWithin+`'`); err != nil {
 		return nil, err
 	}
-	rows, _ := savepoint.Query(ctx, v.engine.sql(missedSQL), types, passed)
-	found, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	found, err := v.engine.catalog.StoredTypes(ctx, savepoint, types, passed, allTypes)
 	if pgerr.Is(err, pgerr.Canceled) {
 		found, err = types, nil
 	}
@@ -363,29 +277,12 @@ func (v *deployment) covers(types []string) bool {
 	return v.projection.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.projection.known[t] })
 }
 
-// planned notes what the database says, and reports whether this process may run the projection.
-func (v *deployment) planned(p plan) bool {
-	reason := v.unfit(p)
-	v.stepBack(reason)
-	if reason == nil {
-		v.left.Store(false)
-	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.others = p.others(v.engine.owner)
-	if v.phase != p.phase {
-		v.phase = p.phase
-		v.moved.notify()
-	}
-	return reason == nil
-}
-
 // reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it.
 func (v *deployment) reached(partition int, at eventstore.Position, live bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.owned[partition] = progress{at, live}
-	v.moved.notify()
+	v.moved.Notify()
 }
 
 func (v *deployment) troubled(err error) {
@@ -400,7 +297,7 @@ func (v *deployment) disowned(partition int) {
 	defer v.mu.Unlock()
 	delete(v.owned, partition)
 	v.trouble = nil
-	v.moved.notify()
+	v.moved.Notify()
 }
 
 // local returns how far the projection is, if this process runs all of it.
@@ -426,17 +323,10 @@ func (v *deployment) disownAll() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	clear(v.owned)
-	v.moved.notify()
+	v.moved.Notify()
 }
 
-func (e *engine) audit(
-	ctx context.Context, tx pgx.Tx, name string, version int, action string, details map[string]any,
-) error {
-	text, err := json.Marshal(details)
-	if err != nil {
-		return err
-	}
-	actor := eventstore.MetadataFrom(ctx).Actor
-	_, err = tx.Exec(ctx, e.sql(auditSQL), name, version, action, actor, string(text))
-	return err
+// audit records what was done to a version: actor is the one of the context's metadata.
+func (e *engine) audit(ctx context.Context, tx pgx.Tx, id catalog.ID, action string, details map[string]any) error {
+	return e.catalog.Audit(ctx, tx, id, action, eventstore.MetadataFrom(ctx).Actor, details)
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // Drop removes a version with its tables and dead letters: an old one that nobody wants back, or one that is
@@ -15,12 +16,12 @@ import (
 func (r *Runner) Drop(ctx context.Context, name string, version int) error {
 	for {
 		err := pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
-			return r.drop(ctx, tx, name, version)
+			return r.drop(ctx, tx, catalog.ID{Name: name, Version: version})
 		})
 		switch {
 		case err == nil:
 			r.engine.announce(ctx)
-			r.engine.changed.notify()
+			r.engine.changed.Notify()
 			return nil
 		case pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil: // with a batch that parks an event
 		default:
@@ -29,66 +30,45 @@ func (r *Runner) Drop(ctx context.Context, name string, version int) error {
 	}
 }
 
-const lockToDropSQL = `
-select
-  from SCHEMA.projections
- where name = $1
-   and version = $2
-   for update`
-
-func (r *Runner) drop(ctx context.Context, tx pgx.Tx, name string, version int) error {
-	// Before anything else, like those who renew leases.
-	if _, err := tx.Exec(ctx, r.engine.sql(lockToDropSQL), name, version); err != nil {
+func (r *Runner) drop(ctx context.Context, tx pgx.Tx, id catalog.ID) error {
+	if err := r.engine.catalog.LockToDrop(ctx, tx, id); err != nil {
 		return err
 	}
-	wanted, live, err := r.lockVersions(ctx, tx, name, version)
+	wanted, live, err := r.lockVersions(ctx, tx, id)
 	if err != nil {
 		return err
 	}
-	if wanted.version == live.version {
-		if err := r.hideTables(ctx, tx, name, version, wanted.tables); err != nil {
+	if wanted.Version == live.Version {
+		if err := r.hideTables(ctx, tx, id, wanted.Tables); err != nil {
 			return err
 		}
 	}
-	for _, t := range wanted.tables { // before the partitions, as batches lock them
-		if _, err := tx.Exec(ctx, "drop table if exists "+physical(t, version)); err != nil {
+	for _, t := range wanted.Tables { // before the partitions, as batches lock them
+		if _, err := tx.Exec(ctx, "drop table if exists "+physical(t, id.Version)); err != nil {
 			return err
 		}
 	}
-	if _, err := tx.Exec(ctx, r.engine.sql(fenceSQL), name, version); err != nil {
+	if err := r.engine.catalog.Fence(ctx, tx, id, nil); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, r.engine.sql(dropSQL), name, version); err != nil {
+	if err := r.engine.catalog.Drop(ctx, tx, id); err != nil {
 		return err
 	}
-	return r.engine.audit(ctx, tx, name, version, "drop", nil)
+	return r.engine.audit(ctx, tx, id, "drop", nil)
 }
 
-const usedSQL = `
-select (select count(*) from SCHEMA.projections where name = $1),
-       coalesce((select min(m.owner)
-                   from SCHEMA.projection_members m
-                  where m.projection = $1
-                    and m.expires between clock_timestamp() and clock_timestamp() + m.length),
-                (select min(p.lease_owner)
-                   from SCHEMA.projection_partitions p
-                  where p.projection = $1
-                    and ` + leased + `), '')`
-
 // hideTables removes the views for readers of a projection that is live, unless somebody needs it.
-func (r *Runner) hideTables(ctx context.Context, tx pgx.Tx, name string, version int, tables []string) error {
-	var versions int
-	var owner string
-	if err := tx.QueryRow(ctx, r.engine.sql(usedSQL), name).Scan(&versions, &owner); err != nil {
-		return err
-	}
+func (r *Runner) hideTables(ctx context.Context, tx pgx.Tx, id catalog.ID, tables []string) error {
+	versions, owner, err := r.engine.catalog.Users(ctx, tx, id.Name)
 	switch {
+	case err != nil:
+		return err
 	case versions > 1:
-		return fmt.Errorf("%w: version %d is live: drop the other versions first", ErrRefused, version)
+		return fmt.Errorf("%w: version %d is live: drop the other versions first", ErrRefused, id.Version)
 	case owner != "":
-		return fmt.Errorf("%w: version %d is live, and process %s runs it: deploy a release without the projection first", ErrRefused, version, owner)
+		return fmt.Errorf("%w: version %d is live, and process %s runs it: deploy a release without the projection first", ErrRefused, id.Version, owner)
 	}
-	if err := r.engine.refuseInline(ctx, tx, name, version); err != nil {
+	if err := r.engine.refuseInline(ctx, tx, id); err != nil {
 		return err
 	}
 	for _, t := range tables {
@@ -102,8 +82,3 @@ func (r *Runner) hideTables(ctx context.Context, tx pgx.Tx, name string, version
 	}
 	return nil
 }
-
-const dropSQL = `
-delete from SCHEMA.projections
- where name = $1
-   and version = $2`

@@ -20,13 +20,6 @@ const (
 	stillFor = time.Second
 )
 
-const othersSQL = `
-select coalesce(sum(checkpoint), 0)::bigint, count(*) filter (where checkpoint < $4)
-  from SCHEMA.projection_partitions
- where projection = $1
-   and version = $2
-   and partition <> $3`
-
 // others is how far the other partitions of a version were when an event last violated a constraint.
 type others struct {
 	position eventstore.Position // of the event
@@ -61,8 +54,9 @@ func (w *worker) isAlive(ctx context.Context) bool {
 func (w *worker) mayFollow(ctx context.Context, position eventstore.Position) bool {
 	var sum int64
 	var behind int
-	err := w.engine.answered(ctx, func(ctx context.Context) error {
-		return w.engine.pool.QueryRow(ctx, w.engine.sql(othersSQL), w.projection.name, w.projection.options.Version, w.number, position).Scan(&sum, &behind)
+	err := w.engine.answered(ctx, func(ctx context.Context) (err error) {
+		sum, behind, err = w.engine.catalog.Siblings(ctx, w.engine.pool, w.projection.id(), w.number, position)
+		return err
 	})
 	if err != nil {
 		return true // and it is asked again

@@ -12,8 +12,10 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pause"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // Inline lets appends keep projections themselves, in their own transactions: what is read after an append
@@ -24,7 +26,7 @@ import (
 // An event that cannot be handled fails its append, and nobody else's. Appends whose events concern the same
 // row wait for each other's commit; it is for read models whose rows are those of streams, or nearly so.
 type Inline struct {
-	schema   string
+	catalog  *catalog.Catalog
 	versions []*Projection
 	names    []string
 }
@@ -39,7 +41,7 @@ func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 	if len(projections) == 0 {
 		return nil, errors.New("projection.NewInline: there is no projection: pass those that appends are to keep")
 	}
-	n := &Inline{schema: schema, versions: slices.Clone(projections)}
+	n := &Inline{catalog: catalog.New(schema), versions: slices.Clone(projections)}
 	for i, p := range projections {
 		switch {
 		case p == nil || p.name == "":
@@ -61,36 +63,15 @@ func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 // Names returns the projections' names with their versions.
 func (n *Inline) Names() []string { return n.names }
 
-// Appends by stores with Config.Inline hold it shared, from before they store anything until they end.
-const excludeInlineSQL = `select pg_advisory_xact_lock(hashtext('SCHEMA.inline'), 0)`
-
-const inlineActiveSQL = `
-select name || ':' || version
-  from SCHEMA.projections
- where inline >= 0
-   and name || ':' || version = any ($1)`
-
-// In the order of the hash, so that two appends cannot deadlock.
-const lockKeysSQL = `
-select pg_advisory_xact_lock(hashtext($1), h.hash)
-  from (select distinct hashtext(key) as hash
-          from unnest($2::text[]) key
-         order by 1) h`
-
 // Apply handles the events of an append. It is for stores to call.
 func (n *Inline) Apply(ctx context.Context, tx pgx.Tx, events []eventstore.Raw) error {
-	found, err := tx.Query(ctx, pgschema.In(n.schema, inlineActiveSQL), n.names)
+	active, err := n.catalog.ActiveInline(ctx, tx, n.names)
 	if err != nil {
-		return err
-	}
-	active := make(map[string]bool)
-	var name string
-	if _, err := pgx.ForEachRow(found, []any{&name}, func() error { active[name] = true; return nil }); err != nil {
 		return err
 	}
 	p := newPage(0, eventstore.Page{Events: events})
 	for i, projection := range n.versions {
-		if !active[n.names[i]] {
+		if !slices.Contains(active, n.names[i]) {
 			continue
 		}
 		if err := n.apply(ctx, tx, projection, projection.items(p, 0, 0)); err != nil {
@@ -104,7 +85,7 @@ func (n *Inline) apply(ctx context.Context, tx pgx.Tx, p *Projection, items []it
 	if len(items) == 0 {
 		return nil
 	}
-	info := &batchInfo{projection: p, live: true, inbox: pgschema.In(n.schema, inboxSQL)}
+	info := &batchInfo{projection: p, live: true, catalog: n.catalog}
 	if p.table == nil {
 		return n.guarded(ctx, tx, p, func() error { _, err := p.redo(ctx, tx, items, info); return err })
 	}
@@ -112,7 +93,7 @@ func (n *Inline) apply(ctx context.Context, tx pgx.Tx, p *Projection, items []it
 	for i := range items {
 		keys = append(keys, items[i].keyText())
 	}
-	if _, err := tx.Exec(ctx, lockKeysSQL, p.name, keys); err != nil {
+	if err := n.catalog.LockKeys(ctx, tx, p.name, keys); err != nil {
 		return err
 	}
 	_, err := p.redo(ctx, tx, items, info)
@@ -123,60 +104,18 @@ func (n *Inline) apply(ctx context.Context, tx pgx.Tx, p *Projection, items []it
 // as in a batch, its commit fails.
 func (n *Inline) guarded(ctx context.Context, tx pgx.Tx, p *Projection, handle func() error) error {
 	id := uuid.New()
-	if _, err := tx.Exec(ctx, pgschema.In(n.schema, guardSQL), id); err != nil {
+	if err := n.catalog.Guard(ctx, tx, id); err != nil {
 		return err
 	}
 	if err := handle(); err != nil {
 		return err
 	}
-	removed, err := tx.Exec(ctx, pgschema.In(n.schema, unguardSQL), id)
-	if err == nil && removed.RowsAffected() == 0 { // it went with the transaction that it was in
+	same, err := n.catalog.Unguard(ctx, tx, id)
+	if err == nil && !same { // it went with the transaction that it was in
 		err = fmt.Errorf("projection %s: %w", p.name, errEnded)
 	}
 	return err
 }
-
-// Who appends with an old snapshot sees the sequence move.
-const armInlineSQL = `
-update SCHEMA.projections
-   set inline = -1, updated_at = clock_timestamp()
- where name = $1
-   and version = $2
-   and inline is null
-returning nextval('SCHEMA.inline_starts')`
-
-const disarmInlineSQL = `
-update SCHEMA.projections
-   set inline = null, updated_at = clock_timestamp()
- where name = $1
-   and version = $2
-   and inline = -1`
-
-// The transactions that were appending when it was armed: they may not know of it.
-const appendingSQL = `select t from SCHEMA.appending() t`
-
-const setInlineSQL = `
-update SCHEMA.projections
-   set inline = $3, updated_at = clock_timestamp()
- where name = $1
-   and version = $2`
-
-const inlineStateSQL = `
-select v.inline, v.phase, v.state, v.types, p.parked,
-       exists (
-       select
-         from SCHEMA.events e
-        where e.position > p.checkpoint
-          and e.position <= $3
-          and e.type = any (v.types)) as behind
-  from SCHEMA.projections v
-  join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
- where v.name = $1
-   and v.version = $2`
-
-const endSQL = `
-select coalesce(max(position), 0)
-  from SCHEMA.events`
 
 // StartInline lets appends keep a projection from now on, as soon as the runner has brought it to the end of
 // the log; version 0 is the live one. From then on appends of its events through stores that do not know it
@@ -195,15 +134,15 @@ func (r *Runner) StartInline(ctx context.Context, name string, version int) (err
 		return fmt.Errorf("projection %s: %w: a subscription, or several partitions, cannot be kept inline",
 			name, ErrRefused)
 	}
-	armed, err := r.engine.pool.Exec(ctx, r.engine.sql(armInlineSQL), name, v.projection.options.Version)
+	id := v.projection.id()
+	armed, err := r.engine.catalog.ArmInline(ctx, r.engine.pool, id)
 	if err != nil {
 		return fmt.Errorf("start projection %s inline: %w", name, err)
 	}
-	if armed.RowsAffected() == 1 {
+	if armed {
 		defer func() {
 			if err != nil { // writers that do not know it may go on
-				_, disarm := r.engine.pool.Exec(context.WithoutCancel(ctx), r.engine.sql(disarmInlineSQL), name, v.projection.options.Version)
-				err = errors.Join(err, disarm)
+				err = errors.Join(err, r.engine.catalog.DisarmInline(context.WithoutCancel(ctx), r.engine.pool, id))
 			}
 		}()
 	}
@@ -211,8 +150,7 @@ func (r *Runner) StartInline(ctx context.Context, name string, version int) (err
 		return fmt.Errorf("start projection %s inline: %w", name, err)
 	}
 	return patiently(ctx, func(patience time.Duration) error {
-		var end eventstore.Position
-		err := r.engine.pool.QueryRow(ctx, r.engine.sql(endSQL)).Scan(&end)
+		end, err := r.engine.catalog.LogEnd(ctx, r.engine.pool)
 		if err == nil { // without stopping appends, until the runner has nearly arrived
 			err = v.awaitRunner(ctx, r.engine.pool, end, time.Time{})
 		}
@@ -230,8 +168,7 @@ func (r *Runner) StartInline(ctx context.Context, name string, version int) (err
 func (r *Runner) awaitAppends(ctx context.Context) error {
 	var before map[string]bool
 	for {
-		found, _ := r.engine.pool.Query(ctx, r.engine.sql(appendingSQL))
-		ids, err := pgx.CollectRows(found, pgx.RowTo[string])
+		ids, err := r.engine.catalog.Appending(ctx, r.engine.pool)
 		if err != nil {
 			return err
 		}
@@ -244,10 +181,8 @@ func (r *Runner) awaitAppends(ctx context.Context) error {
 		if before = left; len(left) == 0 {
 			return nil
 		}
-		select {
-		case <-time.After(askAfter):
-		case <-ctx.Done():
-			return fmt.Errorf("appends are open that began before it: %w", context.Cause(ctx))
+		if err := pause.Sleep(ctx, askAfter); err != nil {
+			return fmt.Errorf("appends are open that began before it: %w", err)
 		}
 	}
 }
@@ -259,10 +194,8 @@ func patiently(ctx context.Context, try func(patience time.Duration) error) erro
 		if !errors.Is(err, errBehind) && !pgerr.Is(err, pgerr.LockNotAvailable, pgerr.Deadlock) {
 			return err
 		}
-		select {
-		case <-time.After(patience):
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		if done := pause.Sleep(ctx, patience); done != nil {
+			return fmt.Errorf("%w: %w", err, done)
 		}
 	}
 }
@@ -273,7 +206,7 @@ func (v *deployment) exclude(ctx context.Context, tx pgx.Tx, patience time.Durat
 	_, err := tx.Exec(ctx, fmt.Sprintf(
 		`set transaction isolation level read committed; set local lock_timeout = %d`, patience.Milliseconds()))
 	if err == nil {
-		_, err = tx.Exec(ctx, v.engine.sql(excludeInlineSQL))
+		err = v.engine.catalog.ExcludeAppends(ctx, tx)
 	}
 	return err
 }
@@ -286,14 +219,13 @@ func (v *deployment) takeInline(ctx context.Context, patience time.Duration) err
 		if err := v.mayBeInline(ctx, tx, math.MaxInt64); err != nil {
 			return nil, err
 		}
-		var end eventstore.Position
-		if err := tx.QueryRow(ctx, v.engine.sql(endSQL)).Scan(&end); err != nil {
+		end, err := v.engine.catalog.LogEnd(ctx, tx)
+		if err != nil {
 			return nil, err
 		}
-		_, err := tx.Exec(ctx, v.engine.sql(setInlineSQL), v.projection.name, v.projection.options.Version, end)
-		return map[string]any{"position": end}, err
+		return map[string]any{"position": end}, v.engine.catalog.SetInline(ctx, tx, v.projection.id(), end)
 	}
-	err := v.engine.operate(ctx, "start inline", v.projection.name, v.projection.options.Version, take, func(tx pgx.Tx) error {
+	err := v.engine.operate(ctx, "start inline", v.projection.id(), take, func(tx pgx.Tx) error {
 		if err := v.exclude(ctx, tx, patience); err != nil {
 			return err
 		}
@@ -311,26 +243,23 @@ var errBehind = errors.New("the runner is not at the end of the log yet")
 // awaitRunner returns nil when the runner has handled all events up to a position, and errBehind if it has
 // not at the deadline, if there is one.
 func (v *deployment) awaitRunner(
-	ctx context.Context, db querier, end eventstore.Position, deadline time.Time,
+	ctx context.Context, db catalog.DB, end eventstore.Position, deadline time.Time,
 ) error {
 	for {
 		err := v.mayBeInline(ctx, db, end)
 		if !errors.Is(err, errBehind) || !deadline.IsZero() && time.Now().After(deadline) {
 			return err
 		}
-		select {
-		case <-time.After(askAfter / 2):
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", err, context.Cause(ctx))
+		if done := pause.Sleep(ctx, askAfter/2); done != nil {
+			return fmt.Errorf("%w: %w", err, done)
 		}
 	}
 }
 
 // mayBeInline returns nil if appends may keep the projection from a position on, or why not; errNothing if
 // they do.
-func (v *deployment) mayBeInline(ctx context.Context, db querier, end eventstore.Position) error {
-	found, _ := db.Query(ctx, v.engine.sql(inlineStateSQL), v.projection.name, v.projection.options.Version, end)
-	s, err := pgx.CollectExactlyOneRow(found, pgx.RowToStructByPos[inlineState])
+func (v *deployment) mayBeInline(ctx context.Context, db catalog.DB, end eventstore.Position) error {
+	s, err := v.engine.catalog.InlineState(ctx, db, v.projection.id(), end)
 	switch {
 	case err != nil:
 		return err
@@ -338,7 +267,7 @@ func (v *deployment) mayBeInline(ctx context.Context, db querier, end eventstore
 		return fmt.Errorf("%w: somebody has called StopInline meanwhile", ErrRefused)
 	case *s.Inline >= 0:
 		return errNothing
-	case s.Parked > 0 || s.Phase != phaseLive || s.State != "running":
+	case s.Parked > 0 || s.Phase != catalog.Live || s.State != catalog.Running:
 		return fmt.Errorf("%w: it is %s and %s, and has %d dead letters", ErrRefused, s.Phase, s.State, s.Parked)
 	case !v.covers(s.Types): // and nor may writers
 		return fmt.Errorf("%w: a newer release handles more event types than this one", ErrRefused)
@@ -346,15 +275,6 @@ func (v *deployment) mayBeInline(ctx context.Context, db querier, end eventstore
 		return errBehind
 	}
 	return nil
-}
-
-type inlineState struct {
-	Inline *int64
-	Phase  string
-	State  string
-	Types  []string
-	Parked int
-	Behind bool
 }
 
 // StopInline lets the runner keep a projection again that appends have kept, or were to keep; version 0 is
@@ -370,38 +290,19 @@ func (r *Runner) StopInline(ctx context.Context, name string, version int) error
 func (v *deployment) endInline(ctx context.Context, patience time.Duration) error {
 	end := func(tx pgx.Tx) (map[string]any, error) {
 		// No append is open that would have kept it: all of its events that are stored are in the read model.
-		var last eventstore.Position
-		if err := tx.QueryRow(ctx, v.engine.sql(endSQL)).Scan(&last); err != nil {
+		last, err := v.engine.catalog.LogEnd(ctx, tx)
+		if err != nil {
 			return nil, err
 		}
-		if _, err := tx.Exec(ctx, v.engine.sql(moveSQL), v.projection.name, v.projection.options.Version, last); err != nil {
-			return nil, err
-		}
-		ended, err := tx.Exec(ctx, v.engine.sql(endInlineSQL), v.projection.name, v.projection.options.Version)
-		if err == nil && ended.RowsAffected() == 0 {
+		ended, err := v.engine.catalog.EndInline(ctx, tx, v.projection.id(), last)
+		if err == nil && !ended {
 			err = errNothing
 		}
 		return map[string]any{"position": last}, err
 	}
 	exclude := func(tx pgx.Tx) error { return v.exclude(ctx, tx, patience) }
-	if err := v.engine.operate(ctx, "stop inline", v.projection.name, v.projection.options.Version, end, exclude); !isNothing(err) {
+	if err := v.engine.operate(ctx, "stop inline", v.projection.id(), end, exclude); !isNothing(err) {
 		return err
 	}
 	return nil
 }
-
-const moveSQL = `
-update SCHEMA.projection_partitions p
-   set checkpoint = $3
-  from SCHEMA.projections v
- where (v.name, v.version) = (p.projection, p.version)
-   and v.inline >= 0
-   and p.projection = $1
-   and p.version = $2`
-
-const endInlineSQL = `
-update SCHEMA.projections
-   set inline = null, updated_at = clock_timestamp()
- where name = $1
-   and version = $2
-   and inline is not null`

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // judge decides what to do about a batch that failed. It returns nil if the next step does something
@@ -79,21 +79,20 @@ func (w *worker) failed(ctx context.Context, err error) {
 		at = new(int64)
 		*at = int64(h.Position)
 	}
-	token := max(w.token, w.leased)
-	does, send := "projection failed and will be tried again", &pgx.Batch{}
+	does := "projection failed and will be tried again"
+	f := catalog.Failure{ID: w.projection.id(), Partition: w.number, Token: max(w.token, w.leased), Error: storable(err.Error()), At: at}
 	switch classify(err) {
 	case unable:
 		if w.deployment.giveAway(err) {
 			does = "projection failed: this process leaves it to others"
-			defer w.engine.changed.notify()
+			defer w.engine.changed.Notify()
 		}
 	case fatal:
 		does = "projection has stopped: see to the reason and call Runner.Resume"
-		send.Queue(w.engine.sql(stopStateSQL), w.projection.name, w.projection.options.Version, storable(err.Error()), w.number, token)
+		f.Stop = true
 	}
-	send.Queue(w.engine.sql(failSQL), w.projection.name, w.projection.options.Version, w.number, storable(err.Error()), at, token)
 	// If Postgres is away there is nobody to tell.
-	_ = w.engine.answered(ctx, func(ctx context.Context) error { return w.engine.pool.SendBatch(ctx, send).Close() })
+	_ = w.engine.answered(ctx, func(ctx context.Context) error { return w.engine.catalog.Fail(ctx, w.engine.send, f) })
 	w.engine.logger.ErrorContext(ctx, does,
 		"projection", w.projection.name, "version", w.projection.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
 }

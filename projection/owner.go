@@ -35,26 +35,16 @@ func (p *Projection) kind() string {
 	return "handlers"
 }
 
-// lockTablesSQL lets projections of different names claim tables one after the other.
-const lockTablesSQL = `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext('the tables of all projections'))`
-
-const othersTablesSQL = `
-select distinct name, unnest(tables)
-  from SCHEMA.projections
- where name <> $1`
-
 // claimTables returns a [TakenError] when a table of a version is that of another projection, under whatever name, or is
 // the application's own.
 func (v *deployment) claimTables(ctx context.Context, tx pgx.Tx) error {
 	if len(v.projection.options.Tables) == 0 {
 		return nil
 	}
-	if _, err := tx.Exec(ctx, lockTablesSQL); err != nil {
+	if err := v.engine.catalog.LockTables(ctx, tx); err != nil {
 		return err
 	}
-	found, _ := tx.Query(ctx, v.engine.sql(othersTablesSQL), v.projection.name)
-	type claim struct{ Name, Table string }
-	claims, err := pgx.CollectRows(found, pgx.RowToStructByPos[claim])
+	claims, err := v.engine.catalog.OthersTables(ctx, tx, v.projection.name)
 	if err != nil {
 		return err
 	}
@@ -65,7 +55,7 @@ func (v *deployment) claimTables(ctx context.Context, tx pgx.Tx) error {
 				return err
 			}
 			if same || table == c.Table {
-				return &TakenError{Projection: v.projection.name, Owner: c.Name, Table: table}
+				return &TakenError{Projection: v.projection.name, Owner: c.Projection, Table: table}
 			}
 		}
 		if _, other, err := v.engine.readersView(ctx, tx, table); err != nil {
@@ -93,13 +83,13 @@ func (r *Runner) checkStore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var have uuid.UUID
-	if err := r.engine.pool.QueryRow(ctx, r.engine.sql(`select id from SCHEMA.store`)).Scan(&have); err != nil {
-		return fmt.Errorf("projection: read which store schema %s is: %w", r.engine.schema, err)
+	have, err := r.engine.catalog.StoreID(ctx, r.engine.pool)
+	if err != nil {
+		return fmt.Errorf("projection: read which store schema %s is: %w", r.engine.catalog.Schema(), err)
 	}
 	if have != want {
 		return fmt.Errorf("projection: the runner's pool and schema %s are those of store %s, and its log is that of store %s: "+
-			"give the runner the pool and the schema of the log", r.engine.schema, have, want)
+			"give the runner the pool and the schema of the log", r.engine.catalog.Schema(), have, want)
 	}
 	return nil
 }

@@ -12,6 +12,8 @@ import (
 
 	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgpool"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // Handler writes what one event means into the read model, through tx. The runner commits the
@@ -316,6 +318,6 @@ type batchInfo struct {
 	live       bool
 	liveAt     []eventstore.Position // checkpoints of the live version, if this is another one
 	item       *item
-	inbox      string
-	engine     *engine // nil while an append is what handles the event
+	catalog    *catalog.Catalog
+	pool       *pgpool.Pool // nil while an append is what handles the event
 }

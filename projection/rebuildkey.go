@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // RebuildKey folds one row of a [NewTable] projection from the events of its key, as when it was new, and
@@ -24,7 +25,7 @@ func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key s
 	if v.projection.table == nil {
 		return fmt.Errorf("projection %s: %w: only the rows of a table can be rebuilt one by one", name, ErrRefused)
 	}
-	if err := r.engine.refuseInline(ctx, r.engine.pool, name, v.projection.options.Version); err != nil {
+	if err := r.engine.refuseInline(ctx, r.engine.pool, v.projection.id()); err != nil {
 		return err
 	}
 	for {
@@ -42,17 +43,17 @@ func (r *Runner) rebuildKey(ctx context.Context, v *deployment, key string) erro
 	}
 	finish := func(tx pgx.Tx) (map[string]any, error) { return map[string]any{"key": key}, b.finish(ctx, tx) }
 	partition := []int32{int32(v.projection.partitionOf(key))}
-	return r.engine.operateOn(ctx, "rebuild key", v.projection.name, v.projection.options.Version, partition, finish)
+	return r.engine.operateOn(ctx, "rebuild key", v.projection.id(), partition, finish)
 }
 
 // finish folds the rest, now that nobody moves the checkpoint, and writes the row.
 func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
 	// It may have become so meanwhile.
-	if err := b.engine.refuseInline(ctx, tx, b.projection.name, b.projection.options.Version); err != nil {
+	if err := b.engine.refuseInline(ctx, tx, b.projection.id()); err != nil {
 		return err
 	}
-	var types []string
-	if err := tx.QueryRow(ctx, b.engine.sql(typesSQL), b.projection.name, b.projection.options.Version).Scan(&types); err != nil {
+	types, err := b.engine.catalog.Types(ctx, tx, b.projection.id())
+	if err != nil {
 		return err
 	}
 	if !b.deployment.covers(types) { // the row would lose what those events have made of it
@@ -73,28 +74,6 @@ func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
 	}
 	return b.deployment.deleteLetters(ctx, tx, b.key, b.letters, 0)
 }
-
-const typesSQL = `
-select types
-  from SCHEMA.projections
- where name = $1
-   and version = $2`
-
-const partitionAtSQL = `
-select checkpoint
-  from SCHEMA.projection_partitions
- where projection = $1
-   and version = $2
-   and partition = $3`
-
-// Of the key, and of events that may have had no key when they were parked.
-const concernedSQL = `
-select l.position, l.key
-  from SCHEMA.dead_letters l
-  join SCHEMA.events e on e.position = l.position
- where l.projection = $1
-   and l.version = $2
-   and (l.key = $3 or l.key = e.stream)`
 
 // keyRebuild folds one row anew.
 type keyRebuild struct {
@@ -119,23 +98,21 @@ func (b *keyRebuild) write(ctx context.Context, tx pgx.Tx) error {
 
 // refold folds the events of the key up to the partition's checkpoint. Without a transaction it stops where the row
 // has to be written, before it can be folded further.
-func (b *keyRebuild) refold(ctx context.Context, log Log, db querier, tx pgx.Tx) error {
-	found, _ := db.Query(ctx, b.engine.sql(partitionAtSQL), b.projection.name, b.projection.options.Version, b.projection.partitionOf(b.key))
-	to, err := pgx.CollectExactlyOneRow(found, pgx.RowTo[eventstore.Position])
+func (b *keyRebuild) refold(ctx context.Context, log Log, db catalog.DB, tx pgx.Tx) error {
+	to, err := b.engine.catalog.Checkpoint(ctx, db, b.projection.id(), b.projection.partitionOf(b.key))
 	if err == nil && to < b.at { // it was reset
 		err = errChanged
 	}
 	if err != nil {
 		return err
 	}
-	parked := make(map[itemID]bool)
-	var id itemID
-	found, _ = db.Query(ctx, b.engine.sql(concernedSQL), b.projection.name, b.projection.options.Version, b.key)
-	if _, err := pgx.ForEachRow(found, []any{&id.position, &id.key}, func() error {
-		parked[id] = true
-		return nil
-	}); err != nil {
+	concerned, err := b.engine.catalog.Concerned(ctx, db, b.projection.id(), b.key)
+	if err != nil {
 		return err
+	}
+	parked := make(map[itemID]bool)
+	for _, l := range concerned {
+		parked[itemID{l.Position, l.Key}] = true
 	}
 	for b.at < to {
 		p, err := log.Next(ctx, eventstore.After(b.at), eventstore.Filter{Types: b.projection.types}, b.engine.config.BatchSize)
@@ -163,7 +140,7 @@ func (b *keyRebuild) refold(ctx context.Context, log Log, db querier, tx pgx.Tx)
 var errUnwritten = errors.New("the row is not written yet")
 
 // fold folds an event of the key, unless it is a dead letter of its stream, which Retry would fold again.
-func (b *keyRebuild) fold(ctx context.Context, db querier, tx pgx.Tx, i *item, parked map[itemID]bool) error {
+func (b *keyRebuild) fold(ctx context.Context, db catalog.DB, tx pgx.Tx, i *item, parked map[itemID]bool) error {
 	if err := b.rows.load(ctx, db, []item{*i}, []int{0}); err != nil {
 		return err
 	}

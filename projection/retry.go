@@ -15,24 +15,8 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
-
-const keyLettersSQL = `
-select position, edited
-  from SCHEMA.dead_letters
- where projection = $1
-   and version = $2
-   and key = $3
- order by position
- limit $4`
-
-const failLetterSQL = `
-update SCHEMA.dead_letters
-   set error = $5, attempts = attempts + 1
- where projection = $1
-   and version = $2
-   and key = $3
-   and position = $4`
 
 // retryBatch is how many dead letters one transaction handles at most.
 const maxRetried = 200
@@ -46,15 +30,9 @@ type keyRetry struct {
 	projection *Projection
 	engine     *engine
 	key        string
-	letters    []letterRow
+	letters    []catalog.KeyLetter
 	items      []item // what they mean, in their order
 	done       int    // letters that were handled, before one that was not
-}
-
-// letterRow is a dead letter, and what was put in the place of its payload.
-type letterRow struct {
-	Position eventstore.Position
-	Edited   []byte
 }
 
 // retry handles the dead letters of one key, some in each transaction, until there are none or one
@@ -79,7 +57,7 @@ func (v *deployment) retry(ctx context.Context, key string) (handled int, err er
 			err := t.handle(ctx, tx)
 			return map[string]any{"key": key, "events": t.done}, err
 		}
-		err = v.engine.operateOn(ctx, "retry", v.projection.name, v.projection.options.Version, t.partitions(), retry)
+		err = v.engine.operateOn(ctx, "retry", v.projection.id(), t.partitions(), retry)
 		known := errors.As(err, new(*HandlerError))
 		if err != nil && !known {
 			t.done = len(t.letters) / 2 // there are fewer next time
@@ -111,14 +89,9 @@ func aboutEvent(err error) bool {
 	return errors.As(err, new(*HandlerError)) || errors.As(err, new(*pgconn.PgError))
 }
 
-func (v *deployment) letterRows(ctx context.Context, db querier, key string, limit int) ([]letterRow, error) {
-	found, _ := db.Query(ctx, v.engine.sql(keyLettersSQL), v.projection.name, v.projection.options.Version, key, limit)
-	return pgx.CollectRows(found, pgx.RowToStructByPos[letterRow])
-}
-
 // toRetry reads dead letters of a key, and what they mean.
 func (v *deployment) toRetry(ctx context.Context, key string, limit int) (*keyRetry, error) {
-	rows, err := v.letterRows(ctx, v.engine.pool, key, limit)
+	rows, err := v.engine.catalog.KeyLetters(ctx, v.engine.pool, v.projection.id(), key, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -177,12 +150,6 @@ func (t *keyRetry) partitions() []int32 {
 	return partitions
 }
 
-const phaseSQL = `
-select phase
-  from SCHEMA.projections
- where name = $1
-   and version = $2`
-
 // handle handles the letters, or as many as it has the time for.
 func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 	if err := t.deployment.allowIdle(ctx, tx); err != nil {
@@ -192,24 +159,24 @@ func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 		return err
 	}
 	batch := uuid.New() // makes a commit of the handler fail
-	if _, err := tx.Exec(ctx, t.engine.sql(guardSQL), batch); err != nil {
+	if err := t.engine.catalog.Guard(ctx, tx, batch); err != nil {
 		return err
 	}
-	var phase string
-	if err := tx.QueryRow(ctx, t.engine.sql(phaseSQL), t.projection.name, t.projection.options.Version).Scan(&phase); err != nil {
+	phase, err := t.engine.catalog.Phase(ctx, tx, t.projection.id())
+	if err != nil {
 		return err
 	}
-	info := &batchInfo{projection: t.projection, live: phase == phaseLive, inbox: t.engine.sql(inboxSQL), engine: t.engine}
+	info := &batchInfo{projection: t.projection, live: phase == catalog.Live, catalog: t.engine.catalog, pool: t.engine.pool}
 	n, err := t.projection.redoUntil(ctx, tx, t.items, info, time.Now().Add(batchTime))
 	if n < len(t.items) {
 		at := t.items[n].raw.Position
-		t.done = slices.IndexFunc(t.letters, func(l letterRow) bool { return l.Position == at })
+		t.done = slices.IndexFunc(t.letters, func(l catalog.KeyLetter) bool { return l.Position == at })
 	}
 	if err != nil {
 		return err
 	}
-	ended, err := tx.Exec(ctx, t.engine.sql(unguardSQL), batch)
-	if err == nil && ended.RowsAffected() != 1 {
+	same, err := t.engine.catalog.Unguard(ctx, tx, batch)
+	if err == nil && !same {
 		err = errEnded
 	}
 	if err != nil {
@@ -224,7 +191,7 @@ func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 
 // check returns nil if the letters are what they were, and may be handled.
 func (t *keyRetry) check(ctx context.Context, tx pgx.Tx) error {
-	now, err := t.deployment.letterRows(ctx, tx, t.key, len(t.letters))
+	now, err := t.engine.catalog.KeyLetters(ctx, tx, t.projection.id(), t.key, len(t.letters))
 	if err != nil {
 		return err
 	}
@@ -242,14 +209,6 @@ func (v *deployment) allowIdle(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-const overtakenSQL = `
-select key
-  from SCHEMA.dead_letters
- where projection = $1
-   and version = $2
-   and key = any ($3)
- limit 1`
-
 // refuseOvertaking refuses to handle events that had no key when they were parked, and have one now
 // that is parked itself.
 func (t *keyRetry) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
@@ -262,8 +221,7 @@ func (t *keyRetry) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
 	if len(others) == 0 {
 		return nil
 	}
-	var parked string
-	err := tx.QueryRow(ctx, t.engine.sql(overtakenSQL), t.projection.name, t.projection.options.Version, others).Scan(&parked)
+	parked, err := t.engine.catalog.ParkedAmong(ctx, tx, t.projection.id(), others)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil
 	}
@@ -352,8 +310,7 @@ func (t *keyRetry) fail(ctx context.Context, failure error) error {
 	if !aboutEvent(failure) {
 		return failure
 	}
-	_, err := t.engine.pool.Exec(ctx, t.engine.sql(failLetterSQL), t.projection.name, t.projection.options.Version, t.key, t.letters[0].Position,
-		letterText(reason))
+	err := t.engine.catalog.FailLetter(ctx, t.engine.pool, t.projection.id(), t.key, t.letters[0].Position, letterText(reason))
 	return errors.Join(failure, err)
 }
 

@@ -8,20 +8,22 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/isnil"
+	"github.com/tidemark-es/tidemark/internal/lease"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
+	"github.com/tidemark-es/tidemark/internal/signal"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // Config adjusts a [Runner]. Nil and the zero value are the defaults.
@@ -58,41 +60,32 @@ type Config struct {
 // only where it is more than a service has.
 type Runner struct {
 	engine   *engine
-	versions map[versionID]*deployment
+	versions map[catalog.ID]*deployment
 	names    map[string]*family
 	started  sync.Once
 	failure  atomic.Pointer[error] // that Run has returned
 	bus      *bus
 
 	observing sync.Mutex
-	observed  map[versionID]observation // guarded by observing
+	observed  map[catalog.ID]observation // guarded by observing
 }
 
-// versionID names a projection at a version.
-type versionID struct {
-	name    string
-	version int
-}
-
-func (p *Projection) id() versionID { return versionID{p.name, p.options.Version} }
+func (p *Projection) id() catalog.ID { return catalog.ID{Name: p.name, Version: p.options.Version} }
 
 // engine is what all that a runner runs have in common.
 type engine struct {
 	most    int32 // connections of the pool
 	pool    *pgpool.Pool
 	log     Log
-	schema  string
-	batches string // the quoted name of the table of batches under way
+	catalog *catalog.Catalog
 	config  Config
 	logger  *slog.Logger
-	owner   string        // the name of this runner in leases
-	slots   chan struct{} // one for each batch under way
-	cached  int           // rows that a partition of a table keeps in memory
-	feed    *feed         // since Run
-	changed *signal       // leases or phases may have changed
-	retries chan struct{} // one at a time: each needs a connection beside that of its transaction
-
-	statements sync.Map // SQL with the schema put in
+	owner   string         // the name of this runner in leases
+	slots   chan struct{}  // one for each batch under way
+	cached  int            // rows that a partition of a table keeps in memory
+	feed    *feed          // since Run
+	changed *signal.Signal // leases or phases may have changed
+	retries chan struct{}  // one at a time: each needs a connection beside that of its transaction
 }
 
 // maxRows bounds the rows of tables that a runner keeps in memory.
@@ -118,11 +111,11 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
 	e := &engine{
-		most: pool.Config().MaxConns, pool: pgpool.New(pool), log: log, schema: schema, batches: pgschema.In(schema, "SCHEMA.projection_batches"),
-		config: c, logger: c.Logger, owner: ownerName(), slots: make(chan struct{}, c.Concurrency),
-		changed: newSignal(), retries: make(chan struct{}, 1),
+		most: pool.Config().MaxConns, pool: pgpool.New(pool), log: log, catalog: catalog.New(schema),
+		config: c, logger: c.Logger, owner: lease.NewOwner(), slots: make(chan struct{}, c.Concurrency),
+		changed: signal.New(), retries: make(chan struct{}, 1),
 	}
-	r := &Runner{engine: e, versions: make(map[versionID]*deployment), names: make(map[string]*family), observed: make(map[versionID]observation)}
+	r := &Runner{engine: e, versions: make(map[catalog.ID]*deployment), names: make(map[string]*family), observed: make(map[catalog.ID]observation)}
 	tables := 0
 	for i, p := range projections {
 		if p == nil || p.name == "" {
@@ -150,10 +143,9 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	return r, nil
 }
 
-// ownerName returns a name that nobody else has, and that says at 3 a.m. which process it is.
-func ownerName() string {
-	host, _ := os.Hostname()
-	return at(fmt.Sprintf("%s:%d:%.8s", host, os.Getpid(), uuid.NewString()))
+// send executes a batch, which is one transaction, and waits for its end.
+func (e *engine) send(ctx context.Context, b *pgx.Batch) error {
+	return e.pool.SendBatch(ctx, b).Close()
 }
 
 func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
@@ -212,8 +204,7 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 	r.engine.feed = newFeed(ctx, r.engine.log, r.filter(), r.engine.config.BatchSize, r.engine.silence())
 	var running sync.WaitGroup
 	running.Go(func() { r.bus.run(ctx) })
-	l := newLeases(r)
-	running.Go(func() { l.run(ctx) })
+	running.Go(func() { r.runLeases(ctx) })
 	running.Go(func() { r.switchVersions(ctx) })
 	running.Wait()
 	r.engine.feed.running.Wait()
@@ -274,33 +265,11 @@ func (r *Runner) filter() eventstore.Filter {
 }
 
 // ids returns the projections in the order of their names and versions.
-func (r *Runner) ids() []versionID {
-	return slices.SortedFunc(maps.Keys(r.versions), func(a, b versionID) int {
-		if a.name != b.name {
-			return strings.Compare(a.name, b.name)
+func (r *Runner) ids() []catalog.ID {
+	return slices.SortedFunc(maps.Keys(r.versions), func(a, b catalog.ID) int {
+		if a.Name != b.Name {
+			return strings.Compare(a.Name, b.Name)
 		}
-		return a.version - b.version
+		return a.Version - b.Version
 	})
-}
-
-// signal wakes everybody who waits for something to change.
-type signal struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-func newSignal() *signal { return &signal{ch: make(chan struct{})} }
-
-// wait returns a channel that the next notify closes.
-func (s *signal) wait() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ch
-}
-
-func (s *signal) notify() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	close(s.ch)
-	s.ch = make(chan struct{})
 }

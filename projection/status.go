@@ -2,7 +2,6 @@ package projection
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,67 +12,11 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // maxLag is how far [ProjectionStatus.Lag] counts.
 const maxLag = 100_000
-
-const tidemarkSQL = `
-select SCHEMA.tidemark(), (select coalesce(max(position), 0) from SCHEMA.events)`
-
-// heldForSQL is how long the first event behind the tidemark has been stored.
-const heldForSQL = `
-select greatest(clock_timestamp() - recorded_at, interval '0')
-  from SCHEMA.events
- where position > $1
- order by position
- limit 1`
-
-const holderSQL = `
-select pid, application_name, greatest(clock_timestamp() - since, '0'), coalesce(gid, ''), coalesce(owner, '')
-  from SCHEMA.tidemark_holders()
- limit 1`
-
-const statusSQL = `
-select v.name, v.version, v.phase, v.state, coalesce(v.reason, ''), v.added, v.total, v.total_at,
-       at.checkpoint, at.handled, lag.events, next.recorded_at, clock_timestamp(),
-       case when v.phase = 'building'
-            then (select count(*)
-                    from SCHEMA.events e
-                   where e.position > v.total_at
-                     and e.position <= $2
-                     and e.type = any (v.types))
-            else 0
-       end
-  from SCHEMA.projections v
-  join lateral (
-       select coalesce(min(p.checkpoint), 0) as checkpoint, coalesce(sum(p.handled), 0)::bigint as handled
-         from SCHEMA.projection_partitions p
-        where (p.projection, p.version) = (v.name, v.version)) at on true
-  join lateral (
-       select count(*) as events
-         from (select
-                 from SCHEMA.events e
-                where e.position > at.checkpoint
-                  and e.position <= $2
-                limit $3) e) lag on true
-  left join lateral (
-       select e.recorded_at
-         from SCHEMA.events e
-        where e.position > at.checkpoint
-          and e.position <= $2
-        order by e.position
-        limit 1) next on true
- where v.name = any ($1)
- order by v.name, v.version`
-
-const partitionsSQL = `
-select projection, version, partition, checkpoint, coalesce(lease_owner, ''),
-       ` + leased + ` is not true, handled, rate, parked,
-       coalesce(error, ''), coalesce(error_at, 0), failing_since, advanced_at
-  from SCHEMA.projection_partitions p
- where projection = any ($1)
- order by projection, version, partition`
 
 // Status is how projections are doing, whichever processes run them.
 type Status struct {
@@ -155,118 +98,98 @@ func (r *Runner) Status(ctx context.Context) (Status, error) {
 }
 
 func (r *Runner) status(ctx context.Context) (s Status, err error) {
-	if err := r.engine.pool.QueryRow(ctx, r.engine.sql(tidemarkSQL)).Scan(&s.Tidemark, &s.LogEnd); err != nil {
+	db, names := r.engine.pool, slices.Collect(maps.Keys(r.names))
+	if s.Tidemark, s.LogEnd, err = r.engine.catalog.Tidemark(ctx, db); err != nil {
 		return s, err
 	}
 	if s.Tidemark < s.LogEnd {
 		if s.Held, err = r.holder(ctx); err != nil {
 			return s, err
 		}
-		err = r.engine.pool.QueryRow(ctx, r.engine.sql(heldForSQL), s.Tidemark).Scan(&s.HeldFor)
+		s.HeldFor, err = r.engine.catalog.HeldFor(ctx, db, s.Tidemark)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return s, err
 		}
 	}
 	// In one snapshot, so that no version is told of without its partitions.
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err = pgx.BeginTxFunc(ctx, r.engine.pool, snapshot, func(tx pgx.Tx) error {
-		s.Projections, err = r.projectionsStatus(ctx, tx, s.Tidemark)
+	err = pgx.BeginTxFunc(ctx, db, snapshot, func(tx pgx.Tx) error {
+		s.Projections, err = r.projectionsStatus(ctx, tx, names, s.Tidemark)
 		return err
 	})
 	return s, err
 }
 
-func (r *Runner) projectionsStatus(ctx context.Context, tx pgx.Tx, tidemark eventstore.Position) ([]ProjectionStatus, error) {
-	names := slices.Collect(maps.Keys(r.names))
-	partitions := make(map[versionID][]PartitionStatus)
-	found, _ := tx.Query(ctx, r.engine.sql(partitionsSQL), names)
-	var id versionID
-	var p PartitionStatus
-	var expired bool
-	var failing *time.Time
-	_, err := pgx.ForEachRow(found, []any{&id.name, &id.version, &p.Number, &p.Checkpoint, &p.Owner, &expired,
-		&p.Handled, &p.Rate, &p.Parked, &p.Error, &p.ErrorAt, &failing, &p.AdvancedAt}, func() error {
-		own := p
-		if expired {
-			own.Owner = ""
-		}
-		if failing != nil {
-			own.FailingSince = *failing
-		}
-		partitions[id] = append(partitions[id], own)
-		return nil
-	})
+func (r *Runner) projectionsStatus(ctx context.Context, tx pgx.Tx, names []string, tidemark eventstore.Position) ([]ProjectionStatus, error) {
+	rows, err := r.engine.catalog.PartitionStatuses(ctx, tx, names)
 	if err != nil {
 		return nil, err
 	}
-	found, _ = tx.Query(ctx, r.engine.sql(statusSQL), names, tidemark, maxLag)
-	return pgx.CollectRows(found, func(row pgx.CollectableRow) (ProjectionStatus, error) {
-		return r.projectionStatus(row, partitions)
-	})
+	partitions := make(map[catalog.ID][]PartitionStatus)
+	for _, p := range rows {
+		own := PartitionStatus{
+			Number: p.Number, Checkpoint: p.Checkpoint, Owner: p.Owner, Rate: p.Rate, Handled: p.Handled, Parked: p.Parked,
+			Error: p.Error, ErrorAt: p.ErrorAt, AdvancedAt: p.AdvancedAt,
+		}
+		if p.FailingSince != nil {
+			own.FailingSince = *p.FailingSince
+		}
+		partitions[p.ID] = append(partitions[p.ID], own)
+	}
+	versions, err := r.engine.catalog.VersionStatuses(ctx, tx, names, tidemark, maxLag)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]ProjectionStatus, len(versions))
+	for n, v := range versions {
+		all[n] = r.projectionStatus(v, partitions[v.ID])
+	}
+	return all, nil
 }
 
-func (r *Runner) projectionStatus(row pgx.CollectableRow, partitions map[versionID][]PartitionStatus) (ProjectionStatus, error) {
-	var s ProjectionStatus
-	var added []byte
-	var total, totalAt, since int64
-	var next *time.Time
-	var now time.Time
-	err := row.Scan(&s.Name, &s.Version, &s.Phase, &s.State, &s.Reason, &added, &total, &totalAt,
-		&s.Checkpoint, &s.Handled, &s.Lag, &next, &now, &since)
-	if err != nil {
-		return s, err
+func (r *Runner) projectionStatus(v catalog.VersionStatus, partitions []PartitionStatus) ProjectionStatus {
+	s := ProjectionStatus{
+		Name: v.ID.Name, Version: v.ID.Version, Phase: v.Phase, State: v.State, Reason: v.Reason, Added: v.Added,
+		Checkpoint: v.Checkpoint, Handled: v.Handled, Lag: v.Lag, Partitions: partitions,
 	}
-	if err := json.Unmarshal(added, &s.Added); err != nil {
-		return s, err
-	}
-	s.Partitions = partitions[versionID{s.Name, s.Version}]
 	var advanced time.Time // of the partition that is farthest behind
-	for _, p := range s.Partitions {
+	for _, p := range partitions {
 		s.Parked += p.Parked
-		if now.Sub(p.AdvancedAt) < 2*rateWindow {
+		if v.Now.Sub(p.AdvancedAt) < 2*rateWindow {
 			s.Rate += p.Rate
 		}
 		if p.Checkpoint == s.Checkpoint {
 			advanced = p.AdvancedAt
 		}
 	}
-	unmoved := r.unmoved(versionID{s.Name, s.Version}, s.Checkpoint, next != nil)
-	if next != nil {
+	unmoved := r.unmoved(v.ID, s.Checkpoint, v.Next != nil)
+	if v.Next != nil {
 		// A clock that was put back tells too little: this process has seen it stand for so long.
-		s.LagTime = max(now.Sub(*next), unmoved)
-		s.Stalled = s.State == "running" && s.Lag > r.engine.config.StallLag &&
-			s.LagTime > r.engine.config.StallAfter && max(now.Sub(advanced), unmoved) > r.engine.config.StallAfter
+		s.LagTime = max(v.Now.Sub(*v.Next), unmoved)
+		s.Stalled = s.State == catalog.Running && s.Lag > r.engine.config.StallLag &&
+			s.LagTime > r.engine.config.StallAfter && max(v.Now.Sub(advanced), unmoved) > r.engine.config.StallAfter
 	}
-	if s.Phase == phaseBuilding {
-		s.Progress = &Progress{Done: s.Handled, Total: max(total+since, s.Handled)}
+	if s.Phase == catalog.Building {
+		s.Progress = &Progress{Done: s.Handled, Total: max(v.Total+v.Since, s.Handled)}
 		if s.Rate > 0 {
 			s.Progress.ETA = time.Duration(float64(s.Progress.Total-s.Progress.Done) / s.Rate * float64(time.Second))
 		}
 	}
-	return s, nil
+	return s
 }
 
 func (r *Runner) holder(ctx context.Context) (*Holder, error) {
-	var pid *int32
-	var age *time.Duration
-	h := &Holder{}
-	err := r.engine.pool.QueryRow(ctx, r.engine.sql(holderSQL)).Scan(&pid, &h.ApplicationName, &age, &h.GID, &h.Owner)
-	if err == pgx.ErrNoRows { // it has just ended
+	h, err := r.engine.catalog.Holder(ctx, r.engine.pool)
+	if errors.Is(err, pgx.ErrNoRows) { // it has just ended
 		return nil, nil
 	}
-	if pid != nil {
-		h.PID = *pid
-	}
-	if age != nil {
-		h.Age = *age
-	}
-	return h, err
+	return (*Holder)(&h), err
 }
 
 // Problem says what is wrong with the projection, for people; "" if nothing is. Lag alone is not,
 // nor being paused, nor dead letters.
 func (s ProjectionStatus) Problem() string {
-	if s.State == "stopped" {
+	if s.State == catalog.Stopped {
 		return "stopped: " + s.Reason
 	}
 	var problems []string
@@ -289,7 +212,7 @@ type observation struct {
 
 // unmoved returns for how long, by the clock of this process, which does not jump, each status has found a version at
 // a checkpoint although there was something to do.
-func (r *Runner) unmoved(id versionID, checkpoint eventstore.Position, due bool) time.Duration {
+func (r *Runner) unmoved(id catalog.ID, checkpoint eventstore.Position, due bool) time.Duration {
 	r.observing.Lock()
 	defer r.observing.Unlock()
 	o, ok := r.observed[id]
@@ -332,15 +255,15 @@ func (r *Runner) Health(ctx context.Context) error {
 		problems = append(problems, problem)
 	}
 	for id, v := range r.versions {
-		stored := slices.ContainsFunc(s.Projections, func(p ProjectionStatus) bool { return p.Name == id.name })
+		stored := slices.ContainsFunc(s.Projections, func(p ProjectionStatus) bool { return p.Name == id.Name })
 		if away := v.stepped(); away != nil && (!stored || v.wrong() != nil) {
-			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", id.name, id.version, away))
+			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", id.Name, id.Version, away))
 		}
 	}
 	for _, p := range s.Projections {
-		_, mine := r.versions[versionID{p.Name, p.Version}]
-		seen := r.names[p.Name] != nil && p.Phase == phaseLive
-		if !seen && !(mine && p.Phase == phaseBuilding) {
+		_, mine := r.versions[catalog.ID{Name: p.Name, Version: p.Version}]
+		seen := r.names[p.Name] != nil && p.Phase == catalog.Live
+		if !seen && !(mine && p.Phase == catalog.Building) {
 			continue
 		}
 		if problem := p.Problem(); problem != "" {

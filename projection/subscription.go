@@ -8,11 +8,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // Effect says that a subscription calls do for the events whose types are in the codec: to send an
@@ -75,20 +75,6 @@ func NewSubscription(name string, options *Options, sources ...Source) *Projecti
 	return p
 }
 
-// What the live version could not handle has not had its effect.
-const inboxSQL = `
-insert into SCHEMA.inbox (projection, position, part)
-select $1, $2::bigint, $3
- where $4::boolean
-    or exists (
-       select
-         from SCHEMA.projections v
-         join SCHEMA.dead_letters l on (l.projection, l.version) = (v.name, v.version)
-        where v.name = $1
-          and v.phase = 'live'
-          and l.position = $2)
-on conflict do nothing`
-
 // ErrNoEvent is returned by [Once] outside of a handler.
 var ErrNoEvent = errors.New("projection.Once: the context is not that of a handler")
 
@@ -104,10 +90,12 @@ func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error)
 	}
 	position := b.item.raw.Position
 	due := b.live || len(b.liveAt) > 0 && position > slices.Min(b.liveAt)
-	first, err = note(ctx, tx, b.projection.options.Timeout, b.inbox, b.projection.name, position, effect, due)
+	timeout := b.projection.options.Timeout
+	first, err = b.catalog.Note(ctx, tx, b.projection.name, position, effect, due,
+		catalog.NoteLimits{Wait: min(onceWait, timeout/2), Idle: timeout + abandonAfter})
 	if pgerr.Is(err, pgerr.LockNotAvailable) {
 		return false, Transient(fmt.Errorf("projection %s: the transaction of another process has noted that %q happens, and has not ended%s: %w",
-			b.projection.name, effect, b.engine.noting(ctx, tx), err))
+			b.projection.name, effect, b.noting(ctx, tx), err))
 	}
 	if err != nil {
 		return false, fmt.Errorf("projection %s: note that %q has happened: %w", b.projection.name, effect, err)
@@ -115,35 +103,19 @@ func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error)
 	return first, nil
 }
 
-// notingSQL has the transactions that have written to the inbox, or are about to.
-const notingSQL = `
-select a.pid, coalesce(a.application_name, ''), coalesce(a.state, 'unknown')
-  from pg_locks l
-  join pg_stat_activity a on a.pid = l.pid
- where l.locktype = 'relation'
-   and l.database = (select oid from pg_database where datname = current_database())
-   and l.relation = 'SCHEMA.inbox'::regclass
-   and l.mode = 'RowExclusiveLock'
-   and l.granted
-   and l.pid <> $1
- order by a.xact_start
- limit 1`
-
 // noting says which transaction, other than tx, may be the one that has noted an effect: the oldest; "" if that cannot be
 // asked.
-func (e *engine) noting(ctx context.Context, tx pgx.Tx) string {
-	if e == nil {
+func (b *batchInfo) noting(ctx context.Context, tx pgx.Tx) string {
+	if b.pool == nil {
 		return ""
 	}
 	ctx, cancel := context.WithTimeout(ctx, notingWithin) // of the time of the event
 	defer cancel()
-	var pid int32
-	var name, state string
-	err := e.pool.QueryRow(ctx, e.sql(notingSQL), int32(tx.Conn().PgConn().PID())).Scan(&pid, &name, &state)
+	s, err := b.catalog.OldestNoter(ctx, b.pool, tx.Conn().PgConn().PID())
 	if err != nil {
 		return ""
 	}
-	return fmt.Sprintf(" (the oldest is that of process %d of Postgres: %q, %s)", pid, name, state)
+	return fmt.Sprintf(" (the oldest is that of process %d of Postgres: %q, %s)", s.PID, s.ApplicationName, s.State)
 }
 
 // notingWithin is how long it may take to find out which transaction Once waits for.
@@ -152,52 +124,17 @@ const notingWithin = 200 * time.Millisecond
 // onceWait is how long Once waits for the transaction of another process that has noted the same effect.
 const onceWait = 2 * time.Second
 
-// The limits hold from the note on: a process that is frozen, or cut off, in the middle of an effect does not keep
-// the note from others for longer than an effect may take.
-const (
-	limitSQL = `
-select set_config('tidemark.lock_timeout', current_setting('lock_timeout'), true),
-       set_config('lock_timeout', $1, true),
-       set_config('idle_in_transaction_session_timeout',
-                  case current_setting('idle_in_transaction_session_timeout')
-                  when '0' then $2
-                  else current_setting('idle_in_transaction_session_timeout')
-                  end, true)`
-	unlimitSQL = `select set_config('lock_timeout', current_setting('tidemark.lock_timeout'), true)`
-)
-
-// note inserts a row into the inbox, and reports whether it was not there.
-func note(ctx context.Context, tx pgx.Tx, timeout time.Duration, sql string, args ...any) (first bool, err error) {
-	send := &pgx.Batch{}
-	send.Queue(limitSQL, milliseconds(min(onceWait, timeout/2)), milliseconds(timeout+abandonAfter))
-	send.Queue(sql, args...).Exec(func(done pgconn.CommandTag) error {
-		first = done.RowsAffected() == 1
-		return nil
-	})
-	send.Queue(unlimitSQL)
-	return first, tx.SendBatch(ctx, send).Close()
-}
-
-func milliseconds(d time.Duration) string { return fmt.Sprintf("%dms", max(d.Milliseconds(), 1)) }
-
-const tokenSQL = `
-select fencing_token, current_setting('transaction_read_only') = 'on'
-  from SCHEMA.projection_partitions
- where projection = $1
-   and version = $2
-   and partition = $3
-   and (select SCHEMA.proven($4, $5))`
-
 // errReadOnly is why no effect is called: that it has happened could not be noted.
 var errReadOnly = errors.New("the database is read-only")
 
 // effect calls the effects of the items, and moves the checkpoint behind those that have happened.
 func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error {
+	w := b.worker
 	var token int64
 	var readOnly bool
-	err := b.worker.engine.answered(ctx, func(ctx context.Context) error {
-		return conn.QueryRow(ctx, b.worker.engine.sql(tokenSQL), b.worker.projection.name, b.worker.projection.options.Version, b.worker.number,
-			b.worker.proof.Position, nullID(b.worker.proof.ID)).Scan(&token, &readOnly)
+	err := w.engine.answered(ctx, func(ctx context.Context) (err error) {
+		token, readOnly, err = w.engine.catalog.EffectToken(ctx, conn, w.projection.id(), w.number, w.proof)
+		return err
 	})
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -207,7 +144,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 	case readOnly:
 		return Transient(errReadOnly)
 	}
-	if token != b.worker.token { // it was paused, or stolen, while nothing was to be done
+	if token != w.token { // it was paused, or stolen, while nothing was to be done
 		return errFenced
 	}
 	happened, failed := b.callEffects(ctx, items)
@@ -235,7 +172,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 // callEffects calls the effects of the items until one fails or the context is done, and returns how many
 // of them need not be called again.
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
-	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, inbox: b.worker.engine.sql(inboxSQL), engine: b.worker.engine}
+	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, catalog: b.worker.engine.catalog, pool: b.worker.engine.pool}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	for n := range items {
 		i := &items[n]

@@ -10,7 +10,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pause"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 const (
@@ -27,33 +29,6 @@ const (
 	maxSwitchTime = 4 * time.Second
 )
 
-const lockVersionsSQL = `
-select version, phase, state, partitions, tables
-  from SCHEMA.projections
- where name = $1
- order by version
-   for no key update`
-
-const checkpointsSQL = `
-select checkpoint
-  from SCHEMA.projection_partitions
- where projection = $1
-   and version = $2
- order by partition`
-
-const setReasonSQL = `
-update SCHEMA.projections
-   set reason = $3
- where name = $1
-   and version = $2
-   and phase = 'building'`
-
-const setPhaseSQL = `
-update SCHEMA.projections
-   set phase = $3, reason = case when state = 'running' then null else reason end, held_until = null, updated_at = clock_timestamp()
- where name = $1
-   and version = $2`
-
 // takeover is how often in a row a version has failed to take over, and when it may try again.
 type takeover struct {
 	failed int
@@ -63,9 +38,9 @@ type takeover struct {
 // patience is how long the live version waits for one that has failed so often.
 func (t *takeover) patience() time.Duration { return min(switchTime<<min(t.failed, 10), maxSwitchTime) }
 
-// noted counts an attempt if the live version was held for it, or somebody has to do something, and returns
+// recordAttempt counts an attempt if the live version was held for it, or somebody has to do something, and returns
 // how long to wait.
-func (t *takeover) noted(err error) (pause time.Duration) {
+func (t *takeover) recordAttempt(err error) (pause time.Duration) {
 	var behind *behindError
 	if errors.As(err, &behind) && !behind.tried || errors.Is(err, ErrRefused) {
 		return switchEvery
@@ -76,7 +51,7 @@ func (t *takeover) noted(err error) (pause time.Duration) {
 
 // switchVersions lets versions that are being built take over when they have caught up.
 func (r *Runner) switchVersions(ctx context.Context) {
-	takeovers := make(map[versionID]*takeover)
+	takeovers := make(map[catalog.ID]*takeover)
 	for ctx.Err() == nil {
 		for _, id := range r.ids() {
 			if !r.versions[id].rising() {
@@ -88,10 +63,7 @@ func (r *Runner) switchVersions(ctx context.Context) {
 			}
 			r.takeOver(ctx, id, takeovers[id])
 		}
-		select {
-		case <-time.After(switchEvery):
-		case <-ctx.Done():
-		}
+		_ = pause.Sleep(ctx, switchEvery)
 	}
 }
 
@@ -101,27 +73,27 @@ func (v *deployment) rising() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	_, first := v.owned[0]
-	return first && v.phase == phaseBuilding
+	return first && v.phase == catalog.Building
 }
 
 // takeOver lets a version take over if it may, and it is time to try.
-func (r *Runner) takeOver(ctx context.Context, id versionID, t *takeover) {
+func (r *Runner) takeOver(ctx context.Context, id catalog.ID, t *takeover) {
 	if time.Now().Before(t.next) {
 		return
 	}
-	err := guarded(func() error { return r.trySwitch(ctx, id.name, id.version, t.patience(), phaseBuilding) })
+	err := guarded(func() error { return r.trySwitch(ctx, id, t.patience(), catalog.Building) })
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	pause := t.noted(err)
+	pause := t.recordAttempt(err)
 	t.next = time.Now().Add(pause)
 	var behind *behindError
 	if errors.As(err, &behind) || errors.Is(err, ErrRefused) {
 		return
 	}
 	r.engine.logger.WarnContext(ctx, "projection: cannot switch to a new version and will try again",
-		"projection", id.name, "version", id.version, "after", pause, "error", err)
-	_, _ = r.engine.pool.Exec(ctx, r.engine.sql(setReasonSQL), id.name, id.version, err.Error())
+		"projection", id.Name, "version", id.Version, "after", pause, "error", err)
+	_ = r.engine.catalog.SetReason(ctx, r.engine.pool, id, err.Error())
 }
 
 // Switch lets another version of a projection take the place of the live one, as soon as it has caught up
@@ -131,15 +103,13 @@ func (r *Runner) takeOver(ctx context.Context, id versionID, t *takeover) {
 // does not run. The live version is held while it tries, for seconds at most, and goes on in between.
 func (r *Runner) Switch(ctx context.Context, name string, version int) error {
 	for t := (takeover{}); ; {
-		err := r.trySwitch(ctx, name, version, t.patience(), phaseBuilding, phaseRetired)
+		err := r.trySwitch(ctx, catalog.ID{Name: name, Version: version}, t.patience(), catalog.Building, catalog.Retired)
 		var behind *behindError
 		if err == nil || !errors.As(err, &behind) && !pgerr.Is(err, pgerr.LockNotAvailable) { // readers hold the view
 			return err
 		}
-		select {
-		case <-time.After(t.noted(err)):
-		case <-ctx.Done():
-			return fmt.Errorf("switch projection %s to version %d: %w: %w", name, version, context.Cause(ctx), err)
+		if done := pause.Sleep(ctx, t.recordAttempt(err)); done != nil {
+			return fmt.Errorf("switch projection %s to version %d: %w: %w", name, version, done, err)
 		}
 	}
 }
@@ -154,28 +124,20 @@ func (e *behindError) Error() string {
 	return fmt.Sprintf("it is at %v, the live version at %v", e.checkpoints, e.live)
 }
 
-const holdSQL = `
-update SCHEMA.projections
-   set held_until = clock_timestamp() + $2::interval
- where name = $1
-   and phase = 'live'`
-
 // trySwitch makes a version the live one. The live version is held meanwhile, so that this one, wherever
 // it runs, can reach it: for as long as patience, also if this process dies.
-func (r *Runner) trySwitch(
-	ctx context.Context, name string, version int, patience time.Duration, from ...string,
-) (err error) {
+func (r *Runner) trySwitch(ctx context.Context, id catalog.ID, patience time.Duration, from ...string) (err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("switch projection %s to version %d: %w", name, version, err)
+			err = fmt.Errorf("switch projection %s to version %d: %w", id.Name, id.Version, err)
 		}
 	}()
-	if err := r.near(ctx, name, version); err != nil {
+	if err := r.near(ctx, id); err != nil {
 		return err
 	}
-	held := 0 // the live version
+	live := 0 // the version that is held
 	err = pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
-		held, err = r.holdLive(ctx, tx, name, version, patience, from)
+		live, err = r.holdLive(ctx, tx, id, patience, from)
 		return err
 	})
 	if isNothing(err) {
@@ -184,106 +146,101 @@ func (r *Runner) trySwitch(
 	if err != nil {
 		return err
 	}
-	r.engine.changed.notify()
+	r.engine.changed.Notify()
 	r.engine.announce(ctx)
-	if err := r.turnWithin(ctx, name, version, held, patience); err != nil {
-		_, letGo := r.engine.pool.Exec(context.WithoutCancel(ctx), r.engine.sql(holdSQL), name, time.Duration(0))
+	if err := r.makeLiveWithin(ctx, id, live, patience); err != nil {
+		letGo := r.engine.catalog.Hold(context.WithoutCancel(ctx), r.engine.pool, id.Name, 0)
 		return errors.Join(err, letGo)
 	}
 	r.engine.announce(ctx)
-	r.engine.changed.notify()
-	r.engine.logger.InfoContext(ctx, "projection: readers see a new version", "projection", name, "version", version)
+	r.engine.changed.Notify()
+	r.engine.logger.InfoContext(ctx, "projection: readers see a new version", "projection", id.Name, "version", id.Version)
 	return nil
 }
 
 // holdLive holds the live version, unless it is known already that the other one cannot take its place.
 func (r *Runner) holdLive(
-	ctx context.Context, tx pgx.Tx, name string, version int, patience time.Duration, from []string,
+	ctx context.Context, tx pgx.Tx, id catalog.ID, patience time.Duration, from []string,
 ) (held int, err error) {
-	next, live, err := r.lockVersions(ctx, tx, name, version)
+	next, live, err := r.lockVersions(ctx, tx, id)
 	switch {
 	case err != nil:
 		return 0, err
-	case next.version == live.version:
+	case next.Version == live.Version:
 		return 0, errNothing
-	case live.version == 0: // nobody knows what readers have seen
+	case live.Version == 0: // nobody knows what readers have seen
 		return 0, errors.New("no version is live: was it deleted by hand?")
-	case !slices.Contains(from, next.phase) || next.state != "running":
-		return 0, fmt.Errorf("%w: version %d is %s and %s", ErrRefused, version, next.phase, next.state)
-	case len(from) == 1 && next.version < live.version: // nobody has asked for it
-		return 0, fmt.Errorf("%w: version %d is live", ErrRefused, live.version)
+	case !slices.Contains(from, next.Phase) || next.State != catalog.Running:
+		return 0, fmt.Errorf("%w: version %d is %s and %s", ErrRefused, id.Version, next.Phase, next.State)
+	case len(from) == 1 && next.Version < live.Version: // nobody has asked for it
+		return 0, fmt.Errorf("%w: version %d is live", ErrRefused, live.Version)
 	}
-	if err := r.engine.refuseInline(ctx, tx, name, live.version); err != nil {
+	liveID := catalog.ID{Name: id.Name, Version: live.Version}
+	if err := r.engine.refuseInline(ctx, tx, liveID); err != nil {
 		return 0, err
 	}
-	if err := r.engine.rehearse(ctx, tx, next.tables, version); err != nil {
+	if err := r.engine.rehearse(ctx, tx, next.Tables, id.Version); err != nil {
 		return 0, err
 	}
-	if _, err := tx.Exec(ctx, r.engine.sql(holdSQL), name, patience); err != nil {
+	if err := r.engine.catalog.Hold(ctx, tx, id.Name, patience); err != nil {
 		return 0, err
 	}
-	_, err = tx.Exec(ctx, r.engine.sql(fenceSQL), name, live.version) // also what it has under way
-	return live.version, err
+	return live.Version, r.engine.catalog.Fence(ctx, tx, liveID, nil) // also what it has under way
 }
 
-// turnWithin tries until the version has caught up.
-func (r *Runner) turnWithin(
-	ctx context.Context, name string, version, held int, patience time.Duration,
-) error {
+// makeLiveWithin tries until the version has caught up.
+func (r *Runner) makeLiveWithin(ctx context.Context, id catalog.ID, held int, patience time.Duration) error {
 	for deadline := time.Now().Add(patience); ; {
 		err := pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
-			return r.turn(ctx, tx, name, version, held)
+			return r.makeLive(ctx, tx, id, held)
 		})
 		var behind *behindError
 		if !errors.As(err, &behind) || time.Now().After(deadline) {
 			return err
 		}
-		select {
-		case <-time.After(2 * time.Millisecond):
-		case <-ctx.Done():
-		}
+		_ = pause.Sleep(ctx, 2*time.Millisecond)
 	}
 }
 
-// turn lets readers see a version, if it has caught up, in one transaction.
-func (r *Runner) turn(ctx context.Context, tx pgx.Tx, name string, version, held int) error {
-	next, live, err := r.lockVersions(ctx, tx, name, version)
-	if err == nil && (live.version != held || next.state != "running") {
-		err = fmt.Errorf("%w: version %d is live, and %d is %s", ErrRefused, live.version, version, next.state)
+// makeLive lets readers see a version, if it has caught up, in one transaction.
+func (r *Runner) makeLive(ctx context.Context, tx pgx.Tx, id catalog.ID, held int) error {
+	next, live, err := r.lockVersions(ctx, tx, id)
+	if err == nil && (live.Version != held || next.State != catalog.Running) {
+		err = fmt.Errorf("%w: version %d is live, and %d is %s", ErrRefused, live.Version, id.Version, next.State)
 	}
 	if err != nil {
 		return err
 	}
-	if err := r.engine.refuseInline(ctx, tx, name, live.version); err != nil { // since it is held
+	liveID := catalog.ID{Name: id.Name, Version: live.Version}
+	if err := r.engine.refuseInline(ctx, tx, liveID); err != nil { // since it is held
 		return err
 	}
-	if err := r.caughtUp(ctx, tx, name, next, live); err != nil {
+	if err := r.caughtUp(ctx, tx, id, liveID); err != nil {
 		return err
 	}
-	if err := r.engine.switchTables(ctx, tx, next.tables, version); err != nil {
+	if err := r.engine.switchTables(ctx, tx, next.Tables, id.Version); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, r.engine.sql(setPhaseSQL), name, live.version, phaseRetired); err != nil {
+	if err := r.engine.catalog.SetPhase(ctx, tx, liveID, catalog.Retired); err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, r.engine.sql(setPhaseSQL), name, version, phaseLive); err != nil {
+	if err := r.engine.catalog.SetPhase(ctx, tx, id, catalog.Live); err != nil {
 		return err
 	}
 	// What either of them is doing is done again, by what it is now.
-	if _, err := tx.Exec(ctx, r.engine.sql(fenceSQL), name, 0); err != nil {
+	if err := r.engine.catalog.Fence(ctx, tx, catalog.ID{Name: id.Name}, nil); err != nil {
 		return err
 	}
-	return r.engine.audit(ctx, tx, name, version, "switch", map[string]any{"from": live.version})
+	return r.engine.audit(ctx, tx, id, "switch", map[string]any{"from": live.Version})
 }
 
 // near returns a behindError when trying would only hold the live version up.
-func (r *Runner) near(ctx context.Context, name string, version int) error {
-	checkpoints, err := r.checkpoints(ctx, r.engine.pool, name, version)
+func (r *Runner) near(ctx context.Context, id catalog.ID) error {
+	checkpoints, err := r.engine.catalog.Checkpoints(ctx, r.engine.pool, id)
 	if err != nil {
 		return err
 	}
-	var live eventstore.Position
-	err = r.engine.pool.QueryRow(ctx, r.engine.sql(checkpointSQL), name).Scan(&live)
+	live, err := r.engine.catalog.LiveCheckpoint(ctx, r.engine.pool, id.Name)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
@@ -293,63 +250,40 @@ func (r *Runner) near(ctx context.Context, name string, version int) error {
 	return nil
 }
 
-func (r *Runner) checkpoints(
-	ctx context.Context, db querier, name string, version int,
-) ([]eventstore.Position, error) {
-	found, _ := db.Query(ctx, r.engine.sql(checkpointsSQL), name, version)
-	return pgx.CollectRows(found, pgx.RowTo[eventstore.Position])
-}
-
-// lockedVersion is a row of projections that is locked.
-type lockedVersion struct {
-	version    int
-	phase      string
-	state      string
-	partitions int
-	tables     []string
-}
-
 // lockVersions locks the versions of a name, and returns the one asked for and the live one.
-func (r *Runner) lockVersions(
-	ctx context.Context, tx pgx.Tx, name string, version int,
-) (wanted, live lockedVersion, err error) {
-	found, _ := tx.Query(ctx, r.engine.sql(lockVersionsSQL), name)
-	var v lockedVersion
-	columns := []any{&v.version, &v.phase, &v.state, &v.partitions, &v.tables}
-	_, err = pgx.ForEachRow(found, columns, func() error {
-		if v.version == version {
+func (r *Runner) lockVersions(ctx context.Context, tx pgx.Tx, id catalog.ID) (wanted, live catalog.LockedVersion, err error) {
+	versions, err := r.engine.catalog.LockVersions(ctx, tx, id.Name)
+	for _, v := range versions {
+		if v.Version == id.Version {
 			wanted = v
 		}
-		if v.phase == phaseLive {
+		if v.Phase == catalog.Live {
 			live = v
 		}
-		v.tables = nil
-		return nil
-	})
-	if err == nil && wanted.version == 0 {
-		err = fmt.Errorf("%w: %w: there is no version %d of %s", ErrRefused, ErrUnknownProjection, version, name)
+	}
+	if err == nil && wanted.Version == 0 {
+		err = fmt.Errorf("%w: %w: there is no version %d of %s", ErrRefused, ErrUnknownProjection, id.Version, id.Name)
 	}
 	return wanted, live, err
 }
 
 // caughtUp returns nil when nothing that readers see is missing from the next version. It locks the
 // partitions of the live one.
-func (r *Runner) caughtUp(ctx context.Context, tx pgx.Tx, name string, next, live lockedVersion) error {
-	found, _ := tx.Query(ctx, r.engine.sql(checkpointsSQL)+"\n   for update", name, live.version)
-	held, err := pgx.CollectRows(found, pgx.RowTo[eventstore.Position])
+func (r *Runner) caughtUp(ctx context.Context, tx pgx.Tx, next, live catalog.ID) error {
+	seen, err := r.engine.catalog.LockCheckpoints(ctx, tx, live)
 	if err != nil {
 		return err
 	}
-	checkpoints, err := r.checkpoints(ctx, tx, name, next.version)
+	checkpoints, err := r.engine.catalog.Checkpoints(ctx, tx, next)
 	if err != nil {
 		return err
 	}
-	if len(checkpoints) == 0 || len(held) == 0 {
+	if len(checkpoints) == 0 || len(seen) == 0 {
 		return fmt.Errorf("version %d has %d partitions stored, and the live version %d has %d: were their rows deleted?",
-			next.version, len(checkpoints), live.version, len(held))
+			next.Version, len(checkpoints), live.Version, len(seen))
 	}
-	if slices.Min(checkpoints) < slices.Max(held) {
-		return &behindError{checkpoints, held, true}
+	if slices.Min(checkpoints) < slices.Max(seen) {
+		return &behindError{checkpoints, seen, true}
 	}
 	return nil
 }

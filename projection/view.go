@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
 // showTables makes readers see the tables of a version. They keep their rights.
@@ -58,7 +59,7 @@ select exists (
 // readersView reports whether there is the view for readers of a table, or something else under that name, which is not
 // ours, in the schema where the view would be made.
 func (e *engine) readersView(ctx context.Context, tx pgx.Tx, table string) (made, other bool, err error) {
-	err = tx.QueryRow(ctx, readersViewSQL, quote(table), e.schema, strings.Contains(table, ".")).Scan(&made)
+	err = tx.QueryRow(ctx, readersViewSQL, quote(table), e.catalog.Schema(), strings.Contains(table, ".")).Scan(&made)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, false, nil
 	}
@@ -85,11 +86,11 @@ func (e *engine) showTable(ctx context.Context, tx pgx.Tx, view, table string) e
 	}
 	// Only readers: in the first version a handler that does not ask TableName would not be noticed.
 	guard := "create or replace trigger readers instead of insert or update or delete on " + view +
-		" for each row execute function " + e.sql("SCHEMA.refuse_view_change()")
+		" for each row execute function " + e.catalog.SQL("SCHEMA.refuse_view_change()")
 	if _, err = savepoint.Exec(ctx, "create or replace view "+view+" as select * from "+table+"; "+guard); err == nil {
 		return savepoint.Commit(ctx)
 	}
-	if rollback := savepoint.Rollback(ctx); rollback != nil || !strings.Contains(err.Error(), "42P16") {
+	if rollback := savepoint.Rollback(ctx); rollback != nil || !pgerr.Is(err, pgerr.InvalidTableDefinition) {
 		return err
 	}
 	// The columns are others: a new view, with the rights of the old one.

@@ -13,15 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/signal"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
-
-const checkpointSQL = `
-select min(p.checkpoint)
-  from SCHEMA.projections v
-  join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
- where v.name = $1
-   and v.phase = 'live'
-having count(*) > 0`
 
 // askAfter is how often somebody who waits looks how far a projection is that other processes run.
 const askAfter = 10 * time.Millisecond
@@ -29,7 +23,7 @@ const askAfter = 10 * time.Millisecond
 // family is the versions of one projection that this process runs.
 type family struct {
 	versions []*deployment
-	moved    *signal
+	moved    *signal.Signal
 
 	asking chan struct{} // has room for one: whoever comes meanwhile gets the same answer
 	asked  time.Time
@@ -40,7 +34,7 @@ type family struct {
 }
 
 func newNamed() *family {
-	return &family{moved: newSignal(), asking: make(chan struct{}, 1), made: time.Now()}
+	return &family{moved: signal.New(), asking: make(chan struct{}, 1), made: time.Now()}
 }
 
 // Wait returns when all the named projections, or all there are if none is named, have every
@@ -68,7 +62,7 @@ func (r *Runner) Wait(ctx context.Context, position eventstore.Position, project
 // wait is woken by this process's own progress, and looks after that of others.
 func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *family, name string) error {
 	for start := time.Now(); ; {
-		moved := n.moved.wait()
+		moved := n.moved.Wait()
 		at, all := n.local()
 		if all && at >= position {
 			return nil
@@ -130,8 +124,8 @@ func (r *Runner) ask(ctx context.Context, n *family, name string) (eventstore.Po
 	if time.Since(n.asked) < askAfter/2 {
 		return last(), nil
 	}
-	var at eventstore.Position
-	if err := r.engine.pool.QueryRow(ctx, r.engine.sql(checkpointSQL), name).Scan(&at); err != nil {
+	at, err := r.engine.catalog.LiveCheckpoint(ctx, r.engine.pool, name)
+	if err != nil {
 		return last(), err
 	}
 	n.at.Store(int64(at))
@@ -149,17 +143,6 @@ func (n *family) local() (eventstore.Position, bool) {
 	return 0, false
 }
 
-const stateSQL = `
-select v.state, coalesce(v.reason, ''), coalesce(p.lease_owner, ''),
-       coalesce(` + leased + `, false), coalesce(p.lease_expires - clock_timestamp(), interval '0'),
-       coalesce(p.lease_length - (p.lease_expires - clock_timestamp()), interval '0')
-  from SCHEMA.projections v
-  join SCHEMA.projection_partitions p on (p.projection, p.version) = (v.name, v.version)
- where v.name = $1
-   and v.phase = 'live'
- order by p.checkpoint
- limit 1`
-
 // reason returns why a projection does not get on, if that is known.
 func (r *Runner) reason(ctx context.Context, n *family, name string) error {
 	if err := r.failure.Load(); err != nil {
@@ -170,22 +153,19 @@ func (r *Runner) reason(ctx context.Context, n *family, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	var state, reason, owner string
-	var leased bool
-	var left, silent time.Duration // until the lease ends, and since it was renewed
-	err := r.engine.pool.QueryRow(ctx, r.engine.sql(stateSQL), name).Scan(&state, &reason, &owner, &leased, &left, &silent)
+	live, err := r.engine.catalog.LiveState(ctx, r.engine.pool, name)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return errors.New("no process has run it yet: call Runner.Run")
 	case err != nil:
 		return nil
-	case state != "running":
-		return fmt.Errorf("it is %s: %s", state, reason)
-	case !leased:
+	case live.State != catalog.Running:
+		return fmt.Errorf("it is %s: %s", live.State, live.Reason)
+	case !live.Leased:
 		return errors.New("no process runs it: call Runner.Run")
-	case silent > silentAfter && silent > (left+silent)/2:
+	case live.Silent > silentAfter && live.Silent > (live.Left+live.Silent)/2:
 		return fmt.Errorf("process %s, which runs it, was not heard of for %s: another one takes its place in %s",
-			owner, silent.Round(100*time.Millisecond), left.Round(100*time.Millisecond))
+			live.Owner, live.Silent.Round(100*time.Millisecond), live.Left.Round(100*time.Millisecond))
 	}
 	return nil
 }

@@ -8,59 +8,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype/zeronull"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pause"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
-
-const loadSQL = `
-select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, v.partitions, coalesce(v.inline, -1),
-       coalesce(v.held_until between clock_timestamp() and clock_timestamp() + interval '1 minute', false), p.error is not null,
-       pg_postmaster_start_time(),
-       (select coalesce(max(e.position), 0) from SCHEMA.events e),
-       (select e.id from SCHEMA.events e where e.position = p.checkpoint)
-  from SCHEMA.projection_partitions p
-  join SCHEMA.projections v on (v.name, v.version) = (p.projection, p.version)
- where p.projection = $1
-   and p.version = $2
-   and p.partition = $3
-   and (select SCHEMA.proven())`
-
-const parkedKeysSQL = `
-select distinct key
-  from SCHEMA.dead_letters
- where projection = $1
-   and version = $2
-   and partition = $3`
-
-const failSQL = `
-update SCHEMA.projection_partitions
-   set error = $4, error_at = $5, failing_since = coalesce(failing_since, clock_timestamp())
- where projection = $1
-   and version = $2
-   and partition = $3
-   and fencing_token = $6`
-
-const stopStateSQL = `
-with stopped as (
-    update SCHEMA.projections
-       set state = 'stopped', reason = $3, updated_at = clock_timestamp()
-     where name = $1
-       and version = $2
-       and state = 'running'
-       and exists (
-           select
-             from SCHEMA.projection_partitions p
-            where (p.projection, p.version, p.partition) = ($1, $2, $4)
-              and p.fencing_token = $5)
- returning name, version)
-insert into SCHEMA.projection_audit (projection, version, action, actor, details)
-select name, version, 'stop', 'the projection itself', jsonb_build_object('reason', $3::text)
-  from stopped`
 
 const (
 	// saveAfter is how long a checkpoint is ahead in memory that has only passed events of other types.
@@ -126,13 +80,6 @@ type staleToken struct {
 	end   context.CancelCauseFunc
 }
 
-// outdate tells the worker the token of its partition.
-func (w *worker) outdate(token int64) {
-	if o := w.stale.Load(); o != nil && o.token < token {
-		o.end(errFenced)
-	}
-}
-
 // hold returns a context for what is done under the present token.
 func (w *worker) hold(ctx context.Context) context.Context {
 	held, end := context.WithCancelCause(ctx)
@@ -163,8 +110,7 @@ type failedItem struct {
 
 // run handles batch after batch until ctx is done or the partition is gone.
 func (w *worker) run(ctx context.Context) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = min(100*time.Millisecond, w.engine.config.MaxBackoff), w.engine.config.MaxBackoff
+	pauses := pause.NewGrowing(100*time.Millisecond, w.engine.config.MaxBackoff)
 	loaded := false
 	fencedAt := int64(-1) // the token under which the worker was last fenced
 	held := w.hold(ctx)
@@ -182,7 +128,7 @@ func (w *worker) run(ctx context.Context) {
 		switch {
 		case err == nil:
 			if !w.failing || w.checkpoint > checkpoint {
-				pause.Reset()
+				pauses.Reset()
 				fencedAt = -1
 			}
 			continue
@@ -190,10 +136,7 @@ func (w *worker) run(ctx context.Context) {
 		case errors.Is(err, errGone):
 			return
 		case errors.Is(err, errHeld):
-			select {
-			case <-time.After(askAfter / 2):
-			case <-ctx.Done():
-			}
+			_ = pause.Sleep(ctx, askAfter/2)
 			continue
 		case (fenced(err) || errors.Is(context.Cause(held), errFenced)) && fencedAt != w.token:
 			fencedAt, loaded = w.token, false // and then it is another one
@@ -205,10 +148,7 @@ func (w *worker) run(ctx context.Context) {
 			w.forget()
 			w.failed(ctx, err)
 			loaded = loaded && held.Err() == nil && classify(err) == unclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
-			select {
-			case <-time.After(min(pause.NextBackOff(), w.engine.config.MaxBackoff)): // jitter goes both ways
-			case <-ctx.Done():
-			}
+			_ = pauses.Sleep(ctx)
 			w.since = time.Now() // a failure is over when there was none for some time, pauses not counted
 		}
 	}
@@ -221,45 +161,35 @@ func (w *worker) run(ctx context.Context) {
 
 // load reads what there is to remember.
 func (w *worker) load(ctx context.Context) error {
-	var mine bool
-	var phase, state string
-	var types []string
-	var partitions int
-	var checkpoint, inline, last eventstore.Position
-	var token int64
-	var heldBack, failing bool
-	var server time.Time
-	var id uuid.UUID
-	err := w.engine.pool.QueryRow(ctx, w.engine.sql(loadSQL), w.projection.name, w.projection.options.Version, w.number, w.engine.owner).
-		Scan(&checkpoint, &token, &mine, &phase, &state, &types, &partitions, &inline, &heldBack, &failing, &server, &last, (*zeronull.UUID)(&id))
-	if errors.Is(err, pgx.ErrNoRows) || err == nil && (!mine || state != "running" || !w.deployment.covers(types) || partitions != w.projection.options.Partitions) {
+	id := w.projection.id()
+	p, err := w.engine.catalog.Partition(ctx, w.engine.pool, id, w.number, w.engine.owner)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && !w.mayRun(p) {
 		return errGone
 	}
 	if err != nil {
 		return fmt.Errorf("projection %s: read its checkpoint: %w", w.projection.name, err)
 	}
-	if heldBack {
+	if p.Held {
 		return errHeld
 	}
-	found, _ := w.engine.pool.Query(ctx, w.engine.sql(parkedKeysSQL), w.projection.name, w.projection.options.Version, w.number)
-	keys, err := pgx.CollectRows(found, pgx.RowTo[string])
+	keys, err := w.engine.catalog.ParkedKeys(ctx, w.engine.pool, id, w.number)
 	if err != nil {
 		return fmt.Errorf("projection %s: read its dead letters: %w", w.projection.name, err)
 	}
-	if checkpoint < w.checkpoint || !w.server.IsZero() && !server.Equal(w.server) {
+	if p.Checkpoint < w.checkpoint || !w.server.IsZero() && !p.ServerStart.Equal(w.server) {
 		w.engine.feed.forget() // the log of another server may have another end
 	}
-	w.server = server
-	if token != w.token || checkpoint != w.checkpoint {
+	w.server = p.ServerStart
+	if p.Token != w.token || p.Checkpoint != w.checkpoint {
 		clear(w.poison)
 		clear(w.attempts)
 		w.streak = streak{}
 		w.limit, w.until = 0, 0
 	}
-	w.seen = eventstore.Mark{Position: checkpoint, ID: id}
+	w.seen = eventstore.Mark{Position: p.Checkpoint, ID: p.CheckpointID}
 	w.proof = w.seen
-	w.checkpoint, w.token, w.inline, w.live = checkpoint, token, inline, phase == phaseLive
-	w.failing = w.failing || failing
+	w.checkpoint, w.token, w.inline, w.live = p.Checkpoint, p.Token, p.Inline, p.Phase == catalog.Live
+	w.failing = w.failing || p.Failing
 	w.parked = make(map[string]bool)
 	for _, key := range keys {
 		w.parked[key] = true
@@ -271,11 +201,16 @@ func (w *worker) load(ctx context.Context) error {
 			return fmt.Errorf("projection %s: look at its table: %w", w.projection.name, err)
 		}
 	}
-	if w.checkpoint > last {
+	if w.checkpoint > p.LogEnd {
 		return Fatal(fmt.Errorf("the checkpoint is %d, but the log ends at %d: was a backup restored? Its read model has events that the log has not: "+
-			"build it anew with a higher version, or Reset it", w.checkpoint, last))
+			"build it anew with a higher version, or Reset it", w.checkpoint, p.LogEnd))
 	}
 	return nil
+}
+
+// mayRun reports whether the partition is this process's, and is to run.
+func (w *worker) mayRun(p catalog.Partition) bool {
+	return p.Mine && p.State == catalog.Running && w.deployment.covers(p.Types) && p.Partitions == w.projection.options.Partitions
 }
 
 // forget goes back to the checkpoint.
@@ -385,8 +320,9 @@ func (w *worker) next(ctx context.Context) (*page, error) {
 // isIdle reports whether there is nothing to read. When there is, and nothing was read, the failure is not over.
 func (w *worker) isIdle(ctx context.Context) (bool, error) {
 	var end eventstore.Position
-	err := w.engine.answered(ctx, func(ctx context.Context) error {
-		return w.engine.pool.QueryRow(ctx, w.engine.sql(`select SCHEMA.tidemark()`)).Scan(&end)
+	err := w.engine.answered(ctx, func(ctx context.Context) (err error) {
+		end, _, err = w.engine.catalog.Tidemark(ctx, w.engine.pool)
+		return err
 	})
 	return end <= w.read, err
 }
@@ -407,10 +343,9 @@ var errSave = errors.New("time to save the checkpoint")
 // save stores how far the worker has read, when nothing else is to be stored with it.
 func (w *worker) save(ctx context.Context) error {
 	b := &batch{worker: w, to: w.read}
-	send := &pgx.Batch{}
-	send.Queue(`select set_config('synchronous_commit', 'off', true)`)
-	send.Queue(w.engine.sql(advanceSQL), b.advanceArgs(nil)...)
-	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.engine.pool.SendBatch(ctx, send).Close() })
+	err := w.engine.answered(ctx, func(ctx context.Context) error {
+		return w.engine.catalog.AdvanceLazily(ctx, w.engine.send, b.advance(nil))
+	})
 	if err != nil {
 		return err
 	}

@@ -59,10 +59,11 @@ func violations(p pkg) (found []string) {
 	if isTestHelper(name) || isInternal(name) {
 		return found
 	}
-	allowed, known := mayImport[name]
+	allowed, known := mayImport[ownerOf(name)]
 	if !known {
 		return append(found, fmt.Sprintf("%s: say in mayImport which packages it may import", p.path))
 	}
+	allowed = append(slices.Clone(allowed), ownerOf(name))
 	for _, dep := range p.deps {
 		if depName, ours := nameOf(dep); ours {
 			found = append(found, ourViolation(p.path, depName, allowed)...)
@@ -79,7 +80,7 @@ func ourViolation(path, dep string, allowed []string) []string {
 	case isExample(dep): // said already
 	case isTestHelper(dep):
 		return []string{fmt.Sprintf("%s depends on %s, which is for tests", path, dep)}
-	case isInternal(dep), slices.Contains(allowed, dep):
+	case isInternal(dep), slices.Contains(allowed, ownerOf(dep)):
 	default:
 		return []string{fmt.Sprintf("%s depends on %s, may depend on %q", path, dep, allowed)}
 	}
@@ -97,6 +98,12 @@ func nameOf(path string) (name string, ours bool) {
 func isExample(name string) bool { return name == "examples" || strings.HasPrefix(name, "examples/") }
 
 func isInternal(name string) bool { return strings.HasPrefix(name, "internal/") }
+
+// ownerOf returns the package whose rules hold for another one: those below its own internal folder are parts of it.
+func ownerOf(name string) string {
+	owner, _, _ := strings.Cut(name, "/internal/")
+	return owner
+}
 
 // isTestHelper reports whether a package exists for tests: those may need what they like.
 func isTestHelper(name string) bool {

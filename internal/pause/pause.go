@@ -9,11 +9,16 @@ import (
 )
 
 // Sleep returns nil after d, or the cause of ctx as soon as ctx is done.
-func Sleep(ctx context.Context, d time.Duration) error {
+func Sleep(ctx context.Context, d time.Duration) error { return Wait(ctx, d, nil) }
+
+// Wait is Sleep that returns nil early when woken is closed.
+func Wait(ctx context.Context, d time.Duration, woken <-chan struct{}) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return nil
+	case <-woken:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -28,6 +28,19 @@ func TestSleep(t *testing.T) {
 	})
 }
 
+// TestWait: what closes the channel ends the pause.
+func TestWait(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		woken := make(chan struct{})
+		time.AfterFunc(time.Minute, func() { close(woken) })
+		began := time.Now()
+		if err := pause.Wait(t.Context(), time.Hour, woken); err != nil || time.Since(began) != time.Minute {
+			t.Errorf("after %s: %v, want nil after a minute", time.Since(began), err)
+		}
+	})
+}
+
 // TestGrowing: pauses grow, stay within half of what they are meant to be, and never exceed the limit.
 func TestGrowing(t *testing.T) {
 	t.Parallel()

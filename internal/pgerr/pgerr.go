@@ -39,6 +39,8 @@ const (
 	duplicateTable       = "42P07"
 	duplicateFunction    = "42723"
 	duplicateObject      = "42710"
+	// InvalidTableDefinition is what replacing a view with other columns ends with.
+	InvalidTableDefinition = "42P16"
 
 	InsufficientPrivilege = "42501"
 )

@@ -1,6 +1,6 @@
 //go:build unix
 
-package projection
+package lease
 
 import (
 	"crypto/sha256"

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package projection
+package lease
 
 func isDead(string, string) bool { return false }
 

@@ -1,0 +1,322 @@
+package catalog
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// LockName lets processes register the versions of one name one after the other, until the transaction ends.
+func (c *Catalog) LockName(ctx context.Context, tx pgx.Tx, name string) error {
+	_, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`, name)
+	return err
+}
+
+// LockTables lets projections of different names claim tables one after the other, until the transaction ends.
+func (c *Catalog) LockTables(ctx context.Context, tx pgx.Tx) error {
+	return c.LockName(ctx, tx, "the tables of all projections")
+}
+
+// Version is a row of the table projections.
+type Version struct {
+	Version    int
+	Phase      string
+	Partitions int
+	Types      []string
+	Definition string
+	Kind       string
+}
+
+const versionsSQL = `
+select version, phase, partitions, types, definition, kind
+  from SCHEMA.projections
+ where name = $1
+ order by version`
+
+// Versions returns the versions of a name, in their order.
+func (c *Catalog) Versions(ctx context.Context, db DB, name string) ([]Version, error) {
+	return collect(ctx, c, db, pgx.RowToStructByPos[Version], versionsSQL, name)
+}
+
+// NewVersion is a row of projections to be.
+type NewVersion struct {
+	Version
+	Tables []string
+	Total  int64 // events to handle until it has been built, about
+}
+
+const registerSQL = `
+insert into SCHEMA.projections (name, version, phase, partitions, types, tables, definition, total, kind, total_at)
+select $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce(max(position), 0)
+  from SCHEMA.events`
+
+// Register stores a version that is new.
+func (c *Catalog) Register(ctx context.Context, tx pgx.Tx, name string, v NewVersion) error {
+	_, err := c.exec(ctx, tx, registerSQL, name, v.Version.Version, v.Phase, v.Partitions, v.Types, v.Tables, v.Definition, v.Total, v.Kind)
+	return err
+}
+
+const logEndSQL = `
+select coalesce(max(position), 0)
+  from SCHEMA.events`
+
+// LogEnd returns the position of the last event that the statement sees.
+func (c *Catalog) LogEnd(ctx context.Context, db DB) (eventstore.Position, error) {
+	return one[eventstore.Position](ctx, c, db, logEndSQL)
+}
+
+const countSQL = `
+select count(*)
+  from SCHEMA.events
+ where type = any ($1)`
+
+const estimateSQL = `
+explain (format json)
+select
+  from SCHEMA.events
+ where type = any ($1)`
+
+// Count returns how many events of some types there are, or about how many: counting a long log takes long.
+func (c *Catalog) Count(ctx context.Context, db DB, types []string, exactly bool) (total int64, err error) {
+	if exactly {
+		return one[int64](ctx, c, db, countSQL, types)
+	}
+	text, err := one[[]byte](ctx, c, db, estimateSQL, types)
+	if err != nil {
+		return 0, err
+	}
+	var plans []struct {
+		Plan struct {
+			Rows float64 `json:"Plan Rows"`
+		}
+	}
+	if err := json.Unmarshal(text, &plans); err != nil {
+		return 0, err
+	}
+	for _, p := range plans {
+		total += int64(p.Plan.Rows)
+	}
+	return total, nil
+}
+
+const storedTypesSQL = `
+select t
+  from unnest($1::text[]) t
+ where t = $3
+    or exists (
+       select
+         from SCHEMA.events e
+        where e.type = t
+          and e.position <= $2)`
+
+// StoredTypes returns which of some types have events up to a position. all is the type that stands for all of
+// them, which is always returned. There is no index by type: the statement may take long.
+func (c *Catalog) StoredTypes(ctx context.Context, tx pgx.Tx, types []string, through eventstore.Position, all string) ([]string, error) {
+	return collect(ctx, c, tx, pgx.RowTo[string], storedTypesSQL, types, through, all)
+}
+
+const changeTypesSQL = `
+update SCHEMA.projections
+   set types = $3, added = (added::jsonb || $4::jsonb)::json, updated_at = clock_timestamp()
+ where name = $1
+   and version = $2
+   and (inline is null or not $5)`
+
+// ChangeTypes stores the types that a version handles, and from where on it handles those that were added. It
+// reports false, and changes nothing, for a version that appends keep, unless the change concerns no appends.
+// The caller fences the version.
+func (c *Catalog) ChangeTypes(ctx context.Context, tx pgx.Tx, id ID, types []string,
+	added map[string]eventstore.Position, concernsAppends bool) (changed bool, err error) {
+	text, err := json.Marshal(added)
+	if err != nil {
+		return false, err
+	}
+	n, err := c.exec(ctx, tx, changeTypesSQL, id.Name, id.Version, types, string(text), concernsAppends)
+	return n > 0, err
+}
+
+const acceptSQL = `
+update SCHEMA.projections
+   set types = $3, added = '{}', updated_at = clock_timestamp()
+ where name = $1
+   and version = $2`
+
+// Accept stores the types that a version handles, and forgets what was added later. The caller fences it.
+func (c *Catalog) Accept(ctx context.Context, tx pgx.Tx, id ID, types []string) error {
+	_, err := c.exec(ctx, tx, acceptSQL, id.Name, id.Version, types)
+	return err
+}
+
+const nothingAddedSQL = `
+update SCHEMA.projections
+   set added = '{}'
+ where name = $1
+   and version = $2`
+
+// NothingAdded forgets what was added later: the version is about to get all events of all its types.
+func (c *Catalog) NothingAdded(ctx context.Context, tx pgx.Tx, id ID) error {
+	_, err := c.exec(ctx, tx, nothingAddedSQL, id.Name, id.Version)
+	return err
+}
+
+const typesSQL = `
+select types
+  from SCHEMA.projections
+ where name = $1
+   and version = $2`
+
+// Types returns the types that a version handles, or [pgx.ErrNoRows].
+func (c *Catalog) Types(ctx context.Context, db DB, id ID) ([]string, error) {
+	return one[[]string](ctx, c, db, typesSQL, id.Name, id.Version)
+}
+
+const phaseSQL = `
+select phase
+  from SCHEMA.projections
+ where name = $1
+   and version = $2`
+
+// Phase returns the phase of a version, or [pgx.ErrNoRows].
+func (c *Catalog) Phase(ctx context.Context, db DB, id ID) (string, error) {
+	return one[string](ctx, c, db, phaseSQL, id.Name, id.Version)
+}
+
+const liveVersionSQL = `
+select version
+  from SCHEMA.projections
+ where name = $1
+   and phase = 'live'`
+
+// LiveVersion returns the number of the live version, or [pgx.ErrNoRows].
+func (c *Catalog) LiveVersion(ctx context.Context, db DB, name string) (int, error) {
+	return one[int](ctx, c, db, liveVersionSQL, name)
+}
+
+// LockedVersion is a row of projections that is locked.
+type LockedVersion struct {
+	Version    int
+	Phase      string
+	State      string
+	Partitions int
+	Tables     []string
+}
+
+const lockVersionsSQL = `
+select version, phase, state, partitions, tables
+  from SCHEMA.projections
+ where name = $1
+ order by version
+   for no key update`
+
+// LockVersions locks the versions of a name until the transaction ends. It comes before locks of partitions.
+func (c *Catalog) LockVersions(ctx context.Context, tx pgx.Tx, name string) ([]LockedVersion, error) {
+	return collect(ctx, c, tx, pgx.RowToStructByPos[LockedVersion], lockVersionsSQL, name)
+}
+
+const setStateSQL = `
+update SCHEMA.projections
+   set state = $3, reason = $4, updated_at = clock_timestamp()
+ where name = $1
+   and ($2 = 0 or version = $2)`
+
+// SetState sets the state of a version, or of all with version 0, and reports whether there is one. The caller
+// fences them.
+func (c *Catalog) SetState(ctx context.Context, tx pgx.Tx, id ID, state, reason string) (found bool, err error) {
+	n, err := c.exec(ctx, tx, setStateSQL, id.Name, id.Version, state, reason)
+	return n > 0, err
+}
+
+const setPhaseSQL = `
+update SCHEMA.projections
+   set phase = $3, reason = case when state = 'running' then null else reason end, held_until = null, updated_at = clock_timestamp()
+ where name = $1
+   and version = $2`
+
+// SetPhase sets the phase of a version. The caller fences it.
+func (c *Catalog) SetPhase(ctx context.Context, tx pgx.Tx, id ID, phase string) error {
+	_, err := c.exec(ctx, tx, setPhaseSQL, id.Name, id.Version, phase)
+	return err
+}
+
+const setReasonSQL = `
+update SCHEMA.projections
+   set reason = $3
+ where name = $1
+   and version = $2
+   and phase = 'building'`
+
+// SetReason stores why a version that is being built cannot take over.
+func (c *Catalog) SetReason(ctx context.Context, db DB, id ID, reason string) error {
+	_, err := c.exec(ctx, db, setReasonSQL, id.Name, id.Version, reason)
+	return err
+}
+
+const holdSQL = `
+update SCHEMA.projections
+   set held_until = clock_timestamp() + $2::interval
+ where name = $1
+   and phase = 'live'`
+
+// Hold keeps the live version where it is for some time, or lets it go on with 0. The caller fences it.
+func (c *Catalog) Hold(ctx context.Context, db DB, name string, length time.Duration) error {
+	_, err := c.exec(ctx, db, holdSQL, name, length)
+	return err
+}
+
+const lockToDropSQL = `
+select
+  from SCHEMA.projections
+ where name = $1
+   and version = $2
+   for update`
+
+const dropSQL = `
+delete from SCHEMA.projections
+ where name = $1
+   and version = $2`
+
+// LockToDrop locks a version before anything else is locked, in the order of those who renew leases.
+func (c *Catalog) LockToDrop(ctx context.Context, tx pgx.Tx, id ID) error {
+	_, err := c.exec(ctx, tx, lockToDropSQL, id.Name, id.Version)
+	return err
+}
+
+// Drop deletes a version with its partitions and dead letters. The caller fences it.
+func (c *Catalog) Drop(ctx context.Context, tx pgx.Tx, id ID) error {
+	_, err := c.exec(ctx, tx, dropSQL, id.Name, id.Version)
+	return err
+}
+
+const usersSQL = `
+select (select count(*) from SCHEMA.projections where name = $1),
+       coalesce((select min(m.owner)
+                   from SCHEMA.projection_members m
+                  where m.projection = $1
+                    and m.expires between clock_timestamp() and clock_timestamp() + m.length),
+                (select min(p.lease_owner)
+                   from SCHEMA.projection_partitions p
+                  where p.projection = $1
+                    and ` + leased + `), '')`
+
+// Users returns how many versions a name has, and a process that runs one of them, "" if none does.
+func (c *Catalog) Users(ctx context.Context, tx pgx.Tx, name string) (versions int, owner string, err error) {
+	err = tx.QueryRow(ctx, c.SQL(usersSQL), name).Scan(&versions, &owner)
+	return versions, owner, err
+}
+
+// TableClaim is a table that a projection has.
+type TableClaim struct{ Projection, Table string }
+
+const othersTablesSQL = `
+select distinct name, unnest(tables)
+  from SCHEMA.projections
+ where name <> $1`
+
+// OthersTables returns the tables of all projections but one.
+func (c *Catalog) OthersTables(ctx context.Context, tx pgx.Tx, name string) ([]TableClaim, error) {
+	return collect(ctx, c, tx, pgx.RowToStructByPos[TableClaim], othersTablesSQL, name)
+}

@@ -1,0 +1,88 @@
+package projection
+
+import (
+	"context"
+
+	"github.com/tidemark-es/tidemark/internal/lease"
+	"github.com/tidemark-es/tidemark/internal/pglisten"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
+)
+
+// plan is what the database says of a version.
+type plan = lease.Plan[catalog.VersionPlan]
+
+// runLeases keeps this process's share of the partitions of all projections, and a worker for each of them, until
+// ctx is done.
+func (r *Runner) runLeases(ctx context.Context) {
+	e := r.engine
+	if !e.config.PollOnly {
+		listener := &pglisten.Listener{
+			Pool: e.pool, Channel: channelOf(e.catalog.Schema()), Own: e.owner, Wake: e.changed.Notify, Logger: e.logger,
+			Failing: "projection: cannot listen for changes of leases: until the connection is back they are seen by polling",
+		}
+		defer listener.Close()
+		defer listener.Join()()
+	}
+	members := make(map[lease.Group]lease.Member[catalog.VersionPlan])
+	for id, d := range r.versions {
+		members[lease.Group(id)] = d
+	}
+	spreader := &lease.Spreader[catalog.VersionPlan]{
+		Store:   e.leases(),
+		Members: members, Owner: e.owner, Length: e.config.Lease,
+		Changed: e.changed, Announce: e.announce, Logger: e.logger, What: "projection",
+	}
+	spreader.Run(ctx)
+}
+
+func (e *engine) leases() *catalog.Leases {
+	return &catalog.Leases{Catalog: e.catalog, DB: e.pool, Send: e.send}
+}
+
+// announce wakes the other runners. A runner that does not hear it finds out within a second.
+func (e *engine) announce(ctx context.Context) {
+	e.leases().Announce(ctx, channelOf(e.catalog.Schema()), e.owner)
+}
+
+// Partitions is a method of [lease.Member].
+func (v *deployment) Partitions() int { return v.projection.options.Partitions }
+
+// Joins is a method of [lease.Member].
+func (v *deployment) Joins() bool { return !v.outdated.Load() }
+
+// Left is a method of [lease.Member].
+func (v *deployment) Left() bool { return v.left.CompareAndSwap(false, true) }
+
+// Worker is a method of [lease.Member].
+func (v *deployment) Worker(partition int) lease.Worker { return newWorker(v, partition) }
+
+// Planned is a method of [lease.Member].
+func (v *deployment) Planned(p plan) bool {
+	reason := v.unfit(p)
+	v.stepBack(reason)
+	if reason == nil {
+		v.left.Store(false)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.others = p.HasOthers(v.engine.owner)
+	if v.phase != p.Detail.Phase {
+		v.phase = p.Detail.Phase
+		v.moved.Notify()
+	}
+	return reason == nil
+}
+
+// Run is a method of [lease.Worker].
+func (w *worker) Run(ctx context.Context, token int64) {
+	defer w.deployment.disowned(w.number)
+	w.leased = token
+	w.run(ctx)
+}
+
+// Outdate is a method of [lease.Worker]: what the worker does under an older token ends.
+func (w *worker) Outdate(token int64) {
+	if o := w.stale.Load(); o != nil && o.token < token {
+		o.end(errFenced)
+	}
+}
