@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/puddle/v2"
 
+	"github.com/tidemark-es/tidemark/internal/pause"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
@@ -43,8 +42,7 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 			return
 		}
 		defer s.listen()()
-		pause := backoff.NewExponentialBackOff()
-		pause.InitialInterval, pause.MaxInterval = 50*time.Millisecond, 5*time.Second
+		pauses := pause.NewGrowing(50*time.Millisecond, 5*time.Second)
 		at := reader{seen: After(after)}
 		for {
 			end, err := s.await(ctx, &at)
@@ -52,20 +50,17 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 				if err = pageErr; err != nil {
 					break
 				}
-				pause.Reset()
+				pauses.Reset()
 				if !yieldAll(yield, page.Events) {
 					return
 				}
 				at.seen = page.Mark()
 			}
 			if err != nil && ctx.Err() == nil && !s.inTx && mayPass(err, at.begun) {
-				delay := pause.NextBackOff()
+				delay := pauses.Next()
 				s.config.Logger.WarnContext(ctx, "eventstore: cannot follow the log and will try again",
 					"position", at.seen.Position, "retry_in", delay, "error", err)
-				select {
-				case <-time.After(delay):
-				case <-ctx.Done():
-				}
+				_ = pause.Sleep(ctx, delay)
 				continue
 			}
 			if err != nil {
@@ -126,7 +121,7 @@ type reader struct {
 // await returns the tidemark when it is after what the reader has seen.
 func (s *Store) await(ctx context.Context, r *reader) (Position, error) {
 	for waits := false; ; waits = true {
-		appended := s.appended.wait() // before looking, so that no append is missed after it
+		appended := s.appended.Wait() // before looking, so that no append is missed after it
 		end, err := s.look(ctx, r)
 		if err != nil || end > r.seen.Position {
 			return end, err
@@ -134,15 +129,8 @@ func (s *Store) await(ctx context.Context, r *reader) (Position, error) {
 		if !waits {
 			defer s.listen()()
 		}
-		poll := time.NewTimer(s.config.PollInterval)
-		select {
-		case <-appended:
-		case <-poll.C:
-		case <-ctx.Done():
-		}
-		poll.Stop()
-		if ctx.Err() != nil {
-			return 0, wrap(context.Cause(ctx), "wait for events after position %d", r.seen.Position)
+		if err := pause.Wait(ctx, s.config.PollInterval, appended); err != nil {
+			return 0, wrap(err, "wait for events after position %d", r.seen.Position)
 		}
 	}
 }
@@ -170,26 +158,4 @@ func (s *Store) listen() (leave func()) {
 		return func() {}
 	}
 	return s.listener.Join()
-}
-
-// signal wakes everybody who waits for the next append through this process.
-type signal struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-func newSignal() *signal { return &signal{ch: make(chan struct{})} }
-
-// wait returns a channel that the next notify closes.
-func (s *signal) wait() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ch
-}
-
-func (s *signal) notify() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	close(s.ch)
-	s.ch = make(chan struct{})
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pglisten"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
+	"github.com/tidemark-es/tidemark/internal/signal"
 )
 
 // Config adjusts a [Store]. Nil and the zero value are the defaults.
@@ -65,7 +66,7 @@ type Store struct {
 	tx     pgx.Tx // in which appends wait for locks as long as the caller allows
 
 	inline   *inliner // nil if nothing is done inline
-	appended *signal
+	appended *signal.Signal
 	group    *group
 	notifier *notifier
 	listener *pglisten.Listener // nil if it only polls
@@ -110,11 +111,11 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 		config:   c,
 		sql:      newStatements(schema, c.Stale),
 		db:       bounded,
-		appended: newSignal(),
+		appended: signal.New(),
 	}
 	s.notifier = newNotifier(bounded, schema)
 	s.group = newGroup(bounded, &s.sql, func() {
-		s.appended.notify()
+		s.appended.Notify()
 		s.notifier.notify()
 	})
 	if c.Inline != nil {
@@ -123,7 +124,7 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	if !c.PollOnly {
 		s.listener = &pglisten.Listener{
-			Pool: bounded, Channel: schema, Own: s.notifier.sender, Wake: s.appended.notify, Logger: c.Logger,
+			Pool: bounded, Channel: schema, Own: s.notifier.sender, Wake: s.appended.Notify, Logger: c.Logger,
 			Failing: "eventstore: cannot listen for appends of other processes: until the connection is back they are seen by polling",
 		}
 	}

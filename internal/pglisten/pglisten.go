@@ -7,10 +7,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tidemark-es/tidemark/internal/pause"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
@@ -95,19 +95,16 @@ func (l *Listener) stopLocked() {
 
 // run listens until ctx is done, and connects again, after a pause, when the connection is lost.
 func (l *Listener) run(ctx context.Context) {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 100*time.Millisecond, 10*time.Second
+	pauses := pause.NewGrowing(100*time.Millisecond, 10*time.Second)
 	for {
-		err := l.listen(ctx, pause.Reset)
+		err := l.listen(ctx, pauses.Reset)
 		if ctx.Err() != nil || l.ended(ctx) {
 			return
 		}
-		delay := pause.NextBackOff()
+		delay := pauses.Next()
 		l.Logger.WarnContext(ctx, l.Failing,
 			"channel", l.Channel, "retry_in", delay, "error", err)
-		select {
-		case <-time.After(delay):
-		case <-ctx.Done():
+		if pause.Sleep(ctx, delay) != nil {
 			return
 		}
 	}
