@@ -46,11 +46,56 @@ func Decode(r *http.Request, into any) error {
 	if err := decoder.Decode(into); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			return BadRequest("%s: %s is not what is wanted here", cmp.Or(wrong.Field, "the body"), wrong.Value)
+			return BadRequest("%s: %s: want %s", cmp.Or(memberPath(target.Type(), wrong.Field), "the body"), wrong.Value, wanted(wrong.Type))
 		}
 		return BadRequest("the body is not what is wanted here: %s", plain(err))
 	}
 	return nil
+}
+
+// memberPath returns the path of a member as a client knows it: without the names of embedded structs, which the
+// decoder puts in.
+func memberPath(t reflect.Type, path string) string {
+	var members []string
+	for _, name := range strings.Split(path, ".") {
+		t = inside(t)
+		for t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array || t.Kind() == reflect.Map) {
+			t = inside(t.Elem())
+		}
+		if t != nil && t.Kind() == reflect.Struct {
+			fields := fieldsOf(t)
+			next, isMember := fields[name]
+			if embedded, ok := t.FieldByName(name); !isMember && ok && embedded.Anonymous {
+				t = embedded.Type
+				continue
+			}
+			t = next
+		}
+		members = append(members, name)
+	}
+	return strings.Join(members, ".")
+}
+
+// wanted says in the words of JSON what a Go type takes.
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.String:
+		return "a string"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return fmt.Sprintf("a whole number from 0 to %d", uint64(1)<<t.Bits()-1)
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		most := uint64(1)<<(t.Bits()-1) - 1
+		return fmt.Sprintf("a whole number of at most %d", most)
+	}
+	return "another value"
 }
 
 // oneObject returns an error unless the body is one JSON object in UTF-8.

@@ -43,7 +43,7 @@ func main() {
 	}
 	flag.Parse()
 	if n := flag.NArg(); n != 0 && (n != 2 || flag.Arg(0) != "import") {
-		fmt.Fprintf(os.Stderr, "bank: what is %q? Flags come first.\n", flag.Args())
+		fmt.Fprintf(os.Stderr, "bank: %q: want nothing, or import and a file, after the flags\n", flag.Args())
 		flag.Usage()
 		os.Exit(2)
 	}

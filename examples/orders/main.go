@@ -53,7 +53,7 @@ func main() {
 	case "simulate":
 		err = runSimulation(ctx, *data, parseSimulation(flag.Args()[1:]))
 	default:
-		fmt.Fprintf(os.Stderr, "orders: what is %q? Flags come first.\n", flag.Args())
+		fmt.Fprintf(os.Stderr, "orders: %q: want nothing, or simulate, after the flags\n", flag.Args())
 		flag.Usage()
 		os.Exit(2)
 	}

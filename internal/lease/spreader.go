@@ -170,7 +170,7 @@ func (s *Spreader[D]) inherit(ctx context.Context, plans []Plan[D]) bool {
 			"owners", dead, "error", err)
 		return false
 	}
-	s.Logger.WarnContext(ctx, s.What+": processes of this machine have died: their partitions are free", "owners", dead)
+	s.Logger.WarnContext(ctx, s.What+": processes of this machine have ended without giving their partitions back: the partitions are free", "owners", dead)
 	return true
 }
 

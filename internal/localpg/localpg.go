@@ -145,12 +145,23 @@ func (c *Config) choose(try func(Source) (*Server, error)) (*Server, error) {
 		"machine to a network, for a download", ErrNoPostgres, reasons[len(reasons)-1], c.urlVar())
 }
 
+// answerWithin is how long a server that is given may take to answer.
+const answerWithin = 10 * time.Second
+
+var errSilent = fmt.Errorf("no answer within %s: is it Postgres?", answerWithin)
+
 func (c *Config) startURL(ctx context.Context) (*Server, error) {
 	url := os.Getenv(c.urlVar())
 	if url == "" {
 		return nil, fmt.Errorf("%s is %w", c.urlVar(), errAbsent)
 	}
+	// A port may take connections, of which nobody hears anything more.
+	ctx, cancel := context.WithTimeoutCause(ctx, answerWithin, errSilent)
+	defer cancel()
 	conn, err := pgx.Connect(ctx, url)
+	if err != nil && context.Cause(ctx) == errSilent {
+		err = fmt.Errorf("%w: %w", errSilent, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the server named by %s: %w", c.urlVar(), err)
 	}

@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -129,6 +131,23 @@ func TestGivenServerIsLeftAlone(t *testing.T) {
 	}
 	stop(t, server)
 	query(t, given.URL(), "select 'still there'")
+}
+
+// TestGivenServerIsSilent: a server that takes connections and says nothing is given up, with the reason.
+func TestGivenServerIsSilent(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	t.Setenv(noURL, fmt.Sprintf("postgres://a@%s/a?sslmode=disable", listener.Addr()))
+	began := time.Now()
+	if _, err := localpg.Start(t.Context(), &localpg.Config{URLVar: noURL}); err == nil || !strings.Contains(err.Error(), "no answer within 10s") {
+		t.Errorf("%v, want an error that says so", err)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
 }
 
 func TestForcedSource(t *testing.T) {
