@@ -79,7 +79,7 @@ func Health(status func(context.Context) (projection.Status, error)) Handler {
 		}
 		code, models := http.StatusOK, []model{}
 		for _, p := range s.Projections {
-			m := model{p.Name, p.Version, p.Phase, p.State, p.Checkpoint, p.Lag, p.LagTime.Seconds(), p.Parked, p.Problem()}
+			m := model{p.Name, p.Version, string(p.Phase), string(p.State), p.Checkpoint, p.Lag, p.LagTime.Seconds(), p.Parked, p.Problem()}
 			if m.Problem != "" {
 				code = http.StatusServiceUnavailable
 			}

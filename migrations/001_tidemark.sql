@@ -596,7 +596,7 @@ begin
             raise exception using errcode = 'TM008',
                 message = format('append: isolation level %s does not show which projections are kept inline',
                                  current_setting('transaction_isolation')),
-                hint = 'Where Runner.StartInline was ever called, append at isolation level read committed.';
+                hint = 'Where RunnerOperator.StartInline was ever called, append at isolation level read committed.';
         end if;
         if exists (select
                      from tidemark.projections p
@@ -606,7 +606,7 @@ begin
                           'tidemark_inline.s' || 'tidemark.projections'::regclass::oid, true), '')::text[], '{}'))) then
             raise exception using errcode = 'TM008',
                 message = 'append: a projection of these events is kept inline, and this writer does not know it',
-                hint = 'Deploy it to every writer before Runner.StartInline, or call Runner.StopInline.';
+                hint = 'Deploy it to every writer before RunnerOperator.StartInline, or call RunnerOperator.StopInline.';
         end if;
     end if;
 
@@ -785,7 +785,7 @@ begin
         raise exception using errcode = 'TM008',
             message = format('append: isolation level %s does not show which projections are kept inline',
                              current_setting('transaction_isolation')),
-            hint = 'Where Runner.StartInline was ever called, append at isolation level read committed.';
+            hint = 'Where RunnerOperator.StartInline was ever called, append at isolation level read committed.';
     end if;
     if exists (select
                  from tidemark.projections p
@@ -795,7 +795,7 @@ begin
                       'tidemark_inline.s' || 'tidemark.projections'::regclass::oid, true), '')::text[], '{}'))) then
         raise exception using errcode = 'TM008',
             message = 'append: a projection of these events is kept inline, and this writer does not know it',
-            hint = 'Deploy it to every writer before Runner.StartInline, or call Runner.StopInline.';
+            hint = 'Deploy it to every writer before RunnerOperator.StartInline, or call RunnerOperator.StopInline.';
     end if;
     taken := nextval('tidemark.events_position_seq');
     if taken <= fence then

@@ -36,7 +36,7 @@ func (v *deployment) leftToOthers(p plan) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
-	if early := now.Before(v.until.Add(alone - awayFor)); !early && (now.After(v.until) || !p.HasOthers(v.engine.owner)) {
+	if early := now.Before(v.until.Add(alone - awayFor)); !early && (now.After(v.until) || !p.HasOthers(v.engine.db.owner)) {
 		v.unable = nil
 	}
 	return v.unable

@@ -91,21 +91,13 @@ func (b *batch) cut(to eventstore.Position) {
 	}
 }
 
-// beginSQL begins a transaction that moves a checkpoint, or that an operator asked for. If this process is
-// stopped in the middle of the transaction, the locks on its rows would block every other process. Postgres
-// therefore ends the transaction when its client has sent nothing for the length of a lease.
-func (e *engine) beginSQL() string {
-	return fmt.Sprintf("begin isolation level read committed; set local idle_in_transaction_session_timeout = %d",
-		e.config.Lease.Milliseconds())
-}
-
 // beginSQL begins the transaction of a batch. While there is a backlog the commit does not wait for the disk: a
 // crash loses the batch together with its checkpoint, and the batch is done again.
 func (b *batch) beginSQL() string {
 	if b.durable {
-		return b.worker.engine.beginSQL()
+		return b.worker.engine.db.beginSQL()
 	}
-	return b.worker.engine.beginSQL() + "; set local synchronous_commit = off"
+	return b.worker.engine.db.beginSQL() + "; set local synchronous_commit = off"
 }
 
 // handle gives the items to their handlers, in a transaction that moves the checkpoint too. It may
@@ -240,7 +232,7 @@ func (b *batch) park(ctx context.Context, tx pgx.Tx) error {
 	}
 	if parked+len(b.letters) > w.projection.options.MaxParked {
 		return Fatal(fmt.Errorf("%d dead letters and events behind them are parked, and %d more would be over the limit "+
-			"of %d: see Runner.DeadLetters", parked, len(b.letters), w.projection.options.MaxParked))
+			"of %d: see Operator.DeadLetters", parked, len(b.letters), w.projection.options.MaxParked))
 	}
 	return w.engine.catalog.Park(ctx, tx, w.projection.id(), w.number, b.letters)
 }

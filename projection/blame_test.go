@@ -109,7 +109,7 @@ func TestIdleHandler(t *testing.T) {
 					last = f.put(fmt.Sprint("after", n), n)
 				}
 				f.wait(r, last)
-				letters, err := r.DeadLetters(t.Context(), "a", 0, "", 0, 10)
+				letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "a", Version: projection.Live}, "", 0, 10)
 				if err != nil || len(letters) != 1 || letters[0].Key != "counter-bad" {
 					t.Errorf("dead letters %+v, %v; want that of the idle handler", letters, err)
 				}

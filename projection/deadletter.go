@@ -48,20 +48,19 @@ const (
 
 // DeadLetters returns the events of a projection that could not be handled, in the order of positions after
 // one, at most limit: for each key the one that the others wait for, or with a key all of that key. Those of
-// one position, which an event has that was split, are never torn apart: for them there may be more. Version
-// 0 is the live one.
-func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
-	key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
+// one position, which an event has that was split, are never torn apart: for them there may be more.
+func (o *Operator) DeadLetters(
+	ctx context.Context, ref Ref, key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
 	if limit < 1 || limit > maxList {
-		return nil, fmt.Errorf("%w: limit %d: want from 1 to %d", ErrRefused, limit, maxList)
+		return nil, invalid("limit %d: want from 1 to %d", limit, maxList)
 	}
-	v, err := r.find(ctx, name, version)
+	id, err := o.find(ctx, "read dead letters", ref)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := r.engine.catalog.Letters(ctx, r.engine.pool, v.projection.id(), key, after, limit)
+	rows, err := o.db.catalog.Letters(ctx, o.db.pool, id, key, after, limit)
 	if err != nil {
-		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
+		return nil, fmt.Errorf("projection %s: read its dead letters: %w", id.Name, err)
 	}
 	letters := make([]DeadLetter, len(rows))
 	for n, row := range rows {
@@ -74,15 +73,15 @@ func (r *Runner) DeadLetters(ctx context.Context, name string, version int,
 }
 
 // DeadLetterGroups returns the dead letters of a projection by the reason that they have in common, the most
-// frequent first. Version 0 is the live one.
-func (r *Runner) DeadLetterGroups(ctx context.Context, name string, version int) ([]DeadLetterGroup, error) {
-	v, err := r.find(ctx, name, version)
+// frequent first.
+func (o *Operator) DeadLetterGroups(ctx context.Context, ref Ref) ([]DeadLetterGroup, error) {
+	id, err := o.find(ctx, "read dead letters", ref)
 	if err != nil {
 		return nil, err
 	}
-	groups, err := r.engine.catalog.LetterGroups(ctx, r.engine.pool, v.projection.id())
+	groups, err := o.db.catalog.LetterGroups(ctx, o.db.pool, id)
 	if err != nil {
-		return nil, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
+		return nil, fmt.Errorf("projection %s: read its dead letters: %w", id.Name, err)
 	}
 	return mergeGroups(groups), nil
 }
@@ -110,16 +109,16 @@ func mergeGroups(groups []catalog.LetterGroup) []DeadLetterGroup {
 // Retry handles the dead letters of the given keys again, or of all if none is given, in their order: each
 // key as far as it goes, after which its events are handled as they come. It returns how many events were
 // handled, and the reasons why some were not, joined; those are still parked. Events go through the codec as
-// it is now. Version 0 is the live one. This process does it, whichever has the lease of the partition, and
+// it is now. This process does it, whichever has the lease of the partition, and
 // exactly once.
-func (r *Runner) Retry(ctx context.Context, name string, version int, keys ...string) (handled int, err error) {
-	v, err := r.find(ctx, name, version)
+func (o *RunnerOperator) Retry(ctx context.Context, ref Ref, keys ...string) (handled int, err error) {
+	v, err := o.find(ctx, "retry", ref)
 	if err != nil {
 		return 0, err
 	}
-	keys, err = r.engine.catalog.LetterKeys(ctx, r.engine.pool, v.projection.id(), keys)
+	keys, err = o.db.catalog.LetterKeys(ctx, o.db.pool, v.projection.id(), keys)
 	if err != nil {
-		return 0, fmt.Errorf("projection %s: read its dead letters: %w", name, err)
+		return 0, fmt.Errorf("projection %s: read its dead letters: %w", ref.Name, err)
 	}
 	var failures []error
 	for _, key := range keys {
@@ -132,27 +131,27 @@ func (r *Runner) Retry(ctx context.Context, name string, version int, keys ...st
 			break
 		}
 	}
-	r.engine.changed.Notify()
+	o.db.changed.Notify()
 	return handled, errors.Join(failures...)
 }
 
 // Edit puts another payload in the place of a dead letter's, and retries its key with it. The event in the
 // log stays as it is, and every payload that was put in its place is in the audit. It must not give the
-// event another key: then it fails, with [ErrRefused] among the reasons. Version 0 is the live one.
-func (r *Runner) Edit(ctx context.Context, name string, version int,
+// event another key: then it fails, with [ErrRefused] among the reasons.
+func (o *RunnerOperator) Edit(ctx context.Context, ref Ref,
 	key string, position eventstore.Position, data json.RawMessage) (handled int, err error) {
 	if len(data) > maxEdit {
-		return 0, fmt.Errorf("%w: the payload has %d bytes, at most %d are allowed", ErrRefused, len(data), maxEdit)
+		return 0, invalid("the payload has %d bytes, at most %d are allowed", len(data), maxEdit)
 	}
 	if !json.Valid(data) {
-		return 0, fmt.Errorf("%w: the payload is not JSON", ErrRefused)
+		return 0, invalid("the payload is not JSON")
 	}
-	v, err := r.find(ctx, name, version)
+	v, err := o.find(ctx, "edit", ref)
 	if err != nil {
 		return 0, err
 	}
-	err = r.engine.operate(ctx, "edit", v.projection.id(), func(tx pgx.Tx) (map[string]any, error) {
-		found, err := r.engine.catalog.Edit(ctx, tx, v.projection.id(), key, position, string(data))
+	err = o.db.operate(ctx, "edit", v.projection.id(), func(tx pgx.Tx) (map[string]any, error) {
+		found, err := o.db.catalog.Edit(ctx, tx, v.projection.id(), key, position, string(data))
 		if err == nil && !found {
 			err = fmt.Errorf("%w: the event at %d is no dead letter of key %s", ErrRefused, position, key)
 		}
@@ -161,22 +160,21 @@ func (r *Runner) Edit(ctx context.Context, name string, version int,
 	if err != nil {
 		return 0, err
 	}
-	return r.Retry(ctx, name, version, key)
+	return o.Retry(ctx, Ref{ref.Name, v.projection.options.Version}, key)
 }
 
 // Skip gives up the event that a key waits for, and retries what is behind it. The reason is for the audit.
-// Version 0 is the live one.
-func (r *Runner) Skip(ctx context.Context, name string, version int,
+func (o *RunnerOperator) Skip(ctx context.Context, ref Ref,
 	key string, position eventstore.Position, reason string) (handled int, err error) {
-	v, err := r.find(ctx, name, version)
+	if reason == "" {
+		return 0, invalid("say why the event at %d of projection %s is skipped", position, ref.Name)
+	}
+	v, err := o.find(ctx, "skip", ref)
 	if err != nil {
 		return 0, err
 	}
-	if reason == "" {
-		return 0, fmt.Errorf("%w: say why the event is skipped", ErrRefused)
-	}
-	err = r.engine.operate(ctx, "skip", v.projection.id(), func(tx pgx.Tx) (map[string]any, error) {
-		first, err := r.engine.catalog.KeyLetters(ctx, tx, v.projection.id(), key, 1)
+	err = o.db.operate(ctx, "skip", v.projection.id(), func(tx pgx.Tx) (map[string]any, error) {
+		first, err := o.db.catalog.KeyLetters(ctx, tx, v.projection.id(), key, 1)
 		if err == nil && len(first) == 0 {
 			return nil, fmt.Errorf("%w: key %s has no dead letter", ErrRefused, key)
 		}
@@ -191,7 +189,7 @@ func (r *Runner) Skip(ctx context.Context, name string, version int,
 	if err != nil {
 		return 0, err
 	}
-	return r.Retry(ctx, name, version, key)
+	return o.Retry(ctx, Ref{ref.Name, v.projection.options.Version}, key)
 }
 
 // deleteLetters deletes dead letters of a key, of which some were handled.

@@ -34,7 +34,7 @@ func picky(f *fixture, floor *atomic.Int64) (projections []*projection.Projectio
 // letters returns dead letters as text.
 func (f *fixture) letters(r *projection.Runner, name, key string, after eventstore.Position, limit int) (found []string) {
 	f.Helper()
-	letters, err := r.DeadLetters(f.Context(), name, 0, key, after, limit)
+	letters, err := r.Operator().DeadLetters(f.Context(), projection.Ref{Name: name, Version: projection.Live}, key, after, limit)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -67,7 +67,7 @@ func TestDeadLetters(t *testing.T) {
 		f.equal(k.name+": second page", []string{c}, f.letters(r, k.name, "", 3, 2))
 		f.equal(k.name+": a key", []string{a, "counter-a 2: 0 tries, 1 wait, ", "counter-a 5: 0 tries, 0 wait, "}, f.letters(r, k.name, "counter-a", 0, 10))
 		f.equal(k.name+": more of a key", []string{"counter-a 2: 0 tries, 1 wait, "}, f.letters(r, k.name, "counter-a", 1, 1))
-		groups, err := r.DeadLetterGroups(t.Context(), k.name, 0)
+		groups, err := r.Operator().DeadLetterGroups(t.Context(), projection.Ref{Name: k.name, Version: projection.Live})
 		if err != nil || len(groups) != 1 || groups[0].Since.IsZero() {
 			t.Fatalf("%s: groups %+v, %v", k.name, groups, err)
 		}
@@ -75,7 +75,7 @@ func TestDeadLetters(t *testing.T) {
 			{Error: "number … is too low", Count: 3, Waiting: 3, First: 1, Last: 6, Since: groups[0].Since},
 		}, groups)
 	}
-	if _, err := r.DeadLetters(t.Context(), "nobody", 0, "", 0, 10); !errors.Is(err, projection.ErrUnknownProjection) {
+	if _, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "nobody", Version: projection.Live}, "", 0, 10); !errors.Is(err, projection.ErrUnknownProjection) {
 		t.Errorf("dead letters of an unknown projection: %v", err)
 	}
 }
@@ -92,14 +92,14 @@ func TestRetry(t *testing.T) {
 	for _, k := range kinds {
 		floor.Store(0)
 		f.retry(r, 0, k.name, "counter-none")
-		if n, err := r.Retry(t.Context(), k.name, 0, "counter-b"); n != 0 || err == nil || !strings.Contains(err.Error(), "too low") {
+		if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}, "counter-b"); n != 0 || err == nil || !strings.Contains(err.Error(), "too low") {
 			t.Errorf("%s: %d handled, %v; want the reason again", k.name, n, err)
 		}
 		f.equal(k.name+": b failed again", []string{"counter-b 5: 2 tries, 1 wait, number -1 is too low"}, f.letters(r, k.name, "counter-b", 0, 1))
 		f.checkFold(k, r, k.name)
 
 		floor.Store(-500)
-		n, err := r.Retry(t.Context(), k.name, 0) // stops half-way in a, and goes on with the others
+		n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}) // stops half-way in a, and goes on with the others
 		var h *projection.HandlerError
 		if n != 5 || !errors.As(err, &h) || h.Position != 3 {
 			t.Errorf("%s: %d handled, %v; want 5, and why not the event at 3", k.name, n, err)
@@ -122,7 +122,7 @@ func TestRetry(t *testing.T) {
 // audit returns action, actor and details of what was done, the oldest first.
 func (f *fixture) audit(r *projection.Runner, name string) (found []string) {
 	f.Helper()
-	entries, err := r.Audit(f.Context(), name, 100)
+	entries, err := r.Operator().Audit(f.Context(), name, 100)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -143,36 +143,38 @@ func TestEditAndSkip(t *testing.T) {
 	f.wait(r, f.put("a", -1, 0, -2, 0)) // 1 to 4
 	ctx := eventstore.WithMetadata(t.Context(), eventstore.Metadata{Actor: "alice"})
 	for _, k := range kinds {
-		refused := func(what string, n int, err error) {
+		refusedWith := func(why error, what string, n int, err error) {
 			t.Helper()
-			if n != 0 || !errors.Is(err, projection.ErrRefused) {
-				t.Errorf("%s: %s: %d, %v; want it refused", k.name, what, n, err)
+			if n != 0 || !errors.Is(err, why) {
+				t.Errorf("%s: %s: %d, %v; want %v", k.name, what, n, err, why)
 			}
 		}
-		n, err := r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`{"N":`))
-		refused("edit to what is no JSON", n, err)
-		n, err = r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`"`+strings.Repeat("x", 20<<20)+`"`))
-		refused("edit to what no event may hold", n, err)
-		_, err = r.DeadLetters(ctx, k.name, 0, "", 0, 1<<30)
-		refused("a list without a bound", 0, err)
-		n, err = r.Edit(ctx, k.name, 0, "counter-b", 1, json.RawMessage(`{}`))
+		refused := func(what string, n int, err error) { t.Helper(); refusedWith(projection.ErrRefused, what, n, err) }
+		invalid := func(what string, n int, err error) { t.Helper(); refusedWith(eventstore.ErrInvalid, what, n, err) }
+		n, err := r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, json.RawMessage(`{"N":`))
+		invalid("edit to what is no JSON", n, err)
+		n, err = r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, json.RawMessage(`"`+strings.Repeat("x", 20<<20)+`"`))
+		invalid("edit to what no event may hold", n, err)
+		_, err = r.Operator().DeadLetters(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "", 0, 1<<30)
+		invalid("a list without a bound", 0, err)
+		n, err = r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-b", 1, json.RawMessage(`{}`))
 		refused("edit of another key", n, err)
-		n, err = r.Skip(ctx, k.name, 0, "counter-a", 1, "")
-		refused("skip for no reason", n, err)
-		n, err = r.Skip(ctx, k.name, 0, "counter-a", 2, "in a hurry")
+		n, err = r.Operator().Skip(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, "")
+		invalid("skip for no reason", n, err)
+		n, err = r.Operator().Skip(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 2, "in a hurry")
 		refused("skip of what waits", n, err)
-		n, err = r.Skip(ctx, k.name, 0, "counter-b", 1, "no such key")
+		n, err = r.Operator().Skip(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-b", 1, "no such key")
 		refused("skip of another key", n, err)
 		f.equal(k.name+": all is as it was", 4, len(f.letters(r, k.name, "counter-a", 0, 10)))
 
-		if n, err := r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`{"N":-7}`)); n != 0 || err == nil {
+		if n, err := r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, json.RawMessage(`{"N":-7}`)); n != 0 || err == nil {
 			t.Errorf("%s: an edit that does not help: %d, %v", k.name, n, err)
 		}
-		if n, err := r.Edit(ctx, k.name, 0, "counter-a", 1, json.RawMessage(`{"N":77}`)); n != 2 || err == nil {
+		if n, err := r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, json.RawMessage(`{"N":77}`)); n != 2 || err == nil {
 			t.Errorf("%s: edit: %d handled, %v; want 2, and why not the event at 3", k.name, n, err)
 		}
 		f.checkFold(k, r, k.name)
-		if n, err := r.Skip(ctx, k.name, 0, "counter-a", 3, "a test"); n != 1 || err != nil {
+		if n, err := r.Operator().Skip(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 3, "a test"); n != 1 || err != nil {
 			t.Errorf("%s: skip: %d handled, %v; want 1", k.name, n, err)
 		}
 		f.equal(k.name+": parked", 0, f.statusOf(r, k.name).Parked)
@@ -263,7 +265,7 @@ func TestRetryWhileAppending(t *testing.T) {
 		for _, r := range []*projection.Runner{owner, second} {
 			retrying.Go(func() {
 				for {
-					handled, err := r.Retry(t.Context(), k.name, 0)
+					handled, err := r.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live})
 					var failed *projection.HandlerError
 					if err != nil && !errors.As(err, &failed) {
 						t.Errorf("%s: %v", k.name, err)
@@ -292,7 +294,7 @@ func TestRetryWhileAppending(t *testing.T) {
 	retrying.Wait()
 	for n, k := range kinds {
 		f.until(k.name+" has handled all", func() bool {
-			handled, err := second.Retry(t.Context(), k.name, 0)
+			handled, err := second.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live})
 			retried[n].Add(int64(handled))
 			return err == nil
 		})

@@ -86,7 +86,7 @@ func (v *deployment) registerPatiently(ctx context.Context) error {
 
 // register makes what there has to be of a projection before it can run, or checks that it is there.
 func (v *deployment) register(ctx context.Context) error {
-	err := pgx.BeginTxFunc(ctx, v.engine.pool, pgx.TxOptions{BeginQuery: v.engine.beginSQL()}, func(tx pgx.Tx) error {
+	err := v.engine.db.inTx(ctx, func(tx pgx.Tx) error {
 		if err := v.engine.catalog.LockName(ctx, tx, v.projection.name); err != nil {
 			return err
 		}
@@ -148,12 +148,12 @@ func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string) error 
 		}
 	}
 	if phase == catalog.Live {
-		if err := v.engine.showTables(ctx, tx, o.Tables, o.Version); err != nil {
+		if err := v.engine.db.showTables(ctx, tx, o.Tables, o.Version); err != nil {
 			return &ddlError{err}
 		}
 	}
 	details := map[string]any{"phase": phase, "partitions": o.Partitions}
-	return v.engine.audit(ctx, tx, v.projection.id(), "create", details)
+	return v.engine.db.audit(ctx, tx, v.projection.id(), "create", details)
 }
 
 // total returns about how many events there are to handle until a version has been built.
@@ -237,9 +237,9 @@ func (v *deployment) addTypes(ctx context.Context, tx pgx.Tx, s catalog.Version,
 	}
 	if !changed { // writers of the old release would go on to append them
 		return &ChangedError{v.projection.name, s.Version, "it is kept inline, with fewer event types: " +
-			"call Runner.StopInline before types are added"}
+			"call RunnerOperator.StopInline before types are added"}
 	}
-	return v.engine.audit(ctx, tx, id, "add types", map[string]any{"types": types, "missed": added})
+	return v.engine.db.audit(ctx, tx, id, "add types", map[string]any{"types": types, "missed": added})
 }
 
 // missedWithin bounds the search for events of types that are added: there is no index by type.
@@ -324,9 +324,4 @@ func (v *deployment) disownAll() {
 	defer v.mu.Unlock()
 	clear(v.owned)
 	v.moved.Notify()
-}
-
-// audit records what was done to a version: actor is the one of the context's metadata.
-func (e *engine) audit(ctx context.Context, tx pgx.Tx, id catalog.ID, action string, details map[string]any) error {
-	return e.catalog.Audit(ctx, tx, id, action, eventstore.MetadataFrom(ctx).Actor, details)
 }

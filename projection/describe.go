@@ -168,7 +168,7 @@ func (t *tableOf[Row]) complain(byName map[string]attribute, unique bool) error 
 	}
 	if key := t.columns[0].name; !unique {
 		return Fatal(fmt.Errorf("column %s of table %s is the key of %T, and has no primary key or unique index of its own: "+
-			"add one, and call Runner.Resume", key, table, *new(Row)))
+			"add one, and call Operator.Resume", key, table, *new(Row)))
 	}
 	return nil
 }

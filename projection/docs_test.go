@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
 )
 
 const guidePath = "../docs/projections.md"
@@ -224,7 +225,7 @@ func TestGuideReset(t *testing.T) {
 	runner, _ := f.start(quiet, f.store, balancesTable(1))
 	position := deposit(f.store, "ada", Deposited{Amount: 5})
 	f.wait(runner, position)
-	if err := runner.Reset(t.Context(), "balances", 0, 0); err != nil {
+	if err := runner.Operator().Reset(t.Context(), projection.Ref{Name: "balances", Version: projection.Live}, 0); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(runner, position)
@@ -249,7 +250,7 @@ func TestGuideUndecodable(t *testing.T) {
 	if found := count(f, `select from balances where balance = 7`); found != 1 {
 		t.Error("the next event of the stream waits for one that has no key")
 	}
-	handled, err := runner.Edit(t.Context(), "balances", 0, stream.String(), receipt.Position, []byte(`{"amount":5}`))
+	handled, err := runner.Operator().Edit(t.Context(), projection.Ref{Name: "balances", Version: projection.Live}, stream.String(), receipt.Position, []byte(`{"amount":5}`))
 	if handled != 1 || err != nil {
 		t.Errorf("edit: %d, %v; want 1 event handled", handled, err)
 	}

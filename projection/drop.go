@@ -13,33 +13,34 @@ import (
 // Drop removes a version with its tables and dead letters: an old one that nobody wants back, or one that is
 // being built. A process that runs it forgets it. The live version is what readers see: Drop removes it, with the views
 // for readers, when it is the only one and no process runs it any more, and otherwise returns [ErrRefused].
-func (r *Runner) Drop(ctx context.Context, name string, version int) error {
+func (o *Operator) Drop(ctx context.Context, ref Ref) error {
+	id, err := numbered("drop", ref)
+	if err != nil {
+		return err
+	}
 	for {
-		err := pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
-			return r.drop(ctx, tx, catalog.ID{Name: name, Version: version})
-		})
+		err := o.db.inTx(ctx, func(tx pgx.Tx) error { return o.db.drop(ctx, tx, id) })
 		switch {
 		case err == nil:
-			r.engine.announce(ctx)
-			r.engine.changed.Notify()
+			o.db.announce(ctx)
 			return nil
 		case pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil: // with a batch that parks an event
 		default:
-			return fmt.Errorf("drop version %d of projection %s: %w", version, name, err)
+			return fmt.Errorf("drop version %d of projection %s: %w", id.Version, id.Name, err)
 		}
 	}
 }
 
-func (r *Runner) drop(ctx context.Context, tx pgx.Tx, id catalog.ID) error {
-	if err := r.engine.catalog.LockToDrop(ctx, tx, id); err != nil {
+func (d *database) drop(ctx context.Context, tx pgx.Tx, id catalog.ID) error {
+	if err := d.catalog.LockToDrop(ctx, tx, id); err != nil {
 		return err
 	}
-	wanted, live, err := r.lockVersions(ctx, tx, id)
+	wanted, live, err := d.lockVersions(ctx, tx, id)
 	if err != nil {
 		return err
 	}
 	if wanted.Version == live.Version {
-		if err := r.hideTables(ctx, tx, id, wanted.Tables); err != nil {
+		if err := d.hideTables(ctx, tx, id, wanted.Tables); err != nil {
 			return err
 		}
 	}
@@ -48,18 +49,18 @@ func (r *Runner) drop(ctx context.Context, tx pgx.Tx, id catalog.ID) error {
 			return err
 		}
 	}
-	if err := r.engine.catalog.Fence(ctx, tx, id, nil); err != nil {
+	if err := d.catalog.Fence(ctx, tx, id, nil); err != nil {
 		return err
 	}
-	if err := r.engine.catalog.Drop(ctx, tx, id); err != nil {
+	if err := d.catalog.Drop(ctx, tx, id); err != nil {
 		return err
 	}
-	return r.engine.audit(ctx, tx, id, "drop", nil)
+	return d.audit(ctx, tx, id, "drop", nil)
 }
 
 // hideTables removes the views for readers of a projection that is live, unless somebody needs it.
-func (r *Runner) hideTables(ctx context.Context, tx pgx.Tx, id catalog.ID, tables []string) error {
-	versions, owner, err := r.engine.catalog.Users(ctx, tx, id.Name)
+func (d *database) hideTables(ctx context.Context, tx pgx.Tx, id catalog.ID, tables []string) error {
+	versions, owner, err := d.catalog.Users(ctx, tx, id.Name)
 	switch {
 	case err != nil:
 		return err
@@ -68,11 +69,11 @@ func (r *Runner) hideTables(ctx context.Context, tx pgx.Tx, id catalog.ID, table
 	case owner != "":
 		return fmt.Errorf("%w: version %d is live, and process %s runs it: deploy a release without the projection first", ErrRefused, id.Version, owner)
 	}
-	if err := r.engine.refuseInline(ctx, tx, id); err != nil {
+	if err := d.refuseInline(ctx, tx, id); err != nil {
 		return err
 	}
 	for _, t := range tables {
-		made, _, err := r.engine.readersView(ctx, tx, t)
+		made, _, err := d.readersView(ctx, tx, t)
 		if err == nil && made {
 			_, err = tx.Exec(ctx, "drop view "+quote(t))
 		}

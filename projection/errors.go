@@ -138,3 +138,8 @@ func (e *WaitError) Error() string {
 
 // Unwrap returns the errors behind it.
 func (e *WaitError) Unwrap() []error { return []error{e.Err, e.Reason} }
+
+// errNothing ends an operation that had nothing to do.
+var errNothing = errors.New("nothing to do")
+
+func isNothing(err error) bool { return errors.Is(err, errNothing) }

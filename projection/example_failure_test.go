@@ -64,7 +64,7 @@ func ExampleFatal() {
 	fmt.Println(runner.Health(ctx))
 
 	configured.Store(true)
-	check(runner.Resume(ctx, "converted", 0))
+	check(runner.Operator().Resume(ctx, projection.Ref{Name: "converted", Version: projection.AllVersions}))
 	wait(runner, position)
 	fmt.Println(runner.Health(ctx))
 	// Output:
@@ -74,7 +74,7 @@ func ExampleFatal() {
 
 // One bad event stops its key: what comes after it waits in order, all other keys go on. When the code is
 // mended, the dead letters are handled again.
-func ExampleRunner_DeadLetters() {
+func ExampleOperator_DeadLetters() {
 	pool, store, done := connect()
 	defer done()
 	ctx := context.Background()
@@ -97,15 +97,15 @@ func ExampleRunner_DeadLetters() {
 	deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 2000}, Deposited{Amount: 7})
 	wait(runner, deposit(store, "bob", Deposited{Amount: 1}))
 
-	letters, err := runner.DeadLetters(ctx, "deposits", 0, "", 0, 100)
+	letters, err := runner.Operator().DeadLetters(ctx, projection.Ref{Name: "deposits", Version: projection.Live}, "", 0, 100)
 	check(err)
 	for _, l := range letters {
 		fmt.Printf("%s: %s at %d, %q after %d attempts, %d waiting\n", l.Key, l.Type, l.Position, l.Error, l.Attempts, l.Waiting)
 	}
 	query(pool, `select account, amount from deposits order by n`)
 
-	mended.Store(true)                            // usually: deploy a release
-	fmt.Println(runner.Retry(ctx, "deposits", 0)) // all keys
+	mended.Store(true)                                                                                    // usually: deploy a release
+	fmt.Println(runner.Operator().Retry(ctx, projection.Ref{Name: "deposits", Version: projection.Live})) // all keys
 	query(pool, `select account, amount from deposits order by n`)
 	// Output:
 	// account-ada: account.deposited at 2, "more than there is" after 3 attempts, 1 waiting
@@ -119,7 +119,7 @@ func ExampleRunner_DeadLetters() {
 }
 
 // Many dead letters usually have few reasons.
-func ExampleRunner_DeadLetterGroups() {
+func ExampleOperator_DeadLetterGroups() {
 	pool, store, done := connect()
 	defer done()
 	runner, stop := run(pool, store, balancesTable(1))
@@ -127,7 +127,7 @@ func ExampleRunner_DeadLetterGroups() {
 	deposit(store, "ada", Deposited{Amount: 0}, Deposited{Amount: 5})
 	wait(runner, deposit(store, "bob", Deposited{Amount: 0}))
 
-	groups, err := runner.DeadLetterGroups(context.Background(), "balances", 0)
+	groups, err := runner.Operator().DeadLetterGroups(context.Background(), projection.Ref{Name: "balances", Version: projection.Live})
 	check(err)
 	for _, g := range groups {
 		fmt.Printf("%s: %d, and %d behind them, at %d to %d\n", g.Error, g.Count, g.Waiting, g.First, g.Last)
@@ -136,7 +136,7 @@ func ExampleRunner_DeadLetterGroups() {
 }
 
 // The payload was wrong: this projection gets another one. The event in the log stays as it is.
-func ExampleRunner_Edit() {
+func ExampleRunnerOperator_Edit() {
 	pool, store, done := connect()
 	defer done()
 	runner, stop := run(pool, store, balancesTable(1))
@@ -144,11 +144,11 @@ func ExampleRunner_Edit() {
 	wait(runner, deposit(store, "ada", Deposited{Amount: 0}, Deposited{Amount: 5}))
 
 	ctx := context.Background()
-	letters, err := runner.DeadLetters(ctx, "balances", 0, "", 0, 1)
+	letters, err := runner.Operator().DeadLetters(ctx, projection.Ref{Name: "balances", Version: projection.Live}, "", 0, 1)
 	check(err)
 	bad := letters[0]
 	fmt.Println(string(bad.Data))
-	fmt.Println(runner.Edit(ctx, "balances", 0, bad.Key, bad.Position, json.RawMessage(`{"amount":100}`)))
+	fmt.Println(runner.Operator().Edit(ctx, projection.Ref{Name: "balances", Version: projection.Live}, bad.Key, bad.Position, json.RawMessage(`{"amount":100}`)))
 	query(pool, `select * from balances`)
 	// Output:
 	// {"amount":0,"at":""}
@@ -157,7 +157,7 @@ func ExampleRunner_Edit() {
 }
 
 // Nobody wants the event: it is passed over, with a reason, and what waits behind it is handled.
-func ExampleRunner_Skip() {
+func ExampleRunnerOperator_Skip() {
 	pool, store, done := connect()
 	defer done()
 	runner, stop := run(pool, store, balancesTable(1))
@@ -166,10 +166,10 @@ func ExampleRunner_Skip() {
 
 	// Who does it is the actor in the context.
 	ctx := eventstore.WithMetadata(context.Background(), eventstore.Metadata{Actor: "eva"})
-	fmt.Println(runner.Skip(ctx, "balances", 0, "ada", 1, "a test of the teller's"))
+	fmt.Println(runner.Operator().Skip(ctx, projection.Ref{Name: "balances", Version: projection.Live}, "ada", 1, "a test of the teller's"))
 	query(pool, `select * from balances`)
 
-	audit, err := runner.Audit(ctx, "balances", 10)
+	audit, err := runner.Operator().Audit(ctx, "balances", 10)
 	check(err)
 	for _, a := range audit {
 		if a.Action == "skip" {

@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
 // A new version is built beside the one that readers see, and takes its place when it has caught up. The old
 // one goes on as long as some process runs it: then there is a way back.
-func ExampleRunner_Switch() {
+func ExampleOperator_Switch() {
 	pool, store, done := connect()
 	defer done()
 	ctx := context.Background()
@@ -28,7 +29,7 @@ func ExampleRunner_Switch() {
 	// It turns out to be wrong.
 	wait(runner, deposit(store, "ada", Deposited{Amount: 7}))
 	query(pool, `select * from balances`)
-	check(runner.Switch(ctx, "balances", 1))
+	check(runner.Operator().Switch(ctx, projection.Ref{Name: "balances", Version: 1}))
 	query(pool, `select * from balances`)
 	// Output:
 	// ada 5
@@ -42,15 +43,47 @@ func live(runner *projection.Runner) int {
 	status, err := runner.Status(context.Background())
 	check(err)
 	for _, p := range status.Projections {
-		if p.Phase == "live" {
+		if p.Phase == projection.PhaseLive {
 			return p.Version
 		}
 	}
 	return 0
 }
 
+// A command line has none of the application's code, and still lists, pauses and resumes.
+func ExampleNewOperator() {
+	pool, store, done := connect()
+	defer done()
+	ctx := eventstore.WithMetadata(context.Background(), eventstore.Metadata{Actor: "grace"})
+	runner, stop := run(pool, store, balancesTable(1))
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
+
+	operator, err := projection.NewOperator(pool, nil)
+	check(err)
+	balances := projection.Ref{Name: "balances", Version: projection.Live}
+	check(operator.Pause(ctx, balances, "the bank is closed"))
+	status, err := operator.Status(ctx)
+	check(err)
+	for _, p := range status.Projections {
+		fmt.Println(p.Name, p.Version, p.Phase, p.State, p.Reason)
+	}
+	check(operator.Resume(ctx, balances))
+	entries, err := operator.Audit(ctx, "balances", 2)
+	check(err)
+	for _, e := range entries {
+		fmt.Println(e.Action, e.Actor)
+	}
+	fmt.Println(operator.Resume(ctx, projection.Ref{Name: "balances"}))
+	// Output:
+	// balances 1 live paused the bank is closed
+	// resume grace
+	// pause grace
+	// projection: resume: projection balances: Ref.Version is not given: want a number from 1 on or Live
+}
+
 // Nobody wants the old version back: it goes, with its table. So a version goes that is being built.
-func ExampleRunner_Drop() {
+func ExampleOperator_Drop() {
 	pool, store, done := connect()
 	defer done()
 	ctx := context.Background()
@@ -61,8 +94,8 @@ func ExampleRunner_Drop() {
 	defer stop()
 	until(func() bool { return live(runner) == 2 })
 
-	fmt.Println(runner.Drop(ctx, "balances", 1))
-	fmt.Println(errors.Is(runner.Drop(ctx, "balances", 2), projection.ErrRefused))
+	fmt.Println(runner.Operator().Drop(ctx, projection.Ref{Name: "balances", Version: 1}))
+	fmt.Println(errors.Is(runner.Operator().Drop(ctx, projection.Ref{Name: "balances", Version: 2}), projection.ErrRefused))
 	query(pool, `select tablename from pg_tables where tablename like 'balances%'`)
 	// Output:
 	// <nil>
@@ -101,7 +134,7 @@ func ExampleRunner_Health() {
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
 	fmt.Println(runner.Health(ctx))
 
-	check(runner.Stop(ctx, "balances", 0, "the numbers are wrong")) // Pause would not be a problem
+	check(runner.Operator().Stop(ctx, projection.Ref{Name: "balances", Version: projection.AllVersions}, "the numbers are wrong")) // Pause would not be a problem
 	fmt.Println(runner.Health(ctx))
 	// Output:
 	// <nil>
@@ -109,7 +142,7 @@ func ExampleRunner_Health() {
 }
 
 // When Pause has returned nothing is written any more, in whichever process.
-func ExampleRunner_Pause() {
+func ExampleOperator_Pause() {
 	pool, store, done := connect()
 	defer done()
 	ctx := context.Background()
@@ -117,14 +150,14 @@ func ExampleRunner_Pause() {
 	defer stop()
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
 
-	check(runner.Pause(ctx, "balances", 0, "the table gets an index"))
+	check(runner.Operator().Pause(ctx, projection.Ref{Name: "balances", Version: projection.AllVersions}, "the table gets an index"))
 	position := deposit(store, "ada", Deposited{Amount: 7})
 	status, err := runner.Status(ctx)
 	check(err)
 	p := status.Projections[0]
 	fmt.Println(p.State, p.Reason, "lag", p.Lag)
 
-	check(runner.Resume(ctx, "balances", 0))
+	check(runner.Operator().Resume(ctx, projection.Ref{Name: "balances", Version: projection.AllVersions}))
 	wait(runner, position)
 	query(pool, `select * from balances`)
 	// Output:
@@ -133,7 +166,7 @@ func ExampleRunner_Pause() {
 }
 
 // Reset handles the log again, in place. Readers see the table fill.
-func ExampleRunner_Reset() {
+func ExampleRunnerOperator_Reset() {
 	pool, store, done := connect()
 	defer done()
 	ctx := context.Background()
@@ -143,14 +176,14 @@ func ExampleRunner_Reset() {
 	_, err := pool.Exec(ctx, `update balances_v1 set balance = 0`) // somebody has
 	check(err)
 
-	check(runner.Reset(ctx, "balances", 0, 0))
+	check(runner.Operator().Reset(ctx, projection.Ref{Name: "balances", Version: projection.Live}, 0))
 	wait(runner, deposit(store, "ada", Deposited{Amount: 7}))
 	query(pool, `select * from balances`)
 	// Output: ada 12
 }
 
 // RebuildKey mends one row, beside the live projection.
-func ExampleRunner_RebuildKey() {
+func ExampleRunnerOperator_RebuildKey() {
 	pool, store, done := connect()
 	defer done()
 	ctx := context.Background()
@@ -161,7 +194,7 @@ func ExampleRunner_RebuildKey() {
 	_, err := pool.Exec(ctx, `update balances_v1 set balance = 0`) // somebody has
 	check(err)
 
-	check(runner.RebuildKey(ctx, "balances", 0, "ada"))
+	check(runner.Operator().RebuildKey(ctx, projection.Ref{Name: "balances", Version: projection.Live}, "ada"))
 	query(pool, `select * from balances order by account`)
 	// Output:
 	// ada 5

@@ -59,7 +59,7 @@ func ExampleOnce() {
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
 	stop()
 
-	check(runner.Reset(ctx, "mails", 1, 0)) // as if nothing had been handled
+	check(runner.Operator().Reset(ctx, projection.Ref{Name: "mails", Version: 1}, 0)) // as if nothing had been handled
 	again, stop := run(pool, store, mails)
 	wait(again, deposit(store, "bob", Deposited{Amount: 7}))
 	stop()

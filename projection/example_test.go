@@ -158,7 +158,7 @@ func ExampleNewInline() {
 	defer aware.Close()
 	wait(runner, deposit(aware, "ada", Deposited{Amount: 5})) // as ever
 
-	check(runner.StartInline(context.Background(), "balances", 0))
+	check(runner.Operator().StartInline(context.Background(), projection.Ref{Name: "balances", Version: projection.Live}))
 	deposit(aware, "ada", Deposited{Amount: 7})
 	query(pool, `select * from balances`)
 	// Output: ada 12

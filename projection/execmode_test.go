@@ -52,22 +52,22 @@ func TestExecMode(t *testing.T) {
 	}
 	f.wait(r, f.put("a", 1, -1, 2, -2, 3, -3, 4))
 	for _, k := range kinds {
-		heads, err := r.DeadLetters(t.Context(), k.name, 0, "", 0, 10)
+		heads, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}, "", 0, 10)
 		if err != nil || len(heads) != 1 || heads[0].Waiting != 5 {
 			t.Fatalf("%s: dead letters %+v, %v", k.name, heads, err)
 		}
-		if groups, err := r.DeadLetterGroups(t.Context(), k.name, 0); err != nil || len(groups) != 1 {
+		if groups, err := r.Operator().DeadLetterGroups(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}); err != nil || len(groups) != 1 {
 			t.Errorf("%s: groups %+v, %v", k.name, groups, err)
 		}
 		failed := heads[0].Position
-		if n, err := r.Retry(t.Context(), k.name, 0); n != 0 || err == nil || !strings.Contains(err.Error(), "too low") {
+		if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}); n != 0 || err == nil || !strings.Contains(err.Error(), "too low") {
 			t.Errorf("%s: retry: %d, %v", k.name, n, err)
 		}
-		n, err := r.Edit(t.Context(), k.name, 0, "counter-a", failed, json.RawMessage(`{"N":7}`))
+		n, err := r.Operator().Edit(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", failed, json.RawMessage(`{"N":7}`))
 		if n != 2 || err == nil || !strings.Contains(err.Error(), "number -2 is too low") {
 			t.Errorf("%s: edit: %d, %v", k.name, n, err)
 		}
-		n, err = r.Skip(t.Context(), k.name, 0, "counter-a", failed+2, "a test")
+		n, err = r.Operator().Skip(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", failed+2, "a test")
 		if n != 1 || err == nil || !strings.Contains(err.Error(), "number -3 is too low") {
 			t.Errorf("%s: skip: %d, %v", k.name, n, err)
 		}
@@ -78,24 +78,24 @@ func TestExecMode(t *testing.T) {
 		f.equal(k.name+": parked", 0, s.Parked)
 		f.equal(k.name+": handled", int64(250+250+6), s.Handled)
 	}
-	if err := r.RebuildKey(t.Context(), "table", 0, "counter-key1"); err != nil {
+	if err := r.Operator().RebuildKey(t.Context(), projection.Ref{Name: "table", Version: projection.Live}, "counter-key1"); err != nil {
 		t.Error(err)
 	}
-	if err := r.Pause(t.Context(), "handler", 0, "a test"); err != nil {
+	if err := r.Operator().Pause(t.Context(), projection.Ref{Name: "handler", Version: projection.AllVersions}, "a test"); err != nil {
 		t.Error(err)
 	}
 	f.exec(`delete from model where name = 'handler'`)
-	if err := r.Reset(t.Context(), "handler", 0, 0); err != nil {
+	if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "handler", Version: projection.Live}, 0); err != nil {
 		t.Error(err)
 	}
-	if err := r.Resume(t.Context(), "handler", 0); err != nil {
+	if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "handler", Version: projection.AllVersions}); err != nil {
 		t.Error(err)
 	}
 	f.wait(r, f.put("b", 1))
 	if err := r.Health(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if entries, err := r.Audit(t.Context(), "handler", 100); err != nil || len(entries) == 0 {
+	if entries, err := r.Operator().Audit(t.Context(), "handler", 100); err != nil || len(entries) == 0 {
 		t.Errorf("audit %+v, %v", entries, err)
 	}
 	f.equal("what is parked again", []string{"counter-a 502: 1 tries, 5 wait, number -1 is too low"},
@@ -120,11 +120,11 @@ func TestExecModeSwitch(t *testing.T) {
 	f.untilLive(r, 2)
 	f.wait(r, f.put("a", 4))
 	f.equal("table", map[string]string{"counter-a": "1 2 3 4 "}, f.streams(`select stream, numbers from "table"`))
-	if err := r.Switch(t.Context(), "table", 1); err != nil {
+	if err := r.Operator().Switch(t.Context(), projection.Ref{Name: "table", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	f.untilLive(r, 1)
-	if err := r.Drop(t.Context(), "table", 2); err != nil {
+	if err := r.Operator().Drop(t.Context(), projection.Ref{Name: "table", Version: 2}); err != nil {
 		t.Error(err)
 	}
 	f.equal("table", map[string]string{"counter-a": "1 2 3 4 "}, f.streams(`select stream, numbers from "table"`))

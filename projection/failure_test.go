@@ -181,7 +181,7 @@ func (f *fixture) stopped(r *projection.Runner, name, reason string) {
 
 func (f *fixture) retry(r *projection.Runner, want int, name string, keys ...string) {
 	f.Helper()
-	if n, err := r.Retry(f.Context(), name, 0, keys...); err != nil || n != want {
+	if n, err := r.Operator().Retry(f.Context(), projection.Ref{Name: name, Version: projection.Live}, keys...); err != nil || n != want {
 		f.Errorf("%s: retry handled %d, %v; want %d", name, n, err, want)
 	}
 }
@@ -327,7 +327,7 @@ func testFailures(t *testing.T, size int) {
 func (f *fixture) checkParked(r *projection.Runner, a *attempt) {
 	f.Helper()
 	f.checkFold(a.kind, r, a.name)
-	letters, err := r.DeadLetters(f.Context(), a.name, 0, "counter-b", 0, 100)
+	letters, err := r.Operator().DeadLetters(f.Context(), projection.Ref{Name: a.name, Version: projection.Live}, "counter-b", 0, 100)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -405,7 +405,7 @@ func TestFatal(t *testing.T) {
 		if at := f.statusOf(r, k.name).Checkpoint; at >= last-1 {
 			t.Errorf("%s: stopped with checkpoint %d, which is not before the event at %d", k.name, at, last-1)
 		}
-		if err := r.Resume(t.Context(), k.name, 0); err != nil { // too early: it stops again
+		if err := r.Operator().Resume(t.Context(), projection.Ref{Name: k.name, Version: projection.AllVersions}); err != nil { // too early: it stops again
 			t.Fatal(err)
 		}
 	}
@@ -414,7 +414,7 @@ func TestFatal(t *testing.T) {
 	}
 	fixed.Store(true)
 	for _, k := range kinds {
-		if err := r.Resume(t.Context(), k.name, 0); err != nil {
+		if err := r.Operator().Resume(t.Context(), projection.Ref{Name: k.name, Version: projection.AllVersions}); err != nil {
 			t.Fatal(err)
 		}
 	}

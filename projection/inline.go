@@ -20,8 +20,8 @@ import (
 
 // Inline lets appends keep projections themselves, in their own transactions: what is read after an append
 // shows it. Give it to every store that appends, as [eventstore.Config.Inline], give the same projections to
-// a [Runner], and call [Runner.StartInline] once all writers know them. Until then, and after
-// [Runner.StopInline], the runner keeps them as it keeps others.
+// a [Runner], and call [RunnerOperator.StartInline] once all writers know them. Until then, and after
+// [RunnerOperator.StopInline], the runner keeps them as it keeps others.
 //
 // An event that cannot be handled fails its append, and nobody else's. Appends whose events concern the same
 // row wait for each other's commit; it is for read models whose rows are those of streams, or nearly so.
@@ -118,57 +118,57 @@ func (n *Inline) guarded(ctx context.Context, tx pgx.Tx, p *Projection, handle f
 }
 
 // StartInline lets appends keep a projection from now on, as soon as the runner has brought it to the end of
-// the log; version 0 is the live one. From then on appends of its events through stores that do not know it
+// the log. From then on appends of its events through stores that do not know it
 // are refused, and so are, in the whole schema and for good, those in transactions that are not read
 // committed: they may not see what is kept inline. Appends through stores with Config.Inline wait while it
 // takes over, usually for some milliseconds; for longer, up to some seconds at a time, if the runner is slow
 // or one of them is in a transaction that stays open. Dead letters must be dealt with before. It waits until
 // ctx is done, and does nothing if the projection is kept inline already. With the roles of migrations.CreateRoles
-// an operator calls it, since it can stop the appends of others; so it is with [Runner.StopInline].
-func (r *Runner) StartInline(ctx context.Context, name string, version int) (err error) {
-	v, err := r.find(ctx, name, version)
+// an operator calls it, since it can stop the appends of others; so it is with [RunnerOperator.StopInline].
+func (o *RunnerOperator) StartInline(ctx context.Context, ref Ref) (err error) {
+	v, err := o.find(ctx, "start inline", ref)
 	if err != nil {
 		return err
 	}
 	if v.projection.effects || v.projection.options.Partitions > 1 {
 		return fmt.Errorf("projection %s: %w: a subscription, or several partitions, cannot be kept inline",
-			name, ErrRefused)
+			ref.Name, ErrRefused)
 	}
 	id := v.projection.id()
-	armed, err := r.engine.catalog.ArmInline(ctx, r.engine.pool, id)
+	armed, err := o.db.catalog.ArmInline(ctx, o.db.pool, id)
 	if err != nil {
-		return fmt.Errorf("start projection %s inline: %w", name, err)
+		return fmt.Errorf("start projection %s inline: %w", ref.Name, err)
 	}
 	if armed {
 		defer func() {
 			if err != nil { // writers that do not know it may go on
-				err = errors.Join(err, r.engine.catalog.DisarmInline(context.WithoutCancel(ctx), r.engine.pool, id))
+				err = errors.Join(err, o.db.catalog.DisarmInline(context.WithoutCancel(ctx), o.db.pool, id))
 			}
 		}()
 	}
-	if err := r.awaitAppends(ctx); err != nil {
-		return fmt.Errorf("start projection %s inline: %w", name, err)
+	if err := o.db.awaitAppends(ctx); err != nil {
+		return fmt.Errorf("start projection %s inline: %w", ref.Name, err)
 	}
 	return patiently(ctx, func(patience time.Duration) error {
-		end, err := r.engine.catalog.LogEnd(ctx, r.engine.pool)
+		end, err := o.db.catalog.LogEnd(ctx, o.db.pool)
 		if err == nil { // without stopping appends, until the runner has nearly arrived
-			err = v.awaitRunner(ctx, r.engine.pool, end, time.Time{})
+			err = v.awaitRunner(ctx, o.db.pool, end, time.Time{})
 		}
 		if isNothing(err) {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("start projection %s inline: %w", name, err)
+			return fmt.Errorf("start projection %s inline: %w", ref.Name, err)
 		}
 		return v.takeInline(ctx, patience)
 	})
 }
 
 // awaitAppends returns when all appends have ended that are under way.
-func (r *Runner) awaitAppends(ctx context.Context) error {
+func (d *database) awaitAppends(ctx context.Context) error {
 	var before map[string]bool
 	for {
-		ids, err := r.engine.catalog.Appending(ctx, r.engine.pool)
+		ids, err := d.catalog.Appending(ctx, d.pool)
 		if err != nil {
 			return err
 		}
@@ -225,7 +225,7 @@ func (v *deployment) takeInline(ctx context.Context, patience time.Duration) err
 		}
 		return map[string]any{"position": end}, v.engine.catalog.SetInline(ctx, tx, v.projection.id(), end)
 	}
-	err := v.engine.operate(ctx, "start inline", v.projection.id(), take, func(tx pgx.Tx) error {
+	err := v.engine.db.operate(ctx, "start inline", v.projection.id(), take, func(tx pgx.Tx) error {
 		if err := v.exclude(ctx, tx, patience); err != nil {
 			return err
 		}
@@ -277,10 +277,9 @@ func (v *deployment) mayBeInline(ctx context.Context, db catalog.DB, end eventst
 	return nil
 }
 
-// StopInline lets the runner keep a projection again that appends have kept, or were to keep; version 0 is
-// the live one. Appends wait meanwhile, as for [Runner.StartInline].
-func (r *Runner) StopInline(ctx context.Context, name string, version int) error {
-	v, err := r.find(ctx, name, version)
+// StopInline lets the runner keep a projection again that appends have kept, or were to keep. Appends wait meanwhile, as for [RunnerOperator.StartInline].
+func (o *RunnerOperator) StopInline(ctx context.Context, ref Ref) error {
+	v, err := o.find(ctx, "stop inline", ref)
 	if err != nil {
 		return err
 	}
@@ -301,7 +300,7 @@ func (v *deployment) endInline(ctx context.Context, patience time.Duration) erro
 		return map[string]any{"position": last}, err
 	}
 	exclude := func(tx pgx.Tx) error { return v.exclude(ctx, tx, patience) }
-	if err := v.engine.operate(ctx, "stop inline", v.projection.id(), end, exclude); !isNothing(err) {
+	if err := v.engine.db.operate(ctx, "stop inline", v.projection.id(), end, exclude); !isNothing(err) {
 		return err
 	}
 	return nil

@@ -34,7 +34,7 @@ func setupHandler(
 			}
 			return err
 		})))
-	if err := f.runner.StartInline(t.Context(), "written", 0); err != nil {
+	if err := f.runner.Operator().StartInline(t.Context(), projection.Ref{Name: "written", Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
 	return f
@@ -128,7 +128,7 @@ func TestInlineEnds(t *testing.T) {
 func TestInlineIsolation(t *testing.T) {
 	t.Parallel()
 	f := setupHandler(t, 0, nil)
-	if err := f.runner.StopInline(t.Context(), "written", 0); err != nil {
+	if err := f.runner.Operator().StopInline(t.Context(), projection.Ref{Name: "written", Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
 	var olds []pgx.Tx
@@ -145,7 +145,7 @@ func TestInlineIsolation(t *testing.T) {
 			olds = append(olds, tx)
 		}
 	}
-	if err := f.runner.StartInline(t.Context(), "written", 0); err != nil {
+	if err := f.runner.Operator().StartInline(t.Context(), projection.Ref{Name: "written", Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
 	for n, tx := range olds {
@@ -177,10 +177,10 @@ func TestInlineDefaultIsolation(t *testing.T) {
 	f.aware = f.newStore(pool, f.inline)
 	stop := f.putAlways(func(int) *eventstore.Store { return f.aware })
 	for range 10 {
-		if err := f.runner.StopInline(t.Context(), "written", 0); err != nil {
+		if err := f.runner.Operator().StopInline(t.Context(), projection.Ref{Name: "written", Version: projection.Live}); err != nil {
 			t.Error(err)
 		}
-		if err := f.runner.StartInline(t.Context(), "written", 0); err != nil {
+		if err := f.runner.Operator().StartInline(t.Context(), projection.Ref{Name: "written", Version: projection.Live}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -234,13 +234,13 @@ func TestInlineAddsTypes(t *testing.T) {
 		t.Errorf("Run: %v, want that StopInline is to be called", err)
 	}
 	f.append(other, 1) // it is not one that is kept
-	if err := f.runner.StopInline(t.Context(), "written", 0); err != nil {
+	if err := f.runner.Operator().StopInline(t.Context(), projection.Ref{Name: "written", Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
 	if err := run(); err != nil {
 		t.Errorf("Run: %v", err)
 	}
-	if err := f.runner.StartInline(t.Context(), "written", 0); !errors.Is(err, projection.ErrRefused) {
+	if err := f.runner.Operator().StartInline(t.Context(), projection.Ref{Name: "written", Version: projection.Live}); !errors.Is(err, projection.ErrRefused) {
 		t.Errorf("start inline from the older release: %v, want ErrRefused", err)
 	}
 }
@@ -256,12 +256,12 @@ func TestInlineBusy(t *testing.T) {
 	names := []string{"streams", "all", "written"}
 	for range 3 {
 		for _, name := range names {
-			if err := f.runner.StartInline(limited, name, 0); err != nil {
+			if err := f.runner.Operator().StartInline(limited, projection.Ref{Name: name, Version: projection.Live}); err != nil {
 				t.Error(err)
 			}
 		}
 		for _, name := range names {
-			if err := f.runner.StopInline(limited, name, 0); err != nil {
+			if err := f.runner.Operator().StopInline(limited, projection.Ref{Name: name, Version: projection.Live}); err != nil {
 				t.Error(err)
 			}
 		}
@@ -277,7 +277,7 @@ func TestInlineNames(t *testing.T) {
 	const name = `a,b"{}\ c`
 	f := &inlined{fixture: setup(t)}
 	f.keep(record(name, nil))
-	if err := f.runner.StartInline(t.Context(), name, 0); err != nil {
+	if err := f.runner.Operator().StartInline(t.Context(), projection.Ref{Name: name, Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.put(f.aware, "a", 1, 2); err != nil {
@@ -322,17 +322,17 @@ func TestInlineRole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := service.runner.StartInline(t.Context(), "served", 0); err == nil {
+	if err := service.runner.Operator().StartInline(t.Context(), projection.Ref{Name: "served", Version: projection.Live}); err == nil {
 		t.Error("the service's role may keep a projection inline")
 	}
-	if err := runner.StartInline(t.Context(), "served", 0); err != nil {
+	if err := runner.Operator().StartInline(t.Context(), projection.Ref{Name: "served", Version: projection.Live}); err != nil {
 		t.Error(err)
 	}
 	if err := service.put(service.aware, "a", 1); err != nil {
 		t.Error(err)
 	}
 	service.checkWritten("served")
-	if err := runner.StopInline(t.Context(), "served", 0); err != nil {
+	if err := runner.Operator().StopInline(t.Context(), projection.Ref{Name: "served", Version: projection.Live}); err != nil {
 		t.Error(err)
 	}
 }

@@ -99,7 +99,7 @@ func (f *inlined) newStore(pool *pgxpool.Pool, inline *projection.Inline) *event
 func (f *inlined) startInline() {
 	f.Helper()
 	for _, name := range []string{"streams", "all", "written"} {
-		if err := f.runner.StartInline(f.Context(), name, 0); err != nil {
+		if err := f.runner.Operator().StartInline(f.Context(), projection.Ref{Name: name, Version: projection.Live}); err != nil {
 			f.Fatal(err)
 		}
 	}
@@ -192,7 +192,7 @@ func TestInline(t *testing.T) {
 			t.Errorf("%d events after the append, want %d, %v", own, seen, err)
 		}
 		for _, name := range []string{"streams", "all", "written"} {
-			if err := f.runner.StopInline(t.Context(), name, 0); err != nil {
+			if err := f.runner.Operator().StopInline(t.Context(), projection.Ref{Name: name, Version: projection.Live}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -293,16 +293,24 @@ func testInlineUnaware(f *inlined) {
 	}
 	f.append(other, 1) // has nothing to do with them
 	for name, do := range map[string]func() error{
-		"pause":  func() error { return f.runner.Pause(t.Context(), "all", 0, "") },
-		"stop":   func() error { return f.runner.Stop(t.Context(), "all", 0, "") },
-		"reset":  func() error { return f.runner.Reset(t.Context(), "all", 0, 0) },
-		"refold": func() error { return f.runner.RebuildKey(t.Context(), "all", 0, "all") },
+		"pause": func() error {
+			return f.runner.Operator().Pause(t.Context(), projection.Ref{Name: "all", Version: projection.AllVersions}, "")
+		},
+		"stop": func() error {
+			return f.runner.Operator().Stop(t.Context(), projection.Ref{Name: "all", Version: projection.AllVersions}, "")
+		},
+		"reset": func() error {
+			return f.runner.Operator().Reset(t.Context(), projection.Ref{Name: "all", Version: projection.Live}, 0)
+		},
+		"refold": func() error {
+			return f.runner.Operator().RebuildKey(t.Context(), projection.Ref{Name: "all", Version: projection.Live}, "all")
+		},
 	} {
 		if err := do(); !errors.Is(err, projection.ErrRefused) {
 			t.Errorf("%s: %v, want ErrRefused", name, err)
 		}
 	}
-	if err := f.runner.StartInline(t.Context(), "all", 0); err != nil {
+	if err := f.runner.Operator().StartInline(t.Context(), projection.Ref{Name: "all", Version: projection.Live}); err != nil {
 		t.Errorf("start again: %v", err)
 	}
 	f.check()
@@ -322,7 +330,9 @@ func testInlineAwaitsAppends(f *inlined) {
 		t.Fatal(err)
 	}
 	started := make(chan error, 1)
-	go func() { started <- f.runner.StartInline(context.WithoutCancel(t.Context()), "all", 0) }()
+	go func() {
+		started <- f.runner.Operator().StartInline(context.WithoutCancel(t.Context()), projection.Ref{Name: "all", Version: projection.Live})
+	}()
 	f.until("it asks who is appending", func() bool {
 		select {
 		case err := <-started:

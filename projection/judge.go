@@ -85,14 +85,14 @@ func (w *worker) failed(ctx context.Context, err error) {
 	case unable:
 		if w.deployment.giveAway(err) {
 			does = "projection failed: this process leaves it to others"
-			defer w.engine.changed.Notify()
+			defer w.engine.db.changed.Notify()
 		}
 	case fatal:
-		does = "projection has stopped: see to the reason and call Runner.Resume"
+		does = "projection has stopped: see to the reason and call Operator.Resume"
 		f.Stop = true
 	}
 	// If Postgres is away there is nobody to tell.
-	_ = w.engine.answered(ctx, func(ctx context.Context) error { return w.engine.catalog.Fail(ctx, w.engine.send, f) })
+	_ = w.engine.answered(ctx, func(ctx context.Context) error { return w.engine.catalog.Fail(ctx, w.engine.db.send, f) })
 	w.engine.logger.ErrorContext(ctx, does,
 		"projection", w.projection.name, "version", w.projection.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)
 }

@@ -56,7 +56,7 @@ func TestRowThatCannotBeRead(t *testing.T) {
 				if got := texts(b.fixture, `select key || ' ' || n from owned order by key`); !slices.Equal(got, want) {
 					t.Errorf("rows %q, want %q", got, want)
 				}
-				letters, err := r.DeadLetters(t.Context(), "owned", 0, "", 0, 10)
+				letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "owned", Version: projection.Live}, "", 0, 10)
 				if err != nil || len(letters) != 1 || letters[0].Key != "a" || letters[0].Waiting != 1 {
 					t.Fatalf("dead letters %+v, %v; want that of a, and one behind it", letters, err)
 				}
@@ -114,7 +114,7 @@ func TestValueThatCannotBeWritten(t *testing.T) {
 				if n := b.rollNumber(`select count(*) from fits`); n != int64(rows+1) {
 					t.Errorf("%d rows, want %d", n, rows+1)
 				}
-				letters, err := r.DeadLetters(t.Context(), "fits", 0, "", 0, 10)
+				letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "fits", Version: projection.Live}, "", 0, 10)
 				if err != nil || len(letters) != 1 || letters[0].Key != "bad" {
 					t.Fatalf("dead letters %+v, %v; want that of the bad key", letters, err)
 				}
@@ -313,7 +313,7 @@ func TestKeptIsLoaded(t *testing.T) {
 			}
 		}
 		for _, key := range []string{"a", "b"} {
-			if err := built.RebuildKey(f.Context(), name+"built", 0, key); err != nil {
+			if err := built.Operator().RebuildKey(f.Context(), projection.Ref{Name: name + "built", Version: projection.Live}, key); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -401,7 +401,7 @@ func TestChangedByTheDatabase(t *testing.T) {
 	if want += fmt.Sprint(n); got("live") != want || got("built") != want || got("again") != want {
 		t.Errorf("live %q, built %q, again %q, want %q", got("live"), got("built"), got("again"), want)
 	}
-	if err := built.RebuildKey(t.Context(), "built", 0, "a"); err != nil || got("built") != want {
+	if err := built.Operator().RebuildKey(t.Context(), projection.Ref{Name: "built", Version: projection.Live}, "a"); err != nil || got("built") != want {
 		t.Errorf("rebuilt %q, %v; want %q", got("built"), err, want)
 	}
 

@@ -109,7 +109,7 @@ func TestRetryKeepsWhatLostItsKey(t *testing.T) {
 		t.Helper()
 		for _, p := range []string{"sums", "model"} {
 			for n, key := range eight {
-				handled, err := r.Edit(t.Context(), p, 0, key, eventstore.Position(n+1), json.RawMessage(data))
+				handled, err := r.Operator().Edit(t.Context(), projection.Ref{Name: p, Version: projection.Live}, key, eventstore.Position(n+1), json.RawMessage(data))
 				if handled != 0 || err == nil || refused != errors.Is(err, projection.ErrRefused) {
 					t.Errorf("%s: edit %s to %s: %d, %v", p, key, data, handled, err)
 				}
@@ -128,7 +128,7 @@ func TestRetryKeepsWhatLostItsKey(t *testing.T) {
 	} {
 		o.key.Store(&key)
 		for _, p := range []string{"sums", "model"} {
-			if n, err := r.Retry(t.Context(), p, 0); n != 0 || err == nil {
+			if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: p, Version: projection.Live}); n != 0 || err == nil {
 				t.Errorf("%s: key function %s: %d, %v", p, name, n, err)
 			}
 		}
@@ -139,7 +139,7 @@ func TestRetryKeepsWhatLostItsKey(t *testing.T) {
 	for _, p := range []string{"sums", "model"} {
 		for n, key := range eight {
 			data := fmt.Sprintf(`{"Owner":%q,"N":%d}`, key, n)
-			handled, err := r.Edit(t.Context(), p, 0, key, eventstore.Position(n+1), json.RawMessage(data))
+			handled, err := r.Operator().Edit(t.Context(), projection.Ref{Name: p, Version: projection.Live}, key, eventstore.Position(n+1), json.RawMessage(data))
 			if handled != 1 || err != nil {
 				t.Errorf("%s: edit: %d, %v", p, handled, err)
 			}
@@ -161,11 +161,11 @@ func TestRetryOfUnknownType(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := old.Retry(t.Context(), "a", 0); n != 0 || !errors.Is(err, projection.ErrRefused) {
+	if n, err := old.Operator().Retry(t.Context(), projection.Ref{Name: "a", Version: projection.Live}); n != 0 || !errors.Is(err, projection.ErrRefused) {
 		t.Errorf("retry: %d, %v; want it refused", n, err)
 	}
 	f.equal("parked", 1, f.statusOf(old, "a").Parked)
-	if n, err := old.Skip(t.Context(), "a", 0, "counter-a", 1, "nobody knows it"); n != 0 || err != nil {
+	if n, err := old.Operator().Skip(t.Context(), projection.Ref{Name: "a", Version: projection.Live}, "counter-a", 1, "nobody knows it"); n != 0 || err != nil {
 		t.Errorf("skip: %d, %v", n, err)
 	}
 	f.equal("parked after Skip", 0, f.statusOf(old, "a").Parked)
@@ -197,10 +197,10 @@ func TestRebuildKeyByOldRelease(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := old.RebuildKey(t.Context(), "rows", 0, "a"); !errors.Is(err, projection.ErrRefused) {
+	if err := old.Operator().RebuildKey(t.Context(), projection.Ref{Name: "rows", Version: projection.Live}, "a"); !errors.Is(err, projection.ErrRefused) {
 		t.Errorf("by the old release: %v, want it refused", err)
 	}
-	if err := r.RebuildKey(t.Context(), "rows", 0, "a"); err != nil {
+	if err := r.Operator().RebuildKey(t.Context(), projection.Ref{Name: "rows", Version: projection.Live}, "a"); err != nil {
 		t.Error(err)
 	}
 	f.equal("rows", map[string]string{"a": "2"}, f.streams(`select stream, events || '' from rows`))
@@ -220,7 +220,7 @@ func TestRebuildKeyAndKeyless(t *testing.T) {
 	o.wait(r, o.append(10, eight...))
 	rebuild := func(key string, refused bool) {
 		t.Helper()
-		err := r.RebuildKey(t.Context(), "sums", 0, key)
+		err := r.Operator().RebuildKey(t.Context(), projection.Ref{Name: "sums", Version: projection.Live}, key)
 		if refused != errors.Is(err, projection.ErrRefused) || err != nil && !refused {
 			t.Errorf("rebuild %s: %v", key, err)
 		}

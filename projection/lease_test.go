@@ -332,8 +332,8 @@ func TestStolenLeaseOfTable(t *testing.T) {
 // TestPauseInABatch: what was under way when a projection was paused is not committed afterwards.
 func TestPauseInABatch(t *testing.T) {
 	t.Parallel()
-	for action, halt := range map[string]func(*projection.Runner, context.Context, string, int, string) error{
-		"pause": (*projection.Runner).Pause, "stop": (*projection.Runner).Stop,
+	for action, halt := range map[string]func(*projection.Operator, context.Context, projection.Ref, string) error{
+		"pause": (*projection.Operator).Pause, "stop": (*projection.Operator).Stop,
 	} {
 		t.Run(action, func(t *testing.T) {
 			t.Parallel()
@@ -354,7 +354,7 @@ func TestPauseInABatch(t *testing.T) {
 			}))
 			last := f.append(counting, 3)
 			f.await("the handler", g.reached)
-			if err := halt(r, t.Context(), "a", 0, "a test"); err != nil {
+			if err := halt(r.Operator().Operator, t.Context(), projection.Ref{Name: "a", Version: projection.AllVersions}, "a test"); err != nil {
 				t.Fatal(err)
 			}
 			before := f.model("a")
@@ -373,13 +373,13 @@ func TestPauseInABatch(t *testing.T) {
 				t.Errorf("the read model has changed after it was halted (-before +after):\n%s", diff)
 			}
 			status := f.status(r, "a")
-			if want := map[string]string{"pause": "paused", "stop": "stopped"}[action]; status.State != want || status.Reason != "a test" {
+			if want := map[string]string{"pause": "paused", "stop": "stopped"}[action]; string(status.State) != want || status.Reason != "a test" {
 				t.Errorf("state %q, reason %q; want %q", status.State, status.Reason, want)
 			}
 			if healthy := r.Health(t.Context()) == nil; healthy != (action == "pause") {
 				t.Errorf("healthy: %t", healthy)
 			}
-			if err := r.Resume(t.Context(), "a", 0); err != nil {
+			if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "a", Version: projection.AllVersions}); err != nil {
 				t.Fatal(err)
 			}
 			f.wait(r, last)
@@ -395,7 +395,7 @@ func TestPausedStaysPaused(t *testing.T) {
 	f := setup(t)
 	first, _ := f.start(quiet, f.store, by(1, "a", 2, nil), by(1, "b", 2, nil))
 	f.wait(first, f.appendKeys(4))
-	if err := first.Pause(t.Context(), "a", 0, "a test"); err != nil {
+	if err := first.Operator().Pause(t.Context(), projection.Ref{Name: "a", Version: projection.AllVersions}, "a test"); err != nil {
 		t.Fatal(err)
 	}
 	second, _ := f.start(quiet, f.store, by(2, "a", 2, nil), by(2, "b", 2, nil))
@@ -405,7 +405,7 @@ func TestPausedStaysPaused(t *testing.T) {
 	if n := len(f.model("a")); n != 4 {
 		t.Errorf("%d events were handled of a paused projection", n-4)
 	}
-	if err := second.Resume(t.Context(), "a", 0); err != nil {
+	if err := second.Operator().Resume(t.Context(), projection.Ref{Name: "a", Version: projection.AllVersions}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(first, last, "a")

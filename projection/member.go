@@ -17,7 +17,7 @@ func (r *Runner) runLeases(ctx context.Context) {
 	e := r.engine
 	if !e.config.PollOnly {
 		listener := &pglisten.Listener{
-			Pool: e.pool, Channel: channelOf(e.catalog.Schema()), Own: e.owner, Wake: e.changed.Notify, Logger: e.logger,
+			Pool: e.pool, Channel: channelOf(e.catalog.Schema()), Own: e.db.owner, Wake: e.db.changed.Notify, Logger: e.logger,
 			Failing: "projection: cannot listen for changes of leases: until the connection is back they are seen by polling",
 		}
 		defer listener.Close()
@@ -28,20 +28,11 @@ func (r *Runner) runLeases(ctx context.Context) {
 		members[lease.Group(id)] = d
 	}
 	spreader := &lease.Spreader[catalog.VersionPlan]{
-		Store:   e.leases(),
-		Members: members, Owner: e.owner, Length: e.config.Lease,
-		Changed: e.changed, Announce: e.announce, Logger: e.logger, What: "projection",
+		Store:   e.db.leases(),
+		Members: members, Owner: e.db.owner, Length: e.config.Lease,
+		Changed: e.db.changed, Announce: e.db.announce, Logger: e.logger, What: "projection",
 	}
 	spreader.Run(ctx)
-}
-
-func (e *engine) leases() *catalog.Leases {
-	return &catalog.Leases{Catalog: e.catalog, DB: e.pool, Send: e.send}
-}
-
-// announce wakes the other runners. A runner that does not hear it finds out within a second.
-func (e *engine) announce(ctx context.Context) {
-	e.leases().Announce(ctx, channelOf(e.catalog.Schema()), e.owner)
 }
 
 // Partitions is a method of [lease.Member].
@@ -65,7 +56,7 @@ func (v *deployment) Planned(p plan) bool {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.others = p.HasOthers(v.engine.owner)
+	v.others = p.HasOthers(v.engine.db.owner)
 	if v.phase != p.Detail.Phase {
 		v.phase = p.Detail.Phase
 		v.moved.Notify()

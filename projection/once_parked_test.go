@@ -29,7 +29,7 @@ func TestEffectOfAParkedEvent(t *testing.T) {
 	r1, _ := f.rollProcess(small(), one)
 	last := f.rollHistory(5, 3)
 	f.wait(r1, last)
-	if _, err := r1.Skip(t.Context(), "tally", 1, "counter-old-2", f.rollFirst("old-2"), "a test"); err == nil {
+	if _, err := r1.Operator().Skip(t.Context(), projection.Ref{Name: "tally", Version: 1}, "counter-old-2", f.rollFirst("old-2"), "a test"); err == nil {
 		t.Error("what waits behind the event was handled") // it is as bad
 	}
 	r2, _ := f.rollProcess(small(), rollHandler(projection.Options{Version: 2}, rollEffect(2)))
@@ -37,7 +37,7 @@ func TestEffectOfAParkedEvent(t *testing.T) {
 	f.wait(r2, last)
 	f.equal("effects of version 2", int64(5), f.rollNumber(`select count(*) from effects where version = 2`))
 	mended.Store(true)
-	if _, err := r1.Retry(t.Context(), "tally", 1); err != nil {
+	if _, err := r1.Operator().Retry(t.Context(), projection.Ref{Name: "tally", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	missing := f.rollNumber(`

@@ -52,7 +52,7 @@ func TestRetryPassing(t *testing.T) {
 				r, _ := f.start(quiet, f.store, k.make(f, k.name, projection.Options{}, hook))
 				f.wait(r, f.put("a", 1, 2))
 				retrying.Store(true)
-				if n, err := r.Retry(ctx, k.name, 0); err == nil || name == "transient" && n != 1 {
+				if n, err := r.Operator().Retry(ctx, projection.Ref{Name: k.name, Version: projection.Live}); err == nil || name == "transient" && n != 1 {
 					t.Errorf("retry: %d, %v", n, err)
 				}
 				for _, l := range f.letters(r, k.name, "counter-a", 0, 2) {
@@ -80,11 +80,11 @@ func TestRetryRefusedCommit(t *testing.T) {
 	r, _ := f.start(quiet, f.store, newHandler(f, "handler", projection.Options{}, hook))
 	f.wait(r, f.put("a", 1, 2, 3, 4, 2, 5))
 	mended.Store(true)
-	if n, err := r.Retry(t.Context(), "handler", 0); n != 4 || err == nil || !strings.Contains(err.Error(), "unique") {
+	if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: "handler", Version: projection.Live}); n != 4 || err == nil || !strings.Contains(err.Error(), "unique") {
 		t.Errorf("retry: %d, %v; want 4, and why not the fifth", n, err)
 	}
 	f.equal("model", fmt.Sprint(f.log("counted")[:4]), fmt.Sprint(f.model("handler")))
-	letters, err := r.DeadLetters(t.Context(), "handler", 0, "counter-a", 0, 10)
+	letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "handler", Version: projection.Live}, "counter-a", 0, 10)
 	if err != nil || len(letters) != 2 || !strings.Contains(letters[0].Error, "unique") {
 		t.Errorf("dead letters %+v, %v; want the fifth event, with the reason", letters, err)
 	}
@@ -140,13 +140,13 @@ func TestRetryStopped(t *testing.T) {
 	stopped.Store(true)
 	failed := make(chan error)
 	go func() {
-		_, err := r.Retry(f.Context(), "handler", 0)
+		_, err := r.Operator().Retry(f.Context(), projection.Ref{Name: "handler", Version: projection.Live})
 		failed <- err
 	}()
 	f.await("the retry", g.reached)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	if err := r.Pause(ctx, "handler", 0, "a look at it"); err != nil {
+	if err := r.Operator().Pause(ctx, projection.Ref{Name: "handler", Version: projection.AllVersions}, "a look at it"); err != nil {
 		t.Errorf("pause: %v", err)
 	}
 	close(g.open)
@@ -206,7 +206,7 @@ func TestResetForgetsAdded(t *testing.T) {
 	f.wait(r, last)
 	f.equal("added", map[string]eventstore.Position{"other": 2}, f.statusOf(r, "a").Added)
 	for _, to := range []eventstore.Position{1, 0} {
-		if err := r.Reset(t.Context(), "a", 0, to); err != nil {
+		if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "a", Version: projection.Live}, to); err != nil {
 			t.Fatal(err)
 		}
 		f.equal(fmt.Sprint("added, after a reset to ", to), int(min(to, 1)), len(f.statusOf(r, "a").Added))
@@ -227,7 +227,7 @@ func TestDeadLettersOfOnePosition(t *testing.T) {
 	for limit := 1; limit <= 6; limit++ {
 		var found []string
 		for after := eventstore.Position(0); ; {
-			page, err := r.DeadLetters(t.Context(), "a", 0, "", after, limit)
+			page, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "a", Version: projection.Live}, "", after, limit)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -20,7 +20,7 @@ func (e *TakenError) Error() string {
 		return fmt.Sprintf("projection %s: there is a table, view or index %q that no projection of this schema has made: "+
 			"give the projection's table another name, or rename or drop what is there", e.Projection, e.Table)
 	}
-	return fmt.Sprintf("projection %s: table %s is that of projection %s: give the table another name, or, if nothing runs that projection any more, call Runner.Drop for it",
+	return fmt.Sprintf("projection %s: table %s is that of projection %s: give the table another name, or, if nothing runs that projection any more, call Operator.Drop for it",
 		e.Projection, e.Table, e.Owner)
 }
 
@@ -58,7 +58,7 @@ func (v *deployment) claimTables(ctx context.Context, tx pgx.Tx) error {
 				return &TakenError{Projection: v.projection.name, Owner: c.Projection, Table: table}
 			}
 		}
-		if _, other, err := v.engine.readersView(ctx, tx, table); err != nil {
+		if _, other, err := v.engine.db.readersView(ctx, tx, table); err != nil {
 			return err
 		} else if other {
 			return &TakenError{Projection: v.projection.name, Table: table}

@@ -103,18 +103,18 @@ func TestDropLive(t *testing.T) {
 	f := setup(t)
 	old, stop := f.start(quiet, f.store, seats("first", "m", 1))
 	f.wait(old, f.put("a", 1))
-	if err := old.Drop(t.Context(), "first", 1); !errors.Is(err, projection.ErrRefused) || !strings.Contains(err.Error(), "runs it") {
+	if err := old.Operator().Drop(t.Context(), projection.Ref{Name: "first", Version: 1}); !errors.Is(err, projection.ErrRefused) || !strings.Contains(err.Error(), "runs it") {
 		t.Errorf("while it runs: %v, want it refused", err)
 	}
 	stop()
 	both, end := f.start(quiet, f.store, seats("first", "m", 2))
 	f.untilLive(both, 2)
 	end()
-	if err := both.Drop(t.Context(), "first", 2); !errors.Is(err, projection.ErrRefused) || !strings.Contains(err.Error(), "other versions") {
+	if err := both.Operator().Drop(t.Context(), projection.Ref{Name: "first", Version: 2}); !errors.Is(err, projection.ErrRefused) || !strings.Contains(err.Error(), "other versions") {
 		t.Errorf("with an older version: %v, want it refused", err)
 	}
 	for _, version := range []int{1, 2} {
-		if err := both.Drop(t.Context(), "first", version); err != nil {
+		if err := both.Operator().Drop(t.Context(), projection.Ref{Name: "first", Version: version}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -346,11 +346,11 @@ func TestSwitchWaitsForReaders(t *testing.T) {
 	short, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	begun := time.Now()
-	if err := r.Switch(short, "a", 1); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) < 900*time.Millisecond {
+	if err := r.Operator().Switch(short, projection.Ref{Name: "a", Version: 1}); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) < 900*time.Millisecond {
 		t.Errorf("after %s: %v, want it to wait for its deadline", time.Since(begun), err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- r.Switch(t.Context(), "a", 1) }()
+	go func() { done <- r.Operator().Switch(t.Context(), projection.Ref{Name: "a", Version: 1}) }()
 	if err := reader.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -88,5 +88,5 @@ func (w *worker) drained(key string, at eventstore.Position, err error) error {
 		return nil
 	}
 	return Fatal(fmt.Errorf("events of %d different keys have failed one after another with the same reason, and none was handled in between: "+
-		"correct what the reason names, then call Runner.Resume, and Runner.Retry for the dead letters: %w", n, err))
+		"correct what the reason names, then call Operator.Resume, and RunnerOperator.Retry for the dead letters: %w", n, err))
 }

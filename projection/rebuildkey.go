@@ -15,41 +15,41 @@ import (
 // RebuildKey folds one row of a [NewTable] projection from the events of its key, as when it was new, and
 // puts it in the place of the one that is there. Its dead letters are handled with it. If one of the events
 // cannot be folded nothing is changed. If one is parked under its stream, since it had no key then, it
-// returns [ErrRefused]: call [Runner.Retry] first. The whole log is read, most of it beside the live
-// projection. Version 0 is the live one.
-func (r *Runner) RebuildKey(ctx context.Context, name string, version int, key string) error {
-	v, err := r.find(ctx, name, version)
+// returns [ErrRefused]: call [RunnerOperator.Retry] first. The whole log is read, most of it beside the live
+// projection.
+func (o *RunnerOperator) RebuildKey(ctx context.Context, ref Ref, key string) error {
+	v, err := o.find(ctx, "rebuild key", ref)
 	if err != nil {
 		return err
 	}
 	if v.projection.table == nil {
-		return fmt.Errorf("projection %s: %w: only the rows of a table can be rebuilt one by one", name, ErrRefused)
+		return fmt.Errorf("projection %s: %w: only the rows of a table can be rebuilt one by one", ref.Name, ErrRefused)
 	}
-	if err := r.engine.refuseInline(ctx, r.engine.pool, v.projection.id()); err != nil {
+	if err := o.db.refuseInline(ctx, o.db.pool, v.projection.id()); err != nil {
 		return err
 	}
 	for {
-		err := r.rebuildKey(ctx, v, key)
+		err := v.rebuildKey(ctx, key)
 		if !pgerr.Is(err, pgerr.Deadlock) && !errors.Is(err, errChanged) || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
-func (r *Runner) rebuildKey(ctx context.Context, v *deployment, key string) error {
+func (v *deployment) rebuildKey(ctx context.Context, key string) error {
 	b := &keyRebuild{deployment: v, projection: v.projection, engine: v.engine, key: key, rows: v.projection.table.open(1, true)}
-	if err := b.refold(ctx, r.engine.log, r.engine.pool, nil); err != nil {
+	if err := b.refold(ctx, v.engine.log, v.engine.pool, nil); err != nil {
 		return fmt.Errorf("rebuild key %s of projection %s: %w", key, v.projection.name, err)
 	}
 	finish := func(tx pgx.Tx) (map[string]any, error) { return map[string]any{"key": key}, b.finish(ctx, tx) }
 	partition := []int32{int32(v.projection.partitionOf(key))}
-	return r.engine.operateOn(ctx, "rebuild key", v.projection.id(), partition, finish)
+	return v.engine.db.operateOn(ctx, "rebuild key", v.projection.id(), partition, finish)
 }
 
 // finish folds the rest, now that nobody moves the checkpoint, and writes the row.
 func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
 	// It may have become so meanwhile.
-	if err := b.engine.refuseInline(ctx, tx, b.projection.id()); err != nil {
+	if err := b.engine.db.refuseInline(ctx, tx, b.projection.id()); err != nil {
 		return err
 	}
 	types, err := b.engine.catalog.Types(ctx, tx, b.projection.id())

@@ -36,7 +36,7 @@ func TestPausedSubscription(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := operator.Pause(t.Context(), "mail", 0, "a test"); err != nil {
+	if err := operator.Operator().Pause(t.Context(), projection.Ref{Name: "mail", Version: projection.AllVersions}, "a test"); err != nil {
 		t.Fatal(err)
 	}
 	last := f.append(counting, 1)
@@ -49,7 +49,7 @@ func TestPausedSubscription(t *testing.T) {
 	if n := effects.Load(); n != 1 {
 		t.Errorf("%d effects after the subscription was paused", n-1)
 	}
-	if err := r.Resume(t.Context(), "mail", 0); err != nil {
+	if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "mail", Version: projection.AllVersions}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(r, last)
@@ -180,7 +180,7 @@ func TestRetiredType(t *testing.T) {
 	if n := len(f.model("a")); n != 25 {
 		t.Errorf("a release that does not know a type has handled %d events", n-25)
 	}
-	if err := r.Accept(t.Context(), "a", 0); err != nil {
+	if err := r.Operator().Accept(t.Context(), projection.Ref{Name: "a", Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
 	f.waitWithin(10*time.Second, r, last)

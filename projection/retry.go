@@ -57,7 +57,7 @@ func (v *deployment) retry(ctx context.Context, key string) (handled int, err er
 			err := t.handle(ctx, tx)
 			return map[string]any{"key": key, "events": t.done}, err
 		}
-		err = v.engine.operateOn(ctx, "retry", v.projection.id(), t.partitions(), retry)
+		err = v.engine.db.operateOn(ctx, "retry", v.projection.id(), t.partitions(), retry)
 		known := errors.As(err, new(*HandlerError))
 		if err != nil && !known {
 			t.done = len(t.letters) / 2 // there are fewer next time

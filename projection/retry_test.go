@@ -60,7 +60,7 @@ func TestRetryCommit(t *testing.T) {
 			}))
 			f.wait(r, f.put("a", bad, 0, 0))
 			for range 2 {
-				if n, err := r.Retry(t.Context(), "commits", 0); n != 0 || err == nil {
+				if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: "commits", Version: projection.Live}); n != 0 || err == nil {
 					t.Errorf("retry: %d, %v; want it to fail again", n, err)
 				}
 				f.checkFold(kinds[0], r, "commits")
@@ -122,21 +122,21 @@ func TestKeylessLetters(t *testing.T) {
 			}
 			check(map[string]string{"key 1": "1", "key 2": "2"})
 			for _, p := range []string{"sums", "keyed"} {
-				heads, err := r.DeadLetters(t.Context(), p, 0, "", 0, 10)
+				heads, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: p, Version: projection.Live}, "", 0, 10)
 				if err != nil || len(heads) != 6 {
 					t.Fatalf("%s: %+v, %v; want 6 dead letters", p, heads, err)
 				}
-				if n, err := r.Retry(t.Context(), p, 0); n != 0 || err == nil {
+				if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: p, Version: projection.Live}); n != 0 || err == nil {
 					t.Errorf("%s: retry: %d, %v; want it to fail", p, n, err)
 				}
-				if n, err := r.Edit(t.Context(), p, 0, "counter-payload", heads[4].Position, json.RawMessage(`{"N":6}`)); n != 1 || err != nil {
+				if n, err := r.Operator().Edit(t.Context(), projection.Ref{Name: p, Version: projection.Live}, "counter-payload", heads[4].Position, json.RawMessage(`{"N":6}`)); n != 1 || err != nil {
 					t.Errorf("%s: edit: %d, %v", p, n, err)
 				}
 			}
 			check(map[string]string{"key 1": "1", "key 2": "2", "key 6": "6"})
 			mended.Store(true)
 			for _, p := range []string{"sums", "keyed"} {
-				if n, err := r.Retry(t.Context(), p, 0); n != 4 || err == nil || !strings.Contains(err.Error(), "schema 99") {
+				if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: p, Version: projection.Live}); n != 4 || err == nil || !strings.Contains(err.Error(), "schema 99") {
 					t.Errorf("%s: retry: %d, %v; want 4, and why not schema 99", p, n, err)
 				}
 			}

@@ -62,7 +62,7 @@ func TestServiceRole(t *testing.T) {
 	r, stop := f.start(quiet, f.store, projections...)
 	f.wait(r, f.put("a", 1, -1, 2))
 	for _, k := range kinds {
-		if n, err := r.Skip(t.Context(), k.name, 0, "counter-a", 2, "a test"); n != 1 || err != nil {
+		if n, err := r.Operator().Skip(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 2, "a test"); n != 1 || err != nil {
 			t.Errorf("%s: skip: %d, %v", k.name, n, err)
 		}
 	}
@@ -101,7 +101,7 @@ func TestServiceRole(t *testing.T) {
 	r, _ = f.start(quiet, f.store, newPositions(f, "table", projection.Options{Version: 2}, nothing))
 	f.wait(r, f.put("a", 3))
 	f.untilLive(r, 2)
-	if err := r.Drop(t.Context(), "table", 1); err != nil {
+	if err := r.Operator().Drop(t.Context(), projection.Ref{Name: "table", Version: 1}); err != nil {
 		t.Error(err)
 	}
 }

@@ -289,7 +289,7 @@ func (t *rollTraffic) switchTo(r *projection.Runner, version int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), rollPatience)
 	defer cancel()
-	if err := r.Switch(ctx, "tally", version); err != nil {
+	if err := r.Operator().Switch(ctx, projection.Ref{Name: "tally", Version: version}); err != nil {
 		t.Fatal(err)
 	}
 }

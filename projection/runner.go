@@ -14,15 +14,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/isnil"
-	"github.com/tidemark-es/tidemark/internal/lease"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
-	"github.com/tidemark-es/tidemark/internal/signal"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
@@ -65,9 +62,7 @@ type Runner struct {
 	started  sync.Once
 	failure  atomic.Pointer[error] // that Run has returned
 	bus      *bus
-
-	observing sync.Mutex
-	observed  map[catalog.ID]observation // guarded by observing
+	monitor  *monitor
 }
 
 func (p *Projection) id() catalog.ID { return catalog.ID{Name: p.name, Version: p.options.Version} }
@@ -78,14 +73,14 @@ type engine struct {
 	pool    *pgpool.Pool
 	log     Log
 	catalog *catalog.Catalog
+	db      *database // with the same pool and catalog
 	config  Config
 	logger  *slog.Logger
-	owner   string         // the name of this runner in leases
-	slots   chan struct{}  // one for each batch under way
-	cached  int            // rows that a partition of a table keeps in memory
-	feed    *feed          // since Run
-	changed *signal.Signal // leases or phases may have changed
-	retries chan struct{}  // one at a time: each needs a connection beside that of its transaction
+	owner   string        // the name of this runner in leases
+	slots   chan struct{} // one for each batch under way
+	cached  int           // rows that a partition of a table keeps in memory
+	feed    *feed         // since Run
+	retries chan struct{} // one at a time: each needs a connection beside that of its transaction
 }
 
 // maxRows bounds the rows of tables that a runner keeps in memory.
@@ -110,12 +105,12 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
+	db := newDatabase(pool, schema, c)
 	e := &engine{
-		most: pool.Config().MaxConns, pool: pgpool.New(pool), log: log, catalog: catalog.New(schema),
-		config: c, logger: c.Logger, owner: lease.NewOwner(), slots: make(chan struct{}, c.Concurrency),
-		changed: signal.New(), retries: make(chan struct{}, 1),
+		db: db, pool: db.pool, catalog: db.catalog, most: pool.Config().MaxConns, log: log, config: c, logger: c.Logger,
+		slots: make(chan struct{}, c.Concurrency), retries: make(chan struct{}, 1),
 	}
-	r := &Runner{engine: e, versions: make(map[catalog.ID]*deployment), names: make(map[string]*family), observed: make(map[catalog.ID]observation)}
+	r := &Runner{engine: e, versions: make(map[catalog.ID]*deployment), names: make(map[string]*family), monitor: newMonitor(db, c)}
 	tables := 0
 	for i, p := range projections {
 		if p == nil || p.name == "" {
@@ -141,11 +136,6 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	e.cached = max(1000, maxRows/max(1, tables))
 	r.bus = newBus(e)
 	return r, nil
-}
-
-// send executes a batch, which is one transaction, and waits for its end.
-func (e *engine) send(ctx context.Context, b *pgx.Batch) error {
-	return e.pool.SendBatch(ctx, b).Close()
 }
 
 func (c *Config) withDefaults(pool *pgxpool.Pool) Config {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,6 +18,26 @@ import (
 
 // maxLag is how far [ProjectionStatus.Lag] counts.
 const maxLag = 100_000
+
+// Phase is what a version of a projection is to its readers.
+type Phase string
+
+// The phases.
+const (
+	PhaseLive     Phase = catalog.Live     // readers see it
+	PhaseBuilding Phase = catalog.Building // it is on the way to take the place of the live version
+	PhaseRetired  Phase = catalog.Retired  // another version has taken its place; it is kept for the way back
+)
+
+// State is whether a version of a projection is to run.
+type State string
+
+// The states.
+const (
+	StateRunning State = catalog.Running
+	StatePaused  State = catalog.Paused  // by an operator
+	StateStopped State = catalog.Stopped // by an operator or by itself, since something is wrong
+)
 
 // Status is how projections are doing, whichever processes run them.
 type Status struct {
@@ -43,8 +64,8 @@ type Holder struct {
 type ProjectionStatus struct {
 	Name    string
 	Version int
-	Phase   string // live, building, or retired
-	State   string // running, paused, or stopped
+	Phase   Phase
+	State   State
 	Reason  string // why it is paused or stopped
 	// Checkpoint is the position up to which all events are in the read model, but for those parked.
 	Checkpoint eventstore.Position
@@ -87,26 +108,44 @@ type Progress struct {
 	ETA         time.Duration // until it has caught up, at the present rate; 0 if there is none
 }
 
+// monitor reads how projections are doing.
+type monitor struct {
+	db     *database
+	config Config
+
+	mu       sync.Mutex
+	observed map[catalog.ID]observation
+}
+
+func newMonitor(db *database, config Config) *monitor {
+	return &monitor{db: db, config: config, observed: make(map[catalog.ID]observation)}
+}
+
 // Status returns how the projections of this runner are doing, in all their versions and processes. It asks the
 // database.
 func (r *Runner) Status(ctx context.Context) (Status, error) {
-	s, err := r.status(ctx)
+	return r.monitor.status(ctx, append([]string{}, slices.Collect(maps.Keys(r.names))...))
+}
+
+// status returns how the projections of some names are doing, or all of the schema with nil.
+func (m *monitor) status(ctx context.Context, names []string) (Status, error) {
+	s, err := m.read(ctx, names)
 	if err != nil {
 		return Status{}, fmt.Errorf("projection: read the status: %w", err)
 	}
 	return s, nil
 }
 
-func (r *Runner) status(ctx context.Context) (s Status, err error) {
-	db, names := r.engine.pool, slices.Collect(maps.Keys(r.names))
-	if s.Tidemark, s.LogEnd, err = r.engine.catalog.Tidemark(ctx, db); err != nil {
+func (m *monitor) read(ctx context.Context, names []string) (s Status, err error) {
+	db := m.db.pool
+	if s.Tidemark, s.LogEnd, err = m.db.catalog.Tidemark(ctx, db); err != nil {
 		return s, err
 	}
 	if s.Tidemark < s.LogEnd {
-		if s.Held, err = r.holder(ctx); err != nil {
+		if s.Held, err = m.holder(ctx); err != nil {
 			return s, err
 		}
-		s.HeldFor, err = r.engine.catalog.HeldFor(ctx, db, s.Tidemark)
+		s.HeldFor, err = m.db.catalog.HeldFor(ctx, db, s.Tidemark)
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			return s, err
 		}
@@ -114,14 +153,14 @@ func (r *Runner) status(ctx context.Context) (s Status, err error) {
 	// In one snapshot, so that no version is told of without its partitions.
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, db, snapshot, func(tx pgx.Tx) error {
-		s.Projections, err = r.projectionsStatus(ctx, tx, names, s.Tidemark)
+		s.Projections, err = m.projectionsStatus(ctx, tx, names, s.Tidemark)
 		return err
 	})
 	return s, err
 }
 
-func (r *Runner) projectionsStatus(ctx context.Context, tx pgx.Tx, names []string, tidemark eventstore.Position) ([]ProjectionStatus, error) {
-	rows, err := r.engine.catalog.PartitionStatuses(ctx, tx, names)
+func (m *monitor) projectionsStatus(ctx context.Context, tx pgx.Tx, names []string, tidemark eventstore.Position) ([]ProjectionStatus, error) {
+	rows, err := m.db.catalog.PartitionStatuses(ctx, tx, names)
 	if err != nil {
 		return nil, err
 	}
@@ -136,20 +175,20 @@ func (r *Runner) projectionsStatus(ctx context.Context, tx pgx.Tx, names []strin
 		}
 		partitions[p.ID] = append(partitions[p.ID], own)
 	}
-	versions, err := r.engine.catalog.VersionStatuses(ctx, tx, names, tidemark, maxLag)
+	versions, err := m.db.catalog.VersionStatuses(ctx, tx, names, tidemark, maxLag)
 	if err != nil {
 		return nil, err
 	}
 	all := make([]ProjectionStatus, len(versions))
 	for n, v := range versions {
-		all[n] = r.projectionStatus(v, partitions[v.ID])
+		all[n] = m.projectionStatus(v, partitions[v.ID])
 	}
 	return all, nil
 }
 
-func (r *Runner) projectionStatus(v catalog.VersionStatus, partitions []PartitionStatus) ProjectionStatus {
+func (m *monitor) projectionStatus(v catalog.VersionStatus, partitions []PartitionStatus) ProjectionStatus {
 	s := ProjectionStatus{
-		Name: v.ID.Name, Version: v.ID.Version, Phase: v.Phase, State: v.State, Reason: v.Reason, Added: v.Added,
+		Name: v.ID.Name, Version: v.ID.Version, Phase: Phase(v.Phase), State: State(v.State), Reason: v.Reason, Added: v.Added,
 		Checkpoint: v.Checkpoint, Handled: v.Handled, Lag: v.Lag, Partitions: partitions,
 	}
 	var advanced time.Time // of the partition that is farthest behind
@@ -162,14 +201,14 @@ func (r *Runner) projectionStatus(v catalog.VersionStatus, partitions []Partitio
 			advanced = p.AdvancedAt
 		}
 	}
-	unmoved := r.unmoved(v.ID, s.Checkpoint, v.Next != nil)
+	unmoved := m.unmoved(v.ID, s.Checkpoint, v.Next != nil)
 	if v.Next != nil {
 		// A clock that was put back tells too little: this process has seen it stand for so long.
 		s.LagTime = max(v.Now.Sub(*v.Next), unmoved)
-		s.Stalled = s.State == catalog.Running && s.Lag > r.engine.config.StallLag &&
-			s.LagTime > r.engine.config.StallAfter && max(v.Now.Sub(advanced), unmoved) > r.engine.config.StallAfter
+		s.Stalled = s.State == StateRunning && s.Lag > m.config.StallLag &&
+			s.LagTime > m.config.StallAfter && max(v.Now.Sub(advanced), unmoved) > m.config.StallAfter
 	}
-	if s.Phase == catalog.Building {
+	if s.Phase == PhaseBuilding {
 		s.Progress = &Progress{Done: s.Handled, Total: max(v.Total+v.Since, s.Handled)}
 		if s.Rate > 0 {
 			s.Progress.ETA = time.Duration(float64(s.Progress.Total-s.Progress.Done) / s.Rate * float64(time.Second))
@@ -178,8 +217,8 @@ func (r *Runner) projectionStatus(v catalog.VersionStatus, partitions []Partitio
 	return s
 }
 
-func (r *Runner) holder(ctx context.Context) (*Holder, error) {
-	h, err := r.engine.catalog.Holder(ctx, r.engine.pool)
+func (m *monitor) holder(ctx context.Context) (*Holder, error) {
+	h, err := m.db.catalog.Holder(ctx, m.db.pool)
 	if errors.Is(err, pgx.ErrNoRows) { // it has just ended
 		return nil, nil
 	}
@@ -189,7 +228,7 @@ func (r *Runner) holder(ctx context.Context) (*Holder, error) {
 // Problem says what is wrong with the projection, for people; "" if nothing is. Lag alone is not,
 // nor being paused, nor dead letters.
 func (s ProjectionStatus) Problem() string {
-	if s.State == catalog.Stopped {
+	if s.State == StateStopped {
 		return "stopped: " + s.Reason
 	}
 	var problems []string
@@ -212,13 +251,13 @@ type observation struct {
 
 // unmoved returns for how long, by the clock of this process, which does not jump, each status has found a version at
 // a checkpoint although there was something to do.
-func (r *Runner) unmoved(id catalog.ID, checkpoint eventstore.Position, due bool) time.Duration {
-	r.observing.Lock()
-	defer r.observing.Unlock()
-	o, ok := r.observed[id]
+func (m *monitor) unmoved(id catalog.ID, checkpoint eventstore.Position, due bool) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	o, ok := m.observed[id]
 	if !ok || o.checkpoint != checkpoint || !due {
 		o = observation{checkpoint, time.Now()}
-		r.observed[id] = o
+		m.observed[id] = o
 	}
 	return time.Since(o.since)
 }
@@ -262,15 +301,15 @@ func (r *Runner) Health(ctx context.Context) error {
 	}
 	for _, p := range s.Projections {
 		_, mine := r.versions[catalog.ID{Name: p.Name, Version: p.Version}]
-		seen := r.names[p.Name] != nil && p.Phase == catalog.Live
-		if !seen && !(mine && p.Phase == catalog.Building) {
+		seen := r.names[p.Name] != nil && p.Phase == PhaseLive
+		if !seen && !(mine && p.Phase == PhaseBuilding) {
 			continue
 		}
 		if problem := p.Problem(); problem != "" {
 			problems = append(problems, fmt.Sprintf("projection %s, version %d: %s", p.Name, p.Version, problem))
 		}
 		if p.Parked > r.engine.config.Parked {
-			problems = append(problems, fmt.Sprintf("projection %s, version %d: %d events are parked, and Config.Parked allows %d: see Runner.DeadLetterGroups",
+			problems = append(problems, fmt.Sprintf("projection %s, version %d: %d events are parked, and Config.Parked allows %d: see Operator.DeadLetterGroups",
 				p.Name, p.Version, p.Parked, r.engine.config.Parked))
 		}
 	}

@@ -105,7 +105,7 @@ func TestStatusLag(t *testing.T) {
 	r, _ := f.start(quiet, f.store, record("a", nil))
 	f.wait(r, f.append(counting, 2))
 	ctx := eventstore.WithMetadata(t.Context(), eventstore.Metadata{Actor: "ada"})
-	if err := r.Pause(ctx, "a", 0, "a look at it"); err != nil {
+	if err := r.Operator().Pause(ctx, projection.Ref{Name: "a", Version: projection.AllVersions}, "a look at it"); err != nil {
 		t.Fatal(err)
 	}
 	last := f.append(counting, 5)
@@ -116,14 +116,14 @@ func TestStatusLag(t *testing.T) {
 	if err := r.Health(t.Context()); err != nil {
 		t.Errorf("health: %v", err)
 	}
-	if err := r.Resume(ctx, "a", 0); err != nil {
+	if err := r.Operator().Resume(ctx, projection.Ref{Name: "a", Version: projection.AllVersions}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(r, last)
 	if _, p = f.statusNow(r); p.State != "running" || p.Reason != "" || p.Lag != 0 || p.Handled != 7 || p.Rate <= 0 {
 		t.Errorf("after Resume: %+v", p)
 	}
-	entries, err := r.Audit(t.Context(), "a", 2)
+	entries, err := r.Operator().Audit(t.Context(), "a", 2)
 	if err != nil || len(entries) != 2 || entries[0].Action != "resume" || entries[1].Action != "pause" || entries[1].Actor != "ada" {
 		t.Errorf("audit %+v, %v", entries, err)
 	}

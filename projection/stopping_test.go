@@ -45,7 +45,7 @@ func TestTableConstraint(t *testing.T) {
 			f.put("d", 0)
 			f.wait(r, f.put("e", 0))
 			f.checkFold(kinds[1], r, "refused")
-			if heads, err := r.DeadLetters(t.Context(), "refused", 0, "", 0, 10); err != nil || len(heads) != 3 {
+			if heads, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "refused", Version: projection.Live}, "", 0, 10); err != nil || len(heads) != 3 {
 				t.Errorf("%d keys are parked, %v; want a, b and c", len(heads), err)
 			}
 			if s := f.statusOf(r, "refused"); s.Parked != 4 {
@@ -96,7 +96,7 @@ func TestCheckpointAhead(t *testing.T) {
 	f.stopped(r, "restored", "was a backup restored?")
 	f.wait(r, f.put("a", 0), "good")
 	<-failed
-	if err := r.Resume(t.Context(), "restored", 0); err != nil {
+	if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "restored", Version: projection.AllVersions}); err != nil {
 		t.Fatal(err)
 	}
 	f.stopped(r, "restored", "was a backup restored?")
@@ -104,10 +104,10 @@ func TestCheckpointAhead(t *testing.T) {
 		t.Errorf("checkpoint %d after %d events, want both as they were", s.Checkpoint, s.Handled)
 	}
 	f.checkFold(kinds[0], r, "good")
-	if err := r.Reset(t.Context(), "restored", 0, 2); err != nil { // as the reason says
+	if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "restored", Version: projection.Live}, 2); err != nil { // as the reason says
 		t.Fatal(err)
 	}
-	if err := r.Resume(t.Context(), "restored", 0); err != nil {
+	if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "restored", Version: projection.AllVersions}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(r, f.put("a", 0))
@@ -173,7 +173,7 @@ func TestMaxParked(t *testing.T) {
 	fixed.Store(true)
 	for _, k := range kinds {
 		f.retry(r, 3, k.name)
-		if err := r.Resume(t.Context(), k.name, 0); err != nil {
+		if err := r.Operator().Resume(t.Context(), projection.Ref{Name: k.name, Version: projection.AllVersions}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -202,7 +202,7 @@ func TestSplitConstraint(t *testing.T) {
 	if n := texts(f, `select key from parts where key in ('3', '1003') or total = 5 order by key`); !slices.Equal(n, []string{"5"}) {
 		t.Errorf("rows %v, want that of the last event alone", n)
 	}
-	letters, err := r.DeadLetters(t.Context(), "parts", 0, "", 0, 10)
+	letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "parts", Version: projection.Live}, "", 0, 10)
 	if err != nil || len(letters) != 2 {
 		t.Errorf("dead letters %+v, %v; want the two parts", letters, err)
 	}

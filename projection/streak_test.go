@@ -47,12 +47,12 @@ func TestHandlerThatAlwaysFails(t *testing.T) {
 				if parked != want && parked != want-1 {
 					t.Errorf("%d events are parked, want %d, or one less if the batch has not committed the last of them", parked, want)
 				}
-				groups, err := r.DeadLetterGroups(t.Context(), k.name, 0)
+				groups, err := r.Operator().DeadLetterGroups(t.Context(), projection.Ref{Name: k.name, Version: projection.Live})
 				if err != nil || len(groups) != 1 || groups[0].Count != parked {
 					t.Errorf("groups %+v, %v; want one", groups, err)
 				}
 				fixed.Store(true)
-				if err := r.Resume(t.Context(), k.name, 0); err != nil {
+				if err := r.Operator().Resume(t.Context(), projection.Ref{Name: k.name, Version: projection.AllVersions}); err != nil {
 					t.Fatal(err)
 				}
 				f.wait(r, last)

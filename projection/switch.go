@@ -81,7 +81,7 @@ func (r *Runner) takeOver(ctx context.Context, id catalog.ID, t *takeover) {
 	if time.Now().Before(t.next) {
 		return
 	}
-	err := guarded(func() error { return r.trySwitch(ctx, id, t.patience(), catalog.Building) })
+	err := guarded(func() error { return r.engine.db.trySwitch(ctx, id, t.patience(), catalog.Building) })
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -101,15 +101,19 @@ func (r *Runner) takeOver(ctx context.Context, id catalog.ID, t *takeover) {
 // as long as some process runs it. Readers see one or the other, and nothing that they have seen is missing
 // from it. It waits for that until ctx is done, and returns [ErrRefused] for a version that is not there or
 // does not run. The live version is held while it tries, for seconds at most, and goes on in between.
-func (r *Runner) Switch(ctx context.Context, name string, version int) error {
+func (o *Operator) Switch(ctx context.Context, ref Ref) error {
+	id, err := numbered("switch", ref)
+	if err != nil {
+		return err
+	}
 	for t := (takeover{}); ; {
-		err := r.trySwitch(ctx, catalog.ID{Name: name, Version: version}, t.patience(), catalog.Building, catalog.Retired)
+		err := o.db.trySwitch(ctx, id, t.patience(), catalog.Building, catalog.Retired)
 		var behind *behindError
 		if err == nil || !errors.As(err, &behind) && !pgerr.Is(err, pgerr.LockNotAvailable) { // readers hold the view
 			return err
 		}
 		if done := pause.Sleep(ctx, t.recordAttempt(err)); done != nil {
-			return fmt.Errorf("switch projection %s to version %d: %w: %w", name, version, done, err)
+			return fmt.Errorf("switch projection %s to version %d: %w: %w", id.Name, id.Version, done, err)
 		}
 	}
 }
@@ -126,18 +130,18 @@ func (e *behindError) Error() string {
 
 // trySwitch makes a version the live one. The live version is held meanwhile, so that this one, wherever
 // it runs, can reach it: for as long as patience, also if this process dies.
-func (r *Runner) trySwitch(ctx context.Context, id catalog.ID, patience time.Duration, from ...string) (err error) {
+func (d *database) trySwitch(ctx context.Context, id catalog.ID, patience time.Duration, from ...string) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("switch projection %s to version %d: %w", id.Name, id.Version, err)
 		}
 	}()
-	if err := r.near(ctx, id); err != nil {
+	if err := d.near(ctx, id); err != nil {
 		return err
 	}
 	live := 0 // the version that is held
-	err = pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
-		live, err = r.holdLive(ctx, tx, id, patience, from)
+	err = d.inTx(ctx, func(tx pgx.Tx) error {
+		live, err = d.holdLive(ctx, tx, id, patience, from)
 		return err
 	})
 	if isNothing(err) {
@@ -146,23 +150,21 @@ func (r *Runner) trySwitch(ctx context.Context, id catalog.ID, patience time.Dur
 	if err != nil {
 		return err
 	}
-	r.engine.changed.Notify()
-	r.engine.announce(ctx)
-	if err := r.makeLiveWithin(ctx, id, live, patience); err != nil {
-		letGo := r.engine.catalog.Hold(context.WithoutCancel(ctx), r.engine.pool, id.Name, 0)
+	d.announce(ctx)
+	if err := d.makeLiveWithin(ctx, id, live, patience); err != nil {
+		letGo := d.catalog.Hold(context.WithoutCancel(ctx), d.pool, id.Name, 0)
 		return errors.Join(err, letGo)
 	}
-	r.engine.announce(ctx)
-	r.engine.changed.Notify()
-	r.engine.logger.InfoContext(ctx, "projection: readers see a new version", "projection", id.Name, "version", id.Version)
+	d.announce(ctx)
+	d.logger.InfoContext(ctx, "projection: readers see a new version", "projection", id.Name, "version", id.Version)
 	return nil
 }
 
 // holdLive holds the live version, unless it is known already that the other one cannot take its place.
-func (r *Runner) holdLive(
+func (d *database) holdLive(
 	ctx context.Context, tx pgx.Tx, id catalog.ID, patience time.Duration, from []string,
 ) (held int, err error) {
-	next, live, err := r.lockVersions(ctx, tx, id)
+	next, live, err := d.lockVersions(ctx, tx, id)
 	switch {
 	case err != nil:
 		return 0, err
@@ -176,23 +178,23 @@ func (r *Runner) holdLive(
 		return 0, fmt.Errorf("%w: version %d is live", ErrRefused, live.Version)
 	}
 	liveID := catalog.ID{Name: id.Name, Version: live.Version}
-	if err := r.engine.refuseInline(ctx, tx, liveID); err != nil {
+	if err := d.refuseInline(ctx, tx, liveID); err != nil {
 		return 0, err
 	}
-	if err := r.engine.rehearse(ctx, tx, next.Tables, id.Version); err != nil {
+	if err := d.rehearse(ctx, tx, next.Tables, id.Version); err != nil {
 		return 0, err
 	}
-	if err := r.engine.catalog.Hold(ctx, tx, id.Name, patience); err != nil {
+	if err := d.catalog.Hold(ctx, tx, id.Name, patience); err != nil {
 		return 0, err
 	}
-	return live.Version, r.engine.catalog.Fence(ctx, tx, liveID, nil) // also what it has under way
+	return live.Version, d.catalog.Fence(ctx, tx, liveID, nil) // also what it has under way
 }
 
 // makeLiveWithin tries until the version has caught up.
-func (r *Runner) makeLiveWithin(ctx context.Context, id catalog.ID, held int, patience time.Duration) error {
+func (d *database) makeLiveWithin(ctx context.Context, id catalog.ID, held int, patience time.Duration) error {
 	for deadline := time.Now().Add(patience); ; {
-		err := pgx.BeginTxFunc(ctx, r.engine.pool, pgx.TxOptions{BeginQuery: r.engine.beginSQL()}, func(tx pgx.Tx) error {
-			return r.makeLive(ctx, tx, id, held)
+		err := d.inTx(ctx, func(tx pgx.Tx) error {
+			return d.makeLive(ctx, tx, id, held)
 		})
 		var behind *behindError
 		if !errors.As(err, &behind) || time.Now().After(deadline) {
@@ -203,8 +205,8 @@ func (r *Runner) makeLiveWithin(ctx context.Context, id catalog.ID, held int, pa
 }
 
 // makeLive lets readers see a version, if it has caught up, in one transaction.
-func (r *Runner) makeLive(ctx context.Context, tx pgx.Tx, id catalog.ID, held int) error {
-	next, live, err := r.lockVersions(ctx, tx, id)
+func (d *database) makeLive(ctx context.Context, tx pgx.Tx, id catalog.ID, held int) error {
+	next, live, err := d.lockVersions(ctx, tx, id)
 	if err == nil && (live.Version != held || next.State != catalog.Running) {
 		err = fmt.Errorf("%w: version %d is live, and %d is %s", ErrRefused, live.Version, id.Version, next.State)
 	}
@@ -212,35 +214,35 @@ func (r *Runner) makeLive(ctx context.Context, tx pgx.Tx, id catalog.ID, held in
 		return err
 	}
 	liveID := catalog.ID{Name: id.Name, Version: live.Version}
-	if err := r.engine.refuseInline(ctx, tx, liveID); err != nil { // since it is held
+	if err := d.refuseInline(ctx, tx, liveID); err != nil { // since it is held
 		return err
 	}
-	if err := r.caughtUp(ctx, tx, id, liveID); err != nil {
+	if err := d.caughtUp(ctx, tx, id, liveID); err != nil {
 		return err
 	}
-	if err := r.engine.switchTables(ctx, tx, next.Tables, id.Version); err != nil {
+	if err := d.switchTables(ctx, tx, next.Tables, id.Version); err != nil {
 		return err
 	}
-	if err := r.engine.catalog.SetPhase(ctx, tx, liveID, catalog.Retired); err != nil {
+	if err := d.catalog.SetPhase(ctx, tx, liveID, catalog.Retired); err != nil {
 		return err
 	}
-	if err := r.engine.catalog.SetPhase(ctx, tx, id, catalog.Live); err != nil {
+	if err := d.catalog.SetPhase(ctx, tx, id, catalog.Live); err != nil {
 		return err
 	}
 	// What either of them is doing is done again, by what it is now.
-	if err := r.engine.catalog.Fence(ctx, tx, catalog.ID{Name: id.Name}, nil); err != nil {
+	if err := d.catalog.Fence(ctx, tx, catalog.ID{Name: id.Name}, nil); err != nil {
 		return err
 	}
-	return r.engine.audit(ctx, tx, id, "switch", map[string]any{"from": live.Version})
+	return d.audit(ctx, tx, id, "switch", map[string]any{"from": live.Version})
 }
 
 // near returns a behindError when trying would only hold the live version up.
-func (r *Runner) near(ctx context.Context, id catalog.ID) error {
-	checkpoints, err := r.engine.catalog.Checkpoints(ctx, r.engine.pool, id)
+func (d *database) near(ctx context.Context, id catalog.ID) error {
+	checkpoints, err := d.catalog.Checkpoints(ctx, d.pool, id)
 	if err != nil {
 		return err
 	}
-	live, err := r.engine.catalog.LiveCheckpoint(ctx, r.engine.pool, id.Name)
+	live, err := d.catalog.LiveCheckpoint(ctx, d.pool, id.Name)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return err
 	}
@@ -251,8 +253,8 @@ func (r *Runner) near(ctx context.Context, id catalog.ID) error {
 }
 
 // lockVersions locks the versions of a name, and returns the one asked for and the live one.
-func (r *Runner) lockVersions(ctx context.Context, tx pgx.Tx, id catalog.ID) (wanted, live catalog.LockedVersion, err error) {
-	versions, err := r.engine.catalog.LockVersions(ctx, tx, id.Name)
+func (d *database) lockVersions(ctx context.Context, tx pgx.Tx, id catalog.ID) (wanted, live catalog.LockedVersion, err error) {
+	versions, err := d.catalog.LockVersions(ctx, tx, id.Name)
 	for _, v := range versions {
 		if v.Version == id.Version {
 			wanted = v
@@ -269,12 +271,12 @@ func (r *Runner) lockVersions(ctx context.Context, tx pgx.Tx, id catalog.ID) (wa
 
 // caughtUp returns nil when nothing that readers see is missing from the next version. It locks the
 // partitions of the live one.
-func (r *Runner) caughtUp(ctx context.Context, tx pgx.Tx, next, live catalog.ID) error {
-	seen, err := r.engine.catalog.LockCheckpoints(ctx, tx, live)
+func (d *database) caughtUp(ctx context.Context, tx pgx.Tx, next, live catalog.ID) error {
+	seen, err := d.catalog.LockCheckpoints(ctx, tx, live)
 	if err != nil {
 		return err
 	}
-	checkpoints, err := r.engine.catalog.Checkpoints(ctx, tx, next)
+	checkpoints, err := d.catalog.Checkpoints(ctx, tx, next)
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ func TestBlockedSwitch(t *testing.T) {
 	}
 	f.exec(`drop view theirs`)
 	start := time.Now()
-	if err := r2.Switch(t.Context(), "tally", 2); err != nil {
+	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 2}); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(start); took > 2*time.Second {
@@ -153,7 +153,7 @@ func TestInlineDuringASwitch(t *testing.T) {
 	if s := f.rollStatus(r2, 2); s.Phase != "building" {
 		t.Fatalf("version 2 is %s", s.Phase)
 	}
-	if err := r2.Switch(t.Context(), "tally", 2); !errors.Is(err, projection.ErrRefused) {
+	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 2}); !errors.Is(err, projection.ErrRefused) {
 		t.Errorf("switch below a projection that appends keep: %v, want ErrRefused", err)
 	}
 	f.exec(`update tidemark.projections set inline = null where version = 1`)
@@ -195,7 +195,7 @@ func TestBoundIsPatient(t *testing.T) {
 	traced.pool = pool
 	r, _ := traced.start(quiet, f.store, rollHandler(projection.Options{}, nil), rollHandler(projection.Options{Version: 2}, nil))
 	f.rollPhase(2, "live")
-	if err := r.Pause(t.Context(), "tally", 2, "a test"); err != nil {
+	if err := r.Operator().Pause(t.Context(), projection.Ref{Name: "tally", Version: 2}, "a test"); err != nil {
 		t.Fatal(err)
 	}
 	last := f.rollHistory(1, 1)
@@ -206,7 +206,7 @@ func TestBoundIsPatient(t *testing.T) {
 	if n := asked.n.Load() - before; n > 30 {
 		t.Errorf("it asked %d times in a second", n)
 	}
-	if err := r.Resume(t.Context(), "tally", 2); err != nil {
+	if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "tally", Version: 2}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(r, last)

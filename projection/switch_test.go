@@ -114,11 +114,11 @@ func TestBuild(t *testing.T) {
 	if live := f.rollStatus(r2, 1); live.Phase != "live" || live.Progress != nil {
 		t.Errorf("version 1: %+v", live)
 	}
-	if err := r1.Pause(t.Context(), "tally", 2, "too much at a time"); err != nil {
+	if err := r1.Operator().Pause(t.Context(), projection.Ref{Name: "tally", Version: 2}, "too much at a time"); err != nil {
 		t.Fatal(err)
 	}
 	gate.open() // what it is doing is not committed
-	if err := r2.Switch(t.Context(), "tally", 2); !errors.Is(err, projection.ErrRefused) {
+	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 2}); !errors.Is(err, projection.ErrRefused) {
 		t.Errorf("switch to a paused version: %v, want ErrRefused", err)
 	}
 	f.wait(r1, f.rollHistory(1, 1))
@@ -126,7 +126,7 @@ func TestBuild(t *testing.T) {
 	if s := f.rollStatus(r2, 2); s.State != "paused" || s.Reason != "too much at a time" || s.Progress.Done != 50 {
 		t.Errorf("paused: %+v, progress %+v", s, s.Progress)
 	}
-	if err := r1.Resume(t.Context(), "tally", 2); err != nil {
+	if err := r1.Operator().Resume(t.Context(), projection.Ref{Name: "tally", Version: 2}); err != nil {
 		t.Fatal(err)
 	}
 	again := newRollGate(f, 1000)
@@ -164,16 +164,16 @@ func TestCancelBuild(t *testing.T) {
 			r2, _ := f.rollProcess(config, kind(projection.Options{Version: 2}, gate.hook))
 			<-gate.reached
 			time.AfterFunc(50*time.Millisecond, gate.open) // its batch goes on while Drop is at work
-			if err := r1.Drop(t.Context(), "tally", 2); err != nil {
+			if err := r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 2}); err != nil {
 				t.Fatal(err)
 			}
 			if n := f.rollTables(2); n != 0 {
 				t.Error("its table is still there")
 			}
-			if err := r1.Drop(t.Context(), "tally", 1); !errors.Is(err, projection.ErrRefused) {
+			if err := r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 1}); !errors.Is(err, projection.ErrRefused) {
 				t.Errorf("drop the live version: %v, want ErrRefused", err)
 			}
-			if err := r1.Drop(t.Context(), "tally", 7); !errors.Is(err, projection.ErrRefused) || !errors.Is(err, projection.ErrUnknownProjection) {
+			if err := r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 7}); !errors.Is(err, projection.ErrRefused) || !errors.Is(err, projection.ErrUnknownProjection) {
 				t.Errorf("drop an unknown version: %v", err)
 			}
 			f.rollUntil("the other process forgets it", lost.Load)
@@ -202,17 +202,17 @@ func TestSwitchWaits(t *testing.T) {
 	f.rollPhase(2, "live")
 	stop1()
 	f.wait(r2, f.rollHistory(5, 5))
-	if err := r2.Switch(t.Context(), "tally", 3); !errors.Is(err, projection.ErrRefused) || !errors.Is(err, projection.ErrUnknownProjection) {
+	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 3}); !errors.Is(err, projection.ErrRefused) || !errors.Is(err, projection.ErrUnknownProjection) {
 		t.Errorf("switch to an unknown version: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := r2.Switch(ctx, "tally", 1); err == nil {
+	if err := r2.Operator().Switch(ctx, projection.Ref{Name: "tally", Version: 1}); err == nil {
 		t.Error("it has switched to a version that nobody runs, and which is behind")
 	}
 	f.checkRolled()
 	f.rollProcess(quiet, one)
-	if err := r2.Switch(t.Context(), "tally", 1); err != nil {
+	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(r2, f.rollHistory(5, 5))

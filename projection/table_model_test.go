@@ -238,21 +238,21 @@ func TestTableModel(t *testing.T) {
 			"mend": func(t *rapid.T) {
 				b.broken.Store(false)
 				if rapid.Bool().Draw(t, "retry") {
-					_, _ = r.Retry(b.Context(), b.name, 1) // the bad ones fail again
+					_, _ = r.Operator().Retry(b.Context(), projection.Ref{Name: b.name, Version: 1}) // the bad ones fail again
 				}
 			},
 			"rebuild a key": func(t *rapid.T) {
-				_ = r.RebuildKey(b.Context(), b.name, 1, key.Draw(t, "key")) // not if a change of it is bad
+				_ = r.Operator().RebuildKey(b.Context(), projection.Ref{Name: b.name, Version: 1}, key.Draw(t, "key")) // not if a change of it is bad
 			},
 		})
 		b.broken.Store(false)
 		b.wait(r, last)
-		_, _ = r.Retry(b.Context(), b.name, 1)
+		_, _ = r.Operator().Retry(b.Context(), projection.Ref{Name: b.name, Version: 1})
 		if diff := b.diff(false); diff != "" {
 			t.Fatalf("the table differs from the log (-log +table):\n%s", diff)
 		}
 		for {
-			letters, err := r.DeadLetters(b.Context(), b.name, 1, "", 0, 100)
+			letters, err := r.Operator().DeadLetters(b.Context(), projection.Ref{Name: b.name, Version: 1}, "", 0, 100)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -261,7 +261,7 @@ func TestTableModel(t *testing.T) {
 			}
 			for _, l := range letters {
 				var next *projection.HandlerError // of the same key
-				if _, err := r.Skip(b.Context(), b.name, 1, l.Key, l.Position, "a test"); err != nil && !errors.As(err, &next) && !strings.Contains(err.Error(), "check constraint") {
+				if _, err := r.Operator().Skip(b.Context(), projection.Ref{Name: b.name, Version: 1}, l.Key, l.Position, "a test"); err != nil && !errors.As(err, &next) && !strings.Contains(err.Error(), "check constraint") {
 					t.Fatal(err)
 				}
 			}
@@ -371,7 +371,7 @@ func TestTableRebuildKey(t *testing.T) {
 			b.wait(r, b.append(2, change{Key: "a", Op: "add"}, change{Key: "b", Op: "add"}))
 			f.exec(`update book_v1 set total = 0 where name = 'a'`)
 			f.exec(`insert into book_v1 values ('gone', 1, '{1}'), ('never', 1, '{1}')`)
-			if err := r.RebuildKey(t.Context(), "book", 0, "b"); err == nil {
+			if err := r.Operator().RebuildKey(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, "b"); err == nil {
 				t.Error("a key was rebuilt that has an event that fails")
 			}
 			b.broken.Store(false)
@@ -386,7 +386,7 @@ func TestTableRebuildKey(t *testing.T) {
 			}()
 			for range 2 {
 				for _, key := range []string{"a", "b", "gone", "never"} {
-					if err := r.RebuildKey(t.Context(), "book", 0, key); err != nil {
+					if err := r.Operator().RebuildKey(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, key); err != nil {
 						t.Error(err)
 					}
 				}
@@ -394,16 +394,16 @@ func TestTableRebuildKey(t *testing.T) {
 			stopped.Store(true)
 			b.wait(r, <-last)
 			b.check()
-			if letters, err := r.DeadLetters(t.Context(), "book", 0, "b", 0, 10); err != nil || len(letters) > 0 {
+			if letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, "b", 0, 10); err != nil || len(letters) > 0 {
 				t.Errorf("%d dead letters are left, %v", len(letters), err)
 			}
 			at := b.append(1, append(round("add"), change{Key: "a", Op: "fail"})...)
 			b.wait(r, at)
 			f.exec(`update book_v1 set total = 0`)
-			if err := r.Reset(t.Context(), "book", 0, at); !errors.Is(err, projection.ErrRefused) {
+			if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, at); !errors.Is(err, projection.ErrRefused) {
 				t.Errorf("reset to %d: %v, want ErrRefused", at, err)
 			}
-			if err := r.Reset(t.Context(), "book", 0, 0); err != nil {
+			if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, 0); err != nil {
 				t.Fatal(err)
 			}
 			b.wait(r, b.append(1, round("add")...))
@@ -441,7 +441,7 @@ func TestTableRebuildKeyConnection(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := operator.RebuildKey(ctx, "book", 0, "a"); err != nil {
+	if err := operator.Operator().RebuildKey(ctx, projection.Ref{Name: "book", Version: projection.Live}, "a"); err != nil {
 		t.Error(err)
 	}
 	b.check()

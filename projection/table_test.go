@@ -43,7 +43,7 @@ func TestTableOneBadChange(t *testing.T) {
 			r, _ := b.start(quiet, b.store, b.projection(1))
 			b.wait(r, last)
 			b.check()
-			letters, err := r.DeadLetters(t.Context(), "book", 0, "", 0, 100)
+			letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, "", 0, 100)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -93,7 +93,7 @@ func TestTableBadRowOfAnEarlierPage(t *testing.T) {
 				r, _ := b.start(&config, b.store, b.projection(partitions+1))
 				b.wait(r, last)
 				b.check()
-				if letters, err := r.DeadLetters(t.Context(), "book", 0, "", 0, 10); err != nil || len(letters) != 1 || letters[0].Key != "a" {
+				if letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, "", 0, 10); err != nil || len(letters) != 1 || letters[0].Key != "a" {
 					t.Errorf("dead letters %+v, %v; want that of a", letters, err)
 				}
 			})
@@ -270,7 +270,7 @@ func TestTableTypes(t *testing.T) {
 	stop()
 	r, _ = f.start(quiet, f.store, table())
 	f.wait(r, write(many)) // loaded, and updated
-	if letters, err := r.DeadLetters(t.Context(), "everything", 1, "", 0, 1); err != nil || len(letters) > 0 {
+	if letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "everything", Version: 1}, "", 0, 1); err != nil || len(letters) > 0 {
 		t.Errorf("dead letters %+v, %v", letters, err)
 	}
 	if loaded != many {

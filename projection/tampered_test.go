@@ -76,8 +76,8 @@ func TestTampered(t *testing.T) {
 				_ = r.Health(ctx)
 				short, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 				_ = r.Wait(short, 1<<40)
-				_ = r.Switch(short, "c", 1)
-				_ = r.Switch(short, "c", 2)
+				_ = r.Operator().Switch(short, projection.Ref{Name: "c", Version: 1})
+				_ = r.Operator().Switch(short, projection.Ref{Name: "c", Version: 2})
 				cancel()
 			}
 		})
@@ -163,7 +163,7 @@ func TestSwitchWithoutPartitions(t *testing.T) {
 	f.exec(`delete from tidemark.projection_partitions where version = 1`)
 	r, _ = f.start(quiet, f.store, newPositions(f, "c", projection.Options{Version: 2}, noHook))
 	f.until("the new version is there", func() bool {
-		err := r.Switch(t.Context(), "c", 2)
+		err := r.Operator().Switch(t.Context(), projection.Ref{Name: "c", Version: 2})
 		return err != nil && strings.Contains(err.Error(), "were their rows deleted?")
 	})
 }

@@ -11,9 +11,9 @@ import (
 )
 
 // showTables makes readers see the tables of a version. They keep their rights.
-func (e *engine) showTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+func (d *database) showTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	for _, t := range tables {
-		if err := e.showTable(ctx, tx, quote(t), physical(t, version)); err != nil {
+		if err := d.showTable(ctx, tx, quote(t), physical(t, version)); err != nil {
 			return fmt.Errorf("let %s show version %d: %w", t, version, err)
 		}
 	}
@@ -22,11 +22,11 @@ func (e *engine) showTables(ctx context.Context, tx pgx.Tx, tables []string, ver
 
 // switchTables is showTables while somebody may read them for long: readers that come then would have to wait
 // behind us.
-func (e *engine) switchTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+func (d *database) switchTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '50ms'`); err != nil {
 		return err
 	}
-	if err := e.showTables(ctx, tx, tables, version); err != nil {
+	if err := d.showTables(ctx, tx, tables, version); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `set local lock_timeout = 0`)
@@ -34,12 +34,12 @@ func (e *engine) switchTables(ctx context.Context, tx pgx.Tx, tables []string, v
 }
 
 // rehearse switches the tables and takes it back: what is in the way is known before anybody is held.
-func (e *engine) rehearse(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
+func (d *database) rehearse(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	savepoint, err := tx.Begin(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(e.switchTables(ctx, savepoint, tables, version), savepoint.Rollback(ctx))
+	return errors.Join(d.switchTables(ctx, savepoint, tables, version), savepoint.Rollback(ctx))
 }
 
 const readersViewSQL = `
@@ -58,8 +58,8 @@ select exists (
 
 // readersView reports whether there is the view for readers of a table, or something else under that name, which is not
 // ours, in the schema where the view would be made.
-func (e *engine) readersView(ctx context.Context, tx pgx.Tx, table string) (made, other bool, err error) {
-	err = tx.QueryRow(ctx, readersViewSQL, quote(table), e.catalog.Schema(), strings.Contains(table, ".")).Scan(&made)
+func (d *database) readersView(ctx context.Context, tx pgx.Tx, table string) (made, other bool, err error) {
+	err = tx.QueryRow(ctx, readersViewSQL, quote(table), d.catalog.Schema(), strings.Contains(table, ".")).Scan(&made)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, false, nil
 	}
@@ -79,14 +79,14 @@ select coalesce(string_agg(format('grant %s on %s to %s', a.privilege_type, c.oi
  where c.oid = to_regclass($1)
    and a.grantee <> c.relowner`
 
-func (e *engine) showTable(ctx context.Context, tx pgx.Tx, view, table string) error {
+func (d *database) showTable(ctx context.Context, tx pgx.Tx, view, table string) error {
 	savepoint, err := tx.Begin(ctx)
 	if err != nil {
 		return err
 	}
 	// Only readers: in the first version a handler that does not ask TableName would not be noticed.
 	guard := "create or replace trigger readers instead of insert or update or delete on " + view +
-		" for each row execute function " + e.catalog.SQL("SCHEMA.refuse_view_change()")
+		" for each row execute function " + d.catalog.SQL("SCHEMA.refuse_view_change()")
 	if _, err = savepoint.Exec(ctx, "create or replace view "+view+" as select * from "+table+"; "+guard); err == nil {
 		return savepoint.Commit(ctx)
 	}

@@ -63,7 +63,7 @@ func TestDependentView(t *testing.T) {
 	f.rollUntil("version 2 has caught up", func() bool {
 		return f.rollNumber(`select coalesce(min(checkpoint), 0) from tidemark.projection_partitions where version = 2`) > 0
 	})
-	if err := r2.Switch(t.Context(), "tally", 2); err == nil || !strings.Contains(err.Error(), "tally") || !strings.Contains(err.Error(), "depend") {
+	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 2}); err == nil || !strings.Contains(err.Error(), "tally") || !strings.Contains(err.Error(), "depend") {
 		t.Errorf("switch: %v, want it to say what is in the way", err)
 	}
 	for range 3 {
@@ -166,7 +166,7 @@ func TestAddedType(t *testing.T) {
 	if n := events(); n != 6 {
 		t.Errorf("it has %d events, want 6: the new type from now on", n)
 	}
-	if err := r.Accept(t.Context(), "tally", 1); err != nil {
+	if err := r.Operator().Accept(t.Context(), projection.Ref{Name: "tally", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.rollStatus(r, 1).Added; len(got) != 0 {
@@ -182,12 +182,12 @@ func TestAddedType(t *testing.T) {
 	stop()
 	both, _ := f.rollProcess(quiet, version(1, counting, other), version(2, counting, other))
 	for _, to := range []int{1, 2} {
-		if err := both.Switch(t.Context(), "tally", to); err != nil {
+		if err := both.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: to}); err != nil {
 			t.Fatal(err)
 		}
 		f.wait(both, f.append(other, 1))
 	}
-	if err := both.Drop(t.Context(), "tally", 1); err != nil {
+	if err := both.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(both, f.append(counting, 1))

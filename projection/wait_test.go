@@ -67,7 +67,7 @@ func TestWaitSaysWhy(t *testing.T) {
 	f := setup(t)
 	r, _ := f.start(quiet, f.store, record("a", nil))
 	f.wait(r, f.put("a", 0))
-	if err := r.Pause(t.Context(), "a", 0, "for lunch"); err != nil {
+	if err := r.Operator().Pause(t.Context(), projection.Ref{Name: "a", Version: projection.AllVersions}, "for lunch"); err != nil {
 		t.Fatal(err)
 	}
 	last := f.put("a", 1)

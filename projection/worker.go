@@ -162,7 +162,7 @@ func (w *worker) run(ctx context.Context) {
 // load reads what there is to remember.
 func (w *worker) load(ctx context.Context) error {
 	id := w.projection.id()
-	p, err := w.engine.catalog.Partition(ctx, w.engine.pool, id, w.number, w.engine.owner)
+	p, err := w.engine.catalog.Partition(ctx, w.engine.pool, id, w.number, w.engine.db.owner)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && !w.mayRun(p) {
 		return errGone
 	}
@@ -344,7 +344,7 @@ var errSave = errors.New("time to save the checkpoint")
 func (w *worker) save(ctx context.Context) error {
 	b := &batch{worker: w, to: w.read}
 	err := w.engine.answered(ctx, func(ctx context.Context) error {
-		return w.engine.catalog.AdvanceLazily(ctx, w.engine.send, b.advance(nil))
+		return w.engine.catalog.AdvanceLazily(ctx, w.engine.db.send, b.advance(nil))
 	})
 	if err != nil {
 		return err

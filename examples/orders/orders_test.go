@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
 	"github.com/tidemark-es/tidemark/httpapi"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/projection"
 )
 
 // shop is a running service, seen from outside and from within.
@@ -487,7 +488,7 @@ func TestReadingAfterWriting(t *testing.T) {
 	}
 	models := []string{ordersModel, customersModel, itemsModel, revenueModel}
 	for n, stopped := range models {
-		if err := s.runner.Pause(t.Context(), stopped, 0, "a test"); err != nil {
+		if err := s.runner.Operator().Pause(t.Context(), projection.Ref{Name: stopped, Version: projection.AllVersions}, "a test"); err != nil {
 			t.Fatal(err)
 		}
 		s.place(fmt.Sprint("o", n), "ada", "2026-01-01", map[string]int{"cup": 1})
@@ -515,7 +516,7 @@ func TestReadingAfterWriting(t *testing.T) {
 				t.Errorf("GET %s without %s: %d %s, want %d", path, stopped, recorder.Code, recorder.Body, status)
 			}
 		}
-		if err := s.runner.Resume(t.Context(), stopped, 0); err != nil {
+		if err := s.runner.Operator().Resume(t.Context(), projection.Ref{Name: stopped, Version: projection.AllVersions}); err != nil {
 			t.Fatal(err)
 		}
 	}

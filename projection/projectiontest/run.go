@@ -184,7 +184,7 @@ func (r *rig) letters(ctx context.Context, s projection.Status, operator *projec
 		if p.Parked == 0 {
 			continue
 		}
-		letters, err := operator.DeadLetters(ctx, p.Name, p.Version, "", 0, 10)
+		letters, err := operator.Operator().DeadLetters(ctx, projection.Ref{Name: p.Name, Version: p.Version}, "", 0, 10)
 		if err != nil {
 			return err
 		}

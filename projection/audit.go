@@ -1,0 +1,34 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// AuditEntry is something that was done to a projection.
+type AuditEntry struct {
+	Projection string
+	Version    int    // 0 for all of them
+	Action     string // such as pause, retry, skip, or switch
+	Actor      string // as the application says, see eventstore.Metadata
+	Role       string // of Postgres that was logged in; a service cannot write another one
+	Details    map[string]any
+	RecordedAt time.Time
+}
+
+// Audit returns what was done to a projection, by operators and by itself, the latest first.
+func (o *Operator) Audit(ctx context.Context, name string, limit int) ([]AuditEntry, error) {
+	if limit < 1 || limit > maxList {
+		return nil, invalid("limit %d: want from 1 to %d", limit, maxList)
+	}
+	rows, err := o.db.catalog.AuditList(ctx, o.db.pool, name, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read the audit of projection %s: %w", name, err)
+	}
+	entries := make([]AuditEntry, len(rows))
+	for n, row := range rows {
+		entries[n] = AuditEntry(row)
+	}
+	return entries, nil
+}

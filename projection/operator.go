@@ -1,0 +1,158 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgschema"
+	"github.com/tidemark-es/tidemark/projection/internal/catalog"
+)
+
+// Ref names a projection at a version: a number from 1 on, [Live], or [AllVersions] where a method says so.
+// A Ref without a version names nothing: an operator has to say which one is meant.
+type Ref struct {
+	Name    string
+	Version int
+}
+
+// Versions that a [Ref] can have beside numbers.
+const (
+	Live        = -1 // the version that readers see
+	AllVersions = -2 // every version of the name
+)
+
+// String returns the name and the version, such as "balances, version 2".
+func (r Ref) String() string {
+	switch r.Version {
+	case Live:
+		return r.Name + ", the live version"
+	case AllVersions:
+		return r.Name + ", all versions"
+	}
+	return fmt.Sprintf("%s, version %d", r.Name, r.Version)
+}
+
+// Operator does to projections what needs none of their code: from a command line or a console, beside the
+// services that run them. Its methods may be called from any goroutine. Each records in the audit what was done;
+// the actor is the one of the context's metadata, see [eventstore.WithMetadata], or the role of Postgres.
+//
+// A [RunnerOperator] can do more.
+type Operator struct {
+	db      *database
+	monitor *monitor
+}
+
+// NewOperator returns an operator of the projections in a schema. Of the configuration Schema, Lease, StallLag,
+// StallAfter and Logger count. The role of the pool needs the rights of an operator, see migrations.CreateRoles.
+func NewOperator(pool *pgxpool.Pool, config *Config) (*Operator, error) {
+	if pool == nil {
+		return nil, errors.New("projection.NewOperator: the pool is nil: pass one that pgxpool.New returned without an error")
+	}
+	c := config.withDefaults(pool)
+	schema, err := pgschema.Name(c.Schema)
+	if err == nil {
+		err = c.validate()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("projection.NewOperator: %w", err)
+	}
+	db := newDatabase(pool, schema, c)
+	return &Operator{db: db, monitor: newMonitor(db, c)}, nil
+}
+
+// Status returns how all projections of the schema are doing, in all their versions and processes.
+func (o *Operator) Status(ctx context.Context) (Status, error) { return o.monitor.status(ctx, nil) }
+
+// Pause halts a projection in all processes until Resume. When it returns, nothing that was under way is committed
+// any more. The reason is for the status and the audit. It takes [AllVersions] too.
+func (o *Operator) Pause(ctx context.Context, ref Ref, reason string) error {
+	return o.setState(ctx, ref, "pause", catalog.Paused, reason)
+}
+
+// Stop is Pause for a projection with which something is wrong: its status is not healthy.
+func (o *Operator) Stop(ctx context.Context, ref Ref, reason string) error {
+	return o.setState(ctx, ref, "stop", catalog.Stopped, reason)
+}
+
+// Resume lets a projection continue that was paused, or has stopped. It takes [AllVersions] too.
+func (o *Operator) Resume(ctx context.Context, ref Ref) error {
+	return o.setState(ctx, ref, "resume", catalog.Running, "")
+}
+
+func (o *Operator) setState(ctx context.Context, ref Ref, action, state, reason string) error {
+	id := catalog.ID{Name: ref.Name} // version 0 is all of them, for the catalog
+	if ref.Version != AllVersions {
+		var err error
+		if id, err = o.find(ctx, action, ref); err != nil {
+			return err
+		}
+	}
+	return o.db.operate(ctx, action, id, func(tx pgx.Tx) (map[string]any, error) {
+		if state != catalog.Running {
+			if err := o.db.refuseInline(ctx, tx, id); err != nil {
+				return nil, err
+			}
+		}
+		found, err := o.db.catalog.SetState(ctx, tx, id, state, reason)
+		if err == nil && !found {
+			err = ErrUnknownProjection
+		}
+		if err == nil && state == catalog.Running {
+			err = o.db.catalog.ClearErrors(ctx, tx, id)
+		}
+		return map[string]any{"reason": reason}, err
+	})
+}
+
+// find returns the version that a reference names, which is stored.
+func (o *Operator) find(ctx context.Context, action string, ref Ref) (catalog.ID, error) {
+	id := catalog.ID{Name: ref.Name, Version: ref.Version}
+	var err error
+	switch {
+	case ref.Version == Live:
+		id.Version, err = o.db.catalog.LiveVersion(ctx, o.db.pool, ref.Name)
+	case ref.Version < 1:
+		return id, refuseVersion(action, ref, "a number from 1 on or Live")
+	default:
+		_, err = o.db.catalog.Phase(ctx, o.db.pool, id)
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrUnknownProjection
+	}
+	if err != nil {
+		return id, fmt.Errorf("%s: projection %s: %w", action, ref, err)
+	}
+	return id, nil
+}
+
+// numbered returns the version that a reference names by its number.
+func numbered(action string, ref Ref) (catalog.ID, error) {
+	if ref.Version < 1 {
+		return catalog.ID{}, refuseVersion(action, ref, "a number from 1 on")
+	}
+	return catalog.ID{Name: ref.Name, Version: ref.Version}, nil
+}
+
+// refuseVersion says that a method does not take the version of a reference.
+func refuseVersion(action string, ref Ref, want string) error {
+	have := fmt.Sprint(ref.Version)
+	switch ref.Version {
+	case 0:
+		have = "not given"
+	case Live:
+		have = "Live"
+	case AllVersions:
+		have = "AllVersions"
+	}
+	return invalid("%s: projection %s: Ref.Version is %s: want %s", action, ref.Name, have, want)
+}
+
+// invalid says that an argument is not acceptable. Nothing was done.
+func invalid(format string, args ...any) error {
+	return &eventstore.InvalidError{Reason: "projection: " + fmt.Sprintf(format, args...)}
+}

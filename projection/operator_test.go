@@ -1,0 +1,115 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// TestRefs: each method refuses the versions that it cannot take, a missing one always, and does nothing.
+func TestRefs(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store, record("a", nothing))
+	f.wait(r, f.append(counting, 1))
+	o := r.Operator()
+	type method struct {
+		call      func(context.Context, projection.Ref) error
+		live, all bool // what it takes beside numbers
+	}
+	methods := map[string]method{
+		"Pause":  {func(ctx context.Context, ref projection.Ref) error { return o.Pause(ctx, ref, "a test") }, true, true},
+		"Stop":   {func(ctx context.Context, ref projection.Ref) error { return o.Stop(ctx, ref, "a test") }, true, true},
+		"Resume": {o.Resume, true, true},
+		"Switch": {o.Switch, false, false},
+		"Drop":   {o.Drop, false, false},
+		"DeadLetters": {func(ctx context.Context, ref projection.Ref) error {
+			_, err := o.DeadLetters(ctx, ref, "", 0, 10)
+			return err
+		}, true, false},
+		"DeadLetterGroups": {func(ctx context.Context, ref projection.Ref) error {
+			_, err := o.DeadLetterGroups(ctx, ref)
+			return err
+		}, true, false},
+		"Accept": {o.Accept, true, false},
+		"Reset":  {func(ctx context.Context, ref projection.Ref) error { return o.Reset(ctx, ref, 0) }, true, false},
+		"Retry":  {func(ctx context.Context, ref projection.Ref) error { _, err := o.Retry(ctx, ref); return err }, true, false},
+		"Edit": {func(ctx context.Context, ref projection.Ref) error {
+			_, err := o.Edit(ctx, ref, "k", 1, []byte(`{}`))
+			return err
+		}, true, false},
+		"Skip": {func(ctx context.Context, ref projection.Ref) error {
+			_, err := o.Skip(ctx, ref, "k", 1, "a test")
+			return err
+		}, true, false},
+		"RebuildKey":  {func(ctx context.Context, ref projection.Ref) error { return o.RebuildKey(ctx, ref, "k") }, true, false},
+		"StartInline": {o.StartInline, true, false},
+		"StopInline":  {o.StopInline, true, false},
+	}
+	for name, m := range methods {
+		for version, takes := range map[int]bool{0: false, projection.Live: m.live, projection.AllVersions: m.all, -3: false, -1 << 31: false} {
+			if takes {
+				continue // TestOperatorWithoutCode and others call it
+			}
+			err := m.call(t.Context(), projection.Ref{Name: "a", Version: version})
+			if !errors.As(err, new(*eventstore.InvalidError)) || !strings.Contains(err.Error(), "Ref.Version") {
+				t.Errorf("%s of version %d: %v, want an InvalidError that names Ref.Version", name, version, err)
+			}
+		}
+		unknown := m.call(t.Context(), projection.Ref{Name: "nobody", Version: 1})
+		if !errors.Is(unknown, projection.ErrUnknownProjection) {
+			t.Errorf("%s of an unknown projection: %v, want ErrUnknownProjection", name, unknown)
+		}
+	}
+	if p := f.status(r, "a"); p.State != projection.StateRunning || p.Phase != projection.PhaseLive {
+		t.Errorf("after all refusals it is %s and %s", p.Phase, p.State)
+	}
+}
+
+// TestOperatorWithoutCode: an operator with a pool alone does to a projection, which another process runs, what needs no
+// code, and does not find what is not there.
+func TestOperatorWithoutCode(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	r, _ := f.start(quiet, f.store, record("a", func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return errors.New("broken") }))
+	last := f.append(counting, 1)
+	f.wait(r, last)
+	o, err := projection.NewOperator(f.pool, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := projection.Ref{Name: "a", Version: projection.Live}
+	letters, err := o.DeadLetters(t.Context(), live, "", 0, 10)
+	if err != nil || len(letters) != 1 || letters[0].Position != last {
+		t.Errorf("dead letters: %+v, %v", letters, err)
+	}
+	groups, err := o.DeadLetterGroups(t.Context(), projection.Ref{Name: "a", Version: 1})
+	if err != nil || len(groups) != 1 || groups[0].Count != 1 {
+		t.Errorf("groups: %+v, %v", groups, err)
+	}
+	for _, ref := range []projection.Ref{live, {Name: "a", Version: 1}, {Name: "a", Version: projection.AllVersions}} {
+		if err := o.Pause(t.Context(), ref, "a test"); err != nil {
+			t.Errorf("pause %s: %v", ref, err)
+		}
+		status, err := o.Status(t.Context())
+		if err != nil || len(status.Projections) != 1 || status.Projections[0].State != projection.StatePaused || status.Projections[0].Parked != 1 {
+			t.Errorf("status: %+v, %v", status, err)
+		}
+		if err := o.Resume(t.Context(), ref); err != nil {
+			t.Errorf("resume %s: %v", ref, err)
+		}
+	}
+	next := f.append(other, 1)
+	f.wait(r, next) // it runs again
+	if err := o.Drop(t.Context(), projection.Ref{Name: "a", Version: 1}); !errors.Is(err, projection.ErrRefused) {
+		t.Errorf("drop what runs: %v, want ErrRefused", err)
+	}
+	if err := o.Switch(t.Context(), projection.Ref{Name: "a", Version: 2}); !errors.Is(err, projection.ErrRefused) {
+		t.Errorf("switch to what is not there: %v, want ErrRefused", err)
+	}
+}

@@ -1,0 +1,94 @@
+package projection
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// RunnerOperator is an [Operator] with the code of the projections of a [Runner]: it can also do what has events
+// handled, or compares what is stored with the code. The runner need not run.
+type RunnerOperator struct {
+	*Operator
+	runner *Runner
+}
+
+// Operator returns what operators do to the projections of this runner, and to all others of the schema.
+func (r *Runner) Operator() *RunnerOperator {
+	return &RunnerOperator{Operator: &Operator{db: r.engine.db, monitor: r.monitor}, runner: r}
+}
+
+// find returns a version that this process has the code of.
+func (o *RunnerOperator) find(ctx context.Context, action string, ref Ref) (*deployment, error) {
+	id, err := o.Operator.find(ctx, action, ref)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := o.runner.versions[id]
+	if !ok {
+		return nil, fmt.Errorf("%s: projection %s, version %d: %w to this process", action, id.Name, id.Version, ErrUnknownProjection)
+	}
+	return d, nil
+}
+
+// Accept makes the event types that this process handles those of the projection: it stops reporting types
+// that were added later, and, after some were taken out of the code on purpose, lets processes run it that
+// do not know them.
+func (o *RunnerOperator) Accept(ctx context.Context, ref Ref) error {
+	d, err := o.find(ctx, "accept", ref)
+	if err != nil {
+		return err
+	}
+	id, types := d.projection.id(), d.projection.stored
+	return o.db.operate(ctx, "accept", id, func(tx pgx.Tx) (map[string]any, error) {
+		return map[string]any{"types": types}, o.db.catalog.Accept(ctx, tx, id, types)
+	})
+}
+
+// Reset makes a projection handle all events after a position again, or not handle those before it. Its dead
+// letters are forgotten. The rows of a [NewTable] projection are deleted, and the position must be 0; what
+// handlers have written is theirs to overwrite. Readers see the read model as it is made: to make it anew
+// beside the one they see, raise [Options.Version]. Effects guarded by [Once] do not happen again.
+func (o *RunnerOperator) Reset(ctx context.Context, ref Ref, to eventstore.Position) error {
+	d, err := o.find(ctx, "reset", ref)
+	if err != nil {
+		return err
+	}
+	id := d.projection.id()
+	defer d.disownAll()
+	return o.db.operate(ctx, "reset", id, func(tx pgx.Tx) (map[string]any, error) {
+		return map[string]any{"position": to}, o.reset(ctx, tx, d, to)
+	}, func(tx pgx.Tx) error {
+		if d.projection.table == nil {
+			return nil
+		}
+		_, err := tx.Exec(ctx, "truncate "+physical(d.projection.options.Tables[0], id.Version))
+		return err
+	})
+}
+
+func (o *RunnerOperator) reset(ctx context.Context, tx pgx.Tx, d *deployment, to eventstore.Position) error {
+	id, tables := d.projection.id(), o.db.catalog
+	if err := o.db.refuseInline(ctx, tx, id); err != nil {
+		return err
+	}
+	tidemark, _, err := tables.Tidemark(ctx, tx)
+	if err != nil {
+		return err
+	}
+	if to < 0 || to > tidemark || to > 0 && d.projection.table != nil {
+		return fmt.Errorf("%w: to position %d: the log ends at %d, and a table can only begin at 0", ErrRefused, to, tidemark)
+	}
+	if err := tables.Reset(ctx, tx, id, to); err != nil {
+		return err
+	}
+	if to == 0 { // then the read model will have all events of all types
+		if err := tables.NothingAdded(ctx, tx, id); err != nil {
+			return err
+		}
+	}
+	return tables.DropLetters(ctx, tx, id)
+}
