@@ -83,7 +83,7 @@ func (s *Store) commit(ctx context.Context, r *request) ([]Receipt, error) {
 	if !s.inTx {
 		return s.group.commit(r)
 	}
-	for r.receipts == nil && r.err == nil { // again if its key was purged meanwhile
+	for !r.isAnswered() { // again if its key was purged meanwhile
 		outcome, err := s.appendInTx(ctx, r)
 		if err != nil {
 			return nil, translateAppend(err, r.changes)

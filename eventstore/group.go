@@ -198,80 +198,117 @@ func (g *group) gather() {
 // take returns the requests of the next group. It leaves those that would meet one that is being
 // written, or wait themselves, and what came after them for the same streams. Without any, the
 // flusher ends.
-func (g *group) take() (batch []*request) {
+func (g *group) take() []*request {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var (
-		now           = time.Now()
-		pause         = time.Duration(-1)         // until the first request that waits
-		taken         = make(map[string]bool)     // by this group; true if it may be shared
-		passed        = make(map[string]struct{}) // names of those that were left
-		left          = g.queue[:0]
-		limit         = maxGroup // of requests
-		streams       = 0
-		events, bytes = 0, 0
-	)
+	b := newGroupBuilder(g.writing, g.waiting)
+	now, left := time.Now(), g.queue[:0]
+	wait := time.Duration(-1) // until the first request that waits
 	for i, r := range g.queue {
-		if len(batch) >= limit {
+		if b.isFull() {
 			left = append(left, g.queue[i:]...)
 			break
 		}
 		if !r.queued {
 			continue
 		}
-		fits := !(r.blocks && g.waiting)
-		if len(batch) > 0 {
-			fits = len(batch) < r.limit && streams+len(r.changes) <= maxGroup &&
-				events+r.events <= maxGroupEvents && bytes+r.bytes <= maxGroupBytes
-		}
-		for _, name := range r.names {
-			_, isWriting := g.writing[name]
-			_, isPassed := passed[name]
-			shared, isTaken := taken[name]
-			fits = fits && !isWriting && !isPassed && (!isTaken || shared && r.shares)
-		}
-		wait := r.notBefore.Sub(now)
-		if fits && wait > 0 && (pause < 0 || wait < pause) {
-			pause = wait
-		}
-		if !fits || wait > 0 {
-			left = append(left, r)
-			if wait > 0 && len(r.names) > 1 {
-				continue // it waits for one of its streams, and others need not wait for all of them
+		due := r.notBefore.Sub(now)
+		switch fits := b.fits(r); {
+		case fits && due <= 0:
+			if r.blocks {
+				r.waits, g.waiting = true, true
 			}
-			for _, name := range r.names {
-				passed[name] = struct{}{}
-			}
+			r.queued = false
+			b.add(r)
 			continue
+		case fits && (wait < 0 || due < wait):
+			wait = due
 		}
-		if r.blocks { // a group of its own, and only one flusher at a time waits
-			r.waits, g.waiting = true, true
-		}
-		r.queued = false
-		batch = append(batch, r)
-		limit = min(limit, r.limit)
-		streams, events, bytes = streams+len(r.changes), events+r.events, bytes+r.bytes
-		for _, name := range r.names {
-			taken[name] = r.shares
+		left = append(left, r)
+		if due <= 0 || len(r.names) == 1 { // else it waits for one of its streams, and others need not wait for all of them
+			b.pass(r)
 		}
 	}
 	clear(g.queue[len(left):])
 	g.queue = left
-	for name := range taken {
+	for name := range b.taken {
 		g.writing[name] = struct{}{}
 	}
-	if len(batch) > 0 {
-		return batch
+	if len(b.requests) == 0 {
+		g.flushers--
+		g.wakeAfter(wait)
 	}
-	g.flushers--
-	if pause >= 0 {
-		time.AfterFunc(pause, func() {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.wake()
-		})
+	return b.requests
+}
+
+// wakeAfter starts a flusher when a request that waits is due; negative if none waits.
+func (g *group) wakeAfter(wait time.Duration) {
+	if wait < 0 {
+		return
 	}
-	return nil
+	time.AfterFunc(wait, func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.wake()
+	})
+}
+
+// groupBuilder chooses the requests of a group, in the order of the queue.
+type groupBuilder struct {
+	writing map[string]struct{} // names of streams and keys that are being written
+	waiting bool                // a request that waits for others' transactions is being written
+	taken   map[string]bool     // names of the group's requests; true if others may share them
+	passed  map[string]struct{} // names of requests that were left: what comes after them for the same names is left too
+
+	requests               []*request
+	most                   int // requests
+	streams, events, bytes int
+}
+
+func newGroupBuilder(writing map[string]struct{}, waiting bool) *groupBuilder {
+	return &groupBuilder{
+		writing: writing, waiting: waiting, most: maxGroup,
+		taken: make(map[string]bool), passed: make(map[string]struct{}),
+	}
+}
+
+func (b *groupBuilder) isFull() bool { return len(b.requests) >= b.most }
+
+// fits reports whether a request may be one of the group. The first one may be of any size; one that waits for
+// others' transactions is a group of its own, and only one such group is written at a time.
+func (b *groupBuilder) fits(r *request) bool {
+	if len(b.requests) == 0 && r.blocks && b.waiting {
+		return false
+	}
+	if len(b.requests) > 0 && (len(b.requests) >= r.limit || b.streams+len(r.changes) > maxGroup ||
+		b.events+r.events > maxGroupEvents || b.bytes+r.bytes > maxGroupBytes) {
+		return false
+	}
+	for _, name := range r.names {
+		_, isWriting := b.writing[name]
+		_, isPassed := b.passed[name]
+		shared, isTaken := b.taken[name]
+		if isWriting || isPassed || isTaken && !(shared && r.shares) {
+			return false
+		}
+	}
+	return true
+}
+
+func (b *groupBuilder) add(r *request) {
+	b.requests = append(b.requests, r)
+	b.most = min(b.most, r.limit)
+	b.streams, b.events, b.bytes = b.streams+len(r.changes), b.events+r.events, b.bytes+r.bytes
+	for _, name := range r.names {
+		b.taken[name] = r.shares
+	}
+}
+
+// pass leaves a request to a later group.
+func (b *groupBuilder) pass(r *request) {
+	for _, name := range r.names {
+		b.passed[name] = struct{}{}
+	}
 }
 
 // release lets go of what a group was writing: requests that are to come again go back to the head
@@ -286,10 +323,10 @@ func (g *group) release(batch []*request) {
 		for _, name := range r.names {
 			delete(g.writing, name)
 		}
-		if r.receipts == nil && r.err == nil && r.ctx.Err() != nil {
+		if !r.isAnswered() && r.ctx.Err() != nil {
 			r.err = r.failed(context.Cause(r.ctx))
 		}
-		if r.receipts != nil || r.err != nil {
+		if r.isAnswered() {
 			answered = append(answered, r)
 		} else {
 			r.queued = true

@@ -68,6 +68,9 @@ func newRequest(ctx context.Context, changes []Change) *request {
 	return r
 }
 
+// isAnswered reports whether the outcome is there.
+func (r *request) isAnswered() bool { return r.receipts != nil || r.err != nil }
+
 // settle sets the outcome of a request, none if it is to come again. It returns an error if it could
 // not look up what is stored under the request's key.
 func (r *request) settle(ctx context.Context, db querier, sql *statements, rows []row) error {

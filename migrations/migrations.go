@@ -50,7 +50,7 @@ type Config struct {
 // Migration is one step of the schema.
 type Migration struct {
 	Version int    // 1 for the first
-	Name    string // the file's name, such as "001_tidemark.sql"
+	Name    string // the file's name, such as "001_events.sql"
 	up      string
 	down    string
 	plain   string // up, in the default schema

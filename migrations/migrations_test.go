@@ -45,7 +45,7 @@ func TestTables(t *testing.T) {
 	mustUp(t, pool, nil)
 	got := query[string](t, pool, `select tablename::text from pg_tables where schemaname = 'tidemark' order by 1`)
 	want := []string{
-		"append_keys", "dead_letters", "events", "projections", "sagas", "schema_migrations", "snapshots", "timers",
+		"append_keys", "dead_letters", "events", "projections", "schema_migrations", "snapshots",
 	}
 	for _, table := range want {
 		if !slices.Contains(got, table) {
@@ -83,7 +83,7 @@ func TestValidateUnmigrated(t *testing.T) {
 	t.Parallel()
 	pool := empty(t)
 	err := migrations.Validate(t.Context(), pool, nil)
-	if !errors.Is(err, migrations.ErrPending) || !strings.Contains(err.Error(), "001_tidemark.sql") {
+	if !errors.Is(err, migrations.ErrPending) || !strings.Contains(err.Error(), "001_events.sql") {
 		t.Errorf("%v, want ErrPending that names the first migration", err)
 	}
 	if got := objects(t, pool); len(got) > 0 {
@@ -275,8 +275,13 @@ func TestNewer(t *testing.T) {
 // TestHalfWay: a migration that fails in the middle has not happened at all.
 func TestHalfWay(t *testing.T) {
 	t.Parallel()
-	// Early, in the middle and late in the first migration.
-	for _, obstacle := range []string{"append_keys", "sagas", "timers"} {
+	// Early and late in the first migration, and in the last one.
+	for obstacle, at := range map[string]struct {
+		file string
+		done int // migrations before
+	}{
+		"store": {"001_events.sql", 0}, "append_keys": {"001_events.sql", 0}, "projection_audit": {"003_projections.sql", 2},
+	} {
 		t.Run(obstacle, func(t *testing.T) {
 			t.Parallel()
 			pool := empty(t)
@@ -285,11 +290,23 @@ func TestHalfWay(t *testing.T) {
 			before := objects(t, pool)
 
 			err := migrations.Up(t.Context(), pool, nil)
-			if err == nil || !strings.Contains(err.Error(), "001_tidemark.sql") {
-				t.Errorf("%v, want an error that names the migration", err)
+			if err == nil || !strings.Contains(err.Error(), at.file) {
+				t.Errorf("%v, want an error that names migration %s", err, at.file)
+			}
+			if at.done > 0 {
+				if got := versions(t, pool, migrations.DefaultSchema); len(got) != at.done {
+					t.Errorf("migrations %v are applied, want %d", got, at.done)
+				}
+				before = objects(t, pool)
+				if err := migrations.Up(t.Context(), pool, nil); err == nil {
+					t.Error("the obstacle is gone")
+				}
 			}
 			if diff := cmp.Diff(before, objects(t, pool)); diff != "" {
 				t.Errorf("left behind (-before +after):\n%s", diff)
+			}
+			if left := query[int](t, pool, `select count(*)::int from pg_tables where schemaname = 'tidemark' and tablename in ('projections', 'inbox')`); left[0] != 0 {
+				t.Errorf("%d tables of the file that failed are left", left[0])
 			}
 			if err := migrations.Validate(t.Context(), pool, nil); !errors.Is(err, migrations.ErrPending) {
 				t.Errorf("after the failure: %v, want ErrPending", err)

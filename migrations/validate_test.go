@@ -28,17 +28,17 @@ func TestValidateSeesChanges(t *testing.T) {
 		`alter table tidemark.dead_letters alter column key type text collate "default"`:                                      {Object: "column dead_letters.key", Problem: "collate"},
 		`alter table tidemark.events rename column type to kind`:                                                              {Object: "column events.type", Problem: "is missing"},
 		`alter table tidemark.events drop constraint events_stream_version_key`:                                               {Object: "unique of events", Problem: "is missing"},
-		`alter table tidemark.sagas drop constraint sagas_pkey`:                                                               {Object: "primary key of sagas", Problem: "is missing"},
+		`alter table tidemark.inbox drop constraint inbox_pkey`:                                                               {Object: "primary key of inbox", Problem: "is missing"},
 		`alter table tidemark.projection_members drop constraint projection_members_projection_version_fkey`:                  {Object: "foreign key of projection_members", Problem: "is missing"},
 		`alter table tidemark.events drop constraint events_schema_check`:                                                     {Object: "check of events", Problem: "of them"},
-		`drop index tidemark.timers_due`:                                                                                      {Object: "index timers_due on timers", Problem: "is missing"},
+		`drop index tidemark.dead_letters_key`:                                                                                {Object: "index dead_letters_key on dead_letters", Problem: "is missing"},
 		`drop index tidemark.projections_live; create index projections_live on tidemark.projections (name)`:                  {Object: "index projections_live on projections", Problem: `is "valid", want "valid unique"`},
 		`drop trigger events_immutable on tidemark.events`:                                                                    {Object: "trigger events_immutable on events", Problem: "is missing"},
 		`alter table tidemark.events disable trigger events_immutable`:                                                        {Object: "trigger events_immutable on events", Problem: "disabled"},
 		`drop trigger events_immutable on tidemark.events; create trigger events_immutable before delete on tidemark.events execute function tidemark.refuse_change()`: {Object: "trigger events_immutable on events", Problem: "truncate or update"},
 		`alter sequence tidemark.events_position_seq cache 100`: {Object: "sequence events_position_seq", Problem: `is "cache 100", want "cache 1"`},
-		`drop table tidemark.sagas`:                             {Object: "table sagas", Problem: "is missing"},
-		`create table tidemark.copy as table tidemark.sagas; drop table tidemark.sagas; alter table tidemark.copy rename to sagas`: {Object: "primary key of sagas", Problem: "is missing"},
+		`drop table tidemark.inbox`:                             {Object: "table inbox", Problem: "is missing"},
+		`create table tidemark.copy as table tidemark.inbox; drop table tidemark.inbox; alter table tidemark.copy rename to inbox`: {Object: "primary key of inbox", Problem: "is missing"},
 	} {
 		t.Run(change, func(t *testing.T) {
 			t.Parallel()
@@ -116,7 +116,7 @@ func TestValidateLeavesOthersAlone(t *testing.T) {
 			for _, sql := range []string{
 				`create table %s.theirs (id int primary key check (id > 0), other int unique)`,
 				`create index on %s.events (recorded_at)`,
-				`alter table %s.sagas add column more text`,
+				`alter table %s.inbox add column more text`,
 				`create function %s.tidemark(int) returns int language sql as 'select 1'`,
 				`alter database ` + query[string](t, pool, `select current_database()::text`)[0] + ` set search_path = %s`,
 			} {
@@ -166,13 +166,13 @@ func TestUpOverRemains(t *testing.T) {
 	for _, remains := range []string{
 		`drop table tidemark.schema_migrations`,
 		`delete from tidemark.schema_migrations`,
-		`drop table tidemark.schema_migrations, tidemark.append_keys, tidemark.sagas, tidemark.events cascade`,
+		`drop table tidemark.schema_migrations, tidemark.append_keys, tidemark.inbox, tidemark.events cascade`,
 	} {
 		pool := empty(t)
 		mustUp(t, pool, nil)
 		mustExec(t, pool, remains)
 		err := migrations.Up(t.Context(), pool, nil)
-		if err == nil || !strings.Contains(err.Error(), "001_tidemark.sql") || !strings.Contains(err.Error(), "restored in part") {
+		if err == nil || !strings.Contains(err.Error(), "001_events.sql") || !strings.Contains(err.Error(), "restored in part") {
 			t.Errorf("%s: %v, want an error that says what may have happened", remains, err)
 		}
 	}

@@ -10,16 +10,18 @@ import (
 // judge decides what to do about a batch that failed. It returns nil if the next step does something
 // about it at once.
 func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
-	class, n := classify(f.err), w.pending+len(items)
-	at, parts := max(f.at, 0), 1
+	n, at, parts := w.pending+len(items), max(f.at, 0), 1
 	if w.pending == 0 && f.at < 0 && isOneEvent(items) {
 		parts = len(items)
 	}
-	known := f.at >= 0 || len(items) > 0 && n == parts // whose failure it is
-	switch {
-	case fenced(f.err), f.at < 0 && class.ofAll():
+	found := finding{
+		class: classify(f.err), fenced: fenced(f.err), named: f.at >= 0, alone: len(items) > 0 && n == parts,
+		fold: w.projection.table != nil && f.at >= 0, most: w.projection.options.MaxAttempts,
+	}
+	switch found.verdict() {
+	case retryBatch:
 		return f.err
-	case !known: // it is one of them
+	case halve:
 		w.limit, w.halved = max(1, n/2), true
 		w.forget()
 		return nil
@@ -27,21 +29,21 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	i := &items[at]
 	position := i.raw.Position
 	err := error(&HandlerError{Projection: w.projection.name, Stream: i.raw.Stream, Position: position, Type: i.raw.Type, Err: f.err})
-	if class.ofAll() {
+	if found.class.ofAll() {
 		return err
 	}
 	if w.isEnvironment(ctx, position, f.err) {
 		return Transient(err)
 	}
-	fold := w.projection.table != nil && f.at >= 0 // which is pure: it would fail again
 	w.passed(items[:at])
 	w.attempts[position]++
 	w.until = 0
-	if fold && (at > 0 || w.pending > 0) { // what is before it can be committed
+	if found.fold && (at > 0 || w.pending > 0) { // what is before it can be committed
 		w.until = position
 	}
 	w.forget()
-	given := class == poison || fold || w.attempts[position] >= w.projection.options.MaxAttempts
+	found.attempts = w.attempts[position]
+	given := found.verdict() == giveUp
 	if given {
 		if stop := w.drained(i.keyText(), position, err); stop != nil {
 			return stop

@@ -125,23 +125,21 @@ func (w *worker) run(ctx context.Context) {
 			loaded = true
 			err = guarded(func() error { return w.step(held) })
 		}
-		switch {
-		case err == nil:
+		stale := fenced(err) || err != nil && errors.Is(context.Cause(held), errFenced)
+		switch after(err, ctx.Err() != nil, stale && fencedAt != w.token) {
+		case proceed:
 			if !w.failing || w.checkpoint > checkpoint {
 				pauses.Reset()
 				fencedAt = -1
 			}
-			continue
-		case ctx.Err() != nil:
-		case errors.Is(err, errGone):
+		case leave:
 			return
-		case errors.Is(err, errHeld):
+		case end:
+		case wait:
 			_ = pause.Sleep(ctx, askAfter/2)
-			continue
-		case (fenced(err) || errors.Is(context.Cause(held), errFenced)) && fencedAt != w.token:
+		case reload:
 			fencedAt, loaded = w.token, false // and then it is another one
-			continue
-		default:
+		case fail:
 			if pgerr.Is(err, pgerr.Diverged) { // the pages are of a log that is not there any more
 				w.engine.feed.forget()
 			}
@@ -228,36 +226,18 @@ func (w *worker) step(ctx context.Context) error {
 		return err
 	}
 	w.proof = p.Mark()
-	items, to := w.projection.items(p, w.read, w.number), p.Through
-	if limit, ok, err := w.bound(ctx, to); err != nil {
+	limit, bounded, err := w.bound(ctx, p.Through)
+	if err != nil {
 		return err
-	} else if ok && limit < to {
-		for len(items) > 0 && items[len(items)-1].raw.Position > limit {
-			items = items[:len(items)-1]
-		}
-		to = limit
 	}
-	for n := range items {
-		if w.until > 0 && items[n].raw.Position >= w.until {
-			items, to = items[:n], w.until-1
-			break
-		}
-	}
+	all := w.projection.items(p, w.read, w.number)
+	items, to := cut(all, p.Through, limits{bounded: bounded, bound: limit, before: w.until, most: w.limit})
 	full := p.More && to == p.Through && w.limit == 0
 	defer func(from eventstore.Position) {
 		if w.read != from {
 			w.seen = p.At(w.read)
 		}
 	}(w.read)
-	if w.limit > 0 && len(items) > w.limit {
-		n := w.limit
-		for n < len(items) && items[n].raw.Position == items[n-1].raw.Position {
-			n++ // the checkpoint is behind all items of an event or before them
-		}
-		if n < len(items) {
-			items, to = items[:n], items[n-1].raw.Position
-		}
-	}
 	if w.inline >= 0 {
 		items = nil // appends have handled them
 	}
@@ -265,7 +245,8 @@ func (w *worker) step(ctx context.Context) error {
 		if w.read == w.checkpoint {
 			w.since = time.Now()
 		}
-		if w.read = to; full {
+		w.read = to
+		if full {
 			return nil
 		}
 		// Of no event of this partition, so that nobody can see that it is not stored yet.

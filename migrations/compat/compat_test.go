@@ -129,7 +129,7 @@ func TestCatalogSeesChanges(t *testing.T) {
 		`alter table tidemark.events drop constraint events_stream_version_key`,
 		`alter table tidemark.events disable trigger events_immutable`,
 		`alter table tidemark.append_keys alter recorded_at drop default`,
-		`drop index tidemark.timers_due`,
+		`drop index tidemark.dead_letters_key`,
 		`drop trigger events_immutable on tidemark.events`,
 		`drop function tidemark.tidemark()`,
 		`alter function tidemark.tidemark() reset plan_cache_mode`,

@@ -3,7 +3,7 @@
 -- for another schema or other names of roles.
 --
 --   tidemark_app        for services: it can append through the functions, read everything, and keep
---                       the state of its projections, snapshots and sagas. It cannot write, change
+--                       the state of its projections and snapshots. It cannot write, change
 --                       or delete an event, not even the one it has just appended.
 --   tidemark_operator   for people and their tools: the same, purge idempotency keys, and begin and end to
 --                       keep projections inline.
@@ -37,7 +37,7 @@ grant select on sequence tidemark.events_position_seq to tidemark_app, tidemark_
 grant insert, update, delete
    on tidemark.projection_partitions, tidemark.projection_members,
       tidemark.projection_batches, tidemark.dead_letters,
-      tidemark.inbox, tidemark.snapshots, tidemark.sagas, tidemark.timers
+      tidemark.inbox, tidemark.snapshots
    to tidemark_app, tidemark_operator;
 
 -- The column inline is for operators: while it is set, appends of every writer are refused that does not keep

@@ -1,5 +1,5 @@
 -- +goose Up
--- The schema of a Tidemark store. The word before each dot is the schema's name; the migrator
+-- The log of a Tidemark store: events, how they are appended, and how far they may be read. The word before each dot is the schema's name; the migrator
 -- of this package puts a custom one in its place, goose and tern run the file as it is.
 -- +goose StatementBegin
 do $$
@@ -21,7 +21,7 @@ create table tidemark.schema_migrations (
 );
 
 insert into tidemark.schema_migrations (version, name)
-values (1, '001_tidemark.sql');
+values (1, '001_events.sql');
 
 -- Which store this is. The row goes where the log goes: with a dump, a copy of the files, a standby.
 create table tidemark.store (
@@ -80,244 +80,6 @@ create table tidemark.append_keys (
     positions   bigint[]    not null,
     recorded_at timestamptz not null default clock_timestamp()
 );
-
--- Saved aggregate state: opaque, of one stream at one version. What it is, type, shape and schema say;
--- the event it was taken after proves that it belongs to the stream.
-create table tidemark.snapshots (
-    stream      text        not null collate "C",
-    version     bigint      not null,
-    event_id    uuid        not null,
-    recorded_at timestamptz not null,
-    type        text        not null collate "C",
-    shape       text        not null collate "C",
-    schema      int         not null,
-    data        bytea       not null,
-    primary key (stream, version)
-);
-
--- One row per projection and version of its read model. Readers see the live version; a building one is
--- on the way to take its place; a retired one is kept for the way back.
-create table tidemark.projections (
-    name       text        not null collate "C" check (name <> ''),
-    version    int         not null check (version > 0),
-    phase      text        not null check (phase in ('live', 'building', 'retired')),
-    state      text        not null default 'running' check (state in ('running', 'paused', 'stopped')),
-    reason     text,                                 -- why it is not running
-    partitions int         not null check (partitions > 0),
-    types      text[]      not null,                 -- the event types that are handled
-    added      json        not null default '{}',    -- those added later: the position each was added at
-    tables     text[]      not null default '{}',    -- what readers call the tables of the read model
-    definition text        not null default '',      -- the statements that made them, as tokens
-    kind       text        not null default '',      -- how its events are written: handlers, table, or effects
-    total      bigint      not null default 0,       -- how many events there were to handle
-    total_at   bigint      not null default 0,       -- up to this position, when it was made
-    held_until timestamptz,                          -- while another version takes its place, it does not move
-    inline     bigint,                               -- kept by the appends themselves after this position; -1 soon
-    created_at timestamptz not null default clock_timestamp(),
-    updated_at timestamptz not null default clock_timestamp(),
-    primary key (name, version)
-);
-
-create unique index projections_live on tidemark.projections (name) where phase = 'live';
-create index projections_inline on tidemark.projections (name) where inline is not null;
-
--- Has a value once any projection was to be kept inline, which shows in any snapshot.
-create sequence tidemark.inline_starts;
-
--- How far each partition of a projection is, and who may move it. What its owner remembers of it holds as
--- long as the fencing token is the same: whoever else changes something adds one to it.
-create table tidemark.projection_partitions (
-    projection    text        not null collate "C",
-    version       int         not null,
-    partition     int         not null,
-    checkpoint    bigint      not null default 0,
-    handled       bigint      not null default 0,     -- events
-    rate          real        not null default 0,     -- events per second, lately
-    parked        int         not null default 0,     -- rows in dead_letters
-    lease_owner   text,
-    lease_expires timestamptz,
-    lease_length  interval    not null default '10 s', -- an expiry further ahead is of a clock that was put back
-    fencing_token bigint      not null default 0,
-    error         text,                               -- why it does not get on
-    error_at      bigint,                             -- the position that has to do with it, if one has
-    failing_since timestamptz,
-    advanced_at   timestamptz not null default clock_timestamp(),
-    primary key (projection, version, partition),
-    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
-) with (fillfactor = 50);
-
--- One row per batch under way, gone when its runner commits it. A handler that commits in the middle of a
--- batch would leave half of it behind: the row makes its commit fail.
-create unlogged table tidemark.projection_batches (
-    id uuid not null primary key
-);
-
--- +goose StatementBegin
-create function tidemark.refuse_half_batch() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if exists (select from tidemark.projection_batches b where b.id = new.id) then
-        raise exception using
-            errcode = 'TM007',
-            message = 'a projection handler has committed the transaction of a batch that is not finished',
-            hint = 'Leave commit and rollback to the runner.';
-    end if;
-    return null;
-end
-$$;
--- +goose StatementEnd
-
-create constraint trigger projection_batches_finished
-    after insert on tidemark.projection_batches
-    deferrable initially deferred
-    for each row execute function tidemark.refuse_half_batch();
-
--- The views under which readers find the tables of the live version: whoever writes to one would write into
--- the live version while building the next.
--- +goose StatementBegin
-create function tidemark.refuse_view_change() returns trigger
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception using
-        errcode = 'TM009',
-        message = format('%s on %I.%I is refused: it is the view for readers', tg_op, tg_table_schema, tg_table_name),
-        hint = 'Ask projection.TableName for the table of the version that is written.';
-end
-$$;
--- +goose StatementEnd
-
--- advance_partition() moves a checkpoint, for the owner who has the fencing token and knows where it was.
--- Anybody else gets SQLSTATE TM006, and an owner who has read another log TM012, so that nothing of the same
--- transaction remains.
--- +goose StatementBegin
-create function tidemark.advance_partition(
-    projection text,
-    version    int,
-    partition  int,
-    token      bigint,
-    before     bigint,
-    after      bigint,
-    events     int,
-    parked     int,
-    rate       real,
-    batch      uuid default null, -- that this ends
-    seen       bigint default 0, -- the position and the id of an event at or behind after that the owner has read
-    seen_id    uuid default null
-) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-as $$
-#variable_conflict use_column
-begin
-    update tidemark.projection_partitions p
-       set checkpoint = after, handled = p.handled + events, parked = p.parked + advance_partition.parked,
-           rate = advance_partition.rate, error = null, error_at = null, failing_since = null,
-           advanced_at = clock_timestamp()
-     where p.projection = advance_partition.projection
-       and p.version = advance_partition.version
-       and p.partition = advance_partition.partition
-       and p.fencing_token = token
-       and p.checkpoint = before
-       and after >= before;
-    if not found then
-        raise exception using
-            errcode = 'TM006',
-            message = format('projection %s: partition %s of version %s has another owner, or was changed by an operator',
-                             advance_partition.projection, advance_partition.partition, advance_partition.version);
-    end if;
-    -- What the owner has read, perhaps from a server that is gone, is the log that this database has.
-    perform tidemark.proven(seen, seen_id);
-    if batch is not null then
-        delete from tidemark.projection_batches b where b.id = batch;
-        if not found then -- it went with the transaction that the batch was begun in
-            raise exception using
-                errcode = 'TM007',
-                message = 'a projection handler has ended the transaction of a batch and begun another one',
-                hint = 'Leave commit and rollback to the runner.';
-        end if;
-    end if;
-end
-$$;
--- +goose StatementEnd
-
--- Who runs a projection: each of them takes its share of the partitions.
-create table tidemark.projection_members (
-    projection text        not null collate "C",
-    version    int         not null,
-    owner      text        not null,
-    expires    timestamptz not null,
-    length     interval    not null default '10 min', -- an expiry further ahead is of a clock that was put back
-    primary key (projection, version, owner),
-    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
-);
-
--- Events a projection could not handle, with an error, and those of the same key waiting behind them.
-create table tidemark.dead_letters (
-    projection  text        not null collate "C",
-    version     int         not null,
-    partition   int         not null,
-    key         text        not null collate "C",
-    position    bigint      not null,
-    error       text,
-    attempts    int         not null default 0,
-    edited      json,                                 -- the payload to use instead of the event's
-    recorded_at timestamptz not null default clock_timestamp(),
-    primary key (projection, version, position, key),
-    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
-);
-
-create index dead_letters_key on tidemark.dead_letters (projection, version, key, position);
-
--- The events whose effect has happened: see projection.Once.
-create table tidemark.inbox (
-    projection  text        not null collate "C",
-    position    bigint      not null,
-    part        text        not null default '' collate "C",
-    recorded_at timestamptz not null default clock_timestamp(),
-    primary key (projection, position, part)
-);
-
--- What operators have done to projections, and what projections have done to themselves.
-create table tidemark.projection_audit (
-    id          bigint      not null generated always as identity primary key,
-    projection  text        not null collate "C",
-    version     int         not null,
-    action      text        not null,
-    actor       text        not null default session_user, -- as the application says
-    role        text        not null default session_user, -- that was logged in: only the owner may write another
-    details     json        not null default '{}',
-    recorded_at timestamptz not null default clock_timestamp()
-);
-
-create index projection_audit_projection on tidemark.projection_audit (projection, id);
-
--- Long-running processes and what they wait for.
-create table tidemark.sagas (
-    name       text        not null collate "C",
-    key        text        not null collate "C",
-    version    bigint      not null,
-    state      json        not null,
-    done       boolean     not null default false,
-    updated_at timestamptz not null default clock_timestamp(),
-    primary key (name, key)
-);
-
-create table tidemark.timers (
-    id       uuid        not null primary key,
-    saga     text        not null collate "C",
-    key      text        not null collate "C",
-    type     text        not null,
-    data     json        not null,
-    due_at   timestamptz not null,
-    fired_at timestamptz
-);
-
-create index timers_due on tidemark.timers (due_at) where fired_at is null;
 
 -- proven() returns true if the statement that calls it sees all of the store that was committed before, and raises
 -- an error otherwise: a reader that asks one server where the log ends, and another one, or another role, for
@@ -416,6 +178,42 @@ end
 $$;
 -- +goose StatementEnd
 
+-- refuse_inline() raises TM008: a projection is kept by the appends, and this one would leave its events out, or
+-- cannot know.
+-- +goose StatementBegin
+create function tidemark.refuse_inline(old_snapshot boolean) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if old_snapshot then
+        raise exception using errcode = 'TM008',
+            message = format('append: isolation level %s does not show which projections are kept inline',
+                             current_setting('transaction_isolation')),
+            hint = 'Where RunnerOperator.StartInline was ever called, append at isolation level read committed.';
+    end if;
+    raise exception using errcode = 'TM008',
+        message = 'append: a projection of these events is kept inline, and this writer does not know it',
+        hint = 'Deploy it to every writer before RunnerOperator.StartInline, or call RunnerOperator.StopInline.';
+end
+$$;
+-- +goose StatementEnd
+
+-- refuse_loss() ends an append of which not all events were stored.
+-- +goose StatementBegin
+create function tidemark.refuse_loss() returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception 'append: a trigger or a rule of the table events has kept an event from being stored, so nothing was stored';
+end
+$$;
+-- +goose StatementEnd
+
+-- Appends and projections that appends keep know each other: the functions below read the table projections, which
+-- the migration of projections makes.
+
 -- append_group() stores events at the end of streams for several callers in one transaction. Each
 -- of them, a request, is stored as a whole or not at all, whatever becomes of the others.
 --
@@ -477,20 +275,21 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    held      text[]; -- streams that another transaction is appending to
-    busy      int[];  -- requests that would have to wait
-    known     int[];  -- requests whose key was used before
-    conflicts int[];  -- requests with a stream at another version than expected
-    repeated  int[];  -- those of them that were stored before
-    refused   int[];  -- all of these
-    actual    bigint[];
-    versions  bigint[];
-    positions bigint[];
-    stored    bigint; -- the last position of the log
-    fence     bigint;
-    written   int;    -- events
-    due       int;
+    contended         text[];   -- streams that another transaction is appending to
+    busy_requests     int[];    -- requests that would have to wait
+    known_requests    int[];    -- requests whose key was used before
+    conflicting       int[];    -- requests with a stream at another version than expected
+    repeated_requests int[];    -- those of the conflicting ones that were stored before
+    refused_requests  int[];    -- busy, known and conflicting ones: nothing is stored of them
+    actual_versions   bigint[]; -- of each change: the version its stream is at
+    last_versions     bigint[]; -- of each change: the version and the position of the last event stored
+    last_positions    bigint[];
+    log_end           bigint;   -- the last position of the log
+    fence             bigint;   -- the sequence's value that the fence holds
+    inserted_rows     int;
+    due_rows          int;
 begin
+    -- Step 1: the arguments.
     if (cardinality(streams) > 0 and cardinality(ids) > 0
         and cardinality(requests) = cardinality(streams) and cardinality(expected) = cardinality(streams)
         and cardinality(changes) = cardinality(ids) and cardinality(offsets) = cardinality(ids)
@@ -501,89 +300,96 @@ begin
             message = 'append: there must be a stream and an event, and parallel arrays must have one length';
     end if;
 
+    -- Step 2: durability.
     -- A commit that is not flushed could be lost in a crash after somebody has read its events,
     -- and their positions be given out again: what readers have passed must be durable.
     if current_setting('synchronous_commit') = 'off' then
         perform set_config('synchronous_commit', 'local', true);
     end if;
 
+    -- Step 3: locks of streams and keys.
+    --
     -- One open append per stream: the next one finds the version that this one leaves. Nobody waits
     -- on the unique index, where a group would be held up by a transaction that concerns one of its
-    -- requests. Who waits does so in the order of the hash, so that two cannot deadlock. The lock
+    -- requests. Locks that are waited for are taken in the order of the hash, so that
+    -- two appends cannot deadlock. The lock
     -- table has room for some thousands; an append to very many streams leaves it to the index.
     if patience is not null then
         perform set_config('lock_timeout', patience || 'ms', true);
-        select array_agg(u.stream)
-          into held
-          from unnest(streams, expected) as u (stream, expected)
-         where (u.expected < 0 or cardinality(streams) <= 1000)
-           and not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(u.stream));
-        if held is not null then
+        select array_agg(chg.stream)
+          into contended
+          from unnest(streams, expected) as chg (stream, expected)
+         where (chg.expected < 0 or cardinality(streams) <= 1000)
+           and not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(chg.stream));
+        if contended is not null then
             -- Also one that got the lock a moment later: requests that share a stream count on each
             -- other.
-            select array_agg(u.request)
-              into busy
-              from unnest(requests, streams) as u (request, stream)
-             where u.stream = any (held);
+            select array_agg(chg.request)
+              into busy_requests
+              from unnest(requests, streams) as chg (request, stream)
+             where chg.stream = any (contended);
         end if;
     else
         perform pg_advisory_xact_lock(hashtext('tidemark.streams'), s.hash)
-           from (select distinct hashtext(u.stream) as hash
-                   from unnest(streams, expected) as u (stream, expected)
-                  where u.expected < 0 or cardinality(streams) <= 1000
+           from (select distinct hashtext(chg.stream) as hash
+                   from unnest(streams, expected) as chg (stream, expected)
+                  where chg.expected < 0 or cardinality(streams) <= 1000
                   order by 1) s;
     end if;
     if cardinality(keys) > 0 then
         if patience is not null then
-            select busy || array_agg(u.request::int)
-              into busy
-              from unnest(keys) with ordinality as u (key, request)
-             where u.key is not null
-               and not pg_try_advisory_xact_lock(hashtext('tidemark.keys'), hashtext(u.key));
+            select busy_requests || array_agg(req.request::int)
+              into busy_requests
+              from unnest(keys) with ordinality as req (key, request)
+             where req.key is not null
+               and not pg_try_advisory_xact_lock(hashtext('tidemark.keys'), hashtext(req.key));
         else
             perform pg_advisory_xact_lock(hashtext('tidemark.keys'), s.hash)
-               from (select distinct hashtext(u.key) as hash
-                       from unnest(keys) as u (key)
-                      where u.key is not null
+               from (select distinct hashtext(req.key) as hash
+                       from unnest(keys) as req (key)
+                      where req.key is not null
                       order by 1) s;
         end if;
-        select array_agg(u.request::int)
-          into known
-          from unnest(keys) with ordinality as u (key, request)
-          join tidemark.append_keys k on k.key = u.key;
+        select array_agg(req.request::int)
+          into known_requests
+          from unnest(keys) with ordinality as req (key, request)
+          join tidemark.append_keys k on k.key = req.key;
     end if;
 
+    -- Step 4: versions.
+    --
     -- The version check comes before the first position is taken: whoever sees version n
     -- committed gets a higher position for n+1. The unique index has the last word.
     -- The end of the log is looked up before the sequence is, which is then not behind it.
-    select array(select coalesce((select max(e.version) from tidemark.events e where e.stream = u.stream), 0)
-                   from unnest(streams) as u (stream)),
+    select array(select coalesce((select max(e.version) from tidemark.events e where e.stream = chg.stream), 0)
+                   from unnest(streams) as chg (stream)),
            (select max(e.position) from tidemark.events e)
-      into actual, stored;
-    if expected <> actual then
-        select array_agg(u.request)
-          into conflicts
-          from unnest(requests, expected, actual) as u (request, expected, version)
-         where (u.expected = u.version or u.expected = -1 or u.expected = -2 and u.version > 0) is not true;
+      into actual_versions, log_end;
+    if expected <> actual_versions then
+        select array_agg(chg.request)
+          into conflicting
+          from unnest(requests, expected, actual_versions) as chg (request, expected, version)
+         where (chg.expected = chg.version or chg.expected = -1 or chg.expected = -2 and chg.version > 0) is not true;
     end if;
     if cardinality(seen) > 0 then
-        select conflicts || array_agg(u.request)
-          into conflicts
-          from unnest(requests, streams, expected, seen) as u (request, stream, version, id)
-         where u.version > 0
-           and u.id is not null
-           and not exists (select from tidemark.events e where e.stream = u.stream and e.version = u.version and e.id = u.id);
+        select conflicting || array_agg(chg.request)
+          into conflicting
+          from unnest(requests, streams, expected, seen) as chg (request, stream, version, id)
+         where chg.version > 0
+           and chg.id is not null
+           and not exists (select from tidemark.events e where e.stream = chg.stream and e.version = chg.version and e.id = chg.id);
     end if;
-    refused := busy || known || conflicts;
+    refused_requests := busy_requests || known_requests || conflicting;
 
-    if refused is null or not requests <@ refused then -- something will be stored
+    -- Step 5: the fence.
+    if refused_requests is null or not requests <@ refused_requests then -- something will be stored
         -- The fence: while this transaction is open, no reader passes the position the sequence
         -- has here. See tidemark(). Only the low 32 bits fit into the key of an advisory lock. The
         -- sequence must be read by this function, which locks it: a plain SELECT can see the value
         -- that nextval() writes ahead for crash recovery, up to 32 too high.
         fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
-        if stored > fence then
-            perform tidemark.refuse_sequence(fence, stored);
+        if log_end > fence then
+            perform tidemark.refuse_sequence(fence, log_end);
         end if;
         perform pg_advisory_xact_lock_shared(
             hashtext('tidemark.events'),
@@ -593,10 +399,7 @@ begin
         -- snapshot sees of projections may be out of date; a sequence shows what it is.
         if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
            and pg_sequence_last_value('tidemark.inline_starts') is not null then
-            raise exception using errcode = 'TM008',
-                message = format('append: isolation level %s does not show which projections are kept inline',
-                                 current_setting('transaction_isolation')),
-                hint = 'Where RunnerOperator.StartInline was ever called, append at isolation level read committed.';
+            perform tidemark.refuse_inline(old_snapshot => true);
         end if;
         if exists (select
                      from tidemark.projections p
@@ -604,30 +407,29 @@ begin
                       and p.types && append_group.types
                       and p.name || ':' || p.version <> all (coalesce(nullif(current_setting(
                           'tidemark_inline.s' || 'tidemark.projections'::regclass::oid, true), '')::text[], '{}'))) then
-            raise exception using errcode = 'TM008',
-                message = 'append: a projection of these events is kept inline, and this writer does not know it',
-                hint = 'Deploy it to every writer before RunnerOperator.StartInline, or call RunnerOperator.StopInline.';
+            perform tidemark.refuse_inline(old_snapshot => false);
         end if;
     end if;
 
-    if refused is null and cardinality(keys) = 0 and changes = requests
+    -- Step 6: events are stored.
+    if refused_requests is null and cardinality(keys) = 0 and changes = requests
        and cardinality(requests) = requests[cardinality(requests)] then
         -- One event for each request, as it is most of the time: what follows, without joins.
-        positions := array(select nextval('tidemark.events_position_seq') from unnest(ids));
-        if fence >= any (positions) then -- as in next_position()
-            perform tidemark.refuse_sequence(positions[cardinality(positions)], fence);
+        last_positions := array(select nextval('tidemark.events_position_seq') from unnest(ids));
+        if fence >= any (last_positions) then -- as in next_position()
+            perform tidemark.refuse_sequence(last_positions[cardinality(last_positions)], fence);
         end if;
         return query
         insert into tidemark.events
                (position, stream, version, id, type, schema, data, metadata, recorded_at)
         select e.position, e.stream, e.version + e.nth,
                e.id, e.type, e.schema, e.data, e.metadata, clock_timestamp()
-          from unnest(positions, streams, actual, offsets, ids, types, schemas, payloads, metas)
+          from unnest(last_positions, streams, actual_versions, offsets, ids, types, schemas, payloads, metas)
                as e (position, stream, version, nth, id, type, schema, data, metadata)
         returning 'stored', version, position;
-        get diagnostics written = row_count;
-        if written <> cardinality(ids) then
-            raise exception 'append: a trigger or a rule of the table events has kept an event from being stored, so nothing was stored';
+        get diagnostics inserted_rows = row_count;
+        if inserted_rows <> cardinality(ids) then
+            perform tidemark.refuse_loss();
         end if;
         return;
     end if;
@@ -641,86 +443,88 @@ begin
         select tidemark.next_position(fence) as position, e.*
           from unnest(changes, offsets, ids, types, schemas, payloads, metas)
                as e (change, nth, id, type, schema, data, metadata)
-         where refused is null or requests[e.change] <> all (refused)
+         where refused_requests is null or requests[e.change] <> all (refused_requests)
     ), inserted as (
         insert into tidemark.events
                (position, stream, version, id, type, schema, data, metadata, recorded_at)
-        select e.position, u.stream, u.version + e.nth,
+        select e.position, chg.stream, chg.version + e.nth,
                e.id, e.type, e.schema, e.data, e.metadata, clock_timestamp()
           from events e
-          join unnest(streams, actual) with ordinality as u (stream, version, n) on u.n = e.change
+          join unnest(streams, actual_versions) with ordinality as chg (stream, version, n) on chg.n = e.change
         returning 1
     ), ends as (
         select change, max(nth) as nth, max(position) as position
           from events
          group by change
     )
-    select array_agg(u.version + ends.nth order by u.n), array_agg(ends.position order by u.n),
+    select array_agg(chg.version + ends.nth order by chg.n), array_agg(ends.position order by chg.n),
            (select count(*) from inserted), (select count(*) from events)
-      into versions, positions, written, due
-      from unnest(actual) with ordinality as u (version, n)
-      left join ends on ends.change = u.n;
-    if written <> due then
-        raise exception 'append: a trigger or a rule of the table events has kept an event from being stored, so nothing was stored';
+      into last_versions, last_positions, inserted_rows, due_rows
+      from unnest(actual_versions) with ordinality as chg (version, n)
+      left join ends on ends.change = chg.n;
+    if inserted_rows <> due_rows then
+        perform tidemark.refuse_loss();
     end if;
 
-    if conflicts is not null then
+    -- Step 7: repeats and keys.
+    if conflicting is not null then
         -- A conflict is none if all of it is there already.
         select array_agg(s.request)
-          into repeated
-          from (select requests[u.change] as request
-                  from unnest(changes, offsets, ids) as u (change, nth, id)
+          into repeated_requests
+          from (select requests[chg.change] as request
+                  from unnest(changes, offsets, ids) as chg (change, nth, id)
                   left join tidemark.events e
-                         on e.stream = streams[u.change]
-                        and e.version = expected[u.change] + u.nth
-                        and e.id = u.id
-                        and expected[u.change] >= 0
-                 where requests[u.change] = any (conflicts)
-                 group by requests[u.change]
+                         on e.stream = streams[chg.change]
+                        and e.version = expected[chg.change] + chg.nth
+                        and e.id = chg.id
+                        and expected[chg.change] >= 0
+                 where requests[chg.change] = any (conflicting)
+                 group by requests[chg.change]
                 having count(*) = count(e.id)) s;
-        if repeated is not null then
-            select array_agg(coalesce(u.version, e.version) order by u.n), array_agg(coalesce(u.position, e.position) order by u.n)
-              into versions, positions
-              from unnest(requests, streams, expected, versions, positions) with ordinality
-                   as u (request, stream, expected, version, position, n)
+        if repeated_requests is not null then
+            select array_agg(coalesce(chg.version, e.version) order by chg.n), array_agg(coalesce(chg.position, e.position) order by chg.n)
+              into last_versions, last_positions
+              from unnest(requests, streams, expected, last_versions, last_positions) with ordinality
+                   as chg (request, stream, expected, version, position, n)
               left join lateral (
                    select version, position
                      from tidemark.events
-                    where u.request = any (repeated)
-                      and stream = u.stream
-                      and version = u.expected + (select max(c.nth) from unnest(changes, offsets) as c (change, nth) where c.change = u.n)) e on true;
+                    where chg.request = any (repeated_requests)
+                      and stream = chg.stream
+                      and version = chg.expected + (select max(c.nth) from unnest(changes, offsets) as c (change, nth) where c.change = chg.n)) e on true;
         end if;
     end if;
 
     if cardinality(keys) > 0 then -- also for what was stored before without the key
         insert into tidemark.append_keys (key, content, versions, positions)
-        select k.key, coalesce(k.content, ''), array_agg(u.version order by u.n), array_agg(u.position order by u.n)
+        select k.key, coalesce(k.content, ''), array_agg(chg.version order by chg.n), array_agg(chg.position order by chg.n)
           from unnest(keys, contents) with ordinality as k (key, content, request)
-          join unnest(requests, versions, positions) with ordinality as u (request, version, position, n)
-            on u.request = k.request
+          join unnest(requests, last_versions, last_positions) with ordinality as chg (request, version, position, n)
+            on chg.request = k.request
          where k.key is not null
-           and u.position is not null
-           and (k.request = any (busy || known)) is not true
+           and chg.position is not null
+           and (k.request = any (busy_requests || known_requests)) is not true
          group by k.key, k.content;
     end if;
 
-    if known is not null or repeated is not null then
+    if known_requests is not null or repeated_requests is not null then
         -- What was stored before may be on this server alone: of an append whose session ended while it waited
         -- for a synchronous standby. Something is written, so that this commit waits for the standby.
         perform pg_logical_emit_message(true, 'tidemark', '');
     end if;
 
+    -- Step 8: what has become of each change.
     return query
-    select case when u.request = any (known) then 'known'
-                when u.request = any (repeated) then 'repeated'
-                when u.position is not null then 'stored'
-                when u.request = any (busy) then 'busy'
+    select case when chg.request = any (known_requests) then 'known'
+                when chg.request = any (repeated_requests) then 'repeated'
+                when chg.position is not null then 'stored'
+                when chg.request = any (busy_requests) then 'busy'
                 else 'conflict'
            end,
-           coalesce(u.version, u.actual),
-           coalesce(u.position, 0)
-      from unnest(requests, actual, versions, positions) with ordinality as u (request, actual, version, position, n)
-     order by u.n;
+           coalesce(chg.version, chg.actual),
+           coalesce(chg.position, 0)
+      from unnest(requests, actual_versions, last_versions, last_positions) with ordinality as chg (request, actual, version, position, n)
+     order by chg.n;
 end
 $$;
 -- +goose StatementEnd
@@ -782,10 +586,7 @@ begin
     -- whoever asks for one knows which appends to wait for. As in append_group().
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
        and pg_sequence_last_value('tidemark.inline_starts') is not null then
-        raise exception using errcode = 'TM008',
-            message = format('append: isolation level %s does not show which projections are kept inline',
-                             current_setting('transaction_isolation')),
-            hint = 'Where RunnerOperator.StartInline was ever called, append at isolation level read committed.';
+        perform tidemark.refuse_inline(old_snapshot => true);
     end if;
     if exists (select
                  from tidemark.projections p
@@ -793,9 +594,7 @@ begin
                   and append_one.type = any (p.types)
                   and p.name || ':' || p.version <> all (coalesce(nullif(current_setting(
                       'tidemark_inline.s' || 'tidemark.projections'::regclass::oid, true), '')::text[], '{}'))) then
-        raise exception using errcode = 'TM008',
-            message = 'append: a projection of these events is kept inline, and this writer does not know it',
-            hint = 'Deploy it to every writer before RunnerOperator.StartInline, or call RunnerOperator.StopInline.';
+        perform tidemark.refuse_inline(old_snapshot => false);
     end if;
     taken := nextval('tidemark.events_position_seq');
     if taken <= fence then
@@ -808,7 +607,7 @@ begin
             append_one.type, append_one.schema, payload, meta, clock_timestamp())
     returning version, position;
     if not found then
-        raise exception 'append: a trigger or a rule of the table events has kept an event from being stored, so nothing was stored';
+        perform tidemark.refuse_loss();
     end if;
 end
 $$;
@@ -1023,6 +822,8 @@ revoke all on function tidemark.append(text[], bigint[], int[], uuid[], text[], 
 revoke all on function tidemark.tidemark() from public;
 revoke all on function tidemark.next_position(bigint) from public;
 revoke all on function tidemark.refuse_sequence(bigint, bigint) from public;
+revoke all on function tidemark.refuse_inline(boolean) from public;
+revoke all on function tidemark.refuse_loss() from public;
 
 ---- create above / drop below ----
 
@@ -1033,23 +834,11 @@ drop function tidemark.tidemark();
 drop function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea);
 drop function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int, uuid);
 drop function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int, uuid[]);
-drop function tidemark.proven(bigint, uuid, bigint, boolean);
+drop function tidemark.refuse_loss();
+drop function tidemark.refuse_inline(boolean);
 drop function tidemark.next_position(bigint);
 drop function tidemark.refuse_sequence(bigint, bigint);
-drop table tidemark.timers;
-drop table tidemark.sagas;
-drop table tidemark.projection_audit;
-drop table tidemark.inbox;
-drop table tidemark.dead_letters;
-drop table tidemark.projection_members;
-drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint, int, int, real, uuid, bigint, uuid);
-drop table tidemark.projection_batches;
-drop function tidemark.refuse_half_batch();
-drop function tidemark.refuse_view_change() cascade; -- with the triggers on views, which stay
-drop table tidemark.projection_partitions;
-drop sequence tidemark.inline_starts;
-drop table tidemark.projections;
-drop table tidemark.snapshots;
+drop function tidemark.proven(bigint, uuid, bigint, boolean);
 drop table tidemark.append_keys;
 drop table tidemark.events;
 drop function tidemark.refuse_change();

@@ -1,0 +1,222 @@
+-- +goose Up
+insert into tidemark.schema_migrations (version, name)
+values (3, '003_projections.sql');
+
+-- One row per projection and version of its read model. Readers see the live version; a building one is
+-- on the way to take its place; a retired one is kept for the way back.
+create table tidemark.projections (
+    name       text        not null collate "C" check (name <> ''),
+    version    int         not null check (version > 0),
+    phase      text        not null check (phase in ('live', 'building', 'retired')),
+    state      text        not null default 'running' check (state in ('running', 'paused', 'stopped')),
+    reason     text,                                 -- why it is not running
+    partitions int         not null check (partitions > 0),
+    types      text[]      not null,                 -- the event types that are handled
+    added      json        not null default '{}',    -- those added later: the position each was added at
+    tables     text[]      not null default '{}',    -- what readers call the tables of the read model
+    definition text        not null default '',      -- the statements that made them, as tokens
+    kind       text        not null default '',      -- how its events are written: handlers, table, or effects
+    total      bigint      not null default 0,       -- how many events there were to handle
+    total_at   bigint      not null default 0,       -- up to this position, when it was made
+    held_until timestamptz,                          -- while another version takes its place, it does not move
+    inline     bigint,                               -- kept by the appends themselves after this position; -1 soon
+    created_at timestamptz not null default clock_timestamp(),
+    updated_at timestamptz not null default clock_timestamp(),
+    primary key (name, version)
+);
+
+create unique index projections_live on tidemark.projections (name) where phase = 'live';
+create index projections_inline on tidemark.projections (name) where inline is not null;
+
+-- Has a value once any projection was to be kept inline, which shows in any snapshot.
+create sequence tidemark.inline_starts;
+
+-- How far each partition of a projection is, and who may move it. What its owner remembers of it holds as
+-- long as the fencing token is the same: whoever else changes something adds one to it.
+create table tidemark.projection_partitions (
+    projection    text        not null collate "C",
+    version       int         not null,
+    partition     int         not null,
+    checkpoint    bigint      not null default 0,
+    handled       bigint      not null default 0,     -- events
+    rate          real        not null default 0,     -- events per second, lately
+    parked        int         not null default 0,     -- rows in dead_letters
+    lease_owner   text,
+    lease_expires timestamptz,
+    lease_length  interval    not null default '10 s', -- an expiry further ahead is of a clock that was put back
+    fencing_token bigint      not null default 0,
+    error         text,                               -- why it does not get on
+    error_at      bigint,                             -- the position that has to do with it, if one has
+    failing_since timestamptz,
+    advanced_at   timestamptz not null default clock_timestamp(),
+    primary key (projection, version, partition),
+    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
+) with (fillfactor = 50);
+
+-- One row per batch under way, gone when its runner commits it. A handler that commits in the middle of a
+-- batch would leave half of it behind: the row makes its commit fail.
+create unlogged table tidemark.projection_batches (
+    id uuid not null primary key
+);
+
+-- +goose StatementBegin
+create function tidemark.refuse_half_batch() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from tidemark.projection_batches b where b.id = new.id) then
+        raise exception using
+            errcode = 'TM007',
+            message = 'a projection handler has committed the transaction of a batch that is not finished',
+            hint = 'Leave commit and rollback to the runner.';
+    end if;
+    return null;
+end
+$$;
+-- +goose StatementEnd
+
+create constraint trigger projection_batches_finished
+    after insert on tidemark.projection_batches
+    deferrable initially deferred
+    for each row execute function tidemark.refuse_half_batch();
+
+-- The views under which readers find the tables of the live version: whoever writes to one would write into
+-- the live version while building the next.
+-- +goose StatementBegin
+create function tidemark.refuse_view_change() returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using
+        errcode = 'TM009',
+        message = format('%s on %I.%I is refused: it is the view for readers', tg_op, tg_table_schema, tg_table_name),
+        hint = 'Ask projection.TableName for the table of the version that is written.';
+end
+$$;
+-- +goose StatementEnd
+
+-- advance_partition() moves a checkpoint, for the owner who has the fencing token and knows where it was.
+-- Anybody else gets SQLSTATE TM006, and an owner who has read another log TM012, so that nothing of the same
+-- transaction remains.
+-- +goose StatementBegin
+create function tidemark.advance_partition(
+    projection text,
+    version    int,
+    partition  int,
+    token      bigint,
+    before     bigint,
+    after      bigint,
+    events     int,
+    parked     int,
+    rate       real,
+    batch      uuid default null, -- that this ends
+    seen       bigint default 0, -- the position and the id of an event at or behind after that the owner has read
+    seen_id    uuid default null
+) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+    update tidemark.projection_partitions p
+       set checkpoint = after, handled = p.handled + events, parked = p.parked + advance_partition.parked,
+           rate = advance_partition.rate, error = null, error_at = null, failing_since = null,
+           advanced_at = clock_timestamp()
+     where p.projection = advance_partition.projection
+       and p.version = advance_partition.version
+       and p.partition = advance_partition.partition
+       and p.fencing_token = token
+       and p.checkpoint = before
+       and after >= before;
+    if not found then
+        raise exception using
+            errcode = 'TM006',
+            message = format('projection %s: partition %s of version %s has another owner, or was changed by an operator',
+                             advance_partition.projection, advance_partition.partition, advance_partition.version);
+    end if;
+    -- What the owner has read, perhaps from a server that is gone, is the log that this database has.
+    perform tidemark.proven(seen, seen_id);
+    if batch is not null then
+        delete from tidemark.projection_batches b where b.id = batch;
+        if not found then -- it went with the transaction that the batch was begun in
+            raise exception using
+                errcode = 'TM007',
+                message = 'a projection handler has ended the transaction of a batch and begun another one',
+                hint = 'Leave commit and rollback to the runner.';
+        end if;
+    end if;
+end
+$$;
+-- +goose StatementEnd
+
+-- Who runs a projection: each of them takes its share of the partitions.
+create table tidemark.projection_members (
+    projection text        not null collate "C",
+    version    int         not null,
+    owner      text        not null,
+    expires    timestamptz not null,
+    length     interval    not null default '10 min', -- an expiry further ahead is of a clock that was put back
+    primary key (projection, version, owner),
+    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
+);
+
+-- Events a projection could not handle, with an error, and those of the same key waiting behind them.
+create table tidemark.dead_letters (
+    projection  text        not null collate "C",
+    version     int         not null,
+    partition   int         not null,
+    key         text        not null collate "C",
+    position    bigint      not null,
+    error       text,
+    attempts    int         not null default 0,
+    edited      json,                                 -- the payload to use instead of the event's
+    recorded_at timestamptz not null default clock_timestamp(),
+    primary key (projection, version, position, key),
+    foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
+);
+
+create index dead_letters_key on tidemark.dead_letters (projection, version, key, position);
+
+-- The events whose effect has happened: see projection.Once.
+create table tidemark.inbox (
+    projection  text        not null collate "C",
+    position    bigint      not null,
+    part        text        not null default '' collate "C",
+    recorded_at timestamptz not null default clock_timestamp(),
+    primary key (projection, position, part)
+);
+
+-- What operators have done to projections, and what projections have done to themselves.
+create table tidemark.projection_audit (
+    id          bigint      not null generated always as identity primary key,
+    projection  text        not null collate "C",
+    version     int         not null,
+    action      text        not null,
+    actor       text        not null default session_user, -- as the application says
+    role        text        not null default session_user, -- that was logged in: only the owner may write another
+    details     json        not null default '{}',
+    recorded_at timestamptz not null default clock_timestamp()
+);
+
+create index projection_audit_projection on tidemark.projection_audit (projection, id);
+
+---- create above / drop below ----
+
+-- +goose Down
+drop table tidemark.projection_audit;
+drop table tidemark.inbox;
+drop table tidemark.dead_letters;
+drop table tidemark.projection_members;
+drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint, int, int, real, uuid, bigint, uuid);
+drop table tidemark.projection_batches;
+drop function tidemark.refuse_half_batch();
+drop function tidemark.refuse_view_change() cascade; -- with the triggers on views, which stay
+drop table tidemark.projection_partitions;
+drop sequence tidemark.inline_starts;
+drop table tidemark.projections;
+
+delete from tidemark.schema_migrations
+ where version = 3;

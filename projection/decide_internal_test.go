@@ -1,0 +1,144 @@
+package projection
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+func itemsAt(positions ...eventstore.Position) []item {
+	items := make([]item, len(positions))
+	for n, p := range positions {
+		items[n].raw = &eventstore.Raw{Position: p}
+	}
+	return items
+}
+
+// TestCut: items beyond a limit are left, and the items of one event stay together.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	page := []eventstore.Position{2, 4, 4, 4, 7, 9}
+	for _, test := range []struct {
+		limits limits
+		items  int
+		to     eventstore.Position
+	}{
+		{limits{}, 6, 10},
+		{limits{bounded: true, bound: 20}, 6, 10},
+		{limits{bounded: true, bound: 8}, 5, 8},
+		{limits{bounded: true, bound: 4}, 4, 4},
+		{limits{bounded: true, bound: 0}, 0, 0},
+		{limits{before: 7}, 4, 6},
+		{limits{before: 4}, 1, 3},
+		{limits{before: 2}, 0, 1},
+		{limits{before: 10}, 6, 10}, // none of this partition is there
+		{limits{before: 20}, 6, 10},
+		{limits{bounded: true, bound: 5, before: 7}, 4, 5},
+		{limits{bounded: true, bound: 8, before: 7}, 4, 6},
+		{limits{most: 1}, 1, 2},
+		{limits{most: 2}, 4, 4}, // the parts of an event
+		{limits{most: 4}, 4, 4},
+		{limits{most: 5}, 5, 7},
+		{limits{most: 6}, 6, 10},
+		{limits{most: 9}, 6, 10},
+		{limits{most: 2, before: 4}, 1, 3},
+		{limits{most: 3, before: 7}, 4, 6}, // nothing is left: up to the limit
+	} {
+		items, to := cut(itemsAt(page...), 10, test.limits)
+		if len(items) != test.items || to != test.to {
+			t.Errorf("%+v: %d items up to %d, want %d up to %d", test.limits, len(items), to, test.items, test.to)
+		}
+	}
+}
+
+// TestCutAgrees: whatever the limits, no item is torn from its event, none is beyond where the checkpoint goes, and none
+// before that is left out.
+func TestCutAgrees(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		positions := rapid.SliceOfN(rapid.Int64Range(1, 30), 0, 20).Draw(t, "positions")
+		slices.Sort(positions)
+		var page []eventstore.Position
+		for _, p := range positions {
+			page = append(page, eventstore.Position(p))
+		}
+		l := limits{
+			bounded: rapid.Bool().Draw(t, "bounded"), bound: eventstore.Position(rapid.Int64Range(0, 40).Draw(t, "bound")),
+			before: eventstore.Position(rapid.Int64Range(0, 40).Draw(t, "before")), most: rapid.IntRange(0, 8).Draw(t, "most"),
+		}
+		items, to := cut(itemsAt(page...), 30, l)
+		if l.bounded && to > l.bound || to > 30 {
+			t.Fatalf("%+v: up to %d", l, to)
+		}
+		for n, p := range page {
+			if taken := n < len(items); taken != (p <= to) {
+				t.Fatalf("%+v of %v: up to %d, and the item at %d is taken: %v", l, page, to, p, taken)
+			}
+			if l.before > 0 && p >= l.before && n < len(items) {
+				t.Fatalf("%+v of %v: the item at %d is taken", l, page, p)
+			}
+		}
+	})
+}
+
+// TestAfter: what a worker does next.
+func TestAfter(t *testing.T) {
+	t.Parallel()
+	other := errors.New("anything")
+	for _, test := range []struct {
+		err            error
+		stopped, stale bool
+		want           outcome
+	}{
+		{nil, false, false, proceed},
+		{nil, true, true, proceed}, // the loop looks for itself
+		{other, false, false, fail},
+		{other, false, true, reload},
+		{other, true, true, end},
+		{errGone, false, true, leave},
+		{errGone, true, false, end},
+		{fmt.Errorf("load: %w", errGone), false, false, leave},
+		{errHeld, false, false, wait},
+		{errHeld, true, false, end},
+		{errFenced, false, true, reload},
+		{errFenced, false, false, fail}, // again under the same token
+	} {
+		if got := after(test.err, test.stopped, test.stale); got != test.want {
+			t.Errorf("after %v, stopped %v, stale %v: %d, want %d", test.err, test.stopped, test.stale, got, test.want)
+		}
+	}
+}
+
+// TestVerdict: an event is given up only when the evidence is about the event.
+func TestVerdict(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		finding finding
+		want    verdict
+	}{
+		{finding{class: poison, fenced: true, named: true}, retryBatch},
+		{finding{class: transient}, retryBatch},
+		{finding{class: fatal}, retryBatch},
+		{finding{class: unable}, retryBatch},
+		{finding{class: transient, alone: true}, retryBatch}, // one item, and still nothing says that it is to blame
+		{finding{class: poison}, halve},
+		{finding{class: unclear}, halve},
+		{finding{class: transient, named: true, attempts: 99, most: 3}, retryEvent},
+		{finding{class: fatal, named: true}, retryEvent},
+		{finding{class: poison, named: true, most: 3}, giveUp},
+		{finding{class: poison, alone: true, most: 3}, giveUp},
+		{finding{class: unclear, named: true, attempts: 2, most: 3}, retryEvent},
+		{finding{class: unclear, named: true, attempts: 3, most: 3}, giveUp},
+		{finding{class: unclear, alone: true, attempts: 3, most: 3}, giveUp},
+		{finding{class: unclear, named: true, fold: true, attempts: 1, most: 3}, giveUp},
+	} {
+		if got := test.finding.verdict(); got != test.want {
+			t.Errorf("%+v: %d, want %d", test.finding, got, test.want)
+		}
+	}
+}
