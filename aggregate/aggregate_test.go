@@ -74,7 +74,7 @@ func stores(t *testing.T) map[string]aggregate.Store {
 func each(t *testing.T, run func(*testing.T, aggregate.Store, *aggregate.Repository[counter, event])) {
 	t.Parallel()
 	for name, store := range stores(t) {
-		t.Run(name, func(t *testing.T) { run(t, store, aggregate.NewRepository(store, counters, nil)) })
+		t.Run(name, func(t *testing.T) { run(t, store, made(aggregate.NewRepository(store, counters, nil))) })
 	}
 }
 
@@ -128,7 +128,7 @@ func TestUpdateAt(t *testing.T) {
 // TestNoLostUpdate: with many writers the counter reaches its limit exactly, never more.
 func TestNoLostUpdate(t *testing.T) {
 	each(t, func(t *testing.T, store aggregate.Store, _ *aggregate.Repository[counter, event]) {
-		repo := aggregate.NewRepository(store, counters, &aggregate.Config{MaxAttempts: 1000, MaxDelay: 5 * time.Millisecond})
+		repo := made(aggregate.NewRepository(store, counters, &aggregate.Config{MaxAttempts: 1000, MaxDelay: 5 * time.Millisecond}))
 		if _, err := repo.Update(t.Context(), "a", limit(50)); err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +155,7 @@ func TestNoLostUpdate(t *testing.T) {
 
 func TestRetriesAreBounded(t *testing.T) {
 	each(t, func(t *testing.T, store aggregate.Store, _ *aggregate.Repository[counter, event]) {
-		repo := aggregate.NewRepository(store, counters, &aggregate.Config{MaxAttempts: 3, MaxDelay: time.Millisecond})
+		repo := made(aggregate.NewRepository(store, counters, &aggregate.Config{MaxAttempts: 3, MaxDelay: time.Millisecond}))
 		decided := 0
 		_, err := repo.Update(t.Context(), "a", func(*counter) ([]event, error) {
 			decided++
@@ -400,8 +400,8 @@ func TestConflictInTransaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	outside := aggregate.NewRepository(store, counters, nil)
-	inside := aggregate.NewRepository(store.WithTx(tx), counters, nil)
+	outside := made(aggregate.NewRepository(store, counters, nil))
+	inside := made(aggregate.NewRepository(store.WithTx(tx), counters, nil))
 	decided := 0
 	_, err = inside.Update(t.Context(), "a", func(*counter) ([]event, error) {
 		decided++
@@ -525,7 +525,7 @@ func (r *recorder) Fatalf(_ string, _ ...any) { r.failed = true; runtime.Goexit(
 
 func Example() {
 	ctx := context.Background()
-	repo := aggregate.NewRepository(eventstoretest.NewMemory(), counters, nil)
+	repo := made(aggregate.NewRepository(eventstoretest.NewMemory(), counters, nil))
 	for _, decide := range []func(*counter) ([]event, error){limit(10), add(7), add(7)} {
 		receipt, err := repo.Update(ctx, "a", decide)
 		fmt.Println(receipt.Version, err)
@@ -537,4 +537,12 @@ func Example() {
 	// 2 <nil>
 	// 0 over the limit
 	// value 7
+}
+
+// made returns a value that a constructor has returned without an error.
+func made[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }

@@ -20,7 +20,7 @@ func TestCacheOfAnotherHistory(t *testing.T) {
 	}
 	t.Cleanup(store.Close)
 	keeps := func() *repository {
-		repo := aggregate.NewRepository(store, counters, &aggregate.Config{CacheSize: 10})
+		repo := made(aggregate.NewRepository(store, counters, &aggregate.Config{CacheSize: 10}))
 		return repo
 	}
 	writes, refuses, idle := keeps(), keeps(), keeps()
@@ -51,7 +51,7 @@ func TestCacheOfAnotherHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	other := aggregate.NewRepository(store, counters, nil)
+	other := made(aggregate.NewRepository(store, counters, nil))
 	for range 3 {
 		if _, err := other.Update(t.Context(), "a", add(100)); err != nil {
 			t.Fatal(err)

@@ -17,7 +17,7 @@ var ctxForever = context.Background()
 
 // cached returns a repository with a cache over a pair of stores, without snapshots.
 func (k kept) cached(size int) *repository {
-	return aggregate.NewRepository(k.events, counters, &aggregate.Config{CacheSize: size})
+	return made(aggregate.NewRepository(k.events, counters, &aggregate.Config{CacheSize: size}))
 }
 
 // TestCacheSparesReading: an update of an aggregate that was just updated reads nothing.
@@ -85,7 +85,7 @@ func TestCacheIsNeverWrong(t *testing.T) {
 			t.Errorf("at the version of the cache: %v, want a conflict", err)
 		}
 		// Who may try once only has no use for a cache.
-		once := aggregate.NewRepository(k.events, counters, &aggregate.Config{CacheSize: 10, MaxAttempts: 1})
+		once := made(aggregate.NewRepository(k.events, counters, &aggregate.Config{CacheSize: 10, MaxAttempts: 1}))
 		must(once, limit(60))
 		must(here, add(1))
 		must(once, add(1))
@@ -169,7 +169,7 @@ func (s switched) Read(ctx context.Context, stream eventstore.StreamID, options 
 func TestCacheCannotCheck(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		now := aggregate.Store(k.events)
-		repo := aggregate.NewRepository(switched{k.events, &now}, counters, &aggregate.Config{CacheSize: 10})
+		repo := made(aggregate.NewRepository(switched{k.events, &now}, counters, &aggregate.Config{CacheSize: 10}))
 		if _, err := repo.Update(t.Context(), "a", limit(10)); err != nil {
 			t.Fatal(err)
 		}
@@ -232,7 +232,7 @@ func (l *lossy) Commit(ctx context.Context, changes ...eventstore.Change) ([]eve
 // TestCacheForgetsUnknownOutcomes: after an append that may or may not be stored the state is loaded.
 func TestCacheForgetsUnknownOutcomes(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
-		repo := aggregate.NewRepository(&lossy{Store: k.events}, counters, &aggregate.Config{CacheSize: 10})
+		repo := made(aggregate.NewRepository(&lossy{Store: k.events}, counters, &aggregate.Config{CacheSize: 10}))
 		for range 20 {
 			_, err := repo.Update(t.Context(), "a", func(c *counter) ([]event, error) { return []event{limited{c.Limit + 1}}, nil })
 			if err != nil && !errors.Is(err, eventstore.ErrUnknownOutcome) {

@@ -16,10 +16,11 @@ import (
 // Commit decides on several aggregates and appends all their events in one commit, or none.
 //
 // decide loads what it needs, with [Repository.Load], and returns a change for each aggregate it
-// changes, made by [Loaded.Change]. When somebody else was faster it is called again, so it must
-// do nothing but load and decide. In a caller's transaction (eventstore.Store.WithTx), which a
-// conflict aborts, it is not. Its error is returned as it is, unless it has loaded several
-// aggregates and one of them has changed meanwhile: then it is called again too.
+// changes, made by [Loaded.Change]. After a conflict decide is called again, so decide must do nothing but
+// load and decide. In a caller's transaction (eventstore.Store.WithTx) decide is called once, since the
+// transaction is the caller's to try again; at read committed a conflict leaves the transaction usable. An
+// error of decide is returned as it is, unless decide has loaded several aggregates and one of them has
+// changed meanwhile: then decide is called again too.
 //
 // The receipt is the version of the first change's aggregate, which is the one the caller is
 // asked about, at the position of the whole commit: a read model that has reached it shows all
@@ -99,14 +100,14 @@ func commitOnce(ctx context.Context, store Store, about []eventstore.StreamID, d
 	}
 	receipts, err := store.Commit(ctx, changes...)
 	if inTx(store) || !errors.Is(err, eventstore.ErrConflict) {
-		err = permanent(err) // a caller's transaction has failed for good
+		err = permanent(err) // a caller's transaction is the caller's to try again
 	}
 	return receipts, err
 }
 
 // answer returns the receipts of what is stored under the key in ctx, if anything is.
 func answer(ctx context.Context, store Store, key eventstore.Key, about []eventstore.StreamID) ([]eventstore.Receipt, bool, error) {
-	receipts, ok, err := store.Stored(ctx)
+	receipts, ok, err := store.Receipts(ctx)
 	if err != nil || !ok {
 		return nil, false, err
 	}

@@ -14,7 +14,7 @@
 //
 // With Config.Snapshots a repository begins with the latest snapshot of an aggregate instead of its first
 // event, and takes new ones; see package snapshot. With Config.CacheSize it keeps aggregates in memory
-// between updates. [Repository.LoadVersion], [Repository.LoadAt] and [Repository.LoadPosition] load an
+// between updates. [Repository.LoadVersion], [Repository.LoadAsOf] and [Repository.LoadThrough] load an
 // aggregate as it was, and [Repository.History] iterates over its events with the state after each.
 // [Repository.WarmUp] takes the snapshots of a whole category.
 //

@@ -14,10 +14,10 @@ import (
 func ExampleNewRepository_snapshots() {
 	ctx := context.Background()
 	store, _ := snapshot.NewMemory(snapshot.Retention{})
-	snapshots := snapshot.New(store, &snapshot.Config{
+	snapshots := made(snapshot.NewSnapshotter(store, &snapshot.Config{
 		Policy: snapshot.AnyOf(snapshot.Every(100), snapshot.On("limited")),
-	})
-	repo := aggregate.NewRepository(eventstoretest.NewMemory(), counters, &aggregate.Config{Snapshots: snapshots})
+	}))
+	repo := made(aggregate.NewRepository(eventstoretest.NewMemory(), counters, &aggregate.Config{Snapshots: snapshots}))
 	for _, decide := range []func(*counter) ([]event, error){limit(10), add(7)} {
 		if _, err := repo.Update(ctx, "a", decide); err != nil {
 			fmt.Println(err)
@@ -28,13 +28,13 @@ func ExampleNewRepository_snapshots() {
 	// Output: 1 saved
 }
 
-// An aggregate as it was: at a version, at a position of the log. LoadAt does so for a time.
+// An aggregate as it was: at a version, at a position of the log. LoadAsOf does so for a time.
 func ExampleRepository_LoadVersion() {
 	ctx := context.Background()
 	repo := sevenAndTwo(ctx)
 	now, _ := repo.Load(ctx, "a")
 	before, _ := repo.LoadVersion(ctx, "a", 2)
-	same, _ := repo.LoadPosition(ctx, "a", before.Position)
+	same, _ := repo.LoadThrough(ctx, "a", before.Position)
 	fmt.Println(now.State.Value, before.State.Value, same.State.Value)
 	// Output: 9 7 7
 }
@@ -60,14 +60,14 @@ func ExampleRepository_WarmUp() {
 	ctx := context.Background()
 	events := eventstoretest.NewMemory()
 	for _, key := range []string{"a", "b", "c"} {
-		if _, err := aggregate.NewRepository(events, counters, nil).Update(ctx, key, limit(10)); err != nil {
+		if _, err := made(aggregate.NewRepository(events, counters, nil)).Update(ctx, key, limit(10)); err != nil {
 			fmt.Println(err)
 		}
 	}
 	store, _ := snapshot.NewMemory(snapshot.Retention{})
-	snapshots := snapshot.New(store, nil)
+	snapshots := made(snapshot.NewSnapshotter(store, nil))
 	defer snapshots.Close()
-	repo := aggregate.NewRepository(events, counters.WithSchema(2), &aggregate.Config{Snapshots: snapshots})
+	repo := made(aggregate.NewRepository(events, counters.WithSchema(2), &aggregate.Config{Snapshots: snapshots}))
 	done, err := repo.WarmUp(ctx, events, eventstore.StreamID{}, nil)
 	fmt.Println(done.Saved, done.Failed, done.Deleted, err)
 	// Output: 3 0 0 <nil>
@@ -88,7 +88,7 @@ func ExampleDefinition_WithEncoding() {
 }
 
 func sevenAndTwo(ctx context.Context) *repository {
-	repo := aggregate.NewRepository(eventstoretest.NewMemory(), counters, nil)
+	repo := made(aggregate.NewRepository(eventstoretest.NewMemory(), counters, nil))
 	for _, decide := range []func(*counter) ([]event, error){limit(10), add(7), add(2)} {
 		if _, err := repo.Update(ctx, "a", decide); err != nil {
 			fmt.Println(err)

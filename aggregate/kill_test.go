@@ -53,9 +53,9 @@ func untilKilled(url string) error {
 	if err != nil {
 		return err
 	}
-	repo := aggregate.NewRepository(events, counters, &aggregate.Config{
-		Snapshots: snapshot.New(killing{snapshots}, &snapshot.Config{Policy: snapshot.Every(10)}), CacheSize: 1,
-	})
+	repo := made(aggregate.NewRepository(events, counters, &aggregate.Config{
+		Snapshots: made(snapshot.NewSnapshotter(killing{snapshots}, &snapshot.Config{Policy: snapshot.Every(10)})), CacheSize: 1,
+	}))
 	decide := limit(1_000_000)
 	for {
 		receipt, err := repo.Update(ctx, "a", decide)

@@ -51,7 +51,7 @@ func TestSnapshotsChangeNothing(t *testing.T) {
 					if err != errLimit {
 						rt.Fatal(err)
 					}
-					plain, err := aggregate.NewRepository(k.events.Store, counters, nil).Load(t.Context(), key)
+					plain, err := made(aggregate.NewRepository(k.events.Store, counters, nil)).Load(t.Context(), key)
 					if err != nil || seen != *plain.State {
 						rt.Fatalf("refused on %+v, want %+v, %v", seen, plain.State, err)
 					}

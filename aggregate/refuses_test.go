@@ -15,12 +15,13 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// TestDefinitionsRefuse: what cannot work panics where it is written, and says what is wrong.
+// TestDefinitionsRefuse: what cannot work is refused where it is written, with what is wrong: definitions panic, constructors
+// return an error.
 func TestDefinitionsRefuse(t *testing.T) {
 	t.Parallel()
 	store := eventstoretest.NewMemory()
 	with := func(config aggregate.Config) func() {
-		return func() { aggregate.NewRepository(store, counters, &config) }
+		return func() { made(aggregate.NewRepository(store, counters, &config)) }
 	}
 	for want, define := range map[string]func(){
 		`Define: category "": `:                        func() { aggregate.Define[counter]("", counters.Codec()) },
@@ -29,9 +30,9 @@ func TestDefinitionsRefuse(t *testing.T) {
 		`Define: category "a": the codec has no event`: func() { aggregate.Define[counter]("a", codec.New(codec.Retired[event]("gone"))) },
 		`Definition.WithSchema: counter: schema 0`:     func() { counters.WithSchema(0) },
 		`Definition.WithEncoding: counter: encode or`:  func() { counters.WithEncoding(nil, nil) },
-		`NewRepository: the definition is nil`:         func() { aggregate.NewRepository[counter, event](store, nil, nil) },
-		`NewRepository: counter: the store is nil`:     func() { aggregate.NewRepository(nil, counters, nil) },
-		`NewRepository: counter: the store is nil: p`:  func() { aggregate.NewRepository((*eventstore.Store)(nil), counters, nil) },
+		`NewRepository: the definition is nil`:         func() { made(aggregate.NewRepository[counter, event](store, nil, nil)) },
+		`NewRepository: counter: the store is nil`:     func() { made(aggregate.NewRepository(nil, counters, nil)) },
+		`NewRepository: counter: the store is nil: p`:  func() { made(aggregate.NewRepository((*eventstore.Store)(nil), counters, nil)) },
 		`counter: Config.MaxAttempts is -1`:            with(aggregate.Config{MaxAttempts: -1}),
 		`counter: Config.MaxDelay is -1s`:              with(aggregate.Config{MaxDelay: -time.Second}),
 		`counter: Config.MaxDelay is 2540400h`:         with(aggregate.Config{MaxDelay: 290 * 365 * 24 * time.Hour}),
@@ -52,22 +53,22 @@ func TestDefinitionsRefuse(t *testing.T) {
 func TestCallsRefuse(t *testing.T) {
 	t.Parallel()
 	ctx, store := t.Context(), eventstoretest.NewMemory()
-	repo := aggregate.NewRepository(store, counters, nil)
+	repo := made(aggregate.NewRepository(store, counters, nil))
 	nothing := func(context.Context) ([]eventstore.Change, error) { return nil, nil }
 	memory, err := snapshot.NewMemory(snapshot.Retention{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	snapshots := snapshot.New(memory, nil)
+	snapshots := made(snapshot.NewSnapshotter(memory, nil))
 	t.Cleanup(snapshots.Close)
-	saving := aggregate.NewRepository(store, counters, &aggregate.Config{Snapshots: snapshots})
+	saving := made(aggregate.NewRepository(store, counters, &aggregate.Config{Snapshots: snapshots}))
 	for want, call := range map[string]func() error{
 		"update counter-a: decide is nil":           func() error { _, err := repo.Update(ctx, "a", nil); return err },
 		"update counter-b: decide is nil":           func() error { _, err := repo.UpdateAt(ctx, "b", 1, nil); return err },
 		"update counter-a: version -3":              func() error { _, err := repo.UpdateAt(ctx, "a", -3, add(1)); return err },
 		"load counter-a: version -1":                func() error { _, err := repo.LoadVersion(ctx, "a", -1); return err },
-		"load counter-a: position -1":               func() error { _, err := repo.LoadPosition(ctx, "a", -1); return err },
-		"load counter-a: the time":                  func() error { _, err := repo.LoadAt(ctx, "a", time.Time{}); return err },
+		"load counter-a: position -1":               func() error { _, err := repo.LoadThrough(ctx, "a", -1); return err },
+		"load counter-a: the time":                  func() error { _, err := repo.LoadAsOf(ctx, "a", time.Time{}); return err },
 		"warm up counter: the repository has":       func() error { _, err := repo.WarmUp(ctx, nil, eventstore.StreamID{}, nil); return err },
 		"warm up counter: the Lister is nil":        func() error { _, err := saving.WarmUp(ctx, nil, eventstore.StreamID{}, nil); return err },
 		"commit: the store or decide is nil":        func() error { _, err := aggregate.Commit(ctx, nil, nil, nothing); return err },
@@ -89,7 +90,7 @@ func TestConfigIsCopied(t *testing.T) {
 	t.Parallel()
 	config := &aggregate.Config{MaxAttempts: 1}
 	store := eventstoretest.NewMemory()
-	repo := aggregate.NewRepository(store, counters, config)
+	repo := made(aggregate.NewRepository(store, counters, config))
 	config.MaxAttempts = 100
 	decided := 0
 	_, err := repo.Update(t.Context(), "a", func(*counter) ([]event, error) {

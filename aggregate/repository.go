@@ -18,7 +18,7 @@ import (
 type Store interface {
 	Read(context.Context, eventstore.StreamID, eventstore.ReadOptions) iter.Seq2[eventstore.Raw, error]
 	Commit(context.Context, ...eventstore.Change) ([]eventstore.Receipt, error)
-	Stored(context.Context) ([]eventstore.Receipt, bool, error)
+	Receipts(context.Context) ([]eventstore.Receipt, bool, error)
 }
 
 // Repository loads and updates the aggregates of one definition.
@@ -34,22 +34,22 @@ type Repository[S, E any] struct {
 // to a caller's transaction there is no cache and there are no snapshots: they would take a second
 // connection while the transaction holds the first, and could be of what is never committed.
 //
-// It panics when the store or the definition is nil, when a field of the Config is out of bounds, or when there are
-// snapshots but part of the state would be lost in JSON: an unexported field, a field of an interface type. See
-// [Definition.WithEncoding].
-func NewRepository[S, E any](store Store, definition *Definition[S, E], config *Config) *Repository[S, E] {
+// It returns an [eventstore.InvalidError] when the store or the definition is nil, when a field of the Config is out of
+// bounds, or when there are snapshots but part of the state would be lost in JSON: an unexported field, a field of an
+// interface type. See [Definition.WithEncoding].
+func NewRepository[S, E any](store Store, definition *Definition[S, E], config *Config) (*Repository[S, E], error) {
 	switch {
 	case definition == nil:
-		panic("aggregate: NewRepository: the definition is nil: pass one that aggregate.Define returned")
+		return nil, unusable("aggregate: NewRepository: the definition is nil: pass one that aggregate.Define returned")
 	case isnil.Any(store):
-		panic(fmt.Sprintf("aggregate: NewRepository: %s: the store is nil: pass one that eventstore.New returned without an error", definition.category))
+		return nil, unusable("aggregate: NewRepository: %s: the store is nil: pass one that eventstore.New returned without an error", definition.category)
 	}
 	r := &Repository[S, E]{store: store, definition: definition}
 	if config == nil {
-		return r
+		return r, nil
 	}
 	if err := config.validate(); err != nil {
-		panic(fmt.Sprintf("aggregate: NewRepository: %s: %v", definition.category, err))
+		return nil, unusable("aggregate: NewRepository: %s: %v", definition.category, err)
 	}
 	own := *config
 	config, r.config = &own, &own
@@ -57,12 +57,17 @@ func NewRepository[S, E any](store Store, definition *Definition[S, E], config *
 		r.cache = newCache[S](config.CacheSize)
 	}
 	if config.Snapshots != nil && definition.state.problem != nil {
-		panic(definition.unfit().Error())
+		return nil, unusable("%v", definition.unfit())
 	}
 	if !inTx(store) {
 		r.snapshots = config.Snapshots
 	}
-	return r
+	return r, nil
+}
+
+// unusable says why a constructor does not accept its arguments.
+func unusable(format string, args ...any) error {
+	return &eventstore.InvalidError{Reason: fmt.Sprintf(format, args...)}
 }
 
 // Loaded is an aggregate as it was when it was loaded.

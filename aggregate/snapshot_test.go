@@ -87,11 +87,11 @@ func (k kept) repository(t *testing.T, config snapshot.Config, cache int) (*repo
 	t.Helper()
 	log := &logged{}
 	config.Logger = slog.New(slog.NewTextHandler(log, nil))
-	snapshots := snapshot.New(k.snapshots, &config)
+	snapshots := made(snapshot.NewSnapshotter(k.snapshots, &config))
 	t.Cleanup(snapshots.Close)
-	return aggregate.NewRepository(k.events, counters, &aggregate.Config{
+	return made(aggregate.NewRepository(k.events, counters, &aggregate.Config{
 		MaxAttempts: 1000, MaxDelay: 5 * time.Millisecond, Snapshots: snapshots, CacheSize: cache,
-	}), snapshots, log
+	})), snapshots, log
 }
 
 // logged is what was logged.
@@ -127,7 +127,7 @@ func grow(t *testing.T, repo *repository, key string, to eventstore.Version) {
 // checkLoad loads a counter and compares it with what its events say.
 func checkLoad(t testing.TB, k kept, repo *repository, key string) *aggregate.Loaded[counter, event] {
 	t.Helper()
-	plain, err := aggregate.NewRepository(k.events.Store, counters, nil).Load(t.Context(), key)
+	plain, err := made(aggregate.NewRepository(k.events.Store, counters, nil)).Load(t.Context(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestSnapshotLater(t *testing.T) {
 // TestLoadTakesSnapshot: a stream that somebody else has filled gets its snapshot when it is loaded.
 func TestLoadTakesSnapshot(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
-		grow(t, aggregate.NewRepository(k.events, counters, nil), "a", 30)
+		grow(t, made(aggregate.NewRepository(k.events, counters, nil)), "a", 30)
 		repo, _, _ := k.repository(t, snapshot.Config{Sync: true, Policy: snapshot.LoadedMoreThan(29)}, 0)
 		checkLoad(t, k, repo, "a").State.Value = -1 // it is the caller's
 		if last, ok := saved(t, k, "a"); !ok || last.Version != 30 {
@@ -202,7 +202,7 @@ func TestLoadTakesSnapshot(t *testing.T) {
 		checkLoad(t, k, repo, "a")
 
 		later, snapshots, _ := k.repository(t, snapshot.Config{Policy: snapshot.Every(1)}, 0)
-		grow(t, aggregate.NewRepository(k.events, counters, nil), "a", 31)
+		grow(t, made(aggregate.NewRepository(k.events, counters, nil)), "a", 31)
 		checkLoad(t, k, later, "a").State.Value = -1 // while the snapshot waits in the queue
 		snapshots.Flush()
 		if last, ok := saved(t, k, "a"); !ok || last.Version != 31 {
@@ -252,10 +252,10 @@ func TestBadSnapshots(t *testing.T) {
 			eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 				newer := counters.WithSchema(kind.Schema + 1)
 				log := &logged{}
-				snapshots := snapshot.New(k.snapshots, &snapshot.Config{
+				snapshots := made(snapshot.NewSnapshotter(k.snapshots, &snapshot.Config{
 					Sync: true, Policy: snapshot.Every(10), Logger: slog.New(slog.NewTextHandler(log, nil)),
-				})
-				repo := aggregate.NewRepository(k.events, newer, &aggregate.Config{Snapshots: snapshots})
+				}))
+				repo := made(aggregate.NewRepository(k.events, newer, &aggregate.Config{Snapshots: snapshots}))
 				grow(t, repo, "a", 15)
 				good, ok, err := k.snapshots.Load(t.Context(), newer.Stream("a"), newer.SnapshotKind(), 1<<40)
 				if err != nil || !ok || good.Version != 10 {
@@ -304,8 +304,8 @@ func TestBadSnapshots(t *testing.T) {
 func TestTwoReleases(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		newer := counters.WithSchema(2)
-		snapshots := snapshot.New(k.snapshots, &snapshot.Config{Sync: true, Policy: snapshot.Every(10)})
-		next := aggregate.NewRepository(k.events, newer, &aggregate.Config{Snapshots: snapshots})
+		snapshots := made(snapshot.NewSnapshotter(k.snapshots, &snapshot.Config{Sync: true, Policy: snapshot.Every(10)}))
+		next := made(aggregate.NewRepository(k.events, newer, &aggregate.Config{Snapshots: snapshots}))
 		old, oldSnapshots, _ := k.repository(t, snapshot.Config{Sync: true, Policy: snapshot.Every(10)}, 0)
 		for version := eventstore.Version(3); version < 100; version += 6 {
 			grow(t, old, "a", version)
@@ -365,10 +365,10 @@ func TestFailingSnapshots(t *testing.T) {
 			for _, sync := range []bool{true, false} {
 				key := fmt.Sprint(name, sync)
 				log := &logged{}
-				snapshots := snapshot.New(test.k.snapshots, &snapshot.Config{
+				snapshots := made(snapshot.NewSnapshotter(test.k.snapshots, &snapshot.Config{
 					Sync: sync, Policy: snapshot.Every(2), Logger: slog.New(slog.NewTextHandler(log, nil)),
-				})
-				repo := aggregate.NewRepository(k.events, test.definition, &aggregate.Config{Snapshots: snapshots})
+				}))
+				repo := made(aggregate.NewRepository(k.events, test.definition, &aggregate.Config{Snapshots: snapshots}))
 				grow(t, repo, key, 9)
 				snapshots.Flush()
 				checkLoad(t, k, repo, key)
@@ -398,9 +398,9 @@ func TestPanicAfterCommit(t *testing.T) {
 func TestDroppedIsDueAgain(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		blocked := blocking{k.snapshots, make(chan struct{})}
-		snapshots := snapshot.New(blocked, &snapshot.Config{Policy: snapshot.On("limited"), Queue: 1})
+		snapshots := made(snapshot.NewSnapshotter(blocked, &snapshot.Config{Policy: snapshot.On("limited"), Queue: 1}))
 		t.Cleanup(snapshots.Close)
-		repo := aggregate.NewRepository(k.events, counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10})
+		repo := made(aggregate.NewRepository(k.events, counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10}))
 		for i := 0; snapshots.Stats().Dropped == 0; i++ {
 			grow(t, repo, fmt.Sprint("other", i), 1)
 		}
@@ -446,13 +446,13 @@ func TestSnapshotInTransaction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	snapshots := snapshot.New(kept, &snapshot.Config{Sync: true, Policy: snapshot.Every(1)})
+	snapshots := made(snapshot.NewSnapshotter(kept, &snapshot.Config{Sync: true, Policy: snapshot.Every(1)}))
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.Background())
-	repo := aggregate.NewRepository(events.WithTx(tx), counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10})
+	repo := made(aggregate.NewRepository(events.WithTx(tx), counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10}))
 	grow(t, repo, "a", 3)
 	if _, err := repo.Load(t.Context(), "a"); err != nil {
 		t.Fatal(err)
@@ -543,28 +543,28 @@ func TestUnfitState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := &aggregate.Config{Snapshots: snapshot.New(memory, nil)}
+	config := &aggregate.Config{Snapshots: made(snapshot.NewSnapshotter(memory, nil))}
 	for field, open := range map[string]func(){
 		"hidden.private": func() {
-			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[hidden]("a", counters.Codec()), config)
+			made(aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[hidden]("a", counters.Codec()), config))
 		},
 		"skipped.Value": func() {
-			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[skipped]("a", counters.Codec()), config)
+			made(aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[skipped]("a", counters.Codec()), config))
 		},
 		"anything.Values": func() {
-			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[anything]("a", counters.Codec()), config)
+			made(aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[anything]("a", counters.Codec()), config))
 		},
 		"nested.Embedded.hidden.private": func() {
-			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[nested]("a", counters.Codec()), config)
+			made(aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[nested]("a", counters.Codec()), config))
 		},
 		"clock may be written as what is embedded in it, Time": func() {
-			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[clock]("a", counters.Codec()), config)
+			made(aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[clock]("a", counters.Codec()), config))
 		},
 		"oneWay.Way": func() {
-			aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[oneWay]("a", counters.Codec()), config)
+			made(aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[oneWay]("a", counters.Codec()), config))
 		},
 		"CacheSize": func() {
-			aggregate.NewRepository(eventstoretest.NewMemory(), counters, &aggregate.Config{CacheSize: -1})
+			made(aggregate.NewRepository(eventstoretest.NewMemory(), counters, &aggregate.Config{CacheSize: -1}))
 		},
 	} {
 		func() {
@@ -578,10 +578,10 @@ func TestUnfitState(t *testing.T) {
 	}
 	// Without snapshots, or with an encoding of its own, it is as good as any.
 	definition := aggregate.Define[hidden]("a", counters.Codec())
-	aggregate.NewRepository(eventstoretest.NewMemory(), definition, nil)
-	aggregate.NewRepository(eventstoretest.NewMemory(), definition.WithEncoding(
+	made(aggregate.NewRepository(eventstoretest.NewMemory(), definition, nil))
+	made(aggregate.NewRepository(eventstoretest.NewMemory(), definition.WithEncoding(
 		func(h *hidden) ([]byte, error) { return json.Marshal([]int{h.Value, h.private}) },
-		func(data []byte) (*hidden, error) { return nil, nil }), config)
+		func(data []byte) (*hidden, error) { return nil, nil }), config))
 }
 
 // TestKindFollowsShape: a state whose fields are others has another shape; a schema is raised by hand.

@@ -93,14 +93,14 @@ func TestBadKey(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	snapshots := snapshot.New(saved, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&output, nil))})
-	repo := aggregate.NewRepository(eventstoretest.NewMemory(), counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10})
+	snapshots := made(snapshot.NewSnapshotter(saved, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&output, nil))}))
+	repo := made(aggregate.NewRepository(eventstoretest.NewMemory(), counters, &aggregate.Config{Snapshots: snapshots, CacheSize: 10}))
 	for _, key := range []string{"", "a\x00b", "a\xffb", "a\nb", strings.Repeat("x", 250)} {
 		_, loadErr := repo.Load(t.Context(), key)
 		_, updateErr := repo.Update(t.Context(), key, limit(10))
 		_, versionErr := repo.LoadVersion(t.Context(), key, 3)
-		_, atErr := repo.LoadAt(t.Context(), key, time.Now())
-		_, positionErr := repo.LoadPosition(t.Context(), key, 3)
+		_, atErr := repo.LoadAsOf(t.Context(), key, time.Now())
+		_, positionErr := repo.LoadThrough(t.Context(), key, 3)
 		for i, err := range []error{loadErr, updateErr, versionErr, atErr, positionErr} {
 			if !errors.Is(err, eventstore.ErrInvalid) {
 				t.Errorf("%.10q, %d: %v, want ErrInvalid", key, i, err)

@@ -20,11 +20,11 @@ func (r *Repository[S, E]) LoadVersion(ctx context.Context, key string, version 
 	return r.loadTo(ctx, stream, version)
 }
 
-// LoadAt returns the aggregate as it was at a time, by the clock of Postgres: with the events up to the
+// LoadAsOf returns the aggregate as it was at a time, by the clock of Postgres: with the events up to the
 // last one recorded at or before it, also when that clock was put back in between. The time must be in
 // the years 1 to 9999, and not the zero time. Of the last moments the answer is not final: an append that
 // is under way was perhaps recorded before. It takes time by the number of events recorded later.
-func (r *Repository[S, E]) LoadAt(ctx context.Context, key string, at time.Time) (*Loaded[S, E], error) {
+func (r *Repository[S, E]) LoadAsOf(ctx context.Context, key string, at time.Time) (*Loaded[S, E], error) {
 	stream := r.definition.Stream(key)
 	if year := at.Year(); at.IsZero() || year < 1 || year > 9999 {
 		return nil, invalid(stream, "the time %s is zero, or not in the years 1 to 9999", at)
@@ -32,11 +32,11 @@ func (r *Repository[S, E]) LoadAt(ctx context.Context, key string, at time.Time)
 	return r.loadWhere(ctx, stream, eventstore.ReadOptions{AsOf: at})
 }
 
-// LoadPosition returns the aggregate as it was at a position of the log, at least 0. At a read model's
+// LoadThrough returns the aggregate as it was at a position of the log, at least 0. At a read model's
 // checkpoint it is what that read model shows, and at the position of a receipt several aggregates are as
 // they were at one moment; between the positions of one commit they are not. Above the store's Tidemark the
 // answer is not final.
-func (r *Repository[S, E]) LoadPosition(ctx context.Context, key string, position eventstore.Position) (*Loaded[S, E], error) {
+func (r *Repository[S, E]) LoadThrough(ctx context.Context, key string, position eventstore.Position) (*Loaded[S, E], error) {
 	stream := r.definition.Stream(key)
 	switch {
 	case position < 0:

@@ -73,15 +73,15 @@ func TestTimeTravel(t *testing.T) {
 		checkPast(t, "at version 0", loaded, err, 0)
 		loaded, err = repo.LoadVersion(ctx, "a", n+10)
 		checkPast(t, "at a version it has not reached", loaded, err, n)
-		loaded, err = repo.LoadAt(ctx, "a", events[0].RecordedAt.Add(-time.Microsecond))
+		loaded, err = repo.LoadAsOf(ctx, "a", events[0].RecordedAt.Add(-time.Microsecond))
 		checkPast(t, "before its first event", loaded, err, 0)
-		loaded, err = repo.LoadAt(ctx, "a", time.Now().Add(time.Hour))
+		loaded, err = repo.LoadAsOf(ctx, "a", time.Now().Add(time.Hour))
 		checkPast(t, "in the future", loaded, err, n)
-		loaded, err = repo.LoadPosition(ctx, "a", 0)
+		loaded, err = repo.LoadThrough(ctx, "a", 0)
 		checkPast(t, "at position 0", loaded, err, 0)
-		loaded, err = repo.LoadPosition(ctx, "a", events[0].Position-1)
+		loaded, err = repo.LoadThrough(ctx, "a", events[0].Position-1)
 		checkPast(t, "before its first position", loaded, err, 0)
-		loaded, err = repo.LoadPosition(ctx, "a", math.MaxInt64)
+		loaded, err = repo.LoadThrough(ctx, "a", math.MaxInt64)
 		checkPast(t, "at the last position", loaded, err, n)
 		loaded, err = repo.LoadVersion(ctx, "none", 7)
 		checkPast(t, "of nothing", loaded, err, 0)
@@ -94,10 +94,10 @@ func TestTimeTravel(t *testing.T) {
 				t.Errorf("at version %d: %d events read, the nearest snapshot is not used", version, read)
 			}
 			for _, position := range []eventstore.Position{event.Position, event.Position + 1} { // the next is of another stream
-				loaded, err = repo.LoadPosition(ctx, "a", position)
+				loaded, err = repo.LoadThrough(ctx, "a", position)
 				checkPast(t, fmt.Sprint("at position ", position), loaded, err, version)
 			}
-			loaded, err = repo.LoadAt(ctx, "a", event.RecordedAt)
+			loaded, err = repo.LoadAsOf(ctx, "a", event.RecordedAt)
 			at := version // several events may be recorded in one microsecond
 			for int(at) < len(events) && events[at].RecordedAt.Equal(event.RecordedAt) {
 				at++
@@ -131,14 +131,14 @@ func TestTimeTravelRefuses(t *testing.T) {
 		ctx := t.Context()
 		for name, load := range map[string]func() (*aggregate.Loaded[counter, event], error){
 			"version":   func() (*aggregate.Loaded[counter, event], error) { return repo.LoadVersion(ctx, "a", -1) },
-			"position":  func() (*aggregate.Loaded[counter, event], error) { return repo.LoadPosition(ctx, "a", -1) },
-			"zero time": func() (*aggregate.Loaded[counter, event], error) { return repo.LoadAt(ctx, "a", time.Time{}) },
+			"position":  func() (*aggregate.Loaded[counter, event], error) { return repo.LoadThrough(ctx, "a", -1) },
+			"zero time": func() (*aggregate.Loaded[counter, event], error) { return repo.LoadAsOf(ctx, "a", time.Time{}) },
 			"year": func() (*aggregate.Loaded[counter, event], error) {
-				return repo.LoadAt(ctx, "a", time.Date(12345, 1, 1, 0, 0, 0, 0, time.UTC))
+				return repo.LoadAsOf(ctx, "a", time.Date(12345, 1, 1, 0, 0, 0, 0, time.UTC))
 			},
 			"key":          func() (*aggregate.Loaded[counter, event], error) { return repo.LoadVersion(ctx, "", 1) },
 			"key at 0":     func() (*aggregate.Loaded[counter, event], error) { return repo.LoadVersion(ctx, "", 0) },
-			"key, time":    func() (*aggregate.Loaded[counter, event], error) { return repo.LoadAt(ctx, "", time.Now()) },
+			"key, time":    func() (*aggregate.Loaded[counter, event], error) { return repo.LoadAsOf(ctx, "", time.Now()) },
 			"history":      func() (*aggregate.Loaded[counter, event], error) { return nil, firstOf(repo, "a", -1, 0) },
 			"history to":   func() (*aggregate.Loaded[counter, event], error) { return nil, firstOf(repo, "a", 0, -1) },
 			"history, key": func() (*aggregate.Loaded[counter, event], error) { return nil, firstOf(repo, "", 0, 0) },
@@ -200,7 +200,7 @@ func TestClockJumps(t *testing.T) {
 					want = version
 				}
 			}
-			loaded, err := repo.LoadAt(t.Context(), "a", asked)
+			loaded, err := repo.LoadAsOf(t.Context(), "a", asked)
 			checkPast(t, asked.String(), loaded, err, want)
 		}
 	})

@@ -17,7 +17,7 @@ import (
 func TestWarmUp(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		ctx, lister := t.Context(), k.events.Store.(aggregate.Lister)
-		plain := aggregate.NewRepository(k.events, counters, nil)
+		plain := made(aggregate.NewRepository(k.events, counters, nil))
 		const n = 450 // three pages
 		key := func(i int) string { return fmt.Sprintf("%03d", i) }
 		for i := range n {
@@ -79,7 +79,7 @@ func TestWarmUp(t *testing.T) {
 		}
 
 		// A release with another schema, from the middle on.
-		newer := aggregate.NewRepository(k.events, counters.WithSchema(2), &aggregate.Config{Snapshots: snapshots})
+		newer := made(aggregate.NewRepository(k.events, counters.WithSchema(2), &aggregate.Config{Snapshots: snapshots}))
 		done = warm(newer, counters.Stream(key(n-11)))
 		if done.Saved != 10 || done.Current != 0 || done.Deleted != n-10 {
 			t.Errorf("another schema: %+v, want 10 saved and %d deleted", done, n-10)
@@ -108,7 +108,7 @@ func (s *stopping) Streams(ctx context.Context, prefix string, after eventstore.
 // TestWarmUpStops: it says where to go on.
 func TestWarmUpStops(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
-		plain := aggregate.NewRepository(k.events, counters, nil)
+		plain := made(aggregate.NewRepository(k.events, counters, nil))
 		const n = 450
 		for i := range n {
 			grow(t, plain, fmt.Sprintf("%03d", i), 1)

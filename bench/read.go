@@ -91,7 +91,7 @@ func decoded(event eventstore.Raw) error {
 
 // load loads an aggregate of so many events.
 func (db *database) load(ctx context.Context, stream eventstore.StreamID, want int) error {
-	loaded, err := aggregate.NewRepository(db.Store, accounts, nil).Load(ctx, stream.Key)
+	loaded, err := made(aggregate.NewRepository(db.Store, accounts, nil)).Load(ctx, stream.Key)
 	if err != nil {
 		return err
 	}

@@ -116,9 +116,9 @@ func (db *database) extendTwice(ctx context.Context, store snapshot.Store, strea
 	if err := db.extend(ctx, stream, before); err != nil {
 		return err
 	}
-	snapshots := snapshot.New(store, &snapshot.Config{Policy: snapshot.Every(1), Sync: true})
+	snapshots := made(snapshot.NewSnapshotter(store, &snapshot.Config{Policy: snapshot.Every(1), Sync: true}))
 	defer snapshots.Close()
-	if _, err := aggregate.NewRepository(db.Store, savingsAccounts, &aggregate.Config{Snapshots: snapshots}).Load(ctx, stream.Key); err != nil {
+	if _, err := made(aggregate.NewRepository(db.Store, savingsAccounts, &aggregate.Config{Snapshots: snapshots})).Load(ctx, stream.Key); err != nil {
 		return err
 	}
 	if stats := snapshots.Stats(); stats.Saved != 1 {
@@ -142,10 +142,10 @@ func (db *database) extend(ctx context.Context, stream eventstore.StreamID, even
 
 // loadAll loads aggregates of all lengths in turns, with and without snapshots.
 func (b *bench) loadAll(ctx context.Context, db *database, store snapshot.Store, lengths []*length) error {
-	snapshots := snapshot.New(store, &snapshot.Config{Policy: snapshot.Never()}) // or the next load would have no tail
+	snapshots := made(snapshot.NewSnapshotter(store, &snapshot.Config{Policy: snapshot.Never()})) // or the next load would have no tail
 	defer snapshots.Close()
-	with := aggregate.NewRepository(db.Store, savingsAccounts, &aggregate.Config{Snapshots: snapshots})
-	without := aggregate.NewRepository(db.Store, savingsAccounts, nil)
+	with := made(aggregate.NewRepository(db.Store, savingsAccounts, &aggregate.Config{Snapshots: snapshots}))
+	without := made(aggregate.NewRepository(db.Store, savingsAccounts, nil))
 	for turn, start := 0, time.Now(); turn < 3 || time.Since(start) < b.duration(); turn++ {
 		for _, l := range lengths {
 			if err := errors.Join(b.loadSome(ctx, without, l, &l.without), b.loadSome(ctx, with, l, &l.with)); err != nil {
@@ -258,7 +258,7 @@ func (db *database) updater(ctx context.Context, history int, help help, config 
 	if err != nil {
 		return nil, err
 	}
-	u := &updater{database: db, help: help, snapshots: snapshot.New(store, config), streams: newStreams(updaters)}
+	u := &updater{database: db, help: help, snapshots: made(snapshot.NewSnapshotter(store, config)), streams: newStreams(updaters)}
 	var c aggregate.Config
 	if help.snapshots {
 		c.Snapshots = u.snapshots
@@ -266,7 +266,7 @@ func (db *database) updater(ctx context.Context, history int, help help, config 
 	if help.cache {
 		c.CacheSize = updaters
 	}
-	u.repository = aggregate.NewRepository(u, savingsAccounts, &c)
+	u.repository = made(aggregate.NewRepository(u, savingsAccounts, &c))
 
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
@@ -319,4 +319,12 @@ func (u *updater) check() error {
 
 func (u *updater) perHundred(n int64) string {
 	return ratio(float64(n) / float64(u.updates.Load()) * 100)
+}
+
+// made returns a value that a constructor has returned without an error.
+func made[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }

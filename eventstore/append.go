@@ -220,7 +220,7 @@ func translateAppend(err error, changes []Change) error {
 				change = c
 			}
 		}
-		return fmt.Errorf("eventstore: %w", &ConflictError{Stream: change.Stream, Expected: change.Expected, Actual: Any})
+		return fmt.Errorf("eventstore: %w", &ConflictError{Stream: change.Stream, Expected: change.Expected, Actual: Unknown})
 	}
 	return translate(err, "append to stream %s", changes[0].Stream)
 }

@@ -43,7 +43,7 @@ type KeyUse struct {
 }
 
 // Use claims the key for one commit, before it is stored; [KeyUse.End] ends the claim. Use is for
-// implementations of another store, and for code that answers with what [Store.Stored] has returned. It
+// implementations of another store, and for code that answers with what [Store.Receipts] has returned. It
 // returns a [KeySpentError] while another commit has the key: one that is under way, is stored, or has an
 // unknown outcome. After an unknown outcome the same streams may be tried again. Safe for concurrent use.
 func (k Key) Use(commit ...Change) (*KeyUse, error) {
@@ -108,7 +108,7 @@ func (before usage) after(commit []Change, stored state, earlier []StreamID, err
 	return before, true
 }
 
-// Found notes the streams of the commit that [Store.Stored] has found under the key. It is for implementations
+// Found notes the streams of the commit that [Store.Receipts] has found under the key. It is for implementations
 // of another store.
 func (k Key) Found(streams []StreamID) {
 	if k.attempt == nil || streams == nil {
@@ -119,7 +119,7 @@ func (k Key) Found(streams []StreamID) {
 	k.attempt.found = streams
 }
 
-// Answer claims the key for code that answers with what [Store.Stored] has returned instead of a commit to
+// Answer claims the key for code that answers with what [Store.Receipts] has returned instead of a commit to
 // these streams; none if they are not known. It returns a [KeySpentError] as [KeyUse.End] does.
 func (k Key) Answer(streams ...StreamID) error {
 	u, err := k.Use(changesOf(streams)...)
@@ -134,7 +134,7 @@ func (k Key) Answer(streams ...StreamID) error {
 
 // Repeats reports whether a commit to these streams may be answered with what is stored under the key: the
 // attempt has no commit yet, or one to the same streams whose outcome is not known. Code that decides before
-// it commits asks [Store.Stored] only then.
+// it commits asks [Store.Receipts] only then.
 func (k Key) Repeats(streams ...StreamID) bool {
 	if k.attempt == nil {
 		return true

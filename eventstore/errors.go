@@ -119,8 +119,8 @@ func (e *SequenceError) Unwrap() []error { return []error{ErrSequenceBehind, Err
 type ConflictError struct {
 	Stream   StreamID
 	Expected Version
-	// Actual is the version the stream is at; Any where it is not known: in a caller's own
-	// transaction, or at an isolation level above read committed.
+	// Actual is the version the stream is at, or Unknown: in a caller's transaction above read committed, which
+	// does not see the append that was faster.
 	Actual Version
 	// Replaced says that the stream is at the expected version with another event, see [Change]: the log
 	// went back, and what the caller has read of the stream is not stored any more.
@@ -132,7 +132,7 @@ func (e *ConflictError) Error() string {
 		return fmt.Sprintf("stream %s: its event at version %s is not the one that was decided on: the log went back after a failover or a restore",
 			e.Stream, e.Expected)
 	}
-	if e.Actual == Any {
+	if e.Actual == Unknown {
 		return fmt.Sprintf("stream %s: a concurrent append was faster, expected version %s", e.Stream, e.Expected)
 	}
 	return fmt.Sprintf("stream %s is at version %s, expected %s", e.Stream, e.Actual, e.Expected)

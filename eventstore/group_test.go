@@ -451,7 +451,7 @@ func TestKeyedGroup(t *testing.T) {
 	callers.Wait()
 	seen := make(map[eventstore.Position]bool)
 	for i, receipt := range receipts {
-		if again, ok, err := store.Stored(key(i)); !ok || err != nil || again[0] != receipt {
+		if again, ok, err := store.Receipts(key(i)); !ok || err != nil || again[0] != receipt {
 			t.Errorf("key %d: %+v, %v; want the receipt %+v", i, again, err, receipt)
 		}
 		if seen[receipt.Position] {

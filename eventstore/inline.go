@@ -11,9 +11,9 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
-// Inline is what a store does in the transaction of every append: see [Config.Inline] and
+// AppendHook is what a store does in the transaction of every append: see [Config.Inline] and
 // projection.NewInline.
-type Inline interface {
+type AppendHook interface {
 	// Names are those of the projections that are kept so, for the database to compare.
 	Names() []string
 	// Apply is given the events that the transaction has stored, in the order of positions. When it returns an
@@ -70,13 +70,13 @@ func (e *uncommitted) SafeToRetry() bool { return e.again } // see pgconn.SafeTo
 
 // inliner does what Config.Inline says.
 type inliner struct {
-	Inline
-	to *Store
+	hook AppendHook
+	to   *Store
 }
 
 // store stores requests, and lets the database know which projections will be kept.
 func (n *inliner) store(ctx context.Context, tx pgx.Tx, args []any) ([]row, error) {
-	if _, err := tx.Exec(ctx, n.to.sql.declare, n.Names()); err != nil {
+	if _, err := tx.Exec(ctx, n.to.sql.declare, n.hook.Names()); err != nil {
 		return nil, err
 	}
 	return appendGroup(ctx, tx, &n.to.sql, args)
@@ -105,7 +105,7 @@ func (n *inliner) apply(ctx context.Context, tx pgx.Tx, batch []*request, rows [
 	if err != nil {
 		return err
 	}
-	if err := n.Apply(WithoutKey(ctx), tx, slices.Clip(events)); err != nil {
+	if err := n.hook.Apply(WithoutKey(ctx), tx, slices.Clip(events)); err != nil {
 		return fmt.Errorf("inline: %w", err)
 	}
 	return nil

@@ -81,10 +81,10 @@ with purged as (
 select count(*)
   from purged`
 
-// Stored returns the receipts of what was committed under the idempotency key in ctx, if
+// Receipts returns the receipts of what was committed under the idempotency key in ctx, if
 // anything was: a caller who has to decide before it appends looks here first. Without a key it
 // returns false. It returns a [KeyReusedError] when the key was used with other content.
-func (s *Store) Stored(ctx context.Context) ([]Receipt, bool, error) {
+func (s *Store) Receipts(ctx context.Context) ([]Receipt, bool, error) {
 	key, ok := KeyFrom(ctx)
 	if !ok {
 		return nil, false, nil

@@ -64,7 +64,7 @@ func TestKeyEditedByHand(t *testing.T) {
 	if _, err := store.Append(ctx(), stream("a"), eventstore.Any, draft(2)); err == nil {
 		t.Error("an append under the key succeeded")
 	}
-	if _, _, err := store.Stored(ctx()); err == nil || !strings.Contains(err.Error(), "changed by hand") {
+	if _, _, err := store.Receipts(ctx()); err == nil || !strings.Contains(err.Error(), "changed by hand") {
 		t.Errorf("stored: %v", err)
 	}
 }

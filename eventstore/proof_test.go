@@ -54,7 +54,7 @@ func readers(ctx context.Context, s *eventstore.Store) map[string]func() error {
 		"Next":          func() error { _, err := s.Next(ctx, eventstore.After(0), eventstore.Filter{}, 10); return err },
 		"Follow":        func() error { return first(s.Follow(ctx, 0, eventstore.Filter{})) },
 		"Stored": func() error {
-			_, _, err := s.Stored(eventstore.WithKey(ctx, "none", nil))
+			_, _, err := s.Receipts(eventstore.WithKey(ctx, "none", nil))
 			return err
 		},
 	}

@@ -62,12 +62,12 @@ func TestRepeatIsReplicated(t *testing.T) {
 			if name == "key" {
 				short, cancel := context.WithTimeout(eventstore.WithKey(t.Context(), "k", nil), time.Second)
 				defer cancel()
-				if _, _, err := store.Stored(short); !errors.Is(err, context.DeadlineExceeded) {
+				if _, _, err := store.Receipts(short); !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("stored: %v, want that it waits", err)
 				}
 				for range 10 {
 					brief, cancel := context.WithTimeout(eventstore.WithKey(t.Context(), "k", nil), 20*time.Millisecond)
-					_, _, _ = store.Stored(brief)
+					_, _, _ = store.Receipts(brief)
 					cancel()
 				}
 				var waiting int
@@ -79,7 +79,7 @@ func TestRepeatIsReplicated(t *testing.T) {
 			if err := <-answered; err != nil {
 				t.Errorf("once the standby is not waited for: %v", err)
 			}
-			if _, ok, err := store.Stored(ctx); name == "key" && (!ok || err != nil) {
+			if _, ok, err := store.Receipts(ctx); name == "key" && (!ok || err != nil) {
 				t.Errorf("stored: %t, %v", ok, err)
 			}
 		})

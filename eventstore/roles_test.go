@@ -73,7 +73,7 @@ func TestRoles(t *testing.T) {
 		if _, err := store.Append(ctx, id, eventstore.NoStream, draft(1)); err != nil {
 			t.Errorf("%s: append: %v", name, err)
 		}
-		if _, ok, err := store.Stored(ctx); !ok || err != nil {
+		if _, ok, err := store.Receipts(ctx); !ok || err != nil {
 			t.Errorf("%s: stored: %v, %v", name, ok, err)
 		}
 		if keys, _ := keysAfter(t, store, 0); len(keys) == 0 {

@@ -39,7 +39,7 @@ type Config struct {
 	// Inline is done in the transaction of every append, also of those in a caller's transaction: what
 	// it writes is there when the append returns, and when it fails nothing was stored. Appends that concern the
 	// same rows wait for each other. See projection.NewInline.
-	Inline Inline
+	Inline AppendHook
 	// Stale lets a standby answer what is asked of single streams: [Store.Read], [Store.Stat],
 	// [Store.Streams] and [Store.RecentStreams]. The answer is as old as the standby is behind: a stream may
 	// end before a receipt that the caller holds. Nothing should be decided on it. Without Stale such a read
@@ -176,8 +176,8 @@ func (s *Store) WithTx(tx pgx.Tx) *Store {
 	return &bound
 }
 
-// InTx reports whether the store is bound to a transaction by [Store.WithTx]: then an append that
-// failed cannot be tried again.
+// InTx reports whether the store is bound to a transaction by [Store.WithTx]: then an append that failed is the
+// caller's to try again, in the same transaction after a conflict at read committed, and otherwise in a new one.
 func (s *Store) InTx() bool { return s.inTx }
 
 // Tidemark returns the position up to which every reader may read: that of the last event with

@@ -176,7 +176,7 @@ func TestKeyIsAtomic(t *testing.T) {
 		} else if err := tx.Rollback(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if _, stored, err := store.Stored(ctx); stored != commit || err != nil {
+		if _, stored, err := store.Receipts(ctx); stored != commit || err != nil {
 			t.Errorf("commit %v: stored %v, %v", commit, stored, err)
 		}
 	}

@@ -67,6 +67,9 @@ const (
 	Exists   Version = -2 // the stream has at least one event
 )
 
+// Unknown is the version of a stream in a [ConflictError] where the version is not known. No append expects it.
+const Unknown Version = -3
+
 // String returns the number, or what a special expected version means.
 func (v Version) String() string {
 	switch v {
@@ -74,6 +77,8 @@ func (v Version) String() string {
 		return "any"
 	case Exists:
 		return "exists"
+	case Unknown:
+		return "unknown"
 	}
 	return strconv.FormatInt(int64(v), 10)
 }

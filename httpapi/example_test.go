@@ -28,8 +28,8 @@ var definition = aggregate.Define[tally]("tally", codec.New(
 
 // newTallies returns a mux with a command and a query.
 func newTallies(store aggregate.Store) *httpapi.Mux {
-	repo := aggregate.NewRepository(store, definition, nil)
-	mux := httpapi.NewMux(nil)
+	repo := made(aggregate.NewRepository(store, definition, nil))
+	mux := made(httpapi.NewMux(nil))
 	mux.Handle("POST /tallies/{id}", func(w http.ResponseWriter, r *http.Request) error {
 		var body struct {
 			N int `json:"n"`

@@ -130,8 +130,8 @@ func TestRegistration(t *testing.T) {
 		`"GET /{"`: func(m *httpapi.Mux) { m.Handle("GET /{", returning(nil)) },
 		`"GET /t"`: func(m *httpapi.Mux) { m.Handle("GET /t", returning(nil)); m.Handle("GET /t", returning(nil)) },
 		"Health":   func(*httpapi.Mux) { httpapi.Health(nil) },
-		"MaxBody":  func(*httpapi.Mux) { httpapi.NewMux(&httpapi.Config{MaxBody: -1}) },
-		"Timeout":  func(*httpapi.Mux) { httpapi.NewMux(&httpapi.Config{Timeout: -1}) },
+		"MaxBody":  func(*httpapi.Mux) { made(httpapi.NewMux(&httpapi.Config{MaxBody: -1})) },
+		"Timeout":  func(*httpapi.Mux) { made(httpapi.NewMux(&httpapi.Config{Timeout: -1})) },
 	} {
 		func() {
 			defer func() {
@@ -139,7 +139,7 @@ func TestRegistration(t *testing.T) {
 					t.Errorf("%s: panic %v, want one that names it", name, p)
 				}
 			}()
-			register(httpapi.NewMux(nil))
+			register(made(httpapi.NewMux(nil)))
 		}()
 	}
 }
@@ -150,7 +150,7 @@ func TestStream(t *testing.T) {
 	for _, method := range []string{"GET", "POST"} {
 		for _, end := range []string{"client", "close"} {
 			synctest.Test(t, func(t *testing.T) {
-				mux := httpapi.NewMux(nil)
+				mux := made(httpapi.NewMux(nil))
 				ended := make(chan time.Duration, 1)
 				mux.HandleStream("/", func(w http.ResponseWriter, r *http.Request) error {
 					start := time.Now()
@@ -207,7 +207,7 @@ func TestHijack(t *testing.T) {
 func TestTwoUpdates(t *testing.T) {
 	t.Parallel()
 	store := eventstoretest.NewMemory()
-	repo := aggregate.NewRepository(store, definition, nil)
+	repo := made(aggregate.NewRepository(store, definition, nil))
 	config, output := logged()
 	mux := handle(config, func(w http.ResponseWriter, r *http.Request) (err error) {
 		var receipt eventstore.Receipt

@@ -54,27 +54,27 @@ type Mux struct {
 	close  context.CancelFunc
 }
 
-// NewMux returns a mux without handlers. A nil config is the default. It panics when one of the
-// problems lacks an error or a name, or its status is not one of an error, or when a bound is negative.
-func NewMux(config *Config) *Mux {
+// NewMux returns a mux without handlers. A nil config is the default. It returns an error when one of the problems
+// lacks an error or a name, or its status is not one of an error, or when a bound is negative.
+func NewMux(config *Config) (*Mux, error) {
 	m := &Mux{mux: http.NewServeMux()}
 	if config != nil {
 		m.config = *config
 	}
 	for _, p := range m.config.Problems {
 		if p.Err == nil || p.Name == "" || p.Status < 400 || p.Status > 599 {
-			panic(fmt.Sprintf("httpapi: problem %+v: want an error, a status from 400 to 599 and a name", p))
+			return nil, fmt.Errorf("httpapi: NewMux: problem %+v: want an error, a status from 400 to 599 and a name", p)
 		}
 	}
 	if m.config.MaxBody < 0 || m.config.Timeout < 0 {
-		panic(fmt.Sprintf("httpapi: Config.MaxBody is %d, Config.Timeout is %v: neither may be negative", m.config.MaxBody, m.config.Timeout))
+		return nil, fmt.Errorf("httpapi: NewMux: Config.MaxBody is %d, Config.Timeout is %v: neither may be negative", m.config.MaxBody, m.config.Timeout)
 	}
 	m.config.TypePrefix = cmp.Or(m.config.TypePrefix, "urn:problem:")
 	m.config.MaxBody = cmp.Or(m.config.MaxBody, 64<<10)
 	m.config.Timeout = cmp.Or(m.config.Timeout, 10*time.Second)
 	m.config.Logger = cmp.Or(m.config.Logger, slog.Default())
 	m.open, m.close = context.WithCancel(context.Background())
-	return m
+	return m, nil
 }
 
 // Handle sets the handler for a pattern of [http.ServeMux], such as "POST /accounts/{id}/deposits".

@@ -158,7 +158,7 @@ func TestIdempotencyKey(t *testing.T) {
 	store := eventstoretest.NewMemory()
 	mux := newTallies(store)
 	mux.Handle("PUT /tallies/{id}", func(_ http.ResponseWriter, r *http.Request) error {
-		_, _, err := store.Stored(r.Context())
+		_, _, err := store.Receipts(r.Context())
 		return err
 	})
 	var answers [8]*httptest.ResponseRecorder
@@ -211,12 +211,12 @@ func (waiter) Wait(ctx context.Context, position eventstore.Position, _ ...strin
 	return ctx.Err()
 }
 
-var answer = query.After(func(context.Context, string) (string, error) { return "answer", nil }, waiter{})
+var answer = query.WaitFor(func(context.Context, string) (string, error) { return "answer", nil }, waiter{})
 
 // newWaiting returns a mux with a query that waits for a position, and a command that works until
 // done is closed.
 func newWaiting(config *httpapi.Config, done <-chan struct{}) *httpapi.Mux {
-	mux := httpapi.NewMux(config)
+	mux := made(httpapi.NewMux(config))
 	mux.Handle("GET /", func(_ http.ResponseWriter, r *http.Request) error {
 		_, err := answer(r.Context(), "")
 		return err
@@ -304,4 +304,12 @@ func TestClose(t *testing.T) {
 			t.Errorf("it took %v", took)
 		}
 	})
+}
+
+// made returns a value that a constructor has returned without an error.
+func made[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }

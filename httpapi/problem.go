@@ -142,7 +142,7 @@ func conflictProblem(r *http.Request, err error) *Error {
 	switch {
 	case seen == eventstore.Exists:
 		text = "it does not exist, and If-Match asks for something that exists"
-	case conflict.Actual == eventstore.Any: // not known
+	case conflict.Actual == eventstore.Unknown:
 		text = fmt.Sprintf("it is not at version %v, which If-Match asks for", seen)
 	}
 	return &Error{http.StatusPreconditionFailed, "version-conflict", text}

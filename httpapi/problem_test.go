@@ -33,7 +33,7 @@ func ask(h http.Handler, method, target, body string, headers ...string) *httpte
 
 // handle returns a mux with one handler.
 func handle(config *httpapi.Config, handler httpapi.Handler) *httpapi.Mux {
-	mux := httpapi.NewMux(config)
+	mux := made(httpapi.NewMux(config))
 	mux.Handle("/", handler)
 	return mux
 }
@@ -174,7 +174,7 @@ func TestNewMuxPanics(t *testing.T) {
 					t.Errorf("%+v: no panic", p)
 				}
 			}()
-			httpapi.NewMux(&httpapi.Config{Problems: []httpapi.Problem{p}})
+			made(httpapi.NewMux(&httpapi.Config{Problems: []httpapi.Problem{p}}))
 		}()
 	}
 }
@@ -192,7 +192,7 @@ func TestDefaultLogger(t *testing.T) {
 // TestNotServed: what the mux answers itself.
 func TestNotServed(t *testing.T) {
 	t.Parallel()
-	mux := httpapi.NewMux(nil)
+	mux := made(httpapi.NewMux(nil))
 	for _, pattern := range []string{"GET /a/{id}", "POST /a/{id}", "/dir/"} {
 		mux.Handle(pattern, returning(nil))
 	}

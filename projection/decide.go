@@ -50,11 +50,11 @@ type outcome int
 
 const (
 	proceed outcome = iota // with the next page
-	reload              // read the partition again: its token has changed
-	wait                // for a moment: another version is about to take this one's place
-	leave               // the partition is not this process's to run
-	end                 // the runner stops
-	fail                // say so, pause, and try again
+	reload                 // read the partition again: its token has changed
+	wait                   // for a moment: another version is about to take this one's place
+	leave                  // the partition is not this process's to run
+	end                    // the runner stops
+	fail                   // say so, pause, and try again
 )
 
 // after decides what follows a step that has returned err. stale says that the token of the partition has changed

@@ -36,9 +36,9 @@ func TestRefs(t *testing.T) {
 			_, err := o.DeadLetterGroups(ctx, ref)
 			return err
 		}, true, false},
-		"Accept": {o.Accept, true, false},
-		"Reset":  {func(ctx context.Context, ref projection.Ref) error { return o.Reset(ctx, ref, 0) }, true, false},
-		"Retry":  {func(ctx context.Context, ref projection.Ref) error { _, err := o.Retry(ctx, ref); return err }, true, false},
+		"AcceptTypes": {o.AcceptTypes, true, false},
+		"Reset":       {func(ctx context.Context, ref projection.Ref) error { return o.Reset(ctx, ref, 0) }, true, false},
+		"Retry":       {func(ctx context.Context, ref projection.Ref) error { _, err := o.Retry(ctx, ref); return err }, true, false},
 		"Edit": {func(ctx context.Context, ref projection.Ref) error {
 			_, err := o.Edit(ctx, ref, "k", 1, []byte(`{}`))
 			return err

@@ -180,7 +180,7 @@ func TestRetiredType(t *testing.T) {
 	if n := len(f.model("a")); n != 25 {
 		t.Errorf("a release that does not know a type has handled %d events", n-25)
 	}
-	if err := r.Operator().Accept(t.Context(), projection.Ref{Name: "a", Version: projection.Live}); err != nil {
+	if err := r.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "a", Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
 	f.waitWithin(10*time.Second, r, last)

@@ -34,10 +34,10 @@ func (o *RunnerOperator) find(ctx context.Context, action string, ref Ref) (*dep
 	return d, nil
 }
 
-// Accept makes the event types that this process handles those of the projection: it stops reporting types
+// AcceptTypes makes the event types that this process handles those of the projection: it stops reporting types
 // that were added later, and, after some were taken out of the code on purpose, lets processes run it that
 // do not know them.
-func (o *RunnerOperator) Accept(ctx context.Context, ref Ref) error {
+func (o *RunnerOperator) AcceptTypes(ctx context.Context, ref Ref) error {
 	d, err := o.find(ctx, "accept", ref)
 	if err != nil {
 		return err

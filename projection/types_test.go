@@ -121,7 +121,7 @@ func TestEveryType(t *testing.T) {
 	r, stop := f.start(quiet, f.store, every())
 	f.eventually(20*time.Second, "the old release leaves it", func() bool { return said.has("is not run by this process") })
 	f.waitWithin(10*time.Second, r, f.append(other, 2))
-	if err := r.Operator().Accept(t.Context(), projection.Ref{Name: "mails", Version: 1}); err != nil {
+	if err := r.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "mails", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	f.waitWithin(10*time.Second, r, f.append(other, 2))
@@ -136,7 +136,7 @@ func TestEveryType(t *testing.T) {
 		t.Error("the old release has passed over events")
 	}
 	// Back to a few types for good.
-	if err := old.Operator().Accept(t.Context(), projection.Ref{Name: "mails", Version: 1}); err != nil {
+	if err := old.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "mails", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(old, f.append(counting, 1))
@@ -207,7 +207,7 @@ func TestOldReleaseAndNewSchema(t *testing.T) {
 	// The release is taken back: somebody has to say so.
 	r, _ := f.start(quiet, f.store, table(first))
 	last = put(0, 1, `{"Name": "name0", "N": 100}`)
-	if err := r.Operator().Accept(t.Context(), projection.Ref{Name: "sums", Version: projection.Live}); err != nil {
+	if err := r.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "sums", Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(r, last)

@@ -166,7 +166,7 @@ func TestAddedType(t *testing.T) {
 	if n := events(); n != 6 {
 		t.Errorf("it has %d events, want 6: the new type from now on", n)
 	}
-	if err := r.Operator().Accept(t.Context(), projection.Ref{Name: "tally", Version: 1}); err != nil {
+	if err := r.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "tally", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.rollStatus(r, 1).Added; len(got) != 0 {

@@ -24,17 +24,17 @@ type Waiter interface {
 // asking again later is safe.
 var ErrBehind = errors.New("read model has not reached the position yet")
 
-// After returns a handler that waits for the position in its context, see [AtLeast], to be
+// WaitFor returns a handler that waits for the position in its context, see [AtLeast], to be
 // reached by the named projections before it calls handler. When ctx is done first it returns
-// [ErrBehind] and the waiter's error, such as a projection.WaitError. After panics when the handler or the waiter is nil, or a name is empty.
-func After[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string) Handler[Q, R] {
+// [ErrBehind] and the waiter's error, such as a projection.WaitError. WaitFor panics when the handler or the waiter is nil, or a name is empty.
+func WaitFor[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string) Handler[Q, R] {
 	switch {
 	case handler == nil:
-		panic(fmt.Sprintf("query: After: %v: the handler is nil: pass a function", reflect.TypeFor[Q]()))
+		panic(fmt.Sprintf("query: WaitFor: %v: the handler is nil: pass a function", reflect.TypeFor[Q]()))
 	case isnil.Any(waiter):
-		panic(fmt.Sprintf("query: After: %v: the waiter is nil: pass the projection.Runner", reflect.TypeFor[Q]()))
+		panic(fmt.Sprintf("query: WaitFor: %v: the waiter is nil: pass the projection.Runner", reflect.TypeFor[Q]()))
 	case slices.Contains(projections, ""):
-		panic(fmt.Sprintf("query: After: %v: the name of a projection is empty in %q", reflect.TypeFor[Q](), projections))
+		panic(fmt.Sprintf("query: WaitFor: %v: the name of a projection is empty in %q", reflect.TypeFor[Q](), projections))
 	}
 	projections = slices.Clone(projections)
 	return func(ctx context.Context, query Q) (R, error) {
@@ -53,7 +53,7 @@ func After[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string
 
 type positionKey struct{}
 
-// AtLeast returns a context in which queries made by [After] see every event up to position.
+// AtLeast returns a context in which queries made by [WaitFor] see every event up to position.
 func AtLeast(ctx context.Context, position eventstore.Position) context.Context {
 	return context.WithValue(ctx, positionKey{}, position)
 }

@@ -30,7 +30,7 @@ func TestAfter(t *testing.T) {
 	t.Parallel()
 	runner := &waiter{reached: 10}
 	called := 0
-	handler := query.After(func(_ context.Context, q string) (int, error) { called++; return len(q), nil }, runner, "a", "b")
+	handler := query.WaitFor(func(_ context.Context, q string) (int, error) { called++; return len(q), nil }, runner, "a", "b")
 
 	if n, err := handler(t.Context(), "four"); n != 4 || err != nil || runner.asked != nil {
 		t.Errorf("without a position: %d, %v, waited for %v", n, err, runner.asked)
@@ -53,7 +53,7 @@ func Example() {
 	balanceOf := func(_ context.Context, owner string) (int, error) { return balances[owner], nil }
 
 	runner := &waiter{reached: 42} // a projection.Runner
-	handler := query.After(balanceOf, runner, "balances")
+	handler := query.WaitFor(balanceOf, runner, "balances")
 
 	receipt := eventstore.Receipt{Version: 3, Position: 42} // of the command before
 	fmt.Println(handler(query.AtLeast(context.Background(), receipt.Position), "ada"))

@@ -9,14 +9,14 @@ import (
 	"github.com/tidemark-es/tidemark/query"
 )
 
-func TestAfterRefuses(t *testing.T) {
+func TestWaitForRefuses(t *testing.T) {
 	t.Parallel()
 	handler := func(context.Context, string) (int, error) { return 0, nil }
 	for want, define := range map[string]func(){
-		"After: string: the handler is nil":                func() { query.After[string, int](nil, &waiter{}, "a") },
-		"After: string: the waiter is nil":                 func() { query.After(handler, nil, "a") },
-		"After: string: the waiter is nil: pass":           func() { query.After(handler, (*waiter)(nil), "a") },
-		"After: string: the name of a projection is empty": func() { query.After(handler, &waiter{}, "a", "") },
+		"WaitFor: string: the handler is nil":                func() { query.WaitFor[string, int](nil, &waiter{}, "a") },
+		"WaitFor: string: the waiter is nil":                 func() { query.WaitFor(handler, nil, "a") },
+		"WaitFor: string: the waiter is nil: pass":           func() { query.WaitFor(handler, (*waiter)(nil), "a") },
+		"WaitFor: string: the name of a projection is empty": func() { query.WaitFor(handler, &waiter{}, "a", "") },
 	} {
 		func() {
 			defer func() {

@@ -10,9 +10,10 @@
 //
 //	store, err := snapshot.NewPostgres(pool, nil)
 //	…
-//	snapshots := snapshot.New(store, nil) // every 100 events
+//	snapshots, err := snapshot.NewSnapshotter(store, nil) // every 100 events
+//	…
 //	defer snapshots.Close()
-//	repository := aggregate.NewRepository(events, accounts, &aggregate.Config{Snapshots: snapshots})
+//	repository, err := aggregate.NewRepository(events, accounts, &aggregate.Config{Snapshots: snapshots})
 //
 // # Guarantees
 //

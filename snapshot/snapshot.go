@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// ErrInvalid means that an argument is not acceptable. Nothing was stored.
-var ErrInvalid = errors.New("invalid argument")
+// ErrInvalid is [eventstore.ErrInvalid]: an argument is not acceptable, and nothing was stored.
+var ErrInvalid = eventstore.ErrInvalid
 
 // Kind says what a snapshot's data is. Two releases that disagree on it do not use each other's snapshots.
 type Kind struct {

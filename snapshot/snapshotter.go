@@ -74,18 +74,18 @@ type Stats struct {
 	Merged   int64 // snapshots replaced in the queue by a later one of their stream
 }
 
-// New returns a snapshotter over a store. Close it at the end. It panics when the store is nil or
-// Config.Queue is negative.
-func New(store Store, config *Config) *Snapshotter {
+// NewSnapshotter returns a snapshotter over a store. Close it at the end. It returns an error that is [ErrInvalid] when
+// the store is nil or Config.Queue is negative.
+func NewSnapshotter(store Store, config *Config) (*Snapshotter, error) {
 	var c Config
 	if config != nil {
 		c = *config
 	}
 	if isnil.Any(store) {
-		panic("snapshot: New: the store is nil: pass one that snapshot.NewPostgres or snapshot.NewMemory returned without an error")
+		return nil, fmt.Errorf("snapshot: NewSnapshotter: %w: the store is nil: pass one that snapshot.NewPostgres or snapshot.NewMemory returned without an error", ErrInvalid)
 	}
 	if c.Queue < 0 {
-		panic(fmt.Sprintf("snapshot: New: Config.Queue is %d: want a number of streams, or 0 for 1000", c.Queue))
+		return nil, fmt.Errorf("snapshot: NewSnapshotter: %w: Config.Queue is %d: want a number of streams, or 0 for 1000", ErrInvalid, c.Queue)
 	}
 	if c.Policy == nil {
 		c.Policy = Every(100)
@@ -98,7 +98,7 @@ func New(store Store, config *Config) *Snapshotter {
 	}
 	s := &Snapshotter{store: store, config: c, pending: make(map[eventstore.StreamID]Job), saving: make(map[eventstore.StreamID]eventstore.Version), hurry: make(chan struct{}, 1)}
 	s.idle.L = &s.mu
-	return s
+	return s, nil
 }
 
 // Store returns the store that snapshots are kept in.

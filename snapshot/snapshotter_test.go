@@ -29,7 +29,7 @@ func TestTakeSavesLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
 		release := store.block()
-		snapshots := snapshot.New(store, nil)
+		snapshots := must(snapshot.NewSnapshotter(store, nil))
 		a := newJob(made("a", 1))
 		snapshots.Take(t.Context(), a.Job)
 		synctest.Wait()
@@ -58,7 +58,7 @@ func TestTakeIgnoresItsContext(t *testing.T) {
 	for _, sync := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			store := newFake(t)
-			snapshots := snapshot.New(store, &snapshot.Config{Sync: sync})
+			snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Sync: sync}))
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			a := newJob(made("a", 1))
@@ -76,7 +76,7 @@ func TestSync(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
-		snapshots := snapshot.New(store, &snapshot.Config{Sync: true, Queue: 1, Logger: quiet().Logger})
+		snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Sync: true, Queue: 1, Logger: quiet().Logger}))
 		for version := range eventstore.Version(3) {
 			a := newJob(made("a", version+1))
 			snapshots.Take(t.Context(), a.Job)
@@ -103,7 +103,7 @@ func TestSyncWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
 		release := store.block()
-		snapshots := snapshot.New(store, &snapshot.Config{Sync: true})
+		snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Sync: true}))
 		var returned atomic.Bool
 		go func() { snapshots.Take(t.Context(), newJob(made("a", 1)).Job); returned.Store(true) }()
 		synctest.Wait()
@@ -124,7 +124,7 @@ func TestQueueIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
 		release := store.block()
-		snapshots := snapshot.New(store, &snapshot.Config{Queue: 2})
+		snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Queue: 2}))
 		var jobs []*job
 		for _, key := range []string{"saving", "first", "second", "dropped", "too"} {
 			jobs = append(jobs, newJob(made(key, 1)))
@@ -164,7 +164,7 @@ func TestDefaultQueue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
 		release := store.block()
-		snapshots := snapshot.New(store, nil)
+		snapshots := must(snapshot.NewSnapshotter(store, nil))
 		for i := range 1011 {
 			snapshots.Take(t.Context(), newJob(made(fmt.Sprint(i), 1)).Job)
 			if i == 0 {
@@ -189,7 +189,7 @@ func TestPace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
-		snapshots := snapshot.New(store, nil)
+		snapshots := must(snapshot.NewSnapshotter(store, nil))
 		start := time.Now()
 		take := func(n int) {
 			for i := range n {
@@ -233,7 +233,7 @@ func TestMerge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
 		release := store.block()
-		snapshots := snapshot.New(store, nil)
+		snapshots := must(snapshot.NewSnapshotter(store, nil))
 		saving := newJob(made("a", 1))
 		snapshots.Take(t.Context(), saving.Job)
 		synctest.Wait() // it is not in the queue any more
@@ -275,7 +275,7 @@ func TestFailuresNeverSurface(t *testing.T) {
 			store := newFake(t)
 			store.refuse("refused")
 			var log bytes.Buffer
-			snapshots := snapshot.New(store, &snapshot.Config{Sync: inTake, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Sync: inTake, Logger: slog.New(slog.NewTextHandler(&log, nil))}))
 			failing, panicking, refused, invalid := newJob(made("failing", 1)), newJob(made("panicking", 1)), newJob(made("refused", 1)), newJob(made("invalid", -1))
 			failing.Make = func() (snapshot.Snapshot, error) { return snapshot.Snapshot{}, errors.New("cannot encode") }
 			panicking.Make = func() (snapshot.Snapshot, error) { panic("encoder bug") }
@@ -317,7 +317,7 @@ func TestDeadStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
 		store.fail(errors.New("no connection"))
-		snapshots := snapshot.New(store, quiet())
+		snapshots := must(snapshot.NewSnapshotter(store, quiet()))
 		for _, key := range []string{"a", "b", "c"} {
 			snapshots.Take(t.Context(), newJob(made(key, 1)).Job)
 		}
@@ -334,7 +334,7 @@ func TestCloseEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
 		store.block()
-		snapshots := snapshot.New(store, quiet())
+		snapshots := must(snapshot.NewSnapshotter(store, quiet()))
 		var jobs []*job
 		for i := range 100 {
 			jobs = append(jobs, newJob(made(fmt.Sprint(i), 1)))
@@ -357,7 +357,7 @@ func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFake(t)
 		release := store.block()
-		snapshots := snapshot.New(store, nil)
+		snapshots := must(snapshot.NewSnapshotter(store, nil))
 		var jobs []*job
 		for i := range 200 {
 			jobs = append(jobs, newJob(made(fmt.Sprint(i), 1)))
@@ -395,7 +395,7 @@ func TestEveryJobCounts(t *testing.T) {
 	store.refuse("3")
 	config := quiet()
 	config.Queue = 4
-	snapshots := snapshot.New(store, config)
+	snapshots := must(snapshot.NewSnapshotter(store, config))
 	const goroutines, each = 8, 100
 	all := make([][]*job, goroutines)
 	var wg sync.WaitGroup
@@ -436,17 +436,17 @@ func TestEveryJobCounts(t *testing.T) {
 // TestDue: the policy is asked when there is something to save; by default it wants 100 events.
 func TestDue(t *testing.T) {
 	t.Parallel()
-	byDefault := snapshot.New(newFake(t), nil)
+	byDefault := must(snapshot.NewSnapshotter(newFake(t), nil))
 	for events, want := range map[int]bool{0: false, 1: false, 99: false, 100: true, 101: true} {
 		if got := byDefault.Due(snapshot.Progress{Events: events}); got != want {
 			t.Errorf("after %d events: %v, want %v", events, got, want)
 		}
 	}
 	var asked []snapshot.Progress
-	custom := snapshot.New(newFake(t), &snapshot.Config{Policy: func(p snapshot.Progress) bool {
+	custom := must(snapshot.NewSnapshotter(newFake(t), &snapshot.Config{Policy: func(p snapshot.Progress) bool {
 		asked = append(asked, p)
 		return true
-	}})
+	}}))
 	if custom.Due(snapshot.Progress{Version: 7}) || !custom.Due(snapshot.Progress{Version: 8, Events: 1}) {
 		t.Error("it is due for no event, or not for one")
 	}
@@ -482,7 +482,7 @@ func TestLoad(t *testing.T) {
 		store := newFake(t)
 		mustSave(t, store, test.there...)
 		var log bytes.Buffer
-		snapshots := snapshot.New(store, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}))
 		got, found := snapshots.Load(t.Context(), stream("a"), now, 10)
 		if found != test.found || found && (got.Version != 5 || string(got.Data) != "the state") || !found && (got.Data != nil || got.Version != 0) {
 			t.Errorf("%s: %+v, %v", name, got, found)
@@ -507,7 +507,7 @@ func TestLoadFails(t *testing.T) {
 	mustSave(t, store, made("a", 1))
 	store.fail(errors.New("no connection"))
 	var log bytes.Buffer
-	snapshots := snapshot.New(store, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}))
 	if got, found := snapshots.Load(t.Context(), stream("a"), kind, 10); found || got.Data != nil {
 		t.Errorf("found %+v", got)
 	}
@@ -530,7 +530,7 @@ func TestReject(t *testing.T) {
 	t.Parallel()
 	store := newFake(t)
 	var log bytes.Buffer
-	snapshots := snapshot.New(store, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))}))
 	mustSave(t, store, made("a", 5), made("b", 5))
 	bad, found := snapshots.Load(t.Context(), stream("a"), kind, 10)
 	if !found {
@@ -563,16 +563,16 @@ func TestReject(t *testing.T) {
 func TestNewPanics(t *testing.T) {
 	t.Parallel()
 	for want, construct := range map[string]func(){
-		"New: the store is nil:":               func() { snapshot.New(nil, nil) },
-		"New: the store is nil: pass one":      func() { snapshot.New((*snapshot.Postgres)(nil), nil) },
-		"New: Config.Queue is -1":              func() { snapshot.New(newFake(t), &snapshot.Config{Queue: -1}) },
-		"Every: n is 0: want 1 or more":        func() { snapshot.Every(0) },
-		"Every: n is -7: want 1 or more":       func() { snapshot.Every(-7) },
-		"OlderThan: age is -1s: want 0":        func() { snapshot.OlderThan(-time.Second) },
-		"LoadedMoreThan: n is -1: want 0":      func() { snapshot.LoadedMoreThan(-1) },
-		"LoadedSlowerThan: limit is -1s: want": func() { snapshot.LoadedSlowerThan(-time.Second) },
-		"AnyOf: policy 2 of 2 is nil":          func() { snapshot.AnyOf(snapshot.Never(), nil) },
-		"AllOf: policy 1 of 1 is nil":          func() { snapshot.AllOf(nil) },
+		"NewSnapshotter: invalid argument: the store is nil:":          func() { must(snapshot.NewSnapshotter(nil, nil)) },
+		"NewSnapshotter: invalid argument: the store is nil: pass one": func() { must(snapshot.NewSnapshotter((*snapshot.Postgres)(nil), nil)) },
+		"NewSnapshotter: invalid argument: Config.Queue is -1":         func() { must(snapshot.NewSnapshotter(newFake(t), &snapshot.Config{Queue: -1})) },
+		"Every: n is 0: want 1 or more":                                func() { snapshot.Every(0) },
+		"Every: n is -7: want 1 or more":                               func() { snapshot.Every(-7) },
+		"OlderThan: age is -1s: want 0":                                func() { snapshot.OlderThan(-time.Second) },
+		"LoadedMoreThan: n is -1: want 0":                              func() { snapshot.LoadedMoreThan(-1) },
+		"LoadedSlowerThan: limit is -1s: want":                         func() { snapshot.LoadedSlowerThan(-time.Second) },
+		"AnyOf: policy 2 of 2 is nil":                                  func() { snapshot.AnyOf(snapshot.Never(), nil) },
+		"AllOf: policy 1 of 1 is nil":                                  func() { snapshot.AllOf(nil) },
 	} {
 		func() {
 			defer func() {
@@ -594,7 +594,7 @@ func TestNewPanics(t *testing.T) {
 		t.Errorf("%v, want ErrInvalid", err)
 	}
 	store := newFake(t)
-	if snapshot.New(store, nil).Store() != store {
+	if must(snapshot.NewSnapshotter(store, nil)).Store() != store {
 		t.Error("another store")
 	}
 }
@@ -609,7 +609,7 @@ func ExampleNew() {
 	account := eventstore.StreamID{Category: "account", Key: "42"}
 	state := snapshot.Kind{Type: "account/state", Schema: 1}
 
-	snapshots := snapshot.New(store, &snapshot.Config{Policy: snapshot.Every(50)})
+	snapshots := must(snapshot.NewSnapshotter(store, &snapshot.Config{Policy: snapshot.Every(50)}))
 	if snapshots.Due(snapshot.Progress{Stream: account, Version: 50, Events: 50}) {
 		snapshots.Take(ctx, snapshot.Job{Stream: account, Make: func() (snapshot.Snapshot, error) {
 			return snapshot.Snapshot{
@@ -734,4 +734,12 @@ func (f *fake) hasNone(t *testing.T, key string) {
 	if got, ok, err := f.Memory.Load(t.Context(), stream(key), kind, 1<<62); ok || err != nil {
 		t.Errorf("stored of %s: version %d, %v; want none", key, got.Version, err)
 	}
+}
+
+// must returns a value that a constructor has returned without an error.
+func must[T any](value T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return value
 }

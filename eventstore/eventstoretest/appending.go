@@ -203,7 +203,7 @@ func testInvalidArguments(t *testing.T, s Store) {
 	for _, name := range []string{"", long, "\xff", "a\x00"} {
 		ctx := eventstore.WithKey(t.Context(), name, nil)
 		_, commitErr := s.Commit(ctx, ok("a"))
-		_, _, storedErr := s.Stored(ctx)
+		_, _, storedErr := s.Receipts(ctx)
 		if !errors.Is(commitErr, eventstore.ErrInvalid) || !errors.Is(storedErr, eventstore.ErrInvalid) {
 			t.Errorf("idempotency key %.10q: commit %v, stored %v; want ErrInvalid", name, commitErr, storedErr)
 		}
@@ -248,13 +248,13 @@ func testLargestEvent(t *testing.T, s Store) {
 func testKey(t *testing.T, s Store) {
 	attempt := func() context.Context { return eventstore.WithKey(t.Context(), "order-7", []byte("deposit 5")) }
 	ctx := attempt()
-	if _, ok, err := s.Stored(ctx); ok || err != nil {
+	if _, ok, err := s.Receipts(ctx); ok || err != nil {
 		t.Errorf("before: stored %v, %v", ok, err)
 	}
 	if _, err := s.Append(ctx, stream("a"), 3, draft(1)); !errors.Is(err, eventstore.ErrConflict) {
 		t.Errorf("%v, want a conflict", err)
 	}
-	if _, ok, _ := s.Stored(ctx); ok {
+	if _, ok, _ := s.Receipts(ctx); ok {
 		t.Error("a refused append used up the key")
 	}
 	changes := []eventstore.Change{
@@ -270,12 +270,12 @@ func testKey(t *testing.T, s Store) {
 	if diff := cmp.Diff(first, again); diff != "" || err != nil {
 		t.Errorf("repeated: %v (-want +got):\n%s", err, diff)
 	}
-	found, ok, err := s.Stored(ctx)
+	found, ok, err := s.Receipts(ctx)
 	if diff := cmp.Diff(first, found); diff != "" || !ok || err != nil {
 		t.Errorf("stored: %v, %v (-want +got):\n%s", ok, err, diff)
 	}
 	other := eventstore.WithKey(t.Context(), "order-7", []byte("deposit 6"))
-	_, _, storedErr := s.Stored(other)
+	_, _, storedErr := s.Receipts(other)
 	_, commitErr := s.Commit(other, changes...)
 	for _, err := range []error{storedErr, commitErr} {
 		var reused *eventstore.KeyReusedError

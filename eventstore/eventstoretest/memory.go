@@ -173,8 +173,8 @@ func (m *Memory) appendLocked(change eventstore.Change) eventstore.Receipt {
 	}
 }
 
-// Stored is [eventstore.Store.Stored].
-func (m *Memory) Stored(ctx context.Context) ([]eventstore.Receipt, bool, error) {
+// Stored is [eventstore.Store.Receipts].
+func (m *Memory) Receipts(ctx context.Context) ([]eventstore.Receipt, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	first, err := m.storedLocked(ctx)

@@ -242,7 +242,7 @@ func (m *model) key(t *rapid.T) (ctx context.Context, name, content string) {
 func (m *model) stored(t *rapid.T) {
 	ctx, name, content := m.key(t)
 	first, known := m.keys[name]
-	receipts, ok, err := m.store.Stored(ctx)
+	receipts, ok, err := m.store.Receipts(ctx)
 	if known && first.content != content {
 		if !isRefusal(err, &eventstore.KeyReusedError{Key: name}) {
 			t.Fatalf("stored under %q with other content: %v", name, err)

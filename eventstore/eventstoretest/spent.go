@@ -61,13 +61,13 @@ func testKeySpent(t *testing.T, s Store) {
 	if _, err := s.Commit(ctx, given...); !isSpent(err, "k", streamsOf("a"), streamsOf("a")) {
 		t.Errorf("other events in the same slice: %v, want a KeySpentError", err)
 	}
-	if receipts, ok, err := s.Stored(ctx); err != nil || !ok || !slices.Equal(receipts, first) {
+	if receipts, ok, err := s.Receipts(ctx); err != nil || !ok || !slices.Equal(receipts, first) {
 		t.Errorf("stored: %v, %v, %v", receipts, ok, err)
 	}
 	for name, other := range map[string]context.Context{
 		"without a key": eventstore.WithoutKey(ctx), "another key": eventstore.WithKey(ctx, "l", nil),
 	} {
-		if _, ok, err := s.Stored(other); ok || err != nil {
+		if _, ok, err := s.Receipts(other); ok || err != nil {
 			t.Errorf("%s: stored before, %v", name, err)
 		}
 		if _, err := s.Commit(other, change("b")...); err != nil {

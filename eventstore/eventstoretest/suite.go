@@ -14,7 +14,7 @@ import (
 type Store interface {
 	Append(context.Context, eventstore.StreamID, eventstore.Version, ...eventstore.Draft) (eventstore.Receipt, error)
 	Commit(context.Context, ...eventstore.Change) ([]eventstore.Receipt, error)
-	Stored(context.Context) ([]eventstore.Receipt, bool, error)
+	Receipts(context.Context) ([]eventstore.Receipt, bool, error)
 	Read(context.Context, eventstore.StreamID, eventstore.ReadOptions) iter.Seq2[eventstore.Raw, error]
 	ReadAll(context.Context, eventstore.Position, eventstore.Filter) iter.Seq2[eventstore.Raw, error]
 	ReadAllBackwards(context.Context, eventstore.Position, eventstore.Filter) iter.Seq2[eventstore.Raw, error]

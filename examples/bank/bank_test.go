@@ -34,7 +34,7 @@ func start(t *testing.T) *service {
 	if err := b.runner.Wait(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	return &service{servicetest.Serve(t, b.mux()), b}
+	return &service{servicetest.Serve(t, b.mux), b}
 }
 
 // openAccounts opens accounts in EUR with 1000 cents each.
@@ -330,7 +330,7 @@ func TestReadModelBehind(t *testing.T) {
 	request := httptest.NewRequestWithContext(ctx, "GET", "/accounts", nil)
 	request.Header.Set(httpapi.PositionHeader, eventstore.Position(99).String())
 	recorder := httptest.NewRecorder()
-	s.mux().ServeHTTP(recorder, request)
+	s.mux.ServeHTTP(recorder, request)
 	if recorder.Code != 503 || recorder.Header().Get("Retry-After") == "" || !strings.Contains(recorder.Body.String(), "read-model-behind") {
 		t.Errorf("%d %s, want 503 and when to retry", recorder.Code, recorder.Body)
 	}
@@ -341,7 +341,7 @@ func TestReadModelBehind(t *testing.T) {
 func TestClosing(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	handler := s.mux()
+	handler := s.mux
 	ask := func(method, path, body string) *httptest.ResponseRecorder {
 		request := httptest.NewRequestWithContext(t.Context(), method, path, strings.NewReader(body))
 		request.Header.Set(httpapi.PositionHeader, "999999")

@@ -24,8 +24,11 @@ type api struct {
 	runner   *projection.Runner
 }
 
-func (a *api) mux() *httpapi.Mux {
-	mux := httpapi.NewMux(&httpapi.Config{Problems: problems, Members: members, TypePrefix: "urn:bank:"})
+func (a *api) mux() (*httpapi.Mux, error) {
+	mux, err := httpapi.NewMux(&httpapi.Config{Problems: problems, Members: members, TypePrefix: "urn:bank:"})
+	if err != nil {
+		return nil, err
+	}
 	mux.Handle("POST /accounts", a.open)
 	mux.Handle("POST /accounts/{id}/deposits", a.deposit)
 	mux.Handle("POST /accounts/{id}/withdrawals", a.withdraw)
@@ -37,7 +40,7 @@ func (a *api) mux() *httpapi.Mux {
 	mux.Handle("GET /accounts/{id}/statement", a.statement)
 	mux.Handle("GET /search", a.search)
 	mux.Handle("GET /health", httpapi.Health(a.runner.Status))
-	return mux
+	return mux, nil
 }
 
 // problems says which error means what to a client.

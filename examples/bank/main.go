@@ -71,8 +71,7 @@ func serve(ctx context.Context, addr, data string) error {
 	defer listener.Close()
 	err = withBank(ctx, data, func(ctx context.Context, b *bank) error {
 		slog.Info("the bank is open", "url", "http://"+listener.Addr().String())
-		mux := b.mux()
-		return host.Serve(ctx, listener, mux, mux.Close)
+		return host.Serve(ctx, listener, b.mux, b.mux.Close)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil // interrupted while it started
@@ -106,6 +105,7 @@ type bank struct {
 	accounts  *accounts
 	bus       *command.Bus
 	runner    *projection.Runner
+	mux       *httpapi.Mux
 	kept      bool // the database outlives the program
 }
 
@@ -151,10 +151,19 @@ func (b *bank) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	b.snapshots = snapshot.New(saved, nil) // after every 100 events of an account
-	b.accounts = aggregate.NewRepository(b.store, account.Definition, &aggregate.Config{Snapshots: b.snapshots, CacheSize: cached})
+	if b.snapshots, err = snapshot.NewSnapshotter(saved, nil); err != nil { // after every 100 events of an account
+		return err
+	}
+	config := &aggregate.Config{Snapshots: b.snapshots, CacheSize: cached}
+	if b.accounts, err = aggregate.NewRepository(b.store, account.Definition, config); err != nil {
+		return err
+	}
 	b.bus = newBus(b.store, b.accounts)
-	b.runner, err = projection.NewRunner(b.pool, b.store, nil, readModels()...)
+	if b.runner, err = projection.NewRunner(b.pool, b.store, nil, readModels()...); err != nil {
+		return err
+	}
+	a := &api{bus: b.bus, queries: newQueries(b.pool, b.runner), accounts: b.accounts, runner: b.runner}
+	b.mux, err = a.mux()
 	return err
 }
 
@@ -163,15 +172,4 @@ func (b *bank) close() {
 	b.snapshots.Close()
 	b.store.Close()
 	b.pool.Close()
-}
-
-// mux serves the bank over HTTP.
-func (b *bank) mux() *httpapi.Mux {
-	a := &api{
-		bus:      b.bus,
-		queries:  newQueries(b.pool, b.runner),
-		accounts: b.accounts,
-		runner:   b.runner,
-	}
-	return a.mux()
 }

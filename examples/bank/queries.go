@@ -75,9 +75,9 @@ type queries struct {
 func newQueries(pool *pgxpool.Pool, waiter query.Waiter) *queries {
 	m := &models{pool}
 	return &queries{
-		accounts:  query.After(m.accounts, waiter, accountsModel),
-		statement: query.After(m.statement, waiter, statementModel, accountsModel),
-		search:    query.After(m.search, waiter, searchModel, accountsModel),
+		accounts:  query.WaitFor(m.accounts, waiter, accountsModel),
+		statement: query.WaitFor(m.statement, waiter, statementModel, accountsModel),
+		search:    query.WaitFor(m.search, waiter, searchModel, accountsModel),
 	}
 }
 

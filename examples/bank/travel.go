@@ -43,13 +43,13 @@ func (a *api) loadMoment(ctx context.Context, id, asked, value string) (*loadedA
 		if err != nil {
 			return nil, httpapi.BadRequest("at=%s: want a time such as 2026-03-01T12:00:00Z; a + is to be sent as %%2B", value)
 		}
-		return a.accounts.LoadAt(ctx, id, at)
+		return a.accounts.LoadAsOf(ctx, id, at)
 	case "position":
 		position, err := eventstore.ParsePosition(value)
 		if err != nil {
 			return nil, err
 		}
-		return a.accounts.LoadPosition(ctx, id, position)
+		return a.accounts.LoadThrough(ctx, id, position)
 	}
 	return a.accounts.Load(ctx, id)
 }

@@ -140,13 +140,16 @@ func firstOf(errs ...error) error {
 }
 
 // newBus returns a bus that handles the commands.
-func newBus(store aggregate.Store, retries *aggregate.Config) *command.Bus {
-	h := &handlers{
-		store:   store,
-		retries: retries,
-		orders:  aggregate.NewRepository(store, order.Definition, retries),
-		items:   aggregate.NewRepository(store, stock.Definition, retries),
+func newBus(store aggregate.Store, retries *aggregate.Config) (*command.Bus, error) {
+	orders, err := aggregate.NewRepository(store, order.Definition, retries)
+	if err != nil {
+		return nil, err
 	}
+	items, err := aggregate.NewRepository(store, stock.Definition, retries)
+	if err != nil {
+		return nil, err
+	}
+	h := &handlers{store: store, retries: retries, orders: orders, items: items}
 	bus := command.NewBus()
 	command.Register(bus, h.receive)
 	command.Register(bus, h.place)
@@ -155,7 +158,7 @@ func newBus(store aggregate.Store, retries *aggregate.Config) *command.Bus {
 	command.Register(bus, h.deliver)
 	command.Register(bus, h.cancel)
 	command.Register(bus, h.takeBack)
-	return bus
+	return bus, nil
 }
 
 type handlers struct {

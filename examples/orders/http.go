@@ -24,8 +24,11 @@ type api struct {
 	runner  *projection.Runner
 }
 
-func (a *api) mux() *httpapi.Mux {
-	mux := httpapi.NewMux(&httpapi.Config{Problems: problems, Members: members, TypePrefix: "urn:orders:"})
+func (a *api) mux() (*httpapi.Mux, error) {
+	mux, err := httpapi.NewMux(&httpapi.Config{Problems: problems, Members: members, TypePrefix: "urn:orders:"})
+	if err != nil {
+		return nil, err
+	}
 	mux.Handle("POST /items/{id}/receipts", a.receive)
 	mux.Handle("GET /items", a.items)
 	mux.Handle("GET /items/{id}", a.item)
@@ -41,7 +44,7 @@ func (a *api) mux() *httpapi.Mux {
 	mux.Handle("GET /revenue/days", a.days)
 	mux.Handle("GET /revenue/products", a.products)
 	mux.Handle("GET /health", httpapi.Health(a.runner.Status))
-	return mux
+	return mux, nil
 }
 
 // problems says which error means what to a client.

@@ -72,8 +72,7 @@ func serve(ctx context.Context, addr, data string) error {
 	defer listener.Close()
 	err = withService(ctx, data, func(ctx context.Context, s *service) error {
 		slog.Info("orders are taken", "url", "http://"+listener.Addr().String())
-		mux := s.mux()
-		return host.Serve(ctx, listener, mux, mux.Close)
+		return host.Serve(ctx, listener, s.mux, s.mux.Close)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil // interrupted while it started
@@ -106,6 +105,7 @@ type service struct {
 	snapshots *snapshot.Snapshotter
 	bus       *command.Bus
 	runner    *projection.Runner
+	mux       *httpapi.Mux
 	kept      bool // the database outlives the program
 }
 
@@ -144,11 +144,19 @@ func (s *service) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	s.snapshots = snapshot.New(saved, nil) // items that sell well have thousands of events
+	if s.snapshots, err = snapshot.NewSnapshotter(saved, nil); err != nil { // items that sell well have thousands of events
+		return err
+	}
 	// Many customers want the same items: more attempts than usual until somebody gives up. Of a
 	// simulation of 5000 orders with 64 workers 271 things were given up with 10 attempts, 4 with 50.
-	s.bus = newBus(s.store, &aggregate.Config{MaxAttempts: 50, Snapshots: s.snapshots})
-	s.runner, err = projection.NewRunner(s.pool, s.store, nil, readModels()...)
+	if s.bus, err = newBus(s.store, &aggregate.Config{MaxAttempts: 50, Snapshots: s.snapshots}); err != nil {
+		return err
+	}
+	if s.runner, err = projection.NewRunner(s.pool, s.store, nil, readModels()...); err != nil {
+		return err
+	}
+	a := &api{bus: s.bus, queries: newQueries(s.pool, s.runner), runner: s.runner}
+	s.mux, err = a.mux()
 	return err
 }
 
@@ -157,10 +165,4 @@ func (s *service) close() {
 	s.snapshots.Close()
 	s.store.Close()
 	s.pool.Close()
-}
-
-// mux serves the orders over HTTP.
-func (s *service) mux() *httpapi.Mux {
-	a := &api{bus: s.bus, queries: newQueries(s.pool, s.runner), runner: s.runner}
-	return a.mux()
 }

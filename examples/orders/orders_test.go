@@ -37,7 +37,7 @@ func start(t *testing.T) *shop {
 	if err := s.runner.Wait(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	return &shop{servicetest.Serve(t, s.mux()), s}
+	return &shop{servicetest.Serve(t, s.mux), s}
 }
 
 // stock puts quantities of items into the stock: cup 5 means five cups.
@@ -510,7 +510,7 @@ func TestReadingAfterWriting(t *testing.T) {
 			request := httptest.NewRequestWithContext(ctx, "GET", path, nil)
 			request.Header.Set(httpapi.PositionHeader, end.String())
 			recorder := httptest.NewRecorder()
-			s.mux().ServeHTTP(recorder, request)
+			s.mux.ServeHTTP(recorder, request)
 			cancel()
 			if recorder.Code != status || status == 503 && !strings.Contains(recorder.Body.String(), "read-model-behind") {
 				t.Errorf("GET %s without %s: %d %s, want %d", path, stopped, recorder.Code, recorder.Body, status)

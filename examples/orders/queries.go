@@ -121,13 +121,13 @@ type queries struct {
 func newQueries(pool *pgxpool.Pool, waiter query.Waiter) *queries {
 	m := &models{pool}
 	return &queries{
-		order:    query.After(m.order, waiter, ordersModel),
-		orders:   query.After(m.orders, waiter, ordersModel),
-		customer: query.After(m.customer, waiter, customersModel),
-		item:     query.After(m.item, waiter, itemsModel),
-		items:    query.After(m.items, waiter, itemsModel),
-		days:     query.After(m.days, waiter, revenueModel),
-		products: query.After(m.products, waiter, revenueModel, itemsModel),
+		order:    query.WaitFor(m.order, waiter, ordersModel),
+		orders:   query.WaitFor(m.orders, waiter, ordersModel),
+		customer: query.WaitFor(m.customer, waiter, customersModel),
+		item:     query.WaitFor(m.item, waiter, itemsModel),
+		items:    query.WaitFor(m.items, waiter, itemsModel),
+		days:     query.WaitFor(m.days, waiter, revenueModel),
+		products: query.WaitFor(m.products, waiter, revenueModel, itemsModel),
 	}
 }
 
