@@ -140,6 +140,7 @@ func TestGivenServerIsSilent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer listener.Close()
+	t.Setenv("TIDEMARK_POSTGRES", string(localpg.URL))
 	t.Setenv(noURL, fmt.Sprintf("postgres://a@%s/a?sslmode=disable", listener.Addr()))
 	began := time.Now()
 	if _, err := localpg.Start(t.Context(), &localpg.Config{URLVar: noURL}); err == nil || !strings.Contains(err.Error(), "no answer within 10s") {
