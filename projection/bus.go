@@ -39,15 +39,10 @@ func newBus(e *engine) *bus { return &bus{engine: e, waiting: make(map[*subscrip
 // and none of those from before it started. An effect that fails is logged and not tried again. Once
 // unsubscribe has returned no other event is given to them; a call under way goes on, with a context that
 // is done. An effect must return when its context is: [Runner.Run] waits for it.
-func (r *Runner) Subscribe(ctx context.Context, sources ...Source) (unsubscribe func(), err error) {
-	p, err := newProjection("Runner.Subscribe", nil, sources)
+func (r *Runner) Subscribe(ctx context.Context, sources ...EffectSource) (unsubscribe func(), err error) {
+	p, err := newProjection("Runner.Subscribe", nil, sourcesOf(sources))
 	if err != nil {
 		return nil, fmt.Errorf("projection: Runner.Subscribe: %w", err)
-	}
-	for _, s := range sources {
-		if s.effect == nil {
-			return nil, errors.New("projection: Runner.Subscribe: the sources must be made by Effect or EffectAll")
-		}
 	}
 	l := &subscription{projection: p, stop: func() {}}
 	if l.after, err = r.engine.end(ctx); err != nil {

@@ -199,7 +199,7 @@ func (p *page) itemsOf(projection *Projection) [][]item {
 }
 
 // of returns what the page's events mean to a source.
-func (p *page) of(s *Source) []meaning {
+func (p *page) of(s *source) []meaning {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	all, ok := p.decoded[s.codec]
@@ -214,7 +214,7 @@ func (p *page) of(s *Source) []meaning {
 const piece = 128
 
 // decodeAll decodes events on all processors: that is most of the work of a rebuild.
-func (s *Source) decodeAll(events []eventstore.Raw) []meaning {
+func (s *source) decodeAll(events []eventstore.Raw) []meaning {
 	pieces := make([][]meaning, (len(events)+piece-1)/piece)
 	var decoding sync.WaitGroup
 	for n := range pieces {

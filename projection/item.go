@@ -16,7 +16,7 @@ import (
 // item is an event as a partition handles it. It belongs to a page: nobody changes it.
 type item struct {
 	raw     *eventstore.Raw
-	source  *Source
+	source  *source
 	key     string // "" if it is the stream: see keyText
 	meaning meaning
 }

@@ -180,7 +180,7 @@ func TestRebuildKeyByOldRelease(t *testing.T) {
 		Events int
 	}
 	release := func(codecs ...*codec.Codec[counted]) *projection.Projection {
-		var folds []projection.Folding[row]
+		var folds []projection.FoldSource[row]
 		for _, c := range codecs {
 			folds = append(folds, projection.Fold(c, byStream, func(row *row, _ eventstore.Event[counted]) projection.Op {
 				row.Events++

@@ -186,7 +186,7 @@ func TestRetryTakesTurns(t *testing.T) {
 
 // handling returns the projection a, as a release has it that knows some codecs.
 func handling(handler projection.Handler[counted], codecs ...*codec.Codec[counted]) *projection.Projection {
-	var sources []projection.Source
+	var sources []projection.HandlerSource
 	for _, c := range codecs {
 		sources = append(sources, projection.On(c, handler))
 	}

@@ -42,7 +42,7 @@ func tallyDDL(table string) string {
 }
 
 // tallyFold folds the events of a stream into its tally; hook is called before.
-func tallyFold(hook func(eventstore.Event[counted])) projection.Folding[tally] {
+func tallyFold(hook func(eventstore.Event[counted])) projection.FoldSource[tally] {
 	key := func(event eventstore.Event[counted]) string { return event.Stream.Key }
 	return projection.Fold(counting, key, func(row *tally, event eventstore.Event[counted]) projection.Op {
 		hook(event)

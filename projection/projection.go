@@ -26,7 +26,7 @@ type Handler[E any] func(ctx context.Context, tx pgx.Tx, event eventstore.Event[
 type Projection struct {
 	name    string
 	options Options
-	sources []Source
+	sources []source
 	types   []string        // of all sources, sorted
 	stored  []string        // the same, and schemas above the first one: what releases may differ in
 	known   map[string]bool // stored, and types that are retired
@@ -70,8 +70,11 @@ type Options struct {
 	FromNow bool
 }
 
-// Source is a kind of events that a projection handles, and how. See [On], [OnKeyed], [Fold] and [Effect].
-type Source struct {
+// HandlerSource is a kind of events and the handler for them: see [On] and [OnKeyed].
+type HandlerSource struct{ source source }
+
+// source is a kind of events that a projection handles, and how.
+type source struct {
 	all     bool // of whatever types
 	types   []string
 	schemas []string // above the first one, with their types
@@ -94,7 +97,7 @@ type meaning struct {
 
 // On says that a projection gives the events whose types are in the codec to handler. Events of one
 // stream are handled in their order. It panics when one of them is nil, or the codec decodes no type.
-func On[E any](c *codec.Codec[E], handler Handler[E]) Source {
+func On[E any](c *codec.Codec[E], handler Handler[E]) HandlerSource {
 	mustHave("On", c, given{"the handler", handler == nil})
 	return on(c, nil, handler)
 }
@@ -103,13 +106,13 @@ func On[E any](c *codec.Codec[E], handler Handler[E]) Source {
 // their order, and wait for one another when one of them cannot be handled. The function must be pure
 // and return the same key for an event for ever; "" is refused like an event that cannot be handled. It panics like [On],
 // and when the key is nil.
-func OnKeyed[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
+func OnKeyed[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) HandlerSource {
 	mustHave("OnKeyed", c, given{"the key", key == nil}, given{"the handler", handler == nil})
 	return on(c, key, handler)
 }
 
-func on[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) Source {
-	s := source(c, key)
+func on[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) HandlerSource {
+	s := newSource(c, key)
 	s.handle = func(ctx context.Context, tx pgx.Tx, d meaning) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := handler(ctx, tx, event); err != nil {
@@ -118,11 +121,11 @@ func on[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler 
 		}
 		return nil
 	}
-	return s
+	return HandlerSource{s}
 }
 
-func source[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string) Source {
-	s := Source{types: c.Types(), retired: c.Retired(), codec: c}
+func newSource[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string) source {
+	s := source{types: c.Types(), retired: c.Retired(), codec: c}
 	handled := make(map[string]bool)
 	for _, t := range s.types {
 		handled[t] = true
@@ -188,18 +191,16 @@ func decode[E any](c *codec.Codec[E], raw eventstore.Raw) (events []eventstore.E
 //
 // New panics when the name is empty, has more than 250 bytes or a control character; when there is no source, or an
 // event type has two; and when an option is out of bounds. The text names the option and its value.
-func New(name string, options *Options, sources ...Source) *Projection {
-	p := mustMake("New", name, options, sources)
-	for _, s := range sources {
-		if s.handle == nil {
-			panic(fmt.Sprintf("projection.New: projection %q: its sources must be made by On or OnKeyed; effects belong to projection.NewSubscription", name))
-		}
+func New(name string, options *Options, sources ...HandlerSource) *Projection {
+	all := make([]source, len(sources))
+	for n, s := range sources {
+		all[n] = s.source
 	}
-	return p
+	return mustMake("New", name, options, all)
 }
 
 // mustMake is newProjection for one of the functions that define projections, which panic.
-func mustMake(function, name string, options *Options, sources []Source) *Projection {
+func mustMake(function, name string, options *Options, sources []source) *Projection {
 	p, err := newProjection(name, options, sources)
 	if err != nil {
 		panic(fmt.Sprintf("projection.%s: projection %q: %v", function, name, err))
@@ -207,7 +208,7 @@ func mustMake(function, name string, options *Options, sources []Source) *Projec
 	return p
 }
 
-func newProjection(name string, options *Options, sources []Source) (*Projection, error) {
+func newProjection(name string, options *Options, sources []source) (*Projection, error) {
 	if err := validName(name); err != nil {
 		return nil, err
 	}

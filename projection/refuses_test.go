@@ -58,9 +58,8 @@ func TestDefinitionsRefuse(t *testing.T) {
 		{"New: projection \"a\\x00\": the name \"a\\x00\" contains a control character", func() { projection.New("a\x00", nil, projection.On(counting, handler)) }},
 		{`… has 251 bytes`, func() { projection.New(strings.Repeat("x", 251), nil, projection.On(counting, handler)) }},
 		{`New: projection "a": there is no source`, func() { projection.New("a", nil) }},
-		{`New: projection "a": source 1 of 1 is empty`, func() { projection.New("a", nil, projection.Source{}) }},
+		{`New: projection "a": source 1 of 1 is empty`, func() { projection.New("a", nil, projection.HandlerSource{}) }},
 		{`New: projection "a": two sources have the event type "counted"`, func() { projection.New("a", nil, projection.On(counting, handler), projection.On(counting, handler)) }},
-		{`New: projection "a": its sources must be made by On`, func() { projection.New("a", nil, projection.Effect(counting, effect)) }},
 		{`New: projection "a": Options.Version is -1`, of(projection.Options{Version: -1})},
 		{`New: projection "a": Options.Version is 2147483648`, of(projection.Options{Version: 1 << 31})},
 		{`New: projection "a": Options.Partitions is -1`, of(projection.Options{Partitions: -1})},
@@ -83,11 +82,10 @@ func TestDefinitionsRefuse(t *testing.T) {
 		{`NewTable: projection "a": Options.Tables is ["a" "b"]`, table("a", projection.Options{DDL: ddl, Tables: []string{"a", "b"}})},
 		{`NewTable: projection "a": Options.FromNow is true`, table("a", projection.Options{DDL: ddl, FromNow: true})},
 		{`NewTable: projection "a": there is no source`, func() { projection.NewTable[row]("a", &projection.Options{DDL: ddl}) }},
-		{`NewTable: projection "a": source 1 of 1 is empty`, func() { projection.NewTable("a", &projection.Options{DDL: ddl}, projection.Folding[row]{}) }},
+		{`NewTable: projection "a": source 1 of 1 is empty`, func() { projection.NewTable("a", &projection.Options{DDL: ddl}, projection.FoldSource[row]{}) }},
 		{`NewSubscription: projection "a": Options.Version is 2`, subscription(projection.Options{Version: 2})},
 		{`NewSubscription: projection "a": Options.Tables is ["a"]`, subscription(projection.Options{DDL: ddl, Tables: []string{"a"}})},
 		{`NewSubscription: projection "a": Options.MaxAttempts is -2`, subscription(projection.Options{MaxAttempts: -2})},
-		{`NewSubscription: projection "a": its sources must be made by Effect`, func() { projection.NewSubscription("a", nil, projection.On(counting, handler)) }},
 	} {
 		t.Run(test.want, func(t *testing.T) {
 			t.Parallel()
@@ -149,11 +147,11 @@ func TestConstructorsRefuse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for want, sources := range map[string][]projection.Source{
+	effect := func(context.Context, eventstore.Event[counted]) error { return nil }
+	for want, sources := range map[string][]projection.EffectSource{
 		"there is no source":                {},
 		"source 1 of 1 is empty":            {{}},
-		"must be made by Effect":            {projection.On(counting, handler)},
-		`two sources have the event type "`: {projection.On(counting, handler), projection.On(counting, handler)},
+		`two sources have the event type "`: {projection.Effect(counting, effect), projection.Effect(counting, effect)},
 	} {
 		if _, err := r.Subscribe(t.Context(), sources...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("subscribe: %v, want an error that says %q", err, want)

@@ -15,12 +15,23 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
+// EffectSource is a kind of events and the effect that they have elsewhere: see [Effect] and [EffectAll].
+type EffectSource struct{ source source }
+
+func sourcesOf(effects []EffectSource) []source {
+	all := make([]source, len(effects))
+	for n, s := range effects {
+		all[n] = s.source
+	}
+	return all
+}
+
 // Effect says that a subscription calls do for the events whose types are in the codec: to send an
 // e-mail, to call another service. Events of one stream come in their order. It panics when one of
 // them is nil, or the codec decodes no type.
-func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[E]) error) Source {
+func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[E]) error) EffectSource {
 	mustHave("Effect", c, given{"the effect", do == nil})
-	s := source(c, nil)
+	s := newSource(c, nil)
 	s.effect = func(ctx context.Context, d meaning) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := do(ctx, event); err != nil {
@@ -29,14 +40,14 @@ func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[
 		}
 		return nil
 	}
-	return s
+	return EffectSource{s}
 }
 
 // EffectAll says that a subscription calls do for all events, whatever their types, as they are stored.
 // It panics when do is nil, and so does a subscription that has other sources beside it.
-func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
+func EffectAll(do func(context.Context, eventstore.Raw) error) EffectSource {
 	given{"the effect", do == nil}.must("EffectAll", "")
-	return Source{
+	return EffectSource{source{
 		all:   true,
 		types: []string{allTypes},
 		codec: "all events",
@@ -48,7 +59,7 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
 			return all
 		},
 		effect: func(ctx context.Context, d meaning) error { return do(ctx, d.events.(eventstore.Raw)) },
-	}
+	}}
 }
 
 // NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An effect
@@ -58,13 +69,8 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) Source {
 //
 // A subscription has no versions and is not rebuilt; with [Options.FromNow] it begins at the end of
 // the log. NewSubscription panics like [New].
-func NewSubscription(name string, options *Options, sources ...Source) *Projection {
-	p := mustMake("NewSubscription", name, options, sources)
-	for _, s := range sources {
-		if s.effect == nil {
-			panic(fmt.Sprintf("projection.NewSubscription: projection %q: its sources must be made by Effect or EffectAll; handlers belong to projection.New", name))
-		}
-	}
+func NewSubscription(name string, options *Options, sources ...EffectSource) *Projection {
+	p := mustMake("NewSubscription", name, options, sourcesOf(sources))
 	if p.options.Version != 1 {
 		panic(fmt.Sprintf("projection.NewSubscription: projection %q: Options.Version is %d: a subscription has no versions, leave it out", name, p.options.Version))
 	}

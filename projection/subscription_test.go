@@ -255,7 +255,7 @@ func TestSubscribe(t *testing.T) {
 		t.Fatal(err)
 	}
 	typed, all, failing := newHeard(), newHeard(), newHeard()
-	subscribe := func(sources ...projection.Source) (unsubscribe func()) {
+	subscribe := func(sources ...projection.EffectSource) (unsubscribe func()) {
 		unsubscribe, err := r.Subscribe(t.Context(), sources...)
 		if err != nil {
 			t.Fatal(err)
@@ -301,9 +301,6 @@ func TestSubscribe(t *testing.T) {
 	if diff := cmp.Diff(append(log[5:7:7], f.log("other")[:2]...), all.all()); diff != "" {
 		t.Errorf("catch-all (-log +heard):\n%s", diff)
 	}
-	if _, err := r.Subscribe(t.Context(), projection.On(counting, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil })); err == nil {
-		t.Error("a handler with a transaction was accepted")
-	}
 }
 
 // TestSubscriptionAll: also a subscription that is kept can have all events.
@@ -329,14 +326,10 @@ func TestNewSubscriptionPanics(t *testing.T) {
 	effect := projection.Effect(counting, func(context.Context, eventstore.Event[counted]) error { return nil })
 	every := projection.EffectAll(func(context.Context, eventstore.Raw) error { return nil })
 	for name, make := range map[string]func(){
-		"version":    func() { projection.NewSubscription("a", &projection.Options{Version: 2}, effect) },
-		"all beside": func() { projection.NewSubscription("a", nil, effect, every) },
-		"a handler": func() {
-			projection.NewSubscription("a", nil, projection.On(counting, func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }))
-		},
-		"effect in New": func() { projection.New("a", nil, effect) },
-		"nil":           func() { projection.Effect[counted](counting, nil) },
-		"nil for all":   func() { projection.EffectAll(nil) },
+		"version":     func() { projection.NewSubscription("a", &projection.Options{Version: 2}, effect) },
+		"all beside":  func() { projection.NewSubscription("a", nil, effect, every) },
+		"nil":         func() { projection.Effect[counted](counting, nil) },
+		"nil for all": func() { projection.EffectAll(nil) },
 	} {
 		func() {
 			defer func() {

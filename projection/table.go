@@ -40,16 +40,16 @@ var (
 // was.
 func Fail(err error) Op { return Op{kind: failed, err: err} }
 
-// Folding is a kind of events that rows of type Row are made of, and how. See [Fold].
-type Folding[Row any] struct{ source Source }
+// FoldSource is a kind of events that rows of type Row are made of, and how: see [Fold].
+type FoldSource[Row any] struct{ source source }
 
 // Fold says how the events whose types are in the codec change the rows of a table: key names the
 // row, and fold changes it. Both must be pure: they may be called more than once for an event. A row
 // that does not exist is zero but for its key. The key must be the same for an event for ever. It panics when one of them is nil, or the
 // codec decodes no type.
-func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) Folding[Row] {
+func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
 	mustHave("Fold", c, given{"the key", key == nil}, given{"the fold", fold == nil})
-	s := source(c, key)
+	s := newSource(c, key)
 	s.row = func(row *Row, d meaning, done func(Op) error) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := done(fold(row, event)); err != nil {
@@ -58,7 +58,7 @@ func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, f
 		}
 		return nil
 	}
-	return Folding[Row]{s}
+	return FoldSource[Row]{s}
 }
 
 type foldFunc[Row any] = func(row *Row, d meaning, done func(Op) error) error
@@ -74,7 +74,7 @@ type foldFunc[Row any] = func(row *Row, d meaning, done func(Op) error) error
 //
 // The table is called like the projection unless [Options.Tables] has another name, and [Options.DDL] must
 // make it. NewTable panics like [New], and for a Row that is not as described.
-func NewTable[Row any](name string, options *Options, folds ...Folding[Row]) *Projection {
+func NewTable[Row any](name string, options *Options, folds ...FoldSource[Row]) *Projection {
 	o := options.withDefaults()
 	if len(o.Tables) == 0 {
 		o.Tables = []string{name}
@@ -88,7 +88,7 @@ func NewTable[Row any](name string, options *Options, folds ...Folding[Row]) *Pr
 		panic(fmt.Sprintf("projection.NewTable: projection %q: Options.FromNow is true: a table is made of all events from the beginning", name))
 	}
 	t := &tableOf[Row]{columns: columnsOf[Row](name), name: o.Tables[0]}
-	var sources []Source
+	var sources []source
 	for _, f := range folds {
 		sources = append(sources, f.source)
 	}

@@ -66,7 +66,7 @@ func (b *book) projection(partitions int) *projection.Projection {
 }
 
 // folds returns the same fold for both codecs.
-func folds[Row any](b *book, fold func(*Row, eventstore.Event[change]) projection.Op) (both []projection.Folding[Row]) {
+func folds[Row any](b *book, fold func(*Row, eventstore.Event[change]) projection.Op) (both []projection.FoldSource[Row]) {
 	// Some keys cannot be in a payload.
 	special := strings.NewReplacer("ZERO", "\x00", "BAD", "\xff")
 	for _, counting := range b.codecs {

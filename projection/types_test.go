@@ -20,7 +20,7 @@ func TestAddedUpTo(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	version := func(sources ...*codec.Codec[counted]) *projection.Projection {
-		var all []projection.Source
+		var all []projection.HandlerSource
 		for _, c := range sources {
 			all = append(all, projection.On(c, rollWrite(nil)))
 		}

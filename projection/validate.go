@@ -70,7 +70,7 @@ func validName(name string) error {
 }
 
 // validSources returns an error unless each event type has one source.
-func validSources(sources []Source) error {
+func validSources(sources []source) error {
 	if len(sources) == 0 {
 		return errors.New("there is no source of events: pass one")
 	}

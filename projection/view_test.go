@@ -145,7 +145,7 @@ func TestAddedType(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	version := func(n int, sources ...*codec.Codec[counted]) *projection.Projection {
-		var all []projection.Source
+		var all []projection.HandlerSource
 		for _, c := range sources {
 			all = append(all, projection.On(c, rollWrite(nil)))
 		}
