@@ -11,7 +11,7 @@ import (
 	"regexp"
 	"time"
 
-	"github.com/tidemark-es/tidemark/internal/localpg"
+	"github.com/tidemark-es/tidemark/localpg"
 )
 
 // config says what is measured, and how long.

@@ -23,7 +23,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/tidemark-es/tidemark/internal/localpg"
+	"github.com/tidemark-es/tidemark/localpg"
 )
 
 // Node is a Postgres server of a test's own, which the test may stop, kill, copy and promote. Its address

@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/tidemark-es/tidemark/internal/localpg"
+	"github.com/tidemark-es/tidemark/localpg"
 )
 
 // WithPostgres calls do with the connection string of a Postgres: the one that DATABASE_URL names,

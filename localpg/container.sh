@@ -1,10 +1,9 @@
 # Removes one container as soon as its owner is gone.
 #
 # Standard input is a pipe whose write end only the owner holds. Arguments: the
-# docker command, the daemon it talks to, the container's name, and the seconds
-# that the container gets to shut down.
-docker=$1 name=$3 grace=$4
-export DOCKER_HOST="$2"
+# docker command, the container's name, and the seconds that the container gets
+# to shut down. Which daemon is meant, the environment says.
+docker=$1 name=$2 grace=$3
 
 trap '' HUP INT QUIT TERM PIPE
 read -r _

@@ -7,8 +7,9 @@
 //  2. Postgres installed on this machine, looked for in PG_BIN, PATH,
 //     /usr/lib/postgresql and Homebrew's folders: a private cluster in a
 //     temporary folder, reached over a unix socket;
-//  3. Docker: a container of TIDEMARK_POSTGRES_IMAGE, postgres:17-alpine by
-//     default;
+//  3. Docker, through the docker command: a container of
+//     TIDEMARK_POSTGRES_IMAGE, postgres:17-alpine by default, on the daemon
+//     that DOCKER_HOST or the current context names;
 //  4. Postgres's binaries, downloaded once from Maven Central, or from the mirror of
 //     it that TIDEMARK_POSTGRES_REPOSITORY names, into the user's cache folder, for
 //     root into /var/cache/tidemark. TIDEMARK_POSTGRES_VERSION is the major version,
@@ -22,9 +23,8 @@
 //     the process that called Start ends: Stop, Ctrl-C, a panic, os.Exit,
 //     SIGKILL. A small shell process watches over each server; it blocks on a
 //     pipe that only the caller holds open, and cleans up when that pipe
-//     closes. For containers it needs the docker command line (without it,
-//     testcontainers' own reaper does the job, if it is enabled). On Windows
-//     there is no watchdog, so only a server named by its URL is handed out.
+//     closes. On Windows there is no watchdog, so only a server named by its
+//     URL is handed out.
 //   - Ctrl-C reaches the caller and never the server, so a program can still
 //     use its database while it shuts down.
 //   - Any number of servers, in any number of processes, run side by side:

@@ -19,7 +19,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/tidemark-es/tidemark/internal/localpg"
+	"github.com/tidemark-es/tidemark/localpg"
 )
 
 // repository serves an archive of scripts in place of Postgres's binaries.

@@ -1,0 +1,198 @@
+//go:build linux || darwin || freebsd
+
+package localpg
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+//go:embed container.sh
+var removeContainer string
+
+const (
+	imageVar     = "TIDEMARK_POSTGRES_IMAGE"
+	defaultImage = "postgres:17-alpine"
+	// volume is where a kept cluster is mounted. It is not where images have
+	// theirs, since they disagree about that from version to version.
+	volume = "/tidemark"
+	// daemonWithin is how long the Docker daemon may take to say that it is there.
+	daemonWithin = 10 * time.Second
+)
+
+// docker is the docker command, and the host whose ports its daemon publishes.
+type docker struct {
+	command string
+	host    string
+}
+
+// findDocker returns the docker command, if a daemon answers it.
+func findDocker(ctx context.Context) (docker, error) {
+	command, err := exec.LookPath("docker")
+	if err != nil {
+		return docker{}, fmt.Errorf("docker is %w: %w", errAbsent, err)
+	}
+	d := docker{command, "127.0.0.1"}
+	ctx, cancel := context.WithTimeout(ctx, daemonWithin)
+	defer cancel()
+	if _, err := d.run(ctx, "version", "--format", "{{.Server.Version}}"); err != nil {
+		return docker{}, fmt.Errorf("docker is %w: %w", errAbsent, err)
+	}
+	if daemon, err := url.Parse(os.Getenv("DOCKER_HOST")); err == nil && (daemon.Scheme == "tcp" || daemon.Scheme == "ssh") {
+		d.host = daemon.Hostname()
+	}
+	return d, nil
+}
+
+// run runs the docker command and returns what it prints.
+func (d docker) run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, d.command, args...)
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	output, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("docker %s: %w: %s", args[0], err, lastWords(complaints.String()))
+	}
+	return strings.TrimSpace(string(output)), nil
+}
+
+// lastWords returns the end of a text.
+func lastWords(text string) string {
+	const enough = 2000
+	return strings.TrimSpace(text[max(0, len(text)-enough):])
+}
+
+// startContainer runs Postgres in Docker.
+func (c *Config) startContainer(ctx context.Context) (*Server, error) {
+	d, err := findDocker(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cluster, err := c.containerCluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if cluster.lock != nil {
+		defer cluster.lock.Close() // the watchdog has its own copy
+	}
+	// The watchdog comes first, so that there is no moment at which a container
+	// exists and nobody looks after it. It is what removes the container.
+	name := "tidemark-pg-" + rand.Text()[:16]
+	w, err := watch(removeContainer, []string{d.command, name, strconv.Itoa(c.grace())}, nil, cluster.lock)
+	if err != nil {
+		return nil, err
+	}
+	address, err := c.runContainer(ctx, d, name, cluster)
+	if err != nil {
+		return nil, errors.Join(err, w.stop())
+	}
+	return &Server{url: address, source: Container, stop: w.stop}, nil
+}
+
+// runContainer starts a container and returns how to connect to it.
+func (c *Config) runContainer(ctx context.Context, d docker, name string, cluster containerCluster) (string, error) {
+	image := cmp.Or(os.Getenv(imageVar), defaultImage)
+	published := "127.0.0.1::5432"
+	if d.host != "127.0.0.1" {
+		published = "5432"
+	}
+	args := []string{
+		"run", "--detach", "--name", name, "--publish", published,
+		"--env", "POSTGRES_PASSWORD=" + cluster.password,
+		"--env", "POSTGRES_INITDB_ARGS=--no-sync --encoding=UTF8 --locale=C",
+		"--env", "PGDATA=" + volume + "/data",
+	}
+	for _, bind := range cluster.binds {
+		args = append(args, "--volume", bind)
+	}
+	if _, err := d.run(ctx, append(append(args, image, "postgres"), c.settings()...)...); err != nil {
+		return "", fmt.Errorf("run a container of %s: %w", image, err)
+	}
+	ports, err := d.run(ctx, "port", name, "5432/tcp")
+	if err != nil {
+		return "", fmt.Errorf("find the container's address: %w", err)
+	}
+	first, _, _ := strings.Cut(ports, "\n")
+	_, port, err := net.SplitHostPort(first)
+	if err != nil {
+		return "", fmt.Errorf("find the container's address in %q: %w", ports, err)
+	}
+	// While the image still prepares the cluster, its server does not listen on
+	// the network: the first connection that succeeds is to the real one.
+	address := fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable", cluster.password, net.JoinHostPort(d.host, port))
+	ended := func() bool {
+		running, err := d.run(ctx, "inspect", "--format", "{{.State.Running}}", name)
+		return err == nil && running == "false"
+	}
+	if err := awaitReady(ctx, address, ended); err != nil {
+		logs, _ := exec.CommandContext(ctx, d.command, "logs", "--tail", "50", name).CombinedOutput() // what there is of it will do
+		return "", fmt.Errorf("start a container of %s: %w: %s", image, err, lastWords(string(logs)))
+	}
+	return address, nil
+}
+
+// containerCluster is the cluster that a container serves. Its port may be open
+// to the network, hence the password.
+type containerCluster struct {
+	password string
+	binds    []string // where the cluster is kept; nil for one that is not
+	lock     *os.File // held on a kept cluster
+}
+
+// containerCluster settles where the cluster is. A kept one is beside that of
+// local binaries, since the two have different owners.
+func (c *Config) containerCluster(ctx context.Context) (containerCluster, error) {
+	if c.Dir == "" {
+		return containerCluster{password: rand.Text()}, nil
+	}
+	kept, err := openDir(ctx, c.Dir, nil)
+	if err != nil {
+		return containerCluster{}, err
+	}
+	dir := filepath.Dir(kept.data)
+	password, err := keptPassword(filepath.Join(dir, "password"))
+	if err != nil {
+		kept.lock.Close()
+		return containerCluster{}, err
+	}
+	return containerCluster{
+		password: password,
+		binds:    []string{filepath.Join(dir, "container") + ":" + volume},
+		lock:     kept.lock,
+	}, nil
+}
+
+// keptPassword reads the password of a kept cluster, or makes one up.
+func keptPassword(path string) (string, error) {
+	content, err := os.ReadFile(path)
+	if err == nil && len(content) > 0 {
+		return string(content), nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	password := rand.Text()
+	return password, os.WriteFile(path, []byte(password), 0o600)
+}
+
+// grace is how many seconds the container's server gets to shut down: a
+// throw-away cluster needs no checkpoint on its way out.
+func (c *Config) grace() int {
+	if c.Dir == "" {
+		return 0
+	}
+	return 30
+}
