@@ -1,6 +1,6 @@
 # Every target works on a clean clone. `make help` lists them.
 
-MODULES := . migrations/compat bench
+MODULES := . migrations/compat bench tidemarktest
 # The packages whose tests execute SQL of ours, with all that is below them.
 SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggregate/... ./projection/...
 

@@ -37,6 +37,10 @@ const (
 // Config says what kind of server is wanted. Nil and the zero value ask for a
 // throw-away server that is fast rather than durable.
 type Config struct {
+	// URL is the connection string of an existing server, which is taken in place
+	// of every other one. Empty means none.
+	URL string
+
 	// URLVar names the environment variable that holds an existing server's
 	// connection string. Empty means DATABASE_URL.
 	URLVar string
@@ -123,6 +127,9 @@ func Start(ctx context.Context, config *Config) (*Server, error) {
 // choose tries the sources in turn until one is there.
 func (c *Config) choose(try func(Source) (*Server, error)) (*Server, error) {
 	sources := []Source{URL, Local, Container, Download}
+	if c.URL != "" {
+		return try(URL)
+	}
 	if forced := Source(os.Getenv(forceVar)); forced != "" {
 		if !slices.Contains(sources, forced) {
 			return nil, fmt.Errorf("%s=%s: want url, local, container or download", forceVar, forced)
@@ -151,7 +158,10 @@ const answerWithin = 10 * time.Second
 var errSilent = fmt.Errorf("no answer within %s: is it Postgres?", answerWithin)
 
 func (c *Config) startURL(ctx context.Context) (*Server, error) {
-	url := os.Getenv(c.urlVar())
+	url, from := c.URL, "Config.URL"
+	if url == "" {
+		url, from = os.Getenv(c.urlVar()), c.urlVar()
+	}
 	if url == "" {
 		return nil, fmt.Errorf("%s is %w", c.urlVar(), errAbsent)
 	}
@@ -163,10 +173,10 @@ func (c *Config) startURL(ctx context.Context) (*Server, error) {
 		err = fmt.Errorf("%w: %w", errSilent, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the server named by %s: %w", c.urlVar(), err)
+		return nil, fmt.Errorf("the server named by %s: %w", from, err)
 	}
 	if err := conn.Close(ctx); err != nil {
-		return nil, fmt.Errorf("the server named by %s: %w", c.urlVar(), err)
+		return nil, fmt.Errorf("the server named by %s: %w", from, err)
 	}
 	return &Server{url: url, source: URL, stop: func() error { return nil }}, nil
 }

@@ -76,7 +76,6 @@ type engine struct {
 	db      *database // with the same pool and catalog
 	config  Config
 	logger  *slog.Logger
-	owner   string        // the name of this runner in leases
 	slots   chan struct{} // one for each batch under way
 	cached  int           // rows that a partition of a table keeps in memory
 	feed    *feed         // since Run

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -20,12 +21,48 @@ const maxConns = 8
 // trouble fails a test rather than hanging it.
 const timeout = time.Minute
 
-// running is this test binary's server. It lives as long as the process, which
-// is why it is a global.
+// running are this test binary's servers: the one that every test shares has no URL. They live as long as the
+// process, which is why they are global.
 var running struct {
-	sync.Once
+	sync.Mutex
+	servers map[string]*attempt // by the URL that was asked for
+}
+
+// attempt is a server, or why it could not be started.
+type attempt struct {
+	once   sync.Once
 	server *server
 	err    error
+}
+
+// serverAt returns the server with a URL, or the one that every test shares.
+func serverAt(url string) (*server, error) {
+	running.Lock()
+	if running.servers == nil {
+		running.servers = make(map[string]*attempt)
+	}
+	a := running.servers[url]
+	if a == nil {
+		a = &attempt{}
+		running.servers[url] = a
+	}
+	running.Unlock()
+	a.once.Do(func() { a.server, a.err = start(url) })
+	return a.server, a.err
+}
+
+// Stop stops all servers of this test binary.
+func Stop() error {
+	running.Lock()
+	defer running.Unlock()
+	var errs []error
+	for _, a := range running.servers {
+		if a.server != nil {
+			errs = append(errs, a.server.stop())
+		}
+	}
+	clear(running.servers)
+	return errors.Join(errs...)
 }
 
 // Main runs a package's tests and exits: it stops the server and fails if the
@@ -33,11 +70,9 @@ var running struct {
 func Main(m *testing.M) {
 	before := goleak.IgnoreCurrent()
 	code := m.Run()
-	if running.server != nil {
-		if err := running.server.stop(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = max(code, 1)
-		}
+	if err := Stop(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
 	}
 	if code == 0 {
 		if err := goleak.Find(before); err != nil {
@@ -78,35 +113,41 @@ func Connect(t testing.TB, url string, adjust func(*pgxpool.Config)) *pgxpool.Po
 // in it. The test's end drops the database.
 func URL(t testing.TB) string {
 	t.Helper()
-	return database(t, (*server).migrated)
+	return database(t, "", (*server).migrated)
+}
+
+// URLAt is [URL] on the server that at names, which stays as it is otherwise.
+func URLAt(t testing.TB, at string) string {
+	t.Helper()
+	return database(t, at, (*server).migrated)
 }
 
 // EmptyURL returns the connection string of a fresh database with nothing in
 // it. The test's end drops the database.
 func EmptyURL(t testing.TB) string {
 	t.Helper()
-	return database(t, (*server).empty)
+	return database(t, "", (*server).empty)
 }
 
 // database creates a database for the time of a test.
-func database(t testing.TB, create func(*server, context.Context) (string, error)) string {
+func database(t testing.TB, at string, create func(*server, context.Context) (string, error)) string {
 	t.Helper()
-	running.Do(func() { running.server, running.err = start() })
-	if running.err != nil {
-		t.Fatal(running.err)
+	server, err := serverAt(at)
+	if err != nil {
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	name, err := create(running.server, ctx)
+	name, err := create(server, ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
-		if err := running.server.drop(ctx, name); err != nil {
+		if err := server.drop(ctx, name); err != nil {
 			t.Error(err)
 		}
 	})
-	return running.server.urlOf(name)
+	return server.urlOf(name)
 }

@@ -31,10 +31,11 @@ type server struct {
 	template string    // the database that migrated ones are copies of, or empty; guarded by mu
 }
 
-func start() (*server, error) {
+// start takes the server that a URL names, or without one the first that there is.
+func start(url string) (*server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
-	postgres, err := localpg.Start(ctx, &localpg.Config{URLVar: "TEST_DATABASE_URL"})
+	postgres, err := localpg.Start(ctx, &localpg.Config{URL: url, URLVar: "TEST_DATABASE_URL"})
 	if err != nil {
 		return nil, fmt.Errorf("pgtest: %w", err)
 	}

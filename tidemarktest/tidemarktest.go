@@ -1,0 +1,89 @@
+package tidemarktest
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// Config adjusts [New]. Nil and the zero value are the defaults.
+type Config struct {
+	// Image is the image of Postgres that testcontainers-go runs for the tests of this process. Empty means the first
+	// server that package localpg finds.
+	Image string
+	// Connections is how many connections the pool may have; 0 means 8.
+	Connections int
+	// Store and Runner are the configurations of what the test is given; nil means their defaults.
+	Store  *eventstore.Config
+	Runner *projection.Config
+}
+
+// Env is what a test needs of Tidemark. Its methods are for the goroutine of the test.
+type Env struct {
+	URL   string // of the database
+	Pool  *pgxpool.Pool
+	Store *eventstore.Store
+
+	t      testing.TB
+	config Config
+}
+
+// New returns a migrated database of the test's own, with a store over it. It fails the test if there is no Postgres.
+func New(t testing.TB, config *Config) *Env {
+	t.Helper()
+	e := &Env{t: t}
+	if config != nil {
+		e.config = *config
+	}
+	if e.config.Connections == 0 {
+		e.config.Connections = 8
+	}
+	server := ""
+	if e.config.Image != "" {
+		var err error
+		if server, err = container(e.config.Image); err != nil {
+			t.Fatalf("tidemarktest: run a container of %s: %v", e.config.Image, err)
+		}
+	}
+	e.URL = pgtest.URLAt(t, server)
+	e.Pool = pgtest.Connect(t, e.URL, func(c *pgxpool.Config) { c.MaxConns = int32(e.config.Connections) })
+	store, err := eventstore.New(e.Pool, e.config.Store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Store = store
+	t.Cleanup(store.Close)
+	return e
+}
+
+// Run runs projections until the end of the test, and returns the runner when their tables are there. The test waits
+// for an event with [projection.Runner.Wait].
+func (e *Env) Run(projections ...*projection.Projection) *projection.Runner {
+	e.t.Helper()
+	runner, err := projection.NewRunner(e.Pool, e.Store, e.config.Runner, projections...)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- runner.Run(ctx) }()
+	e.t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			e.t.Errorf("tidemarktest: the runner has ended: %v", err)
+		}
+	})
+	if err := runner.Wait(e.t.Context(), 0); err != nil {
+		e.t.Fatal(err)
+	}
+	return runner
+}
+
+// Main runs the tests of a package, stops what was started for them, and exits. A package need not call it: what a
+// process has started ends with the process.
+func Main(m *testing.M) { pgtest.Main(m) }
