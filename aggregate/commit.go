@@ -18,7 +18,8 @@ import (
 // decide loads what it needs, with [Repository.Load], and returns a change for each aggregate it
 // changes, made by [Loaded.Change]. After a conflict decide is called again, so decide must do nothing but
 // load and decide. In a caller's transaction (eventstore.Store.WithTx) decide is called once, since the
-// transaction is the caller's to try again; at read committed a conflict leaves the transaction usable. An
+// transaction is the caller's to try again; at read committed a conflict leaves the
+// transaction usable, unless the commit is to more than 1,000 streams. An
 // error of decide is returned as it is, unless decide has loaded several aggregates and one of them has
 // changed meanwhile: then decide is called again too.
 //

@@ -14,7 +14,7 @@ import (
 type attempt struct {
 	mu      sync.Mutex
 	now     usage
-	found   []StreamID // of the commit that is stored under the key, once Stored has found one
+	found   []StreamID // of the commit that is stored under the key, once Receipts has found one
 	strayed []StreamID // of a commit that was answered with the receipts of other streams
 }
 

@@ -119,8 +119,8 @@ func (e *SequenceError) Unwrap() []error { return []error{ErrSequenceBehind, Err
 type ConflictError struct {
 	Stream   StreamID
 	Expected Version
-	// Actual is the version the stream is at, or Unknown: in a caller's transaction above read committed, which
-	// does not see the append that was faster.
+	// Actual is the version the stream is at, or Unknown: where the unique index found the conflict, in a caller's
+	// transaction above read committed, or in a commit to more than 1,000 streams.
 	Actual Version
 	// Replaced says that the stream is at the expected version with another event, see [Change]: the log
 	// went back, and what the caller has read of the stream is not stored any more.

@@ -177,7 +177,8 @@ func (s *Store) WithTx(tx pgx.Tx) *Store {
 }
 
 // InTx reports whether the store is bound to a transaction by [Store.WithTx]: then an append that failed is the
-// caller's to try again, in the same transaction after a conflict at read committed, and otherwise in a new one.
+// caller's to try again, in the same transaction after a conflict whose
+// actual version is known, and otherwise in a new one.
 func (s *Store) InTx() bool { return s.inTx }
 
 // Tidemark returns the position up to which every reader may read: that of the last event with

@@ -56,12 +56,12 @@ func Decode(r *http.Request, into any) error {
 // memberPath returns the path of a member as a client knows it: without the names of embedded structs, which the
 // decoder puts in.
 func memberPath(t reflect.Type, path string) string {
+	if path == "" {
+		return ""
+	}
 	var members []string
 	for _, name := range strings.Split(path, ".") {
-		t = inside(t)
-		for t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array || t.Kind() == reflect.Map) {
-			t = inside(t.Elem())
-		}
+		t = element(t)
 		if t != nil && t.Kind() == reflect.Struct {
 			fields := fieldsOf(t)
 			next, isMember := fields[name]
@@ -76,8 +76,31 @@ func memberPath(t reflect.Type, path string) string {
 	return strings.Join(members, ".")
 }
 
+// element returns the type of the values in arrays and maps, however deep these are; nil if there is none, since a
+// type is made of itself alone.
+func element(t reflect.Type) reflect.Type {
+	seen := make(map[reflect.Type]bool)
+	for t = inside(t); t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array || t.Kind() == reflect.Map); t = inside(t.Elem()) {
+		if seen[t] {
+			return nil
+		}
+		seen[t] = true
+	}
+	return t
+}
+
 // wanted says in the words of JSON what a Go type takes.
 func wanted(t reflect.Type) string {
+	switch {
+	case t == nil:
+		return "another value"
+	case reflect.PointerTo(t).Implements(jsonUnmarshaler):
+		return "another value"
+	case reflect.PointerTo(t).Implements(textUnmarshaler), t == reflect.TypeFor[[]byte]():
+		return "a string"
+	case t == reflect.TypeFor[json.Number]():
+		return "a number"
+	}
 	switch t.Kind() {
 	case reflect.Bool:
 		return "true or false"

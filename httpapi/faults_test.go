@@ -3,6 +3,7 @@ package httpapi_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/google/uuid"
 
 	"github.com/tidemark-es/tidemark/aggregate"
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -338,6 +341,38 @@ func TestDecodeMembers(t *testing.T) {
 	for _, into := range []any{nil, body{}, (*body)(nil)} {
 		if err := httpapi.Decode(httptest.NewRequest("POST", "/", strings.NewReader(`{}`)), into); err == nil || refused(err, 400) {
 			t.Errorf("into %T: %v, want an error of the server", into, err)
+		}
+	}
+}
+
+type (
+	endless map[string]endless
+	nest    []nest
+)
+
+// TestDecodeWants: a value of the wrong kind is told from what its type takes, also where a type is made of itself.
+func TestDecodeWants(t *testing.T) {
+	t.Parallel()
+	type body struct {
+		ID    uuid.UUID       `json:"id"`
+		Bytes []byte          `json:"bytes"`
+		Big   json.Number     `json:"big"`
+		Tree  endless         `json:"tree"`
+		Nest  nest            `json:"nest"`
+		Of    map[string]nest `json:"of"`
+	}
+	for text, detail := range map[string]string{
+		`{"id":5}`: "id: number: want a string", `{"bytes":5}`: "bytes: number: want a string", `{"big":true}`: "big: bool: want a number",
+		`{"tree":{"a":1}}`: "want an object", `{"nest":[[1]]}`: "want an array", `{"of":{"a":[[true]]}}`: "want an array",
+	} {
+		err := httpapi.Decode(httptest.NewRequest("POST", "/", strings.NewReader(text)), new(body))
+		if !refused(err, 400) || !strings.Contains(err.Error(), detail) {
+			t.Errorf("%s: %v, want %q", text, err, detail)
+		}
+	}
+	for _, into := range []any{new(endless), new(map[string]nest)} {
+		if err := httpapi.Decode(httptest.NewRequest("POST", "/", strings.NewReader(`{"a":1}`)), into); !refused(err, 400) {
+			t.Errorf("%T: %v, want 400", into, err)
 		}
 	}
 }

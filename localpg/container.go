@@ -24,7 +24,10 @@ import (
 var removeContainer string
 
 const (
-	imageVar     = "TIDEMARK_POSTGRES_IMAGE"
+	imageVar = "TIDEMARK_POSTGRES_IMAGE"
+	// hostVar names the environment variable for the host at which ports of containers are found, where that is neither
+	// this machine nor the one of the daemon: in a container that uses the daemon of its host.
+	hostVar      = "TIDEMARK_DOCKER_HOST"
 	defaultImage = "postgres:17-alpine"
 	// volume is where a kept cluster is mounted. It is not where images have
 	// theirs, since they disagree about that from version to version.
@@ -37,6 +40,7 @@ const (
 type docker struct {
 	command string
 	host    string
+	env     []string // for the command
 }
 
 // findDocker returns the docker command, if a daemon answers it.
@@ -45,21 +49,44 @@ func findDocker(ctx context.Context) (docker, error) {
 	if err != nil {
 		return docker{}, fmt.Errorf("docker is %w: %w", errAbsent, err)
 	}
-	d := docker{command, "127.0.0.1"}
+	d := docker{command: command, host: "127.0.0.1"}
 	ctx, cancel := context.WithTimeout(ctx, daemonWithin)
 	defer cancel()
 	if _, err := d.run(ctx, "version", "--format", "{{.Server.Version}}"); err != nil {
 		return docker{}, fmt.Errorf("docker is %w: %w", errAbsent, err)
 	}
-	if daemon, err := url.Parse(os.Getenv("DOCKER_HOST")); err == nil && (daemon.Scheme == "tcp" || daemon.Scheme == "ssh") {
-		d.host = daemon.Hostname()
+	if host, err := d.daemonHost(ctx); err == nil {
+		d.host = host
 	}
 	return d, nil
+}
+
+// daemonHost returns the host whose ports the daemon publishes, an error if it is this one.
+func (d docker) daemonHost(ctx context.Context) (string, error) {
+	if host := os.Getenv(hostVar); host != "" {
+		return host, nil
+	}
+	endpoint := os.Getenv("DOCKER_HOST")
+	if endpoint == "" {
+		var err error
+		if endpoint, err = d.run(ctx, "context", "inspect", "--format", "{{.Endpoints.docker.Host}}"); err != nil {
+			return "", err
+		}
+	}
+	daemon, err := url.Parse(endpoint)
+	if err == nil && daemon.Scheme != "tcp" && daemon.Scheme != "ssh" {
+		err = errors.New("the daemon is on this machine")
+	}
+	if err != nil {
+		return "", err
+	}
+	return daemon.Hostname(), nil
 }
 
 // run runs the docker command and returns what it prints.
 func (d docker) run(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, d.command, args...)
+	cmd.Env = append(os.Environ(), d.env...)
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
 	output, err := cmd.Output()
@@ -111,13 +138,14 @@ func (c *Config) runContainer(ctx context.Context, d docker, name string, cluste
 	}
 	args := []string{
 		"run", "--detach", "--name", name, "--publish", published,
-		"--env", "POSTGRES_PASSWORD=" + cluster.password,
+		"--env", "POSTGRES_PASSWORD", // from the environment: everybody sees arguments
 		"--env", "POSTGRES_INITDB_ARGS=--no-sync --encoding=UTF8 --locale=C",
 		"--env", "PGDATA=" + volume + "/data",
 	}
 	for _, bind := range cluster.binds {
 		args = append(args, "--volume", bind)
 	}
+	d.env = []string{"POSTGRES_PASSWORD=" + cluster.password}
 	if _, err := d.run(ctx, append(append(args, image, "postgres"), c.settings()...)...); err != nil {
 		return "", fmt.Errorf("run a container of %s: %w", image, err)
 	}

@@ -9,7 +9,9 @@
 //     temporary folder, reached over a unix socket;
 //  3. Docker, through the docker command: a container of
 //     TIDEMARK_POSTGRES_IMAGE, postgres:17-alpine by default, on the daemon
-//     that DOCKER_HOST or the current context names;
+//     that DOCKER_HOST or the current context names. In a container that uses
+//     the daemon of its host, TIDEMARK_DOCKER_HOST says at which address the
+//     ports of containers are found;
 //  4. Postgres's binaries, downloaded once from Maven Central, or from the mirror of
 //     it that TIDEMARK_POSTGRES_REPOSITORY names, into the user's cache folder, for
 //     root into /var/cache/tidemark. TIDEMARK_POSTGRES_VERSION is the major version,

@@ -57,8 +57,13 @@ func (d *database) leases() *catalog.Leases {
 
 // announce wakes all runners. A runner of another process that does not hear it finds out within a second.
 func (d *database) announce(ctx context.Context) {
-	d.leases().Announce(ctx, channelOf(d.catalog.Schema()), d.owner)
+	d.tellOthers(ctx)
 	d.changed.Notify()
+}
+
+// tellOthers is announce without the runner of this process.
+func (d *database) tellOthers(ctx context.Context) {
+	d.leases().Announce(ctx, channelOf(d.catalog.Schema()), d.owner)
 }
 
 // refuseInline returns [ErrRefused] for a version that appends keep, or for any of a name with version 0.

@@ -131,6 +131,10 @@ func TestStatementTimeout(t *testing.T) {
 				pool, limit := switchable(f, setting, "50ms")
 				r := f.run(pool, &projection.Config{Logger: quiet.Logger, MaxBackoff: 20 * time.Millisecond}, k.make(f, "a", projection.Options{}, noHook))
 				f.wait(r, f.put("x", 1))
+				operator, err := projection.NewOperator(f.pool, quiet) // over a pool without the limit
+				if err != nil {
+					t.Fatal(err)
+				}
 				limit(true)
 				tx, err := f.pool.Begin(t.Context())
 				if err != nil {
@@ -146,7 +150,11 @@ func TestStatementTimeout(t *testing.T) {
 				}
 				last := f.put("y", 1, 2, 3)
 				f.until("it fails for some time", func() bool {
-					p := f.statusOf(r, "a").Partitions[0]
+					status, err := operator.Status(t.Context())
+					if err != nil {
+						t.Fatal(err)
+					}
+					p := status.Projections[0].Partitions[0]
 					return !p.FailingSince.IsZero() && time.Since(p.FailingSince) > time.Second
 				})
 				if err := tx.Rollback(t.Context()); err != nil {

@@ -79,7 +79,7 @@ func ExampleNewOperator() {
 	// balances 1 live paused the bank is closed
 	// resume grace
 	// pause grace
-	// projection: resume: projection balances: Ref.Version is not given: want a number from 1 on or Live
+	// projection: resume: projection balances: Ref.Version is not given: want a number from 1 on, Live or AllVersions
 }
 
 // Nobody wants the old version back: it goes, with its table. So a version goes that is being built.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -154,6 +155,7 @@ func (f *fixture) expire(owner string) {
 type staller struct {
 	*fixture
 	stalled  atomic.Pointer[chan struct{}] // closed when it is over
+	renewing sync.RWMutex                  // held by signs of life under way
 	advanced chan error                    // the outcome of each attempt to move a checkpoint
 }
 
@@ -162,18 +164,6 @@ func (f *fixture) staller() *staller {
 	s := &staller{advanced: make(chan error, 100)}
 	config := f.pool.Config()
 	config.ConnConfig.Tracer = s
-	config.PrepareConn = func(ctx context.Context, _ *pgx.Conn) (bool, error) {
-		deadline, bounded := ctx.Deadline()
-		isLease := bounded && time.Until(deadline) < 6*time.Second // batches have more time
-		if over := s.stalled.Load(); over != nil && isLease {
-			select {
-			case <-*over:
-			case <-ctx.Done():
-				return true, ctx.Err()
-			}
-		}
-		return true, nil
-	}
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		f.Fatal(err)
@@ -187,6 +177,8 @@ func (f *fixture) staller() *staller {
 func (s *staller) stall() (wake func()) {
 	over := make(chan struct{})
 	s.stalled.Store(&over)
+	s.renewing.Lock() // what is under way ends
+	s.renewing.Unlock()
 	wake = func() {
 		if s.stalled.CompareAndSwap(&over, nil) {
 			close(over)
@@ -194,6 +186,33 @@ func (s *staller) stall() (wake func()) {
 	}
 	s.Cleanup(wake)
 	return wake
+}
+
+type isRenewal struct{}
+
+// TraceBatchStart keeps a sign of life back, over whatever connection it goes.
+func (s *staller) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
+	if !strings.Contains(data.Batch.QueuedQueries[0].SQL, "projection_members") {
+		return ctx
+	}
+	s.renewing.RLock()
+	if over := s.stalled.Load(); over != nil {
+		s.renewing.RUnlock()
+		select {
+		case <-*over:
+		case <-ctx.Done():
+		}
+		return ctx
+	}
+	return context.WithValue(ctx, isRenewal{}, sync.OnceFunc(s.renewing.RUnlock))
+}
+
+func (s *staller) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (s *staller) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchEndData) {
+	if ended, ok := ctx.Value(isRenewal{}).(func()); ok { // may be called twice
+		ended()
+	}
 }
 
 type isAdvance struct{}

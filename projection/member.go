@@ -30,7 +30,7 @@ func (r *Runner) runLeases(ctx context.Context) {
 	spreader := &lease.Spreader[catalog.VersionPlan]{
 		Store:   e.db.leases(),
 		Members: members, Owner: e.db.owner, Length: e.config.Lease,
-		Changed: e.db.changed, Announce: e.db.announce, Logger: e.logger, What: "projection",
+		Changed: e.db.changed, Announce: e.db.tellOthers, Logger: e.logger, What: "projection",
 	}
 	spreader.Run(ctx)
 }

@@ -85,14 +85,26 @@ func (o *Operator) Resume(ctx context.Context, ref Ref) error {
 }
 
 func (o *Operator) setState(ctx context.Context, ref Ref, action, state, reason string) error {
-	id := catalog.ID{Name: ref.Name} // version 0 is all of them, for the catalog
-	if ref.Version != AllVersions {
-		var err error
-		if id, err = o.find(ctx, action, ref); err != nil {
+	if ref.Version < 1 && ref.Version != Live && ref.Version != AllVersions {
+		return refuseVersion(action, ref, "a number from 1 on, Live or AllVersions")
+	}
+	if ref.Version == AllVersions {
+		return o.setStateOf(ctx, ref, catalog.ID{Name: ref.Name}, action, state, reason) // version 0 is all of them
+	}
+	return untilUnchanged(ctx, func() error {
+		id, err := o.find(ctx, action, ref)
+		if err != nil {
 			return err
 		}
-	}
+		return o.setStateOf(ctx, ref, id, action, state, reason)
+	})
+}
+
+func (o *Operator) setStateOf(ctx context.Context, ref Ref, id catalog.ID, action, state, reason string) error {
 	return o.db.operate(ctx, action, id, func(tx pgx.Tx) (map[string]any, error) {
+		if err := o.still(ctx, tx, ref, id); err != nil {
+			return nil, err
+		}
 		if state != catalog.Running {
 			if err := o.db.refuseInline(ctx, tx, id); err != nil {
 				return nil, err
@@ -107,6 +119,28 @@ func (o *Operator) setState(ctx context.Context, ref Ref, action, state, reason 
 		}
 		return map[string]any{"reason": reason}, err
 	})
+}
+
+// still returns errChanged if a reference to the live version names another version than the one that was found. The
+// versions are locked.
+func (o *Operator) still(ctx context.Context, tx pgx.Tx, ref Ref, id catalog.ID) error {
+	if ref.Version != Live {
+		return nil
+	}
+	live, err := o.db.catalog.LiveVersion(ctx, tx, id.Name)
+	if err == nil && live != id.Version {
+		err = errChanged
+	}
+	return err
+}
+
+// untilUnchanged does something again as long as another version becomes the live one meanwhile.
+func untilUnchanged(ctx context.Context, do func() error) error {
+	for {
+		if err := do(); !errors.Is(err, errChanged) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // find returns the version that a reference names, which is stored.

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
@@ -111,5 +115,60 @@ func TestOperatorWithoutCode(t *testing.T) {
 	}
 	if err := o.Switch(t.Context(), projection.Ref{Name: "a", Version: 2}); !errors.Is(err, projection.ErrRefused) {
 		t.Errorf("switch to what is not there: %v, want ErrRefused", err)
+	}
+}
+
+// meanwhile does something after the first query for the live version.
+type meanwhile struct {
+	once sync.Once
+	do   func()
+}
+
+type isLiveVersion struct{}
+
+func (m *meanwhile) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	return context.WithValue(ctx, isLiveVersion{}, strings.Contains(data.SQL, "phase = 'live'"))
+}
+
+func (m *meanwhile) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if ctx.Value(isLiveVersion{}) == true {
+		m.once.Do(m.do)
+	}
+}
+
+// TestLiveChanges: the live version is the one that is live when the change is made.
+func TestLiveChanges(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	version := func(n int) *projection.Projection {
+		return projection.New("a", &projection.Options{Version: n}, projection.On(counting, nothing))
+	}
+	first, stop := f.start(quiet, f.store, version(1))
+	last := f.append(counting, 1)
+	f.wait(first, last)
+	stop()
+	r, _ := f.start(quiet, f.store, version(1), version(2))
+	f.eventually(20*time.Second, "version 2 is live", func() bool { return f.status(r, "a").Phase == projection.PhaseRetired })
+	hook := &meanwhile{do: func() {
+		if err := r.Operator().Switch(context.Background(), projection.Ref{Name: "a", Version: 1}); err != nil {
+			t.Error(err)
+		}
+	}}
+	pool := pgtest.Connect(t, f.pool.Config().ConnString(), func(c *pgxpool.Config) { c.ConnConfig.Tracer = hook })
+	o, err := projection.NewOperator(pool, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := o.Pause(t.Context(), projection.Ref{Name: "a", Version: projection.Live}, "a test"); err != nil {
+		t.Fatal(err)
+	}
+	status, err := r.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range status.Projections {
+		if live := p.Phase == projection.PhaseLive; live != (p.Version == 1) || live != (p.State == projection.StatePaused) {
+			t.Errorf("version %d is %s and %s, want version 1 live and paused, and 2 running", p.Version, p.Phase, p.State)
+		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// retryBatch is how many dead letters one transaction handles at most.
+// maxRetried is how many dead letters one transaction handles at most.
 const maxRetried = 200
 
 // errChanged means that what was read has changed before it was locked.

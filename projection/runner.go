@@ -52,9 +52,8 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Runner runs projections in this process, and shares them with other processes that run the same
-// ones. It is also what operators use; the methods for them say which rights of Postgres they need
-// only where it is more than a service has.
+// Runner runs projections in this process, and shares them with other processes that run the same ones.
+// [Runner.Operator] returns what operators do to them.
 type Runner struct {
 	engine   *engine
 	versions map[catalog.ID]*deployment

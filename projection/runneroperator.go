@@ -38,13 +38,18 @@ func (o *RunnerOperator) find(ctx context.Context, action string, ref Ref) (*dep
 // that were added later, and, after some were taken out of the code on purpose, lets processes run it that
 // do not know them.
 func (o *RunnerOperator) AcceptTypes(ctx context.Context, ref Ref) error {
-	d, err := o.find(ctx, "accept", ref)
-	if err != nil {
-		return err
-	}
-	id, types := d.projection.id(), d.projection.stored
-	return o.db.operate(ctx, "accept", id, func(tx pgx.Tx) (map[string]any, error) {
-		return map[string]any{"types": types}, o.db.catalog.Accept(ctx, tx, id, types)
+	return untilUnchanged(ctx, func() error {
+		d, err := o.find(ctx, "accept", ref)
+		if err != nil {
+			return err
+		}
+		id, types := d.projection.id(), d.projection.stored
+		return o.db.operate(ctx, "accept", id, func(tx pgx.Tx) (map[string]any, error) {
+			if err := o.still(ctx, tx, ref, id); err != nil {
+				return nil, err
+			}
+			return map[string]any{"types": types}, o.db.catalog.Accept(ctx, tx, id, types)
+		})
 	})
 }
 
@@ -53,20 +58,25 @@ func (o *RunnerOperator) AcceptTypes(ctx context.Context, ref Ref) error {
 // handlers have written is theirs to overwrite. Readers see the read model as it is made: to make it anew
 // beside the one they see, raise [Options.Version]. Effects guarded by [Once] do not happen again.
 func (o *RunnerOperator) Reset(ctx context.Context, ref Ref, to eventstore.Position) error {
-	d, err := o.find(ctx, "reset", ref)
-	if err != nil {
-		return err
-	}
-	id := d.projection.id()
-	defer d.disownAll()
-	return o.db.operate(ctx, "reset", id, func(tx pgx.Tx) (map[string]any, error) {
-		return map[string]any{"position": to}, o.reset(ctx, tx, d, to)
-	}, func(tx pgx.Tx) error {
-		if d.projection.table == nil {
-			return nil
+	return untilUnchanged(ctx, func() error {
+		d, err := o.find(ctx, "reset", ref)
+		if err != nil {
+			return err
 		}
-		_, err := tx.Exec(ctx, "truncate "+physical(d.projection.options.Tables[0], id.Version))
-		return err
+		id := d.projection.id()
+		defer d.disownAll()
+		return o.db.operate(ctx, "reset", id, func(tx pgx.Tx) (map[string]any, error) {
+			if err := o.still(ctx, tx, ref, id); err != nil {
+				return nil, err
+			}
+			return map[string]any{"position": to}, o.reset(ctx, tx, d, to)
+		}, func(tx pgx.Tx) error {
+			if d.projection.table == nil {
+				return nil
+			}
+			_, err := tx.Exec(ctx, "truncate "+physical(d.projection.options.Tables[0], id.Version))
+			return err
+		})
 	})
 }
 

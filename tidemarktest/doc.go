@@ -16,6 +16,7 @@
 //   - Tests that run in parallel do not see each other.
 //   - At the end of the test the runner is stopped, the store and the pool are closed and the database is dropped.
 //     A runner that has ended by itself fails the test.
-//   - When the process ends, however it does, the server that was started for it ends too.
+//   - When the process ends, however it does, the server that was started for it ends too. A container of
+//     [Config.Image] ends with the reaper of testcontainers, if that is enabled.
 //   - Nothing is skipped: a test for which there is no Postgres fails, and says what to provide.
 package tidemarktest

@@ -71,14 +71,19 @@ func (e *Env) Run(projections ...*projection.Projection) *projection.Runner {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- runner.Run(ctx) }()
+	waiting, giveUp := context.WithCancelCause(e.t.Context())
+	go func() {
+		err := runner.Run(ctx)
+		giveUp(err) // nothing comes any more
+		ended <- err
+	}()
 	e.t.Cleanup(func() {
 		cancel()
 		if err := <-ended; err != nil {
 			e.t.Errorf("tidemarktest: the runner has ended: %v", err)
 		}
 	})
-	if err := runner.Wait(e.t.Context(), 0); err != nil {
+	if err := runner.Wait(waiting, 0); err != nil {
 		e.t.Fatal(err)
 	}
 	return runner

@@ -173,7 +173,7 @@ func (m *Memory) appendLocked(change eventstore.Change) eventstore.Receipt {
 	}
 }
 
-// Stored is [eventstore.Store.Receipts].
+// Receipts is [eventstore.Store.Receipts].
 func (m *Memory) Receipts(ctx context.Context) ([]eventstore.Receipt, bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

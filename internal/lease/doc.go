@@ -12,6 +12,7 @@
 //   - Shares differ by one at most. The partitions that cannot be divided go to other members from group to group.
 //   - A process that ends gives its partitions back. A process that was killed loses them when its leases expire,
 //     or at once if another process of the same machine can prove that it has ended.
-//   - A tick waits for no lock: a partition that an operator has locked is neither renewed nor stolen.
+//   - A partition that an operator has locked is neither renewed nor stolen, and holds up no other one. A tick is
+//     given up after five seconds, whatever the store waits for.
 //   - No duration depends on a stored time that lies further in the future than a lease is long.
 package lease

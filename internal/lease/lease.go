@@ -46,7 +46,8 @@ func (p *Plan[D]) HasOthers(owner string) bool {
 	return false
 }
 
-// Store keeps leases and members. Each method is one round trip and waits for no lock.
+// Store keeps leases and members. Each method is one round trip. Renew, Acquire and Inherit skip partitions that are
+// locked; what else they wait for is bounded by ctx.
 type Store[D any] interface {
 	// Renew makes owner a member of some groups for a length of time, renews all its leases, and returns them and
 	// the plans of all groups of this process that exist.
