@@ -5,13 +5,18 @@ MODULES := . migrations/compat bench tidemarktest
 SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggregate/... ./projection/...
 
 .DEFAULT_GOAL := help
-.PHONY: help test test/race test/versions test/sql lint bench fuzz soak tidy ci
+.PHONY: help test test/short test/race test/versions test/sql lint bench fuzz soak tidy ci
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## run all tests
 	@for m in $(MODULES); do (cd $$m && go test -timeout 20m ./...) || exit 1; done
+
+SLOW := (eventstore|projection|projectiontest|snapshot|localpg|pgtest|pgpool|aggregate|bank|orders)
+test/short: ## run the quick half: the fast packages, and the examples of the slow ones
+	@go test $$(go list ./... | grep -vE '/$(SLOW)$$')
+	@go test -run '^(Example|TestStore$$|TestRefs$$|TestVerdict$$)' ./eventstore ./projection ./snapshot ./aggregate
 
 test/race: ## run all tests under the race detector
 	@for m in $(MODULES); do (cd $$m && go test -race -timeout 20m ./...) || exit 1; done

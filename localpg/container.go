@@ -161,7 +161,12 @@ func (c *Config) runContainer(ctx context.Context, d docker, name string, cluste
 	// While the image still prepares the cluster, its server does not listen on
 	// the network: the first connection that succeeds is to the real one.
 	address := fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable", cluster.password, net.JoinHostPort(d.host, port))
+	var asked time.Time // a process each time
 	ended := func() bool {
+		if time.Since(asked) < time.Second {
+			return false
+		}
+		asked = time.Now()
 		running, err := d.run(ctx, "inspect", "--format", "{{.State.Running}}", name)
 		return err == nil && running == "false"
 	}

@@ -142,3 +142,19 @@ func TestVerdict(t *testing.T) {
 		}
 	}
 }
+
+// TestPartitionOf: keys stay in their partitions from release to release.
+func TestPartitionOf(t *testing.T) {
+	t.Parallel()
+	for key, want := range map[string][3]int{ // of 4, 16 and 1000 partitions
+		"a": {0, 12, 220}, "account-42": {1, 5, 565}, "": {1, 5, 261}, "ä": {2, 2, 122}, "日本": {1, 1, 721},
+	} {
+		got := [3]int{partitionOf(key, 4), partitionOf(key, 16), partitionOf(key, 1000)}
+		if got != want {
+			t.Errorf("%q: %v, want %v", key, got, want)
+		}
+		if partitionOf(key, 1) != 0 {
+			t.Errorf("%q has no place in one partition", key)
+		}
+	}
+}

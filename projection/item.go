@@ -3,6 +3,8 @@ package projection
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"maps"
 	"runtime/debug"
 	"slices"
@@ -107,16 +109,15 @@ func (i *item) keyText() string {
 
 func (p *Projection) partitionOf(key string) int { return partitionOf(key, p.options.Partitions) }
 
-// partitionOf returns which of some partitions a key belongs to: FNV-1a of the key, for ever.
+// partitionOf returns which of some partitions a key belongs to, by the FNV-1a hash of the key. Stored checkpoints depend
+// on it: the function never changes.
 func partitionOf(key string, partitions int) int {
 	if partitions == 1 {
 		return 0
 	}
-	hash := uint32(2166136261)
-	for n := range len(key) {
-		hash = (hash ^ uint32(key[n])) * 16777619
-	}
-	return int(hash % uint32(partitions))
+	hash := fnv.New32a()
+	_, _ = io.WriteString(hash, key) // which never fails
+	return int(hash.Sum32() % uint32(partitions))
 }
 
 // panicError is a panic of the application's code.

@@ -18,10 +18,23 @@ import (
 const startWithin = 5 * time.Minute
 
 // containers are those of this process, by their images. They live as long as the process, which is why they are
-// global; the reaper of testcontainers removes them.
+// global.
 var containers struct {
 	sync.Mutex
-	urls map[string]string
+	urls  map[string]string
+	boxes []testcontainers.Container
+}
+
+// stopContainers removes the containers of this process.
+func stopContainers() error {
+	containers.Lock()
+	defer containers.Unlock()
+	var errs []error
+	for _, box := range containers.boxes {
+		errs = append(errs, testcontainers.TerminateContainer(box, testcontainers.StopTimeout(0)))
+	}
+	containers.boxes, containers.urls = nil, nil
+	return errors.Join(errs...)
 }
 
 // container returns the URL of a server in a container of an image.
@@ -57,6 +70,6 @@ func container(image string) (string, error) {
 	if containers.urls == nil {
 		containers.urls = make(map[string]string)
 	}
-	containers.urls[image] = url
+	containers.urls[image], containers.boxes = url, append(containers.boxes, box)
 	return url, nil
 }

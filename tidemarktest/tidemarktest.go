@@ -2,6 +2,9 @@ package tidemarktest
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -90,5 +93,12 @@ func (e *Env) Run(projections ...*projection.Projection) *projection.Runner {
 }
 
 // Main runs the tests of a package, stops what was started for them, and exits. A package need not call it: what a
-// process has started ends with the process.
-func Main(m *testing.M) { pgtest.Main(m) }
+// process has started ends with the process, a container of [Config.Image] by the reaper of testcontainers.
+func Main(m *testing.M) {
+	code := m.Run()
+	if err := errors.Join(pgtest.Stop(), stopContainers()); err != nil {
+		fmt.Fprintln(os.Stderr, "tidemarktest:", err)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
