@@ -3,6 +3,7 @@ package projection
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"slices"
 	"testing"
 
@@ -152,6 +153,11 @@ func TestPartitionOf(t *testing.T) {
 		got := [3]int{partitionOf(key, 4), partitionOf(key, 16), partitionOf(key, 1000)}
 		if got != want {
 			t.Errorf("%q: %v, want %v", key, got, want)
+		}
+		hash := fnv.New32a()
+		hash.Write([]byte(key))
+		if want := int(hash.Sum32() % 1024); partitionOf(key, 1024) != want {
+			t.Errorf("%q: %d of 1024, want %d as hash/fnv has it", key, partitionOf(key, 1024), want)
 		}
 		if partitionOf(key, 1) != 0 {
 			t.Errorf("%q has no place in one partition", key)

@@ -178,7 +178,7 @@ func (s *staller) stall() (wake func()) {
 	over := make(chan struct{})
 	s.stalled.Store(&over)
 	s.renewing.Lock() // what is under way ends
-	s.renewing.Unlock()
+	defer s.renewing.Unlock()
 	wake = func() {
 		if s.stalled.CompareAndSwap(&over, nil) {
 			close(over)
