@@ -236,3 +236,42 @@ func (b *batch) park(ctx context.Context, tx pgx.Tx) error {
 	}
 	return w.engine.catalog.Park(ctx, tx, w.projection.id(), w.number, b.letters)
 }
+
+// handleBatch gives items to their handlers.
+func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
+	b := &batch{worker: w, to: to, durable: !full || w.projection.effects}
+	handle := b.handle
+	if w.projection.effects {
+		handle = b.effect
+	}
+	err := b.watched(ctx, func(ctx context.Context, conn *pgx.Conn) error { return handle(ctx, conn, items) })
+	if errors.Is(err, errAbandoned) { // the batch is still that of another goroutine
+		var f *failure
+		if w.projection.effects && errors.As(err, &f) {
+			w.happened(ctx, items, f.at)
+		}
+		return err
+	}
+	if b.done {
+		w.committed(b)
+	}
+	return err
+}
+
+// happened notes the effects of the items before one that is abandoned.
+func (w *worker) happened(ctx context.Context, items []item, at int) {
+	if at == 0 {
+		return
+	}
+	b := &batch{worker: w, to: items[at-1].raw.Position, durable: true}
+	for n := range items[:at] {
+		if !b.divert(&items[n]) {
+			b.handled++
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := pgx.BeginFunc(ctx, w.engine.pool, func(tx pgx.Tx) error { return b.store(ctx, tx, nil) }); err == nil {
+		w.committed(b)
+	}
+}

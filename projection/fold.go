@@ -1,0 +1,97 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgerr"
+)
+
+// foldBatch folds items into rows, and writes these when there are enough of them.
+func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
+	b := &batch{worker: w, to: to, durable: !full}
+	kept := make([]int, 0, len(items))
+	for n := range items {
+		if !b.divert(&items[n]) {
+			kept = append(kept, n)
+		}
+	}
+	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.rows.load(ctx, w.engine.pool, items, kept) })
+	if pgerr.KindOf(err) == pgerr.Data || errors.Is(err, errOtherKey) { // of a key that is none of the column's type
+		return &failure{-1, err}
+	} else if err != nil {
+		return err
+	}
+	for k, n := range kept {
+		if w.unsettled(items, kept, k) { // what is before it is written first
+			to, full = items[n].raw.Position-1, false
+			b.cut(to)
+			break
+		}
+		if err := w.rows.fold(&items[n]); err != nil {
+			return &failure{n, err}
+		}
+		b.handled++
+	}
+	if w.pending == 0 {
+		w.since = time.Now()
+	}
+	b.handled += w.pending
+	if full && len(b.letters) == 0 && w.rows.dirty() < w.engine.cached && time.Since(w.since) < w.flushAfter() {
+		w.read, w.pending = to, b.handled
+		return nil
+	}
+	// Until it is committed it has not been read: a worker that ends saves how far it has.
+	if err := w.engine.answered(ctx, b.flush); err != nil {
+		return err
+	}
+	w.rows.flushed()
+	w.committed(b)
+	return nil
+}
+
+// unsettled reports whether one of the items that an event has, of which the k-th is the first, cannot be folded yet.
+func (w *worker) unsettled(items []item, kept []int, k int) bool {
+	at := items[kept[k]].raw.Position
+	if k > 0 && items[kept[k-1]].raw.Position == at {
+		return false // the first one has been asked
+	}
+	for ; k < len(kept) && items[kept[k]].raw.Position == at; k++ {
+		if !w.rows.settled(&items[kept[k]]) {
+			return true
+		}
+	}
+	return false
+}
+
+// flushAfter is how long rows are folded before they are written, while there is a backlog: longer if there are
+// many, which are written again each time.
+func (w *worker) flushAfter() time.Duration {
+	return min(max(batchTime, time.Duration(w.rows.dirty())*10*rowTime), maxFlushAfter)
+}
+
+// flush writes the rows and the checkpoint.
+func (b *batch) flush(ctx context.Context) (err error) {
+	conn, err := b.worker.engine.pool.Acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	defer func() {
+		if err != nil && conn.Conn().IsClosed() {
+			err = Transient(err)
+		}
+	}()
+	tx, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{BeginQuery: b.beginSQL()})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
+	if err := b.worker.rows.flush(ctx, tx); err != nil {
+		return &failure{-1, err}
+	}
+	return b.finish(ctx, tx, nil)
+}
