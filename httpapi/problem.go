@@ -31,7 +31,7 @@ type Problem struct {
 // the client has not asked for.
 var (
 	reused      = &Error{http.StatusUnprocessableEntity, "idempotency-key-reused", "the Idempotency-Key was used before for another request"}
-	raced       = &Error{http.StatusConflict, "version-conflict", "something that the request changes was changed at the same time"}
+	raced       = &Error{http.StatusConflict, "version-conflict", "something that the request changes was changed at the same time: send the request again"}
 	behind      = &Error{http.StatusServiceUnavailable, "read-model-behind", "the read model has not reached the position yet: ask again"}
 	timeout     = &Error{http.StatusServiceUnavailable, "timeout", "it was not done in time"}
 	unknown     = &Error{http.StatusServiceUnavailable, "unknown-outcome", "it is not known whether it was done: repeat the request under the same Idempotency-Key to find out"}

@@ -57,7 +57,7 @@ func wantProblem(t *testing.T, what any, a *httptest.ResponseRecorder, status in
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	conflict := fmt.Errorf("around: %w", &eventstore.ConflictError{Stream: eventstore.StreamID{Category: "a", Key: "b"}, Expected: 3, Actual: 4})
-	const detail = `,"detail":"something that the request changes was changed at the same time"`
+	const detail = `,"detail":"something that the request changes was changed at the same time: send the request again"`
 	for _, test := range []struct {
 		method, header, value string
 		err                   error
@@ -126,7 +126,7 @@ func TestConfiguredProblems(t *testing.T) {
 		errors.Join(errShort, errGone):    `{"type":"urn:shop:gone","title":"Gone","status":410,"detail":"too short\ngone"}`,
 		fmt.Errorf("order: %w", errShort): `{"type":"urn:shop:short","title":"Unprocessable Entity","status":422,"detail":"order: too short","about":"order: too short","left":3}`,
 		errOdd:                            `{"type":"urn:shop:odd","title":"Conflict","status":409,"detail":"odd"}`,
-		eventstore.ErrConflict:            `{"type":"urn:shop:version-conflict","title":"Conflict","status":409,"detail":"something that the request changes was changed at the same time"}`,
+		eventstore.ErrConflict:            `{"type":"urn:shop:version-conflict","title":"Conflict","status":409,"detail":"something that the request changes was changed at the same time: send the request again"}`,
 		eventstore.ErrInvalid:             `{"type":"urn:shop:invalid-request","title":"Bad Request","status":400,"detail":"something in the request cannot be stored"}`,
 	} {
 		if got := ask(handle(config, returning(err)), "POST", "/", "").Body.String(); got != want+"\n" {
