@@ -8,8 +8,9 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// cache keeps folded aggregates, the least recently used of which go first. Who takes one has it alone
-// until he puts it back: nobody reads a state that somebody else changes. A nil cache is empty.
+// cache keeps folded aggregates, and drops the least recently used one when it is full. take removes an entry, so that
+// each state has a single owner until it is put back: no goroutine reads a state that another one is changing. A
+// nil cache is empty.
 type cache[S any] struct {
 	mu      sync.Mutex
 	entries *simplelru.LRU[eventstore.StreamID, *folded[S]]

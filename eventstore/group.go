@@ -38,10 +38,10 @@ const (
 	grace = 5 * time.Second
 )
 
-// group lets concurrent commits share a round trip and a transaction. Who finds no flusher at work
-// starts one, and waits for nobody; a flusher takes what has come while it, or the other one, was
-// busy, and gives those it has just answered a moment to come again. When there is nothing to do no
-// goroutine is left.
+// group lets concurrent commits share a round trip and a transaction. A commit that finds no flusher running
+// starts one, and is written at once. A flusher writes everything that was queued during the previous write.
+// Having answered its callers it waits for a moment, since most of them append again immediately. When there
+// is nothing to write, no goroutine is left.
 //
 // One commit never touches the outcome of another. Postgres answers for each request of a group,
 // without waiting for anybody; one that would have to wait goes back into the queue for a moment.

@@ -16,10 +16,10 @@ const (
 	maxBoundPause = 100 * time.Millisecond
 )
 
-// bound returns how far a version with handlers may go that is not live, and waits when that is not farther
-// than it is. It stays behind the live one, whose handlers have the effects of the events before. Where
-// partitions of the live one are not equally far, both may come to an event first, and [Once] lets one of
-// them have its effects.
+// bound returns the highest position that this worker may handle, and waits while the worker is there already. A
+// version that is not live must not overtake the live one, because the handlers of the live version have the
+// effects of the events that it has not reached yet. Where the partitions of the live version are not equally
+// far, either version may reach an event first, and [Once] decides which of them has the effects.
 func (w *worker) bound(
 	ctx context.Context, to eventstore.Position,
 ) (limit eventstore.Position, bounded bool, err error) {

@@ -113,9 +113,10 @@ func (v *deployment) toRetry(ctx context.Context, key string, limit int) (*keyRe
 	return t, nil
 }
 
-// keyItems returns what the event of a page means to a key: nothing if newer code splits it into nothing. An
-// event that had no key when it was parked is all that it means to the keys it has now. One that has lost
-// its key, since it was edited or the code is another, cannot be handled: only Skip drops events.
+// keyItems returns the items of one event that belong to a key. There are none if the present codec splits the event
+// into nothing. An event that was parked under its stream, because it had no key, yields the items of all keys that
+// it has now. An event that does not belong to the key any more, because it was edited or the code has changed,
+// yields an item that cannot be handled: only Skip drops events.
 func (v *deployment) keyItems(p *page, key string) []item {
 	raw := &p.Events[0]
 	var items []item

@@ -84,11 +84,14 @@ func NewSubscription(name string, options *Options, sources ...EffectSource) *Pr
 // ErrNoEvent is returned by [Once] outside of a handler.
 var ErrNoEvent = errors.New("projection.Once: the context is not that of a handler")
 
-// Once reports whether an effect of the event that is being handled is still to happen, and notes in tx
-// that it has: commit tx together with what the effect does in the database, and the effect happens exactly
-// once, however often the event is handled, by whichever version of the projection. Effect tells several
-// effects of one event apart. In a version that is not live it reports false, since what is built anew has
-// no effects, unless the live one has not come so far, or has the event among its dead letters.
+// Once reports whether an effect of the event that is being handled has not happened yet, and notes in tx that it
+// happens. Commit tx together with what the effect does in the database: then the effect happens exactly once,
+// however often the event is handled, and by whichever version of the projection. The name in effect tells several
+// effects of one event apart.
+//
+// In a version that is not live Once reports false, because rebuilding must not repeat effects. There are two
+// exceptions: events that the live version has not reached, and events that are among its dead letters. Their effects
+// have not happened.
 func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error) {
 	b, ok := ctx.Value(batchKey{}).(*batchInfo)
 	if !ok {

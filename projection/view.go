@@ -20,8 +20,8 @@ func (d *database) showTables(ctx context.Context, tx pgx.Tx, tables []string, v
 	return nil
 }
 
-// switchTables is showTables while somebody may read them for long: readers that come then would have to wait
-// behind us.
+// switchTables is showTables with a lock timeout of 50 ms. Replacing a view needs an exclusive lock, and while the
+// switch waits behind a long query, every new query waits behind the switch.
 func (d *database) switchTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	if _, err := tx.Exec(ctx, `set local lock_timeout = '50ms'`); err != nil {
 		return err

@@ -23,7 +23,7 @@ const (
 	recoverAfter = time.Second
 )
 
-// errFenced is what [pgerr.Fenced] is, found out without a statement that fails.
+// errFenced means the same as SQLSTATE TM006, but was noticed before a statement could fail with that.
 var errFenced = errors.New("the partition has another owner, or was changed by an operator")
 
 func fenced(err error) bool {
@@ -50,7 +50,7 @@ type worker struct {
 	leased     int64               // the token when the worker was started: of failures to read the rest
 	checkpoint eventstore.Position // as stored
 	live       bool
-	inline     eventstore.Position   // after it appends keep the projection; negative if they do not
+	inline     eventstore.Position   // appends keep the projection after this position; -1 if they do not
 	liveAt     []eventstore.Position // checkpoints of the live version, while this is another one
 	parked     map[string]bool       // keys that have dead letters
 	rows       rows                  // of a table

@@ -84,11 +84,12 @@ type Store interface {
 	// none at all.
 	Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool, error)
 
-	// Save stores snapshots, of different streams, each unless one of its kind is there that is as new,
-	// and in place of one of another kind at the same version. It deletes what retention does not keep of
-	// the kind; what is of another type; and what is of another shape or schema and older than the latest
-	// but one of the kind: another release that still runs would have saved a later one. The error is an
-	// [ErrInvalid] if one of them cannot be stored; then, and after any other error, none is.
+	// Save stores snapshots of different streams. A snapshot is not stored if one of its kind is there that is as
+	// new; it takes the place of one of another kind at the same version. Save then deletes from the same streams:
+	// snapshots of this kind that the retention does not keep; snapshots of another type; and snapshots of another
+	// shape or schema that are older than the second-latest of this kind. (A release that still uses them would have
+	// saved a newer one by then.) The error is [ErrInvalid] if one of the snapshots cannot be stored. After an error
+	// none is stored.
 	Save(ctx context.Context, snapshots ...Snapshot) error
 
 	// Delete deletes the snapshot of a stream at a version, if there is one.
