@@ -25,7 +25,7 @@ type Config struct {
 	Snapshots *snapshot.Snapshotter
 	// CacheSize is how many aggregates a repository keeps in memory as [Repository.Update] has left them;
 	// 0 means none. The next update decides on such a state without reading, and appends at its version,
-	// so that it cannot write what somebody else's events forbid: it conflicts, and is decided again on
+	// so that it cannot write what events of others forbid: it conflicts, and is decided again on
 	// what is stored. A refusal is checked too, and after an update with an idempotency key the next one
 	// reads what that has stored. The rule of Snapshots holds as well. Each repository has a cache of its
 	// own: make one per definition and share it. [Commit] uses none. A database that has gone back, as

@@ -9,7 +9,7 @@
 // [Definition.Fold] makes a state from events, which is all a unit test needs; package
 // aggregatetest puts given/when/then around it. A [Repository] does the same over a store:
 // [Repository.Update] loads the state, lets the caller decide, appends the events at the version
-// that was loaded, and starts again when somebody else was faster. [Commit] does so for several
+// that was loaded, and starts again when another append was faster. [Commit] does so for several
 // aggregates at once.
 //
 // With Config.Snapshots a repository begins with the latest snapshot of an aggregate instead of its first
@@ -28,7 +28,7 @@
 //     has events to store is an eventstore.KeySpentError.
 //   - A refusal of [Commit] rests on states that were there at the same moment, as a success does.
 //   - Snapshots and the cache change no outcome. A snapshot is used only if the event it was taken after is
-//     in the stream, and a decision on a cached state is stored, or refused, only if nobody has appended
+//     in the stream, and a decision on a cached state is stored, or refused, only if nothing was appended
 //     since.
 //   - Retries happen on conflicts only, are bounded, and wait with jitter.
 //

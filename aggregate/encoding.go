@@ -22,7 +22,7 @@ type stateCodec[S any] struct {
 }
 
 // jsonState is the default. Its shape is a fingerprint of S: where a field has come, gone or become
-// something else, an older snapshot is of another shape, though nobody has raised the schema.
+// something else, an older snapshot is of another shape, though the schema was not raised.
 func jsonState[S any](category string) stateCodec[S] {
 	shape, problem := shapeOf(reflect.TypeFor[S]())
 	shape = nameOf(reflect.TypeFor[S]()) + " " + shape // two views of a category may look alike

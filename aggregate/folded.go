@@ -221,7 +221,7 @@ func (r *Repository[S, E]) applyDrafts(f *folded[S], change eventstore.Change, r
 }
 
 // keep takes a snapshot of an aggregate if it is time for one, and puts it into the cache: from then on it
-// is somebody else's. The snapshot is made by whoever comes first: the snapshotter, or the next update,
+// is another owner's. The snapshot is made by the first of these two: the snapshotter, or the next update,
 // which changes the state.
 func (r *Repository[S, E]) keep(ctx context.Context, f *folded[S]) {
 	if r.isDue(f) {
@@ -271,7 +271,7 @@ func (f *folded[S]) taken() {
 	f.saved, f.events, f.since, f.types = f.version, 0, time.Time{}, nil
 }
 
-// snapshotOf returns the snapshot of an aggregate but for its data.
+// snapshotOf returns the snapshot of an aggregate, without its data.
 func (r *Repository[S, E]) snapshotOf(f *folded[S]) snapshot.Snapshot {
 	return snapshot.Snapshot{
 		Stream: f.stream, Version: f.version, EventID: f.last, RecordedAt: f.at, Kind: r.definition.state.kind,

@@ -123,7 +123,7 @@ func (r *Repository[S, E]) loaded(f *folded[S]) *Loaded[S, E] {
 	return &Loaded[S, E]{State: f.state, Stream: f.stream, Version: f.version, Position: f.position, RecordedAt: f.at, last: f.last, codec: r.definition.codec}
 }
 
-// Update loads the aggregate, asks decide for events and appends them. When somebody else was
+// Update loads the aggregate, asks decide for events and appends them. When another append was
 // faster it starts again with the new state, so decide may be called several times and must do
 // nothing but decide: it must not change the state it is given. Its error is returned as it is.
 //
@@ -160,7 +160,7 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 	if err == nil && receipt.Version == eventstore.NoStream { // nothing was appended
 		receipt = eventstore.Receipt{Version: last.on.version, Position: last.on.position}
 	}
-	// From here on the state may be somebody else's.
+	// From here on the state may have another owner.
 	switch {
 	case last.on == nil: // none was made: loading failed, or what is stored under the key has answered
 	case last.refused, err == nil && len(last.change.Events) == 0:

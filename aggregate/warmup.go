@@ -126,7 +126,7 @@ func (r *Repository[S, E]) warm(ctx context.Context, page []eventstore.StreamInf
 	return nil
 }
 
-// isRefused reports whether an error is about one aggregate, and would come again.
+// isRefused reports whether an error is about one aggregate, and would be the same again.
 func isRefused(err error) bool {
 	return errors.Is(err, codec.ErrDecode) || errors.Is(err, codec.ErrUnknownType) || errors.Is(err, errEncode) ||
 		errors.Is(err, eventstore.ErrInvalid) // a name that another client has stored

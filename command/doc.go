@@ -1,6 +1,6 @@
 // Package command carries commands to their handlers.
 //
-// A command is a plain struct that says what somebody wants, such as Deposit. A [Handler] does
+// A command is a plain struct that says what is to be done, such as Deposit. A [Handler] does
 // it, usually through an aggregate.Repository, and returns the receipt of what it appended. A
 // [Bus] finds the handler of a command by its type, checks the command first, and runs
 // middleware around it: logging, metadata, authorization.

@@ -18,7 +18,7 @@
 //   - Within a stream, a higher version has a higher position. Nothing is stored at or below the end of
 //     the log, whatever the sequence of positions says.
 //   - Concurrent appends share round trips and transactions, yet none touches the outcome of another:
-//     not by a conflict, an event that is refused, a context that is done or a stream that somebody's
+//     not by a conflict, an event that is refused, a context that is done or a stream that another
 //     open transaction holds.
 //   - An append stores all its events or none. When it has returned without an error they are as
 //     durable as Postgres makes a commit.
@@ -26,7 +26,7 @@
 //     commit under the key in one attempt is a [KeySpentError], never an answer meant for the first one.
 //   - A follower is told of appends by notifications that are sent after the commit, and finds out by
 //     polling when one is lost. It survives a restart of Postgres, and holds no connection while the
-//     loop body runs; one connection per Store listens, outside the pool, while somebody follows.
+//     loop body runs; one connection per Store listens, outside the pool, while there are followers.
 //   - A dead connection costs seconds, whatever the pool is like: what is not answered returns
 //     [ErrNoAnswer] or [ErrUnknownOutcome]. A read is cut when no row has come for ten seconds, not when it takes long.
 //   - What a commit, a page, a list and a filter may hold is bounded, and checked before anything is sent.
@@ -38,7 +38,7 @@
 //     [ConflictError], see [Change].
 //   - Events are never changed: the table refuses UPDATE, DELETE and TRUNCATE.
 //   - Iterators give an error as their last pair, with no event; break is always safe, and no
-//     connection is held while the loop body runs, but for as long as it takes to fetch one page ahead.
+//     connection is held while the loop body runs, except while one page ahead is fetched.
 //
 // A [Store] is safe for use by many goroutines. One bound to a transaction by [Store.WithTx] is
 // as safe as the transaction: one goroutine at a time.

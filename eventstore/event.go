@@ -27,7 +27,7 @@ type Raw = Event[json.RawMessage]
 // Draft is an event before it is stored. Package codec makes drafts of the events of a domain.
 type Draft struct {
 	// ID identifies the event. The store fills in a random one (UUIDv7) when it is zero, and does
-	// not check that nobody else has it: it is how a repeat is recognised, see [Store.Commit].
+	// not check that no other event has it: it is how a repeat is recognised, see [Store.Commit].
 	ID uuid.UUID
 	// Type is the stored name: not empty, at most 250 bytes.
 	Type string

@@ -19,7 +19,7 @@ const (
 	maxFlushers = 2
 	manyWaiting = 32
 	longWrite   = 2 * time.Millisecond
-	// minMoment and maxMoment bound how long a flusher waits for a caller to come again.
+	// minMoment and maxMoment bound how long a flusher waits for callers to append again.
 	minMoment = 2 * time.Microsecond
 	maxMoment = 100 * time.Microsecond
 	// maxGroup, in streams, maxGroupEvents and maxGroupBytes bound a group; what is larger goes by
@@ -45,7 +45,7 @@ const (
 //
 // One commit never touches the outcome of another. Postgres answers for each request of a group,
 // without waiting for anybody; one that would have to wait goes back into the queue for a moment.
-// A group that fails as a whole goes back too and comes again in groups of half the size, until the
+// A group that fails as a whole goes back too and is written again in groups of half the size, until the
 // one it fails for is alone. Whatever is in the queue can be withdrawn.
 type group struct {
 	pool     *pgpool.Pool
@@ -58,7 +58,7 @@ type group struct {
 	flushers int                 // at work
 	late     int                 // of them have been writing for long
 	waiting  bool                // one of them is at a request that blocks
-	expected int                 // callers that were answered and may come again
+	expected int                 // callers that were answered and may append again
 	moment   time.Duration       // how long to wait for one of them
 	writing  map[string]struct{} // streams and keys of the requests being written
 	closed   bool
@@ -311,7 +311,7 @@ func (b *groupBuilder) pass(r *request) {
 	}
 }
 
-// release lets go of what a group was writing: requests that are to come again go back to the head
+// release lets go of what a group was writing: requests that are to be written again go back to the head
 // of the queue, the others are answered.
 func (g *group) release(batch []*request) {
 	var again, answered []*request
@@ -345,7 +345,7 @@ func (g *group) release(batch []*request) {
 	}
 }
 
-// write writes a group. Each of its requests is then answered, or comes again.
+// write writes a group. Each of its requests is then answered, or is written again.
 func (g *group) write(conn *pgpool.Conn, batch []*request) {
 	defer g.release(batch)
 	late := time.AfterFunc(longWrite, func() { g.isLate(1) })
@@ -400,7 +400,7 @@ func (g *group) isLate(n int) {
 }
 
 // send asks Postgres to store a group, on the short path if that will do. The statement has no
-// context: pgx would answer a cancelled one by cutting the connection, for everybody in the group.
+// context: pgx would answer a cancelled one by cutting the connection of all requests in the group.
 func (g *group) send(conn *pgpool.Conn, batch []*request) ([]row, error) {
 	if g.inline != nil {
 		return g.sendInline(conn, batch)

@@ -236,7 +236,7 @@ func (s *Store) pages(ctx context.Context, after Mark, end Position, filter Filt
 			}
 			after = r.page.Mark()
 			if !s.inTx && r.err == nil && after.Position < end {
-				ahead = make(chan result, 1) // from which nobody receives after a break
+				ahead = make(chan result, 1) // no goroutine receives from it after a break
 				go func(after Mark, ahead chan<- result) {
 					page, err := s.page(ctx, after, end, filter, s.config.PageSize)
 					ahead <- result{page, err}

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// maxRaces bounds how often a request comes again after a concurrent append was faster.
+	// maxRaces bounds how often a request is written again after a concurrent append was faster.
 	maxRaces = 20
 	// maxResends bounds how often it is sent after its connection was lost.
 	maxResends = 3
@@ -39,7 +39,7 @@ type request struct {
 	limit     int           // of the groups it may be in
 	backoff   time.Duration // the last pause
 	notBefore time.Time     // the end of it
-	blocks    bool          // it waited in Postgres, for a lock that somebody else has
+	blocks    bool          // it waited in Postgres, for a lock of another transaction
 	waits     bool          // it may be doing so now, see group.waiting
 	races     int           // how often others were faster
 	resends   int
@@ -71,7 +71,7 @@ func newRequest(ctx context.Context, changes []Change) *request {
 // isAnswered reports whether the outcome is there.
 func (r *request) isAnswered() bool { return r.receipts != nil || r.err != nil }
 
-// settle sets the outcome of a request, none if it is to come again. It returns an error if it could
+// settle sets the outcome of a request, none if it is to be written again. It returns an error if it could
 // not look up what is stored under the request's key.
 func (r *request) settle(ctx context.Context, db querier, sql *statements, rows []row) error {
 	switch rows[0].Outcome {
@@ -135,7 +135,7 @@ func (r *request) settleError(err error, lost bool, n int) {
 	}
 }
 
-// pause makes a request wait before it comes again, longer each time.
+// pause makes a request wait before it is written again, longer each time.
 func (r *request) pause() {
 	r.backoff = min(max(2*r.backoff, time.Millisecond), maxBackoff)
 	r.notBefore = time.Now().Add(r.backoff/2 + rand.N(r.backoff/2))

@@ -39,7 +39,7 @@ func (s *Store) query(ctx context.Context, sql string, args ...any) ([]Raw, erro
 }
 
 // scanner turns rows into events. Reading the log is nothing but this, so it takes the values as they
-// come over the wire where it can, and strings that come again and again once.
+// come over the wire where it can, and strings that repeat only once.
 type scanner struct {
 	binary  bool
 	streams map[string]StreamID
@@ -50,7 +50,7 @@ type scanner struct {
 const (
 	// firstPage is how many events a page has room for when it is not yet known to be a large one.
 	firstPage = 64
-	// chunkBytes is what an event that somebody keeps keeps with it, at most.
+	// chunkBytes bounds the memory that an event which is kept keeps with it.
 	chunkBytes = 16 << 10
 )
 

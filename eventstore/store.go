@@ -29,9 +29,9 @@ type Config struct {
 	PageSize int
 	// PollInterval is how often a reader at the end of the log looks for events of which it was
 	// not told; 0 means 100 ms. Appends through a Store wake its readers at once, and those of
-	// other processes by a notification. Nobody is told of those in a caller's transaction, whose
-	// commit the Store does not see, nor of those made from SQL; and when an open transaction holds
-	// the tidemark back, nobody is told of its end.
+	// other processes by a notification. There is no notification of appends in a caller's transaction, whose
+	// commit the Store does not see, nor of appends from SQL, nor of the end of an open transaction that has
+	// held the tidemark back.
 	PollInterval time.Duration
 	// PollOnly leaves out the connection that listens for notifications, which a pooler in
 	// transaction mode such as PgBouncer does not pass on.
@@ -45,7 +45,7 @@ type Config struct {
 	// end before a receipt that the caller holds. Nothing should be decided on it. Without Stale such a read
 	// returns an [UnprovenError] on a standby.
 	Stale bool
-	// Logger is told when a connection is lost that somebody follows the log with; nil means
+	// Logger is told when a connection of a follower is lost; nil means
 	// slog.Default().
 	Logger *slog.Logger
 }

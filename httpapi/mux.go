@@ -146,7 +146,7 @@ type panicked struct {
 
 func (p *panicked) Error() string { return "panic: " + p.what }
 
-// Close ends the queries under way, and each later one at once: nobody waits any longer for a read
+// Close ends the queries under way, and each later one at once: no query waits any longer for a read
 // model. Commands are not touched. It is for [http.Server.RegisterOnShutdown].
 func (m *Mux) Close() { m.close() }
 

@@ -227,7 +227,7 @@ func (m *Mux) logProblem(w http.ResponseWriter, r *http.Request, client context.
 	case problem.Name == "":
 		m.log(w, r, slog.LevelError, "request failed", err)
 	case client.Err() != nil: // it does not matter to anybody how long it took
-	case problem == timeout: // nobody else hears what it was waiting for
+	case problem == timeout: // the client is not told what it was waiting for
 		m.log(w, r, slog.LevelWarn, "request took too long", err)
 	case problem == unknown:
 		m.log(w, r, slog.LevelWarn, "request has an unknown outcome", err)

@@ -116,7 +116,7 @@ func (c *Config) startContainer(ctx context.Context) (*Server, error) {
 		defer cluster.lock.Close() // the watchdog has its own copy
 	}
 	// The watchdog comes first, so that there is no moment at which a container
-	// exists and nobody looks after it. It is what removes the container.
+	// exists and is not looked after. It is what removes the container.
 	name := "tidemark-pg-" + rand.Text()[:16]
 	w, err := watch(removeContainer, []string{d.command, name, strconv.Itoa(c.grace())}, nil, cluster.lock)
 	if err != nil {

@@ -165,7 +165,7 @@ func (c *Config) startURL(ctx context.Context) (*Server, error) {
 	if url == "" {
 		return nil, fmt.Errorf("%s is %w", c.urlVar(), errAbsent)
 	}
-	// A port may take connections, of which nobody hears anything more.
+	// A port may take connections, and send nothing back.
 	ctx, cancel := context.WithTimeoutCause(ctx, answerWithin, errSilent)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url)

@@ -40,7 +40,7 @@ type batch struct {
 	done     bool         // committed
 }
 
-// failure is why a batch cannot be committed, and at which of its items; -1 if nobody knows.
+// failure is why a batch cannot be committed, and at which of its items; -1 if that is not known.
 type failure struct {
 	at  int
 	err error

@@ -26,7 +26,7 @@ type DeadLetter struct {
 	// Error is why the event could not be handled, after so many Attempts; "" if it only waits.
 	Error    string
 	Attempts int
-	// Data is the event's payload, and Edited what an operator has put in its place, nil if nobody has.
+	// Data is the event's payload, and Edited what an operator has put in its place, nil if that was not done.
 	Data, Edited json.RawMessage
 	Waiting      int // events of the key behind this one
 	RecordedAt   time.Time

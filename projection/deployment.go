@@ -47,7 +47,7 @@ type deployment struct {
 	mu      sync.Mutex
 	phase   string           // as of the last plan
 	owned   map[int]progress // the partitions that this process runs
-	trouble error            // why one of them does not get on
+	trouble error            // why one of them makes no progress
 	away    error            // why this process runs none of them
 	unable  error            // why it cannot, though others may be able to; nil if it is about to try
 	until   time.Time        // when it tries again, whoever runs them
@@ -317,7 +317,7 @@ func (v *deployment) local() (at eventstore.Position, all bool) {
 	return at, true
 }
 
-// disownAll forgets how far the partitions are, since somebody has changed that: whoever waits asks the
+// disownAll forgets how far the partitions are, since an operator has changed that: calls that wait ask the
 // database.
 func (v *deployment) disownAll() {
 	v.mu.Lock()

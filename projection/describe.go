@@ -35,7 +35,7 @@ type attribute struct {
 	IsEnum  bool // or an array of them
 
 	IsRequired bool   // there is no row without a value for it
-	IsComputed bool   // nobody may give a value for it
+	IsComputed bool   // no value may be given for it
 	Base       uint32 // the type below a domain
 	Modifier   int32  // such as the scale of a numeric; -1 for none
 
@@ -133,7 +133,7 @@ func (t *tableOf[Row]) attributes(ctx context.Context, db querier, d *tableShape
 		if err != nil {
 			return nil, false, err
 		}
-		conn := found.Conn() // nobody else uses it now
+		conn := found.Conn() // nothing else uses it now
 		types := conn.TypeMap()
 		_, a.known = types.TypeForOID(a.OID)
 		_, a.knownBase = types.TypeForOID(a.Base)

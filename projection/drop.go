@@ -10,7 +10,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// Drop removes a version with its tables and dead letters: an old one that nobody wants back, or one that is
+// Drop removes a version with its tables and dead letters: an old one that is not wanted back, or one that is
 // being built. A process that runs it forgets it. The live version is what readers see: Drop removes it, with the views
 // for readers, when it is the only one and no process runs it any more, and otherwise returns [ErrRefused].
 func (o *Operator) Drop(ctx context.Context, ref Ref) error {
@@ -58,7 +58,7 @@ func (d *database) drop(ctx context.Context, tx pgx.Tx, id catalog.ID) error {
 	return d.audit(ctx, tx, id, "drop", nil)
 }
 
-// hideTables removes the views for readers of a projection that is live, unless somebody needs it.
+// hideTables removes the views for readers of a projection that is live, unless it is needed.
 func (d *database) hideTables(ctx context.Context, tx pgx.Tx, id catalog.ID, tables []string) error {
 	versions, owner, err := d.catalog.Users(ctx, tx, id.Name)
 	switch {

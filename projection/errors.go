@@ -50,7 +50,7 @@ func (e *classified) Unwrap() error { return e.error }
 func Transient(err error) error { return mark(err, transient) }
 
 // Fatal marks an error of a handler as one that concerns the whole projection: it stops, and its status
-// says why, until somebody resumes it. Nil stays nil.
+// says why, until an operator resumes it. Nil stays nil.
 func Fatal(err error) error { return mark(err, fatal) }
 
 func mark(err error, c class) error {
@@ -124,7 +124,7 @@ type WaitError struct {
 	Projection string
 	Checkpoint eventstore.Position // where it is
 	Position   eventstore.Position // that was waited for
-	Reason     error               // why it does not get on, if that is known: it fails, or is paused or stopped
+	Reason     error               // why it makes no progress, if that is known: it fails, or is paused or stopped
 	Err        error
 }
 

@@ -111,7 +111,7 @@ func (f *feed) next(ctx context.Context, after eventstore.Mark) (*page, error) {
 	return r.page, nil
 }
 
-// start reads the page after a position, unless somebody does.
+// start reads the page after a position, unless that is being read.
 func (f *feed) start(after eventstore.Mark) *pageRead {
 	if r, ok := f.reading[after]; ok {
 		return r
@@ -141,7 +141,7 @@ func (f *feed) start(after eventstore.Mark) *pageRead {
 	return r
 }
 
-// prefetch reads what comes behind a page, if there is more already: the first of some pages that nobody
+// prefetch reads what comes behind a page, if there is more already: the first of some pages that were not
 // has read.
 func (f *feed) prefetch(p *page) {
 	for range readAhead {

@@ -23,7 +23,7 @@ import (
 // a [Runner], and call [RunnerOperator.StartInline] once all writers know them. Until then, and after
 // [RunnerOperator.StopInline], the runner keeps them as it keeps others.
 //
-// An event that cannot be handled fails its append, and nobody else's. Appends whose events concern the same
+// An event that cannot be handled fails its append, and no other one. Appends whose events concern the same
 // row wait for each other's commit; it is for read models whose rows are those of streams, or nearly so.
 type Inline struct {
 	catalog  *catalog.Catalog
@@ -264,7 +264,7 @@ func (v *deployment) mayBeInline(ctx context.Context, db catalog.DB, end eventst
 	case err != nil:
 		return err
 	case s.Inline == nil:
-		return fmt.Errorf("%w: somebody has called StopInline meanwhile", ErrRefused)
+		return fmt.Errorf("%w: StopInline was called meanwhile", ErrRefused)
 	case *s.Inline >= 0:
 		return errNothing
 	case s.Parked > 0 || s.Phase != catalog.Live || s.State != catalog.Running:

@@ -13,7 +13,7 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// item is an event as a partition handles it. It belongs to a page: nobody changes it.
+// item is an event as a partition handles it. It belongs to a page and is never changed.
 type item struct {
 	raw     *eventstore.Raw
 	source  *source

@@ -70,7 +70,7 @@ func isOneEvent(items []item) bool {
 	return last >= 0 && items[0].raw.Position == items[last].raw.Position
 }
 
-// failed tells everybody that the partition does not get on, and stops the projection if that is of
+// failed tells operators that the partition makes no progress, and stops the projection if trying again is of
 // no use. The log comes last: who reads it there finds the same in the status.
 func (w *worker) failed(ctx context.Context, err error) {
 	w.failing = true
@@ -90,10 +90,10 @@ func (w *worker) failed(ctx context.Context, err error) {
 			defer w.engine.db.changed.Notify()
 		}
 	case fatal:
-		does = "projection has stopped: see to the reason and call Operator.Resume"
+		does = "projection has stopped: remove the reason and call Operator.Resume"
 		f.Stop = true
 	}
-	// If Postgres is away there is nobody to tell.
+	// If Postgres is away the failure cannot be stored.
 	_ = w.engine.answered(ctx, func(ctx context.Context) error { return w.engine.catalog.Fail(ctx, w.engine.db.send, f) })
 	w.engine.logger.ErrorContext(ctx, does,
 		"projection", w.projection.name, "version", w.projection.options.Version, "partition", w.number, "checkpoint", w.checkpoint, "error", err)

@@ -33,7 +33,7 @@ type keepHow int
 const (
 	keepAsIs    keepHow = iota // the value is given back as it is
 	keepEncoded                // what pgx sends is what it is given back, after the type's modifier
-	keepReload                 // nobody but the database knows
+	keepReload                 // only the database knows
 )
 
 // exact are pairs of types of which every value that can be stored is given back.

@@ -57,7 +57,7 @@ type Options struct {
 	// Timeout bounds how long one event may be handled; 0 means 30 s.
 	Timeout time.Duration
 	// MaxAttempts is how often an event is tried before it becomes a dead letter, if nothing says that
-	// trying again is of no use; 0 means 3.
+	// trying again does not help; 0 means 3.
 	MaxAttempts int
 	// MaxParked is how many dead letters there may be, with those that wait behind them, before the
 	// projection stops; 0 means 10,000.
@@ -88,7 +88,7 @@ type source struct {
 	row     any // of a table: a foldFunc[Row]
 }
 
-// meaning is what a stored event means, for everybody with the same codec.
+// meaning is what a stored event means, for all sources with the same codec.
 type meaning struct {
 	index  int // in the page
 	events any // a []eventstore.Event[E], usually of one
@@ -104,7 +104,7 @@ func On[E any](c *codec.Codec[E], handler Handler[E]) HandlerSource {
 
 // OnKeyed is [On] for a read model whose rows are not those of streams: events with the same key are handled in
 // their order, and wait for one another when one of them cannot be handled. The function must be pure
-// and return the same key for an event for ever; "" is refused like an event that cannot be handled. It panics like [On],
+// and always return the same key for an event; "" is refused like an event that cannot be handled. It panics like [On],
 // and when the key is nil.
 func OnKeyed[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) HandlerSource {
 	mustHave("OnKeyed", c, given{"the key", key == nil}, given{"the handler", handler == nil})

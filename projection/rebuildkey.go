@@ -46,7 +46,7 @@ func (v *deployment) rebuildKey(ctx context.Context, key string) error {
 	return v.engine.db.operateOn(ctx, "rebuild key", v.projection.id(), partition, finish)
 }
 
-// finish folds the rest, now that nobody moves the checkpoint, and writes the row.
+// finish folds the rest, now that no worker moves the checkpoint, and writes the row.
 func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
 	// It may have become so meanwhile.
 	if err := b.engine.db.refuseInline(ctx, tx, b.projection.id()); err != nil {

@@ -16,7 +16,7 @@ import (
 )
 
 // rows are the rows of a table that a partition holds in memory. They are what the table holds, as of
-// the last flush, and what the events since have made of them. Nobody else writes rows of these keys
+// the last flush, and what the events since have made of them. No other process writes rows of these keys
 // as long as the fencing token is the same.
 type rows interface {
 	// load makes sure that the rows of some items' keys are in memory.
@@ -43,7 +43,7 @@ type entry[Row any] struct {
 	stored  bool // it is in the table
 	present bool // it is to be there
 	changed bool
-	unsure  bool  // nobody but the database knows what it would give back
+	unsure  bool  // only the database knows what it would give back
 	err     error // why it cannot be loaded
 }
 

@@ -67,7 +67,7 @@ type ProjectionStatus struct {
 	Phase   Phase
 	State   State
 	Reason  string // why it is paused or stopped
-	// Checkpoint is the position up to which all events are in the read model, but for those parked.
+	// Checkpoint is the position up to which all events are in the read model, except those parked.
 	Checkpoint eventstore.Position
 	// Lag is how many events of the log, of whatever types, are between the checkpoint and the
 	// tidemark, counted up to 100,000; LagTime is the age of the first of them.
@@ -90,7 +90,7 @@ type ProjectionStatus struct {
 type PartitionStatus struct {
 	Number     int
 	Checkpoint eventstore.Position
-	Owner      string // the runner that has the lease, as host:pid:number@place; "" if nobody has
+	Owner      string // the runner that has the lease, as host:pid:number@place; "" if none has
 	Rate       float64
 	Handled    int64
 	Parked     int

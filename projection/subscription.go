@@ -185,7 +185,7 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	for n := range items {
 		i := &items[n]
-		if ctx.Err() != nil { // maybe nobody waits for this any more: what divert reads is the worker's
+		if ctx.Err() != nil { // maybe the worker does not wait for this any more, and what divert reads is the worker's
 			if n == 0 {
 				err = &failure{0, context.Cause(ctx)}
 			}

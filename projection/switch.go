@@ -38,7 +38,7 @@ type takeover struct {
 // patience is how long the live version waits for one that has failed so often.
 func (t *takeover) patience() time.Duration { return min(switchTime<<min(t.failed, 10), maxSwitchTime) }
 
-// recordAttempt counts an attempt if the live version was held for it, or somebody has to do something, and returns
+// recordAttempt counts an attempt if the live version was held for it, or a person has to do something, and returns
 // how long to wait.
 func (t *takeover) recordAttempt(err error) (pause time.Duration) {
 	var behind *behindError
@@ -170,11 +170,11 @@ func (d *database) holdLive(
 		return 0, err
 	case next.Version == live.Version:
 		return 0, errNothing
-	case live.Version == 0: // nobody knows what readers have seen
+	case live.Version == 0: // it is not known what readers have seen
 		return 0, errors.New("no version is live: was it deleted by hand?")
 	case !slices.Contains(from, next.Phase) || next.State != catalog.Running:
 		return 0, fmt.Errorf("%w: version %d is %s and %s", ErrRefused, id.Version, next.Phase, next.State)
-	case len(from) == 1 && next.Version < live.Version: // nobody has asked for it
+	case len(from) == 1 && next.Version < live.Version: // no operator has asked for it
 		return 0, fmt.Errorf("%w: version %d is live", ErrRefused, live.Version)
 	}
 	liveID := catalog.ID{Name: id.Name, Version: live.Version}

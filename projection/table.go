@@ -45,7 +45,7 @@ type FoldSource[Row any] struct{ source source }
 
 // Fold says how the events whose types are in the codec change the rows of a table: key names the
 // row, and fold changes it. Both must be pure: they may be called more than once for an event. A row
-// that does not exist is zero but for its key. The key must be the same for an event for ever. It panics when one of them is nil, or the
+// that does not exist is zero except for its key. The key of an event must never change. It panics when one of them is nil, or the
 // codec decodes no type.
 func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
 	mustHave("Fold", c, given{"the key", key == nil}, given{"the fold", fold == nil})
@@ -221,7 +221,7 @@ func (t *tableOf[Row]) pointers(row *Row, into []any) []any {
 	return into
 }
 
-// values returns the fields of a row to be sent: as pointers, which costs no copies, but for those
+// values returns the fields of a row to be sent: as pointers, which costs no copies, except those
 // that are pointers themselves.
 func (t *tableOf[Row]) values(row *Row, into []any) []any {
 	value := reflect.ValueOf(row).Elem()

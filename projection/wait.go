@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// askAfter is how often somebody who waits looks how far a projection is that other processes run.
+// askAfter is how often a waiting call asks how far a projection is that other processes run.
 const askAfter = 10 * time.Millisecond
 
 // family is the versions of one projection that this process runs.
@@ -30,7 +30,7 @@ type family struct {
 	at     atomic.Int64 // the answer
 
 	made time.Time
-	told atomic.Int64 // how long after it was made it was last logged that somebody waits in vain, in nanoseconds
+	told atomic.Int64 // how long after it was made it was last logged that a call waits in vain, in nanoseconds
 }
 
 func newNamed() *family {
@@ -38,7 +38,7 @@ func newNamed() *family {
 }
 
 // Wait returns when all the named projections, or all there are if none is named, have every
-// event up to position in the read models that readers see, but for those that are parked as dead
+// event up to position in the read models that readers see, except those that are parked as dead
 // letters. Position 0 is reached when their tables are there: a service waits for it before it answers
 // queries. When ctx is done first Wait returns a [WaitError]; after a second it is logged why that may become of it, such
 // as that no process runs the projection. Wait waits only for projections of this runner, whichever process advances
@@ -75,7 +75,7 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *fami
 				return nil
 			}
 			if err != nil && ctx.Err() == nil && !errors.Is(err, pgx.ErrNoRows) {
-				r.engine.logger.WarnContext(ctx, "projection: cannot read a checkpoint that somebody waits for",
+				r.engine.logger.WarnContext(ctx, "projection: cannot read a checkpoint that a call waits for",
 					"projection", name, "error", err)
 			}
 			poll = time.After(askAfter)
@@ -95,12 +95,12 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *fami
 }
 
 const (
-	// vainAfter is how long somebody waits until it is logged why that may be in vain, and tellEvery how often it is.
+	// vainAfter is how long a call waits until it is logged why it may wait in vain, and tellEvery how often that is logged.
 	vainAfter = time.Second
 	tellEvery = 10 * time.Second
 )
 
-// tellVain logs that somebody waits for a projection that no process runs, or that does not get on: whoever waits may
+// tellVain logs that a call waits for a projection that no process runs, or that makes no progress: the caller may
 // have no deadline.
 func (r *Runner) tellVain(ctx context.Context, n *family, name string) {
 	last, now := n.told.Load(), int64(time.Since(n.made))
@@ -108,7 +108,7 @@ func (r *Runner) tellVain(ctx context.Context, n *family, name string) {
 		return
 	}
 	if reason := r.reason(ctx, n, name); reason != nil {
-		r.engine.logger.WarnContext(ctx, "projection: somebody waits for a projection that does not get on", "projection", name, "reason", reason)
+		r.engine.logger.WarnContext(ctx, "projection: a call waits for a projection that makes no progress", "projection", name, "reason", reason)
 	}
 }
 
@@ -143,7 +143,7 @@ func (n *family) local() (eventstore.Position, bool) {
 	return 0, false
 }
 
-// reason returns why a projection does not get on, if that is known.
+// reason returns why a projection makes no progress, if that is known.
 func (r *Runner) reason(ctx context.Context, n *family, name string) error {
 	if err := r.failure.Load(); err != nil {
 		return fmt.Errorf("the runner has ended: %w", *err)
@@ -173,7 +173,7 @@ func (r *Runner) reason(ctx context.Context, n *family, name string) error {
 // silentAfter is how long a lease may not be renewed, if that is half of it, until its owner may have died.
 const silentAfter = time.Second
 
-// trouble returns why a version that this process runs does not get on.
+// trouble returns why a version that this process runs makes no progress.
 func (n *family) trouble() error {
 	for _, v := range n.versions {
 		v.mu.Lock()

@@ -249,7 +249,7 @@ func (w *worker) step(ctx context.Context) error {
 		if full {
 			return nil
 		}
-		// Of no event of this partition, so that nobody can see that it is not stored yet.
+		// Of no event of this partition, so that no reader can see that it is not stored yet.
 		w.deployment.reached(w.number, to, w.live)
 		return nil
 	}

@@ -15,7 +15,7 @@ import (
 const (
 	// maxBatch is how many snapshots are saved in one transaction.
 	maxBatch = 64
-	// pace is how long after one transaction the next one begins, unless that is full or somebody waits for
+	// pace is how long after one transaction the next one begins, unless that is full or a caller waits for
 	// it: a snapshot by itself costs as much as an append, together they cost a fraction.
 	pace = 50 * time.Millisecond
 	// saveTimeout bounds how long they take, so that Close ends.
@@ -64,7 +64,7 @@ type counters struct {
 
 // Stats counts what a [Snapshotter] has done since it was made.
 type Stats struct {
-	Used     int64 // loads for which there was one; Bad says how many of them were of no use
+	Used     int64 // loads for which there was one; Bad says how many of them could not be used
 	Absent   int64 // loads for which there was none
 	Outdated int64 // loads for which there were only such of another shape or schema
 	Bad      int64 // snapshots that could not be used, and are deleted

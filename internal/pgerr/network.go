@@ -15,7 +15,7 @@ var lost = []error{
 }
 
 // Network reports whether err says that a computer cannot be reached, or that the connection to it was lost. An
-// address that makes no sense, or is nobody's, is about the value that has it: then Network reports false, and also for
+// address that makes no sense, or belongs to no machine, is about the value that has it: then Network reports false, and also for
 // whatever else has the methods of a [net.Error], such as each error of an HTTP client.
 func Network(err error) bool {
 	var name *net.DNSError

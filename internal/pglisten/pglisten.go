@@ -14,15 +14,15 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
-// linger is how long the connection stays open when nobody waits: readers come back as soon as they
+// linger is how long the connection stays open when no reader waits: readers come back as soon as they
 // have handled what they got.
 const linger = 2 * time.Second
 
 // heartbeat is how long nothing may come before the connection is asked for a sign of life.
 const heartbeat = 5 * time.Second
 
-// Listener calls Wake when somebody notifies a channel. It has one connection, outside the pool,
-// however many have joined it, and none when nobody has. Its methods may be called from any
+// Listener calls Wake when a channel is notified. It has one connection, outside the pool,
+// however many have joined it, and none when no reader has. Its methods may be called from any
 // goroutine; the fields are set before.
 type Listener struct {
 	Pool    *pgpool.Pool // says how to connect
@@ -36,10 +36,10 @@ type Listener struct {
 	readers int
 	stop    context.CancelFunc // of the goroutine that listens; nil if there is none
 	done    chan struct{}      // closed when the last one that was started has ended
-	idle    *time.Timer        // stops it when nobody reads
+	idle    *time.Timer        // stops it when no reader is left
 }
 
-// Join makes sure that somebody listens, until the reader leaves.
+// Join makes sure that the channel is listened to, until the reader leaves.
 func (l *Listener) Join() (leave func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -110,7 +110,7 @@ func (l *Listener) run(ctx context.Context) {
 	}
 }
 
-// ended reports whether nobody reads any more, so that a lost connection is not missed. Then the
+// ended reports whether no reader is left, so that a lost connection is not missed. Then the
 // goroutine ends.
 func (l *Listener) ended(ctx context.Context) bool {
 	l.mu.Lock()

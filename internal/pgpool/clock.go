@@ -9,7 +9,7 @@ const (
 	// tick is how exact a clock is.
 	tick = 200 * time.Millisecond
 	// late is how much later than it should a clock may look until the process must have stood still meanwhile, or the
-	// machine: then nobody could have noticed an answer.
+	// machine: then an answer could not have been noticed.
 	late = time.Second
 )
 

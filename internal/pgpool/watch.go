@@ -103,7 +103,7 @@ func (w *Watchdog) ask() {
 
 // activity is what a session does, as another one sees it.
 type activity struct {
-	known        bool // or there is nobody to ask, a pooler gives sessions other numbers, or activities are not tracked
+	known        bool // or no connection can ask, a pooler gives sessions other numbers, or activities are not tracked
 	state, event string
 }
 

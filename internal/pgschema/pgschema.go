@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Default is the schema a store lives in unless somebody says otherwise.
+// Default is the schema a store lives in unless the configuration says otherwise.
 const Default = "tidemark"
 
 var valid = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)

@@ -10,7 +10,7 @@ import (
 
 // run is one test binary's use of a server. It holds an advisory lock for as
 // long as it is connected, and its databases are named after it: so a database
-// whose run does not hold its lock belongs to nobody any more.
+// whose run does not hold its lock has no owner any more.
 type run uint32
 
 const (

@@ -101,7 +101,7 @@ func rename(ctx context.Context, url string) error {
 }
 
 // migrate leaves no connection behind: a database cannot be copied while
-// somebody is connected to it.
+// a client is connected to it.
 func migrate(ctx context.Context, url string) error {
 	pool, err := pgxpool.New(ctx, url)
 	if err != nil {

@@ -71,7 +71,7 @@ select $1, $2::bigint, $3
 on conflict do nothing`
 
 // Note notes in a transaction of the application that an effect of an event happens, and reports whether that is
-// new: the effect is due, or the event is a dead letter of the live version, and nobody has noted it before.
+// new: the effect is due, or the event is a dead letter of the live version, and it was not noted before.
 func (c *Catalog) Note(ctx context.Context, tx pgx.Tx, name string, position eventstore.Position, effect string,
 	due bool, limits NoteLimits) (first bool, err error) {
 	send := &pgx.Batch{}
@@ -122,7 +122,7 @@ select fencing_token, current_setting('transaction_read_only') = 'on'
    and (select SCHEMA.proven($4, $5))`
 
 // EffectToken returns the token of a partition before effects are called, and whether the database takes no
-// writes: then nobody could note that an effect has happened.
+// writes: then it could not be noted that an effect has happened.
 func (c *Catalog) EffectToken(ctx context.Context, db DB, id ID, partition int, proof eventstore.Mark) (token int64, readOnly bool, err error) {
 	err = db.QueryRow(ctx, c.SQL(effectTokenSQL), id.Name, id.Version, partition, proof.Position, nullID(proof.ID)).Scan(&token, &readOnly)
 	return token, readOnly, err

@@ -170,7 +170,7 @@ func (l *Leases) Leave(ctx context.Context, owner string, ids []lease.ID) error 
 	return l.Send(ctx, b)
 }
 
-// A lease or a membership that somebody has locked expires.
+// A lease or a membership that is locked expires.
 const inheritSQL = `
 with gone as (
     delete from SCHEMA.projection_members m

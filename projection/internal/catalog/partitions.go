@@ -52,7 +52,7 @@ func (c *Catalog) Partition(ctx context.Context, db DB, id ID, number int, owner
 const addPartitionsSQL = `
 insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint, fencing_token)
 select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end,
-       (1000 * extract(epoch from clock_timestamp()))::bigint -- no token of a version that was dropped comes again
+       (1000 * extract(epoch from clock_timestamp()))::bigint -- no token of a version that was dropped is used again
   from generate_series(0, $3::int - 1) n`
 
 // AddPartitions makes the partitions of a new version, with checkpoints at the beginning or the end of the log.
