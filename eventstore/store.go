@@ -204,6 +204,8 @@ type statements struct {
 	page, filtered, pageBackwards, scanBackwards string
 	correlated, stat, streams, recent            string
 	stored, declare, identity                    string
+	status, heldFor, holder                      string
+	count, estimate, eventsAt                    string
 }
 
 func newStatements(schema string, stale bool) statements {
@@ -234,6 +236,12 @@ func newStatements(schema string, stale bool) statements {
 		declare:       in(declareSQL),
 		identity:      in(identitySQL),
 		stored:        in(storedSQL),
+		status:        in(statusSQL),
+		heldFor:       in(heldForSQL),
+		holder:        in(holderSQL),
+		count:         in(countSQL),
+		estimate:      in(estimateSQL),
+		eventsAt:      in(eventsAtSQL),
 	}
 }
 

@@ -127,7 +127,7 @@ func TestWrite(t *testing.T) {
 		{health(projection.Status{}, errors.New("no connection")), 503, json, `{"problem":"no connection"}`},
 		{health(projection.Status{Tidemark: 9, Projections: []projection.ProjectionStatus{
 			{Name: "a", Version: 1, Phase: "live", State: "running", Checkpoint: 7, Lag: 2, LagTime: 1500 * time.Millisecond, Parked: 1},
-		}, Held: &projection.Holder{PID: 4711, ApplicationName: "importer", Age: time.Minute}}, nil), 200, json,
+		}, Held: &eventstore.Holder{PID: 4711, ApplicationName: "importer", Age: time.Minute}}, nil), 200, json,
 			`{"held_by":{"pid":4711,"application_name":"importer","seconds":60},"projections":[{"name":"a","version":1,"phase":"live","state":"running","checkpoint":7,"lag":2,"lag_seconds":1.5,"parked":1}],"tidemark":9}`},
 		{health(projection.Status{Projections: []projection.ProjectionStatus{
 			{Name: "a", Version: 1, Phase: "live", State: "stopped", Reason: "broken"},

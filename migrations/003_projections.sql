@@ -7,6 +7,7 @@ values (3, '003_projections.sql');
 create table tidemark.projections (
     name       text        not null collate "C" check (name <> ''),
     version    int         not null check (version > 0),
+    log        uuid        not null,                 -- whose positions the checkpoints are
     phase      text        not null check (phase in ('live', 'building', 'retired')),
     state      text        not null default 'running' check (state in ('running', 'paused', 'stopped')),
     reason     text,                                 -- why it is not running
@@ -38,6 +39,8 @@ create table tidemark.projection_partitions (
     version       int         not null,
     partition     int         not null,
     checkpoint    bigint      not null default 0,
+    seen          bigint      not null default 0,     -- the last event whose id the owner has noted
+    seen_id       uuid,
     handled       bigint      not null default 0,     -- events
     rate          real        not null default 0,     -- events per second, lately
     parked        int         not null default 0,     -- rows in dead_letters
@@ -108,12 +111,13 @@ create function tidemark.advance_partition(
     token      bigint,
     before     bigint,
     after      bigint,
+    after_id   uuid,             -- of the event at after, null if the owner does not know it
     events     int,
     parked     int,
     rate       real,
     batch      uuid default null, -- that this ends
-    seen       bigint default 0, -- the position and the id of an event at or behind after that the owner has read
-    seen_id    uuid default null
+    proof      bigint default 0, -- the position and the id of an event at or behind after that the owner has read
+    proof_id   uuid default null
 ) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -122,7 +126,8 @@ as $$
 #variable_conflict use_column
 begin
     update tidemark.projection_partitions p
-       set checkpoint = after, handled = p.handled + events, parked = p.parked + advance_partition.parked,
+       set checkpoint = after, seen = case when after_id is null then p.seen else after end, seen_id = coalesce(after_id, p.seen_id),
+           handled = p.handled + events, parked = p.parked + advance_partition.parked,
            rate = advance_partition.rate, error = null, error_at = null, failing_since = null,
            advanced_at = clock_timestamp()
      where p.projection = advance_partition.projection
@@ -138,7 +143,7 @@ begin
                              advance_partition.projection, advance_partition.partition, advance_partition.version);
     end if;
     -- What the owner has read, perhaps from a server that is gone, is the log that this database has.
-    perform tidemark.proven(seen, seen_id);
+    perform tidemark.proven(proof, proof_id);
     if batch is not null then
         delete from tidemark.projection_batches b where b.id = batch;
         if not found then -- it went with the transaction that the batch was begun in
@@ -170,6 +175,8 @@ create table tidemark.dead_letters (
     partition   int         not null,
     key         text        not null collate "C",
     position    bigint      not null,
+    stream      text        not null collate "C",     -- of the event, and its type
+    type        text        not null collate "C",
     error       text,
     attempts    int         not null default 0,
     edited      json,                                 -- the payload to use instead of the event's
@@ -210,7 +217,7 @@ drop table tidemark.projection_audit;
 drop table tidemark.inbox;
 drop table tidemark.dead_letters;
 drop table tidemark.projection_members;
-drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint, int, int, real, uuid, bigint, uuid);
+drop function tidemark.advance_partition(text, int, int, bigint, bigint, bigint, uuid, int, int, real, uuid, bigint, uuid);
 drop table tidemark.projection_batches;
 drop function tidemark.refuse_half_batch();
 drop function tidemark.refuse_view_change() cascade; -- with the triggers on views, which stay

@@ -58,10 +58,12 @@ func (b *batch) divert(i *item) bool {
 	poison, isPoison := b.worker.poison[itemID{i.raw.Position, key}]
 	switch {
 	case b.worker.parked[key] || b.parking[key]:
-		b.letters = append(b.letters, catalog.NewLetter{Key: key, Position: i.raw.Position})
+		b.letters = append(b.letters, catalog.NewLetter{Key: key, Position: i.raw.Position, Stream: i.raw.Stream.String(), Type: i.raw.Type})
 	case isPoison:
 		reason := letterText(poison.err)
-		b.letters = append(b.letters, catalog.NewLetter{Key: key, Position: i.raw.Position, Error: &reason, Attempts: poison.attempts})
+		b.letters = append(b.letters, catalog.NewLetter{
+			Key: key, Position: i.raw.Position, Stream: i.raw.Stream.String(), Type: i.raw.Type, Error: &reason, Attempts: poison.attempts,
+		})
 		if b.parking == nil {
 			b.parking = make(map[string]bool)
 		}
@@ -215,7 +217,7 @@ func (b *batch) store(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
 func (b *batch) advance(id *uuid.UUID) *catalog.Advance {
 	w := b.worker
 	return &catalog.Advance{
-		ID: w.projection.id(), Partition: w.number, Token: w.token, From: w.checkpoint, To: b.to,
+		ID: w.projection.id(), Partition: w.number, Token: w.token, From: w.checkpoint, To: w.markAt(b.to),
 		Handled: b.handled, Parked: len(b.letters), Rate: w.rate.perSecond(), Batch: id, Proof: w.proof,
 	}
 }

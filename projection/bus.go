@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pause"
 )
@@ -45,7 +43,7 @@ func (r *Runner) Subscribe(ctx context.Context, sources ...EffectSource) (unsubs
 		return nil, fmt.Errorf("projection: Runner.Subscribe: %w", err)
 	}
 	l := &subscription{projection: p, stop: func() {}}
-	if l.after, err = r.engine.end(ctx); err != nil {
+	if l.after, err = r.engine.db.log.end(ctx); err != nil {
 		return nil, fmt.Errorf("projection: subscribe: %w", err)
 	}
 	r.bus.add(l)
@@ -71,7 +69,7 @@ func (b *bus) remove(l *subscription) {
 
 // run serves subscriptions until ctx is done.
 func (b *bus) run(ctx context.Context) {
-	feed := newFeed(ctx, b.engine.log, eventstore.Filter{}, b.engine.config.BatchSize, b.engine.silence())
+	feed := newFeed(ctx, b.engine.db.log, eventstore.Filter{}, b.engine.config.BatchSize, b.engine.silence())
 	b.mu.Lock()
 	b.start = func(l *subscription) {
 		ctx, stop := context.WithCancel(ctx)
@@ -151,9 +149,9 @@ const maxKnown = 100
 // back lets a subscription go on in a log that went back: behind the last event that it remembers and that is
 // still there, and otherwise at the end. Events it has seen may be gone, and others have taken their place.
 func (b *bus) back(ctx context.Context, l *subscription, why error) error {
-	at, err := b.engine.catalog.LastCommon(ctx, b.engine.pool, l.known)
-	if errors.Is(err, pgx.ErrNoRows) {
-		at, err = b.engine.end(ctx)
+	at, found, err := b.engine.db.log.lastCommon(ctx, l.known)
+	if err == nil && !found {
+		at, err = b.engine.db.log.end(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", why, err)
@@ -162,13 +160,4 @@ func (b *bus) back(ctx context.Context, l *subscription, why error) error {
 		"position", l.after.Position, "from", at.Position, "error", why)
 	l.after, l.known = at, nil
 	return nil
-}
-
-// end returns where the log ends, with the id of the event there.
-func (e *engine) end(ctx context.Context) (at eventstore.Mark, err error) {
-	at.Position, _, err = e.catalog.Tidemark(ctx, e.pool)
-	if err == nil && at.Position > 0 { // another statement, which sees the event
-		at.ID, err = e.catalog.EventID(ctx, e.pool, at.Position)
-	}
-	return at, err
 }

@@ -53,7 +53,7 @@ func TestUnsubscribe(t *testing.T) {
 
 // brokenLog cannot be read for some time.
 type brokenLog struct {
-	projection.Log
+	*eventstore.Store
 	broken atomic.Bool
 }
 
@@ -63,14 +63,14 @@ func (l *brokenLog) Next(
 	if l.broken.Load() {
 		return eventstore.Page{}, errors.New("the disk is on fire")
 	}
-	return l.Log.Next(ctx, after, filter, limit)
+	return l.Store.Next(ctx, after, filter, limit)
 }
 
 // TestSubscribeToABrokenLog: that events cannot be read is logged, and they come later.
 func TestSubscribeToABrokenLog(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	log := &brokenLog{Log: f.store}
+	log := &brokenLog{Store: f.store}
 	log.broken.Store(true)
 	config, said := rollNotice("the disk is on fire")
 	r, _ := f.start(config, log)

@@ -16,9 +16,11 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// database is where projections are stored, as runners and operators use it. It knows no application code.
+// database is where projections are stored, as runners and operators use it, and the log that they follow. It knows
+// no application code.
 type database struct {
 	pool    *pgpool.Pool
+	log     reader
 	catalog *catalog.Catalog
 	owner   string         // of this process, in leases and notifications
 	idle    time.Duration  // how long Postgres lets a transaction wait for this process
@@ -26,9 +28,9 @@ type database struct {
 	logger  *slog.Logger
 }
 
-func newDatabase(pool *pgxpool.Pool, schema string, config Config) *database {
+func newDatabase(pool *pgxpool.Pool, log Log, schema string, config Config) *database {
 	return &database{
-		pool: pgpool.New(pool), catalog: catalog.New(schema), owner: lease.NewOwner(), idle: config.Lease,
+		pool: pgpool.New(pool), log: reader{log}, catalog: catalog.New(schema), owner: lease.NewOwner(), idle: config.Lease,
 		changed: signal.New(), logger: config.Logger,
 	}
 }

@@ -26,7 +26,8 @@ type DeadLetter struct {
 	// Error is why the event could not be handled, after so many Attempts; "" if it only waits.
 	Error    string
 	Attempts int
-	// Data is the event's payload, and Edited what an operator has put in its place, nil if that was not done.
+	// Data is the event's payload, nil if the event is not in the log any more, and Edited what an operator has put in
+	// its place, nil if that was not done.
 	Data, Edited json.RawMessage
 	Waiting      int // events of the key behind this one
 	RecordedAt   time.Time
@@ -62,9 +63,24 @@ func (o *Operator) DeadLetters(
 	if err != nil {
 		return nil, fmt.Errorf("projection %s: read its dead letters: %w", id.Name, err)
 	}
+	positions := make([]eventstore.Position, len(rows))
+	for n, row := range rows {
+		positions[n] = row.Position
+	}
+	events, err := o.db.log.eventsAt(ctx, positions...)
+	if err != nil {
+		return nil, fmt.Errorf("projection %s: read the events of its dead letters: %w", id.Name, err)
+	}
+	payloads := make(map[eventstore.Position]json.RawMessage, len(events))
+	for _, e := range events {
+		payloads[e.Position] = e.Data
+	}
 	letters := make([]DeadLetter, len(rows))
 	for n, row := range rows {
-		letters[n] = DeadLetter(row)
+		letters[n] = DeadLetter{
+			Key: row.Key, Position: row.Position, Stream: row.Stream, Type: row.Type, Error: row.Error, Attempts: row.Attempts,
+			Data: payloads[row.Position], Edited: row.Edited, Waiting: row.Waiting, RecordedAt: row.RecordedAt,
+		}
 	}
 	slices.SortFunc(letters, func(a, b DeadLetter) int {
 		return cmp.Or(cmp.Compare(a.Position, b.Position), cmp.Compare(a.Key, b.Key))

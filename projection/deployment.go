@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -28,11 +30,12 @@ type ChangedError struct {
 	Projection string
 	Version    int
 	What       string // that differs
+	advice     string // "" to raise the version
 }
 
 func (e *ChangedError) Error() string {
-	return fmt.Sprintf("projection %s: %s; raise Options.Version to build it anew, while the present version stays",
-		e.Projection, e.What)
+	advice := cmp.Or(e.advice, "raise Options.Version to build it anew, while the present version stays")
+	return fmt.Sprintf("projection %s: %s; %s", e.Projection, e.What, advice)
 }
 
 // deployment is a projection, at a version, as this process runs it.
@@ -65,9 +68,9 @@ type progress struct {
 const registerFor = 10 * time.Second
 
 // registerPatiently is register, again if a lock or a deadlock was in the way.
-func (v *deployment) registerPatiently(ctx context.Context) error {
+func (v *deployment) registerPatiently(ctx context.Context, log uuid.UUID) error {
 	for began := time.Now(); ; {
-		err := v.register(ctx)
+		err := v.register(ctx, log)
 		said := err
 		if ddl := (*ddlError)(nil); errors.As(err, &ddl) {
 			said = ddl.err
@@ -84,8 +87,9 @@ func (v *deployment) registerPatiently(ctx context.Context) error {
 	}
 }
 
-// register makes what there has to be of a projection before it can run, or checks that it is there.
-func (v *deployment) register(ctx context.Context) error {
+// register makes what there has to be of a projection before it can run, or checks that it is there. log is the
+// identity of the runner's log.
+func (v *deployment) register(ctx context.Context, log uuid.UUID) error {
 	err := v.engine.db.inTx(ctx, func(tx pgx.Tx) error {
 		if err := v.engine.catalog.LockName(ctx, tx, v.projection.name); err != nil {
 			return err
@@ -93,6 +97,10 @@ func (v *deployment) register(ctx context.Context) error {
 		rows, err := v.engine.catalog.Versions(ctx, tx, v.projection.name)
 		if err != nil {
 			return err
+		}
+		if n := slices.IndexFunc(rows, func(s catalog.Version) bool { return s.Log != log }); n >= 0 {
+			return &ChangedError{Projection: v.projection.name, Version: rows[n].Version, advice: "give it another name to build it from this log",
+				What: fmt.Sprintf("its checkpoints are positions of log %s, and the runner's log is %s", rows[n].Log, log)}
 		}
 		if n := slices.IndexFunc(rows, func(s catalog.Version) bool { return s.Version == v.projection.options.Version }); n >= 0 {
 			return v.check(ctx, tx, rows[n])
@@ -108,7 +116,7 @@ func (v *deployment) register(ctx context.Context) error {
 				return nil
 			}
 		}
-		return v.create(ctx, tx, phase)
+		return v.create(ctx, tx, phase, log)
 	})
 	if pgerr.NotMigrated(err) {
 		return fmt.Errorf("projection %s: %w: call migrations.Up first: %w", v.projection.name, eventstore.ErrNotMigrated, err)
@@ -120,26 +128,32 @@ func (v *deployment) register(ctx context.Context) error {
 }
 
 // create stores a version that is new, and makes its tables.
-func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string) error {
+func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string, log uuid.UUID) error {
 	o := v.projection.options
 	if err := v.claimTables(ctx, tx); err != nil {
 		return err
 	}
-	total, err := v.total(ctx, tx, phase)
+	total, end, err := v.total(ctx, tx, phase)
 	if err != nil {
 		return err
+	}
+	var at eventstore.Mark
+	if o.FromNow {
+		if at, err = v.engine.db.log.in(tx).end(ctx); err != nil {
+			return err
+		}
 	}
 	err = v.engine.catalog.Register(ctx, tx, v.projection.name, catalog.NewVersion{
 		Version: catalog.Version{
 			Version: o.Version, Phase: phase, Partitions: o.Partitions, Types: v.projection.stored,
-			Definition: v.projection.definition(), Kind: v.projection.kind(),
+			Definition: v.projection.definition(), Kind: v.projection.kind(), Log: log,
 		},
-		Tables: append([]string{}, o.Tables...), Total: total,
+		Tables: append([]string{}, o.Tables...), Total: total, TotalAt: end,
 	})
 	if err != nil {
 		return err
 	}
-	if err := v.engine.catalog.AddPartitions(ctx, tx, v.projection.id(), o.Partitions, o.FromNow); err != nil {
+	if err := v.engine.catalog.AddPartitions(ctx, tx, v.projection.id(), o.Partitions, at); err != nil {
 		return err
 	}
 	if o.DDL != "" {
@@ -156,16 +170,21 @@ func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string) error 
 	return v.engine.db.audit(ctx, tx, v.projection.id(), "create", details)
 }
 
-// total returns about how many events there are to handle until a version has been built.
-func (v *deployment) total(ctx context.Context, tx pgx.Tx, phase string) (total int64, err error) {
+// total returns about how many events there are to handle until a version has been built, and where the log ends.
+func (v *deployment) total(ctx context.Context, tx pgx.Tx, phase string) (total int64, end eventstore.Position, err error) {
 	if phase != catalog.Building {
-		return 0, nil
+		return 0, 0, nil
 	}
-	end, err := v.engine.catalog.LogEnd(ctx, tx)
-	if err != nil {
-		return 0, err
+	log, types := v.engine.db.log.in(tx), v.projection.filter()
+	if end, err = log.Tidemark(ctx); err != nil {
+		return 0, 0, err
 	}
-	return v.engine.catalog.Count(ctx, tx, v.projection.types, end <= maxCounted)
+	if end <= maxCounted {
+		total, _, err = log.count(ctx, 0, end, types, math.MaxInt64)
+	} else {
+		total, err = log.estimate(ctx, end, types)
+	}
+	return total, end, err
 }
 
 // ddlError keeps an undefined table of the application from being taken for a missing migration.
@@ -183,11 +202,11 @@ func (e *ddlError) Error() string {
 func (v *deployment) check(ctx context.Context, tx pgx.Tx, s catalog.Version) error {
 	switch {
 	case s.Partitions != v.projection.options.Partitions:
-		return &ChangedError{v.projection.name, s.Version, fmt.Sprintf("it has %d partitions, not %d", s.Partitions, v.projection.options.Partitions)}
+		return v.changed(s, fmt.Sprintf("it has %d partitions, not %d", s.Partitions, v.projection.options.Partitions))
 	case s.Kind != "" && s.Kind != v.projection.kind():
-		return &ChangedError{v.projection.name, s.Version, fmt.Sprintf("it is made of %s there, not of %s: give one of them another name", s.Kind, v.projection.kind())}
+		return v.changed(s, fmt.Sprintf("it is made of %s there, not of %s: give one of them another name", s.Kind, v.projection.kind()))
 	case s.Definition != v.projection.definition():
-		return &ChangedError{v.projection.name, s.Version, difference(s.Definition, v.projection.definition())}
+		return v.changed(s, difference(s.Definition, v.projection.definition()))
 	}
 	var added []string
 	for _, t := range v.projection.stored {
@@ -199,6 +218,10 @@ func (v *deployment) check(ctx context.Context, tx pgx.Tx, s catalog.Version) er
 		return nil
 	}
 	return v.addTypes(ctx, tx, s, added)
+}
+
+func (v *deployment) changed(s catalog.Version, what string) error {
+	return &ChangedError{Projection: v.projection.name, Version: s.Version, What: what}
 }
 
 // addTypes lets a projection handle more types from now on.
@@ -236,14 +259,13 @@ func (v *deployment) addTypes(ctx context.Context, tx pgx.Tx, s catalog.Version,
 		return err
 	}
 	if !changed { // writers of the old release would go on to append them
-		return &ChangedError{v.projection.name, s.Version, "it is kept inline, with fewer event types: " +
-			"call RunnerOperator.StopInline before types are added"}
+		return v.changed(s, "it is kept inline, with fewer event types: call RunnerOperator.StopInline before types are added")
 	}
 	return v.engine.db.audit(ctx, tx, id, "add types", map[string]any{"types": types, "missed": added})
 }
 
 // missedWithin bounds the search for events of types that are added: there is no index by type.
-const missedWithin = "2s"
+const missedWithin = 2 * time.Second
 
 // missed returns which of some types, that are new to a projection, have events up to a position, or may have: it does
 // not look for long.
@@ -251,19 +273,22 @@ func (v *deployment) missed(ctx context.Context, tx pgx.Tx, types []string, pass
 	types = slices.DeleteFunc(slices.Clone(types), func(t string) bool {
 		return !slices.Contains(v.projection.types, t) // a new schema, in which there was nothing yet
 	})
-	if passed == 0 || len(types) == 0 {
-		return nil, nil
+	if passed == 0 || len(types) == 0 || slices.Contains(types, allTypes) {
+		return types, nil
 	}
 	savepoint, err := tx.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := savepoint.Exec(ctx, `set local statement_timeout = '`+missedWithin+`'`); err != nil {
+	limit := fmt.Sprintf(`set local statement_timeout = %d`, missedWithin.Milliseconds())
+	if _, err := savepoint.Exec(ctx, limit); err != nil {
 		return nil, err
 	}
-	found, err := v.engine.catalog.StoredTypes(ctx, savepoint, types, passed, allTypes)
+	began := time.Now()
+	inTime := func() bool { return time.Since(began) < missedWithin }
+	found, err := v.engine.db.log.in(savepoint).typesUpTo(ctx, types, passed, inTime)
 	if pgerr.Is(err, pgerr.Canceled) {
-		found, err = types, nil
+		err = nil // and found has the types that it is not known of
 	}
 	return found, errors.Join(err, savepoint.Rollback(ctx)) // and the timeout is what it was
 }

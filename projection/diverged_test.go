@@ -17,7 +17,7 @@ import (
 // otherLog is a log whose events the runner's database has under other ids, or has not: such as that of another copy of
 // one server.
 type otherLog struct {
-	projection.Log
+	*eventstore.Store
 	refuse bool // that it is a continuation of what was seen
 	asked  atomic.Int64
 }
@@ -28,7 +28,7 @@ func (l *otherLog) Next(ctx context.Context, after eventstore.Mark, filter event
 		return eventstore.Page{}, &eventstore.DivergedError{Position: after.Position}
 	}
 	after.ID = uuid.Nil
-	p, err := l.Log.Next(ctx, after, filter, limit)
+	p, err := l.Store.Next(ctx, after, filter, limit)
 	for n := range p.Events {
 		p.Events[n].ID = uuid.New()
 	}
@@ -44,7 +44,7 @@ func TestOtherCopy(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
 			lines := &lines{}
-			log := &otherLog{Log: f.store}
+			log := &otherLog{Store: f.store}
 			f.put("a", 1)
 			r, _ := f.start(&projection.Config{Logger: slog.New(lines)}, log, k.make(f, "a", projection.Options{}, noHook))
 			f.until("the status says so", func() bool {
@@ -68,7 +68,7 @@ func TestSubscriptionOfOtherCopy(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	lines := &lines{}
-	log := &otherLog{Log: f.store, refuse: true}
+	log := &otherLog{Store: f.store, refuse: true}
 	f.put("a", 1)
 	r, err := projection.NewRunner(f.pool, log, &projection.Config{Logger: slog.New(lines)})
 	if err != nil {

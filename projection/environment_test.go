@@ -131,7 +131,7 @@ func TestStatementTimeout(t *testing.T) {
 				pool, limit := switchable(f, setting, "50ms")
 				r := f.run(pool, &projection.Config{Logger: quiet.Logger, MaxBackoff: 20 * time.Millisecond}, k.make(f, "a", projection.Options{}, noHook))
 				f.wait(r, f.put("x", 1))
-				operator, err := projection.NewOperator(f.pool, quiet) // over a pool without the limit
+				operator, err := projection.NewOperator(f.pool, quietOperator) // over a pool without the limit
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -267,7 +267,7 @@ func TestLastingFailure(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	lines := &lines{}
-	log := &failingLog{Log: f.store}
+	log := &failingLog{Store: f.store}
 	config := &projection.Config{Logger: slog.New(lines), MaxBackoff: 2 * time.Second, StallAfter: 4 * time.Second}
 	r, _ := f.start(config, log, record("a", nil))
 	f.wait(r, f.put("a", 0))

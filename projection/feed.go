@@ -10,11 +10,6 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Log is what a runner needs of an event store.
-type Log interface {
-	Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error)
-}
-
 const (
 	// maxRecent bounds the pages a feed keeps, and pageBytes about how large one is. The first one
 	// shows how large events are.

@@ -134,6 +134,9 @@ func (o *RunnerOperator) StartInline(ctx context.Context, ref Ref) (err error) {
 		return fmt.Errorf("projection %s: %w: a subscription, or several partitions, cannot be kept inline",
 			ref.Name, ErrRefused)
 	}
+	if !o.db.log.local() {
+		return fmt.Errorf("projection %s: %w: its log is not in this database, so that appends cannot keep it", ref.Name, ErrRefused)
+	}
 	id := v.projection.id()
 	armed, err := o.db.catalog.ArmInline(ctx, o.db.pool, id)
 	if err != nil {

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/isnil"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
@@ -47,21 +50,44 @@ type Operator struct {
 	monitor *monitor
 }
 
-// NewOperator returns an operator of the projections in a schema. Of the configuration Schema, Lease, StallLag,
-// StallAfter and Logger count. The role of the pool needs the rights of an operator, see migrations.CreateRoles.
-func NewOperator(pool *pgxpool.Pool, config *Config) (*Operator, error) {
+// OperatorConfig adjusts an [Operator]. Nil and the zero value are the defaults.
+type OperatorConfig struct {
+	// Log is the log that the projections follow; nil means the event store of the same schema.
+	Log Log
+	// Schema, Lease, StallLag, StallAfter and Logger are what they are in [Config].
+	Schema     string
+	Lease      time.Duration
+	StallLag   int64
+	StallAfter time.Duration
+	Logger     *slog.Logger
+}
+
+// NewOperator returns an operator of the projections in a schema. The role of the pool needs the rights of an operator,
+// see migrations.CreateRoles.
+func NewOperator(pool *pgxpool.Pool, config *OperatorConfig) (*Operator, error) {
 	if pool == nil {
 		return nil, errors.New("projection.NewOperator: the pool is nil: pass one that pgxpool.New returned without an error")
 	}
-	c := config.withDefaults(pool)
+	var own OperatorConfig
+	if config != nil {
+		own = *config
+	}
+	whole := &Config{Schema: own.Schema, Lease: own.Lease, StallLag: own.StallLag, StallAfter: own.StallAfter, Logger: own.Logger}
+	c := whole.withDefaults(pool)
 	schema, err := pgschema.Name(c.Schema)
 	if err == nil {
 		err = c.validate()
 	}
+	if err == nil && own.Log == nil {
+		own.Log, err = eventstore.New(pool, &eventstore.Config{Schema: schema, PollOnly: true, Logger: c.Logger})
+	}
+	if err == nil && isnil.Any(own.Log) {
+		err = fmt.Errorf("OperatorConfig.Log holds a nil %T: leave the field out, or pass the log that the projections follow", own.Log)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("projection.NewOperator: %w", err)
 	}
-	db := newDatabase(pool, schema, c)
+	db := newDatabase(pool, own.Log, schema, c)
 	return &Operator{db: db, monitor: newMonitor(db, c)}, nil
 }
 

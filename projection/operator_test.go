@@ -83,7 +83,7 @@ func TestOperatorWithoutCode(t *testing.T) {
 	r, _ := f.start(quiet, f.store, record("a", func(context.Context, pgx.Tx, eventstore.Event[counted]) error { return errors.New("broken") }))
 	last := f.append(counting, 1)
 	f.wait(r, last)
-	o, err := projection.NewOperator(f.pool, quiet)
+	o, err := projection.NewOperator(f.pool, quietOperator)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestLiveChanges(t *testing.T) {
 		}
 	}}
 	pool := pgtest.Connect(t, f.pool.Config().ConnString(), func(c *pgxpool.Config) { c.ConnConfig.Tracer = hook })
-	o, err := projection.NewOperator(pool, quiet)
+	o, err := projection.NewOperator(pool, quietOperator)
 	if err != nil {
 		t.Fatal(err)
 	}

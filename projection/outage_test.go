@@ -241,7 +241,7 @@ func TestLogGoesBack(t *testing.T) {
 func TestFailureOver(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	log := &failingLog{Log: f.store}
+	log := &failingLog{Store: f.store}
 	r, stop := f.start(quiet, log, record("a", nil))
 	f.wait(r, f.put("a", 0))
 	log.fail.Store(true)
@@ -258,12 +258,12 @@ func TestFailureOver(t *testing.T) {
 }
 
 type failingLog struct {
-	projection.Log
+	*eventstore.Store
 	fail atomic.Bool
 }
 
 func (l *failingLog) Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {
-	p, err := l.Log.Next(ctx, after, filter, limit)
+	p, err := l.Store.Next(ctx, after, filter, limit)
 	if l.fail.Load() {
 		return p, errors.New("no log today")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
@@ -63,33 +62,6 @@ func (v *deployment) claimTables(ctx context.Context, tx pgx.Tx) error {
 		} else if other {
 			return &TakenError{Projection: v.projection.name, Table: table}
 		}
-	}
-	return nil
-}
-
-// identified is a log that knows which store it is.
-type identified interface {
-	Identity(context.Context) (uuid.UUID, error)
-}
-
-// checkStore returns an error when the runner's tables are not in the store of its log: it would wait there for
-// events that are stored elsewhere.
-func (r *Runner) checkStore(ctx context.Context) error {
-	log, ok := r.engine.log.(identified)
-	if !ok {
-		return nil
-	}
-	want, err := log.Identity(ctx)
-	if err != nil {
-		return err
-	}
-	have, err := r.engine.catalog.StoreID(ctx, r.engine.pool)
-	if err != nil {
-		return fmt.Errorf("projection: read which store schema %s is: %w", r.engine.catalog.Schema(), err)
-	}
-	if have != want {
-		return fmt.Errorf("projection: the runner's pool and schema %s are those of store %s, and its log is that of store %s: "+
-			"give the runner the pool and the schema of the log", r.engine.catalog.Schema(), have, want)
 	}
 	return nil
 }

@@ -38,7 +38,7 @@ func (o *RunnerOperator) RebuildKey(ctx context.Context, ref Ref, key string) er
 
 func (v *deployment) rebuildKey(ctx context.Context, key string) error {
 	b := &keyRebuild{deployment: v, projection: v.projection, engine: v.engine, key: key, rows: v.projection.table.open(1, true)}
-	if err := b.refold(ctx, v.engine.log, v.engine.pool, nil); err != nil {
+	if err := b.refold(ctx, v.engine.db.log, v.engine.pool, nil); err != nil {
 		return fmt.Errorf("rebuild key %s of projection %s: %w", key, v.projection.name, err)
 	}
 	finish := func(tx pgx.Tx) (map[string]any, error) { return map[string]any{"key": key}, b.finish(ctx, tx) }
@@ -62,11 +62,8 @@ func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
 	if err := b.deployment.allowIdle(ctx, tx); err != nil {
 		return err
 	}
-	log := b.engine.log
-	if store, ok := log.(*eventstore.Store); ok { // on this connection: all others may wait for the partition
-		log = store.WithTx(tx)
-	}
-	if err := b.refold(ctx, log, tx, tx); err != nil {
+	// On this connection: all others may wait for the partition.
+	if err := b.refold(ctx, b.engine.db.log.in(tx), tx, tx); err != nil {
 		return err
 	}
 	if err := b.write(ctx, tx); err != nil {
@@ -98,7 +95,7 @@ func (b *keyRebuild) write(ctx context.Context, tx pgx.Tx) error {
 
 // refold folds the events of the key up to the partition's checkpoint. Without a transaction it stops where the row
 // has to be written, before it can be folded further.
-func (b *keyRebuild) refold(ctx context.Context, log Log, db catalog.DB, tx pgx.Tx) error {
+func (b *keyRebuild) refold(ctx context.Context, log reader, db catalog.DB, tx pgx.Tx) error {
 	to, err := b.engine.catalog.Checkpoint(ctx, db, b.projection.id(), b.projection.partitionOf(b.key))
 	if err == nil && to < b.at { // it was reset
 		err = errChanged

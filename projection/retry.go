@@ -96,18 +96,22 @@ func (v *deployment) toRetry(ctx context.Context, key string, limit int) (*keyRe
 		return nil, err
 	}
 	t := &keyRetry{deployment: v, projection: v.projection, engine: v.engine, key: key, letters: rows, done: len(rows)}
-	for _, letter := range rows {
-		p, err := v.engine.log.Next(ctx, eventstore.After(letter.Position-1), eventstore.Filter{}, 1)
-		if err != nil {
-			return nil, err
-		}
-		if len(p.Events) == 0 || p.Events[0].Position != letter.Position {
-			return nil, fmt.Errorf("there is no event at position %d of the log: was a backup restored?",
-				letter.Position)
+	positions := make([]eventstore.Position, len(rows))
+	for n, letter := range rows {
+		positions[n] = letter.Position
+	}
+	events, err := v.engine.db.log.eventsAt(ctx, positions...)
+	if err != nil {
+		return nil, err
+	}
+	for n, letter := range rows {
+		if n >= len(events) || events[n].Position != letter.Position {
+			return nil, fmt.Errorf("there is no event at position %d of the log: was a backup restored?", letter.Position)
 		}
 		if letter.Edited != nil {
-			p.Events[0].Data = letter.Edited
+			events[n].Data = letter.Edited
 		}
+		p := eventstore.Page{Events: events[n : n+1 : n+1], Through: letter.Position, ID: events[n].ID}
 		t.items = append(t.items, v.keyItems(newPage(0, p), key)...)
 	}
 	return t, nil

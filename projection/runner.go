@@ -70,7 +70,6 @@ func (p *Projection) id() catalog.ID { return catalog.ID{Name: p.name, Version: 
 type engine struct {
 	most    int32 // connections of the pool
 	pool    *pgpool.Pool
-	log     Log
 	catalog *catalog.Catalog
 	db      *database // with the same pool and catalog
 	config  Config
@@ -103,9 +102,9 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("projection.NewRunner: %w", err)
 	}
-	db := newDatabase(pool, schema, c)
+	db := newDatabase(pool, log, schema, c)
 	e := &engine{
-		db: db, pool: db.pool, catalog: db.catalog, most: pool.Config().MaxConns, log: log, config: c, logger: c.Logger,
+		db: db, pool: db.pool, catalog: db.catalog, most: pool.Config().MaxConns, config: c, logger: c.Logger,
 		slots: make(chan struct{}, c.Concurrency), retries: make(chan struct{}, 1),
 	}
 	r := &Runner{engine: e, versions: make(map[catalog.ID]*deployment), names: make(map[string]*family), monitor: newMonitor(db, c)}
@@ -189,7 +188,7 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.engine.feed = newFeed(ctx, r.engine.log, r.filter(), r.engine.config.BatchSize, r.engine.silence())
+	r.engine.feed = newFeed(ctx, r.engine.db.log, r.filter(), r.engine.config.BatchSize, r.engine.silence())
 	var running sync.WaitGroup
 	running.Go(func() { r.bus.run(ctx) })
 	running.Go(func() { r.runLeases(ctx) })
@@ -204,13 +203,14 @@ func (r *Runner) prepare(ctx context.Context) error {
 	if r.engine.most < 2 {
 		return fmt.Errorf("projection: the pool may have %d connection: give it 2 or more, since a batch holds one while another is needed", r.engine.most)
 	}
-	if err := r.checkStore(ctx); err != nil {
+	log, err := r.engine.db.checkLog(ctx)
+	if err != nil {
 		return err
 	}
 	var refused []error
 	for _, id := range r.ids() {
 		v := r.versions[id]
-		err := v.registerPatiently(ctx)
+		err := v.registerPatiently(ctx, log)
 		switch {
 		case errors.As(err, new(*ChangedError)), errors.As(err, new(*TakenError)), errors.As(err, new(*ddlError)): // that projection alone is in the way
 			v.refused = err
@@ -243,13 +243,24 @@ func channelOf(schema string) string {
 func (r *Runner) filter() eventstore.Filter {
 	var types []string
 	for _, v := range r.versions {
-		if v.projection.sources[0].all {
-			return eventstore.Filter{}
+		own := v.projection.filter()
+		if len(own.Types) == 0 {
+			return own
 		}
-		types = append(types, v.projection.types...)
+		types = append(types, own.Types...)
 	}
 	slices.Sort(types)
 	return eventstore.Filter{Types: slices.Compact(types)}
+}
+
+// filter selects the events that the projection handles.
+func (p *Projection) filter() eventstore.Filter { return filterOf(p.types) }
+
+func filterOf(types []string) eventstore.Filter {
+	if slices.Contains(types, allTypes) {
+		return eventstore.Filter{}
+	}
+	return eventstore.Filter{Types: types}
 }
 
 // ids returns the projections in the order of their names and versions.

@@ -29,6 +29,8 @@ var (
 	counting = codec.New(codec.Of("counted", func(e counted) counted { return e }))
 	other    = codec.New(codec.Of("other", func(e counted) counted { return e }))
 	quiet    = &projection.Config{Logger: slog.New(slog.DiscardHandler), MaxBackoff: time.Millisecond}
+
+	quietOperator = &projection.OperatorConfig{Logger: slog.New(slog.DiscardHandler)}
 )
 
 // nothing is a handler that does nothing.
@@ -266,12 +268,12 @@ func TestTwoProcesses(t *testing.T) {
 
 // countingLog counts the events that were read of the log.
 type countingLog struct {
-	projection.Log
+	*eventstore.Store
 	events atomic.Int64
 }
 
 func (l *countingLog) Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {
-	page, err := l.Log.Next(ctx, after, filter, limit)
+	page, err := l.Store.Next(ctx, after, filter, limit)
 	l.events.Add(int64(len(page.Events)))
 	return page, err
 }
@@ -281,7 +283,7 @@ func TestSharedReading(t *testing.T) {
 	f := setup(t)
 	const events, names = 200, 5
 	last := f.append(counting, events)
-	log := &countingLog{Log: f.store}
+	log := &countingLog{Store: f.store}
 	var projections []*projection.Projection
 	for i := range names {
 		projections = append(projections, record(fmt.Sprint("p", i), nil))

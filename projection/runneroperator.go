@@ -85,7 +85,7 @@ func (o *RunnerOperator) reset(ctx context.Context, tx pgx.Tx, d *deployment, to
 	if err := o.db.refuseInline(ctx, tx, id); err != nil {
 		return err
 	}
-	tidemark, _, err := tables.Tidemark(ctx, tx)
+	tidemark, err := o.db.log.in(tx).Tidemark(ctx)
 	if err != nil {
 		return err
 	}

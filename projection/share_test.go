@@ -130,7 +130,7 @@ func TestPartitionsShareReading(t *testing.T) {
 	f := setup(t)
 	const events, names = 300, 3
 	last := f.appendKeys(events)
-	log := &countingLog{Log: f.store}
+	log := &countingLog{Store: f.store}
 	var all []*projection.Projection
 	for i := range names {
 		all = append(all, by(1, fmt.Sprint("p", i), 4, nil))

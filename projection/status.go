@@ -2,9 +2,9 @@ package projection
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -44,20 +44,9 @@ type Status struct {
 	// Tidemark is how far readers may read, LogEnd the position of the last event. When they differ
 	// for long, an open transaction holds the readers back: Held names it.
 	Tidemark, LogEnd eventstore.Position
-	Held             *Holder
+	Held             *eventstore.Holder
 	HeldFor          time.Duration      // how long the first event behind the tidemark has been stored; 0 if there is none
 	Projections      []ProjectionStatus // in the order of names and versions
-}
-
-// Holder is a transaction that holds the tidemark back.
-type Holder struct {
-	PID             int32 // of the Postgres backend; 0 for a prepared transaction
-	ApplicationName string
-	Age             time.Duration // of the transaction; 0 if this role may not know
-	// GID names a prepared transaction, which no session has any more: it ends when a person with the rights of
-	// Owner executes "rollback prepared 'gid'" or "commit prepared 'gid'". Empty for others.
-	GID   string
-	Owner string
 }
 
 // ProjectionStatus is how one version of a projection is doing.
@@ -137,33 +126,59 @@ func (m *monitor) status(ctx context.Context, names []string) (Status, error) {
 }
 
 func (m *monitor) read(ctx context.Context, names []string) (s Status, err error) {
-	db := m.db.pool
-	if s.Tidemark, s.LogEnd, err = m.db.catalog.Tidemark(ctx, db); err != nil {
+	log, err := m.db.log.status(ctx)
+	if err != nil {
 		return s, err
 	}
-	if s.Tidemark < s.LogEnd {
-		if s.Held, err = m.holder(ctx); err != nil {
-			return s, err
-		}
-		s.HeldFor, err = m.db.catalog.HeldFor(ctx, db, s.Tidemark)
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-			return s, err
-		}
-	}
+	s.Tidemark, s.LogEnd, s.Held, s.HeldFor = log.Tidemark, log.End, log.Holder, log.HeldFor
+	var versions []catalog.VersionStatus
+	var partitions []catalog.PartitionStatus
 	// In one snapshot, so that no version is told of without its partitions.
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err = pgx.BeginTxFunc(ctx, db, snapshot, func(tx pgx.Tx) error {
-		s.Projections, err = m.projectionsStatus(ctx, tx, names, s.Tidemark)
+	err = pgx.BeginTxFunc(ctx, m.db.pool, snapshot, func(tx pgx.Tx) (err error) {
+		if partitions, err = m.db.catalog.PartitionStatuses(ctx, tx, names); err != nil {
+			return err
+		}
+		versions, err = m.db.catalog.VersionStatuses(ctx, tx, names)
 		return err
 	})
-	return s, err
+	if err != nil {
+		return s, err
+	}
+	byVersion := partitionsOf(partitions)
+	s.Projections = make([]ProjectionStatus, len(versions))
+	backlogs := make(map[eventstore.Position]backlog)
+	for n, v := range versions {
+		ahead, ok := backlogs[v.Checkpoint]
+		if !ok {
+			if ahead, err = m.backlog(ctx, v.Checkpoint, s.Tidemark); err != nil {
+				return s, err
+			}
+			backlogs[v.Checkpoint] = ahead
+		}
+		if v.Phase == catalog.Building {
+			if ahead.since, _, err = m.db.log.count(ctx, v.TotalAt, s.Tidemark, filterOf(v.Types), math.MaxInt64); err != nil {
+				return s, err
+			}
+		}
+		s.Projections[n] = m.projectionStatus(v, byVersion[v.ID], ahead)
+	}
+	return s, nil
 }
 
-func (m *monitor) projectionsStatus(ctx context.Context, tx pgx.Tx, names []string, tidemark eventstore.Position) ([]ProjectionStatus, error) {
-	rows, err := m.db.catalog.PartitionStatuses(ctx, tx, names)
-	if err != nil {
-		return nil, err
-	}
+// backlog is what is between a checkpoint and the tidemark.
+type backlog struct {
+	events int64     // counted up to maxLag
+	first  time.Time // when the first of them was recorded; zero if there is none
+	since  int64     // events of the version's types since it was made, if it is being built
+}
+
+func (m *monitor) backlog(ctx context.Context, checkpoint, tidemark eventstore.Position) (b backlog, err error) {
+	b.events, b.first, err = m.db.log.count(ctx, checkpoint, tidemark, eventstore.Filter{}, maxLag)
+	return b, err
+}
+
+func partitionsOf(rows []catalog.PartitionStatus) map[catalog.ID][]PartitionStatus {
 	partitions := make(map[catalog.ID][]PartitionStatus)
 	for _, p := range rows {
 		own := PartitionStatus{
@@ -175,21 +190,13 @@ func (m *monitor) projectionsStatus(ctx context.Context, tx pgx.Tx, names []stri
 		}
 		partitions[p.ID] = append(partitions[p.ID], own)
 	}
-	versions, err := m.db.catalog.VersionStatuses(ctx, tx, names, tidemark, maxLag)
-	if err != nil {
-		return nil, err
-	}
-	all := make([]ProjectionStatus, len(versions))
-	for n, v := range versions {
-		all[n] = m.projectionStatus(v, partitions[v.ID])
-	}
-	return all, nil
+	return partitions
 }
 
-func (m *monitor) projectionStatus(v catalog.VersionStatus, partitions []PartitionStatus) ProjectionStatus {
+func (m *monitor) projectionStatus(v catalog.VersionStatus, partitions []PartitionStatus, ahead backlog) ProjectionStatus {
 	s := ProjectionStatus{
 		Name: v.ID.Name, Version: v.ID.Version, Phase: Phase(v.Phase), State: State(v.State), Reason: v.Reason, Added: v.Added,
-		Checkpoint: v.Checkpoint, Handled: v.Handled, Lag: v.Lag, Partitions: partitions,
+		Checkpoint: v.Checkpoint, Handled: v.Handled, Lag: ahead.events, Partitions: partitions,
 	}
 	var advanced time.Time // of the partition that is farthest behind
 	for _, p := range partitions {
@@ -201,28 +208,20 @@ func (m *monitor) projectionStatus(v catalog.VersionStatus, partitions []Partiti
 			advanced = p.AdvancedAt
 		}
 	}
-	unmoved := m.unmoved(v.ID, s.Checkpoint, v.Next != nil)
-	if v.Next != nil {
+	unmoved := m.unmoved(v.ID, s.Checkpoint, !ahead.first.IsZero())
+	if !ahead.first.IsZero() {
 		// A clock that was put back tells too little: this process has seen it stand for so long.
-		s.LagTime = max(v.Now.Sub(*v.Next), unmoved)
+		s.LagTime = max(v.Now.Sub(ahead.first), unmoved)
 		s.Stalled = s.State == StateRunning && s.Lag > m.config.StallLag &&
 			s.LagTime > m.config.StallAfter && max(v.Now.Sub(advanced), unmoved) > m.config.StallAfter
 	}
 	if s.Phase == PhaseBuilding {
-		s.Progress = &Progress{Done: s.Handled, Total: max(v.Total+v.Since, s.Handled)}
+		s.Progress = &Progress{Done: s.Handled, Total: max(v.Total+ahead.since, s.Handled)}
 		if s.Rate > 0 {
 			s.Progress.ETA = time.Duration(float64(s.Progress.Total-s.Progress.Done) / s.Rate * float64(time.Second))
 		}
 	}
 	return s
-}
-
-func (m *monitor) holder(ctx context.Context) (*Holder, error) {
-	h, err := m.db.catalog.Holder(ctx, m.db.pool)
-	if errors.Is(err, pgx.ErrNoRows) { // it has just ended
-		return nil, nil
-	}
-	return (*Holder)(&h), err
 }
 
 // Problem says what is wrong with the projection, for people; "" if nothing is. Lag alone is not,

@@ -56,7 +56,8 @@ type worker struct {
 	rows       rows                  // of a table
 
 	seen     eventstore.Mark     // that of read, unless its position is another one
-	proof    eventstore.Mark     // of an event at or behind read, of the same log
+	page     *page               // that was read last
+	proof    eventstore.Mark     // of an event at or behind read, if the log is in the same database
 	read     eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
 	pending  int                 // items in rows since the checkpoint
 	since    time.Time           // when read left the checkpoint
@@ -185,7 +186,7 @@ func (w *worker) load(ctx context.Context) error {
 		w.limit, w.until = 0, 0
 	}
 	w.seen = eventstore.Mark{Position: p.Checkpoint, ID: p.CheckpointID}
-	w.proof = w.seen
+	w.proof = w.engine.db.log.proof(w.seen)
 	w.checkpoint, w.token, w.inline, w.live = p.Checkpoint, p.Token, p.Inline, p.Phase == catalog.Live
 	w.failing = w.failing || p.Failing
 	w.parked = make(map[string]bool)
@@ -199,9 +200,23 @@ func (w *worker) load(ctx context.Context) error {
 			return fmt.Errorf("projection %s: look at its table: %w", w.projection.name, err)
 		}
 	}
-	if w.checkpoint > p.LogEnd {
+	return w.checkEnd(ctx)
+}
+
+// checkEnd returns an error if the checkpoint is behind the end of the log.
+func (w *worker) checkEnd(ctx context.Context) error {
+	end, err := w.engine.db.log.Tidemark(ctx)
+	if err == nil && w.checkpoint > end { // of what appends keep, it may be behind the tidemark
+		var s eventstore.LogStatus
+		s, err = w.engine.db.log.status(ctx)
+		end = s.End
+	}
+	if err != nil {
+		return fmt.Errorf("projection %s: read where the log ends: %w", w.projection.name, err)
+	}
+	if w.checkpoint > end {
 		return Fatal(fmt.Errorf("the checkpoint is %d, but the log ends at %d: was a backup restored? Its read model has events that the log has not: "+
-			"build it anew with a higher version, or Reset it", w.checkpoint, p.LogEnd))
+			"build it anew with a higher version, or Reset it", w.checkpoint, end))
 	}
 	return nil
 }
@@ -225,7 +240,7 @@ func (w *worker) step(ctx context.Context) error {
 	if err != nil || p == nil {
 		return err
 	}
-	w.proof = p.Mark()
+	w.page, w.proof = p, w.engine.db.log.proof(p.Mark())
 	limit, bounded, err := w.bound(ctx, p.Through)
 	if err != nil {
 		return err
@@ -302,18 +317,24 @@ func (w *worker) next(ctx context.Context) (*page, error) {
 func (w *worker) isIdle(ctx context.Context) (bool, error) {
 	var end eventstore.Position
 	err := w.engine.answered(ctx, func(ctx context.Context) (err error) {
-		end, _, err = w.engine.catalog.Tidemark(ctx, w.engine.pool)
+		end, err = w.engine.db.log.Tidemark(ctx)
 		return err
 	})
 	return end <= w.read, err
 }
 
-// mark returns where the worker goes on in the log, and what it has seen there as far as it knows.
-func (w *worker) mark() eventstore.Mark {
-	if w.seen.Position == w.read {
+// mark returns where the worker continues in the log, and what it has seen there as far as it knows.
+func (w *worker) mark() eventstore.Mark { return w.markAt(w.read) }
+
+// markAt returns the mark of a position that the worker has reached, with the id of its event if it knows that.
+func (w *worker) markAt(position eventstore.Position) eventstore.Mark {
+	switch {
+	case w.seen.Position == position:
 		return w.seen
+	case w.page != nil && position > w.page.after:
+		return w.page.At(position)
 	}
-	return eventstore.After(w.read)
+	return eventstore.After(position)
 }
 
 // errAbandoned is why an event fails whose handler ignores that its time is over.

@@ -131,3 +131,31 @@ func TestStatements(t *testing.T) {
 		t.Error("a wrong name of a column passes")
 	}
 }
+
+// ofTheLog finds what only package eventstore reads, and projections that appends keep.
+var ofTheLog = regexp.MustCompile(`SCHEMA\.(events\b|append_keys\b|tidemark\(|appending\(|tidemark_holders\(|append)`)
+
+// TestLogIsASeam: projections read events through projection.Log alone, which may be in another database. Projections
+// that appends keep are an exception: they are in the database of the log.
+func TestLogIsASeam(t *testing.T) {
+	t.Parallel()
+	inline := 0
+	for _, folder := range []string{"../../projection", "../../projection/internal/catalog"} {
+		found, err := statementsOf(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range found {
+			switch {
+			case !ofTheLog.MatchString(s.text):
+			case strings.Contains(s.where, "/catalog/inline.go:"):
+				inline++
+			default:
+				t.Errorf("%s reads the log of its own database: ask projection.Log\n%s", s.where, s.text)
+			}
+		}
+	}
+	if inline == 0 {
+		t.Error("no statement of inline reads the log: are the statements not found?")
+	}
+}

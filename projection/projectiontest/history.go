@@ -56,6 +56,19 @@ func (h *history) batchSize() int {
 	return h.size + 1
 }
 
+// Tidemark implements projection.Log.
+func (h *history) Tidemark(context.Context) (eventstore.Position, error) {
+	select {
+	case <-h.ready:
+		return h.end(), nil
+	default:
+		return 0, nil
+	}
+}
+
+// Identity implements projection.Log. All histories of a database are the same one.
+func (h *history) Identity(context.Context) (uuid.UUID, error) { return uuid.UUID{1}, nil }
+
 // Next implements projection.Log. At the end of the log it waits until ctx is done.
 func (h *history) Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {
 	h.asked()

@@ -82,6 +82,15 @@ func (c *Catalog) DisarmInline(ctx context.Context, db DB, id ID) error {
 	return err
 }
 
+const logEndSQL = `
+select coalesce(max(position), 0)
+  from SCHEMA.events`
+
+// LogEnd returns the position of the last event that the statement sees.
+func (c *Catalog) LogEnd(ctx context.Context, db DB) (eventstore.Position, error) {
+	return one[eventstore.Position](ctx, c, db, logEndSQL)
+}
+
 // Appending returns the open transactions that have appended, or are about to.
 func (c *Catalog) Appending(ctx context.Context, db DB) ([]string, error) {
 	return collect(ctx, c, db, pgx.RowTo[string], `select t from SCHEMA.appending() t`)

@@ -14,26 +14,29 @@ import (
 type NewLetter struct {
 	Key      string
 	Position eventstore.Position
+	Stream   string
+	Type     string
 	Error    *string // nil for an event that waits behind another one
 	Attempts int
 }
 
 const parkSQL = `
-insert into SCHEMA.dead_letters (projection, version, partition, key, position, error, attempts)
-select $1, $2, $3, u.key, u.position, u.error, u.attempts
-  from unnest($4::text[], $5::bigint[], $6::text[], $7::int[]) as u (key, position, error, attempts)`
+insert into SCHEMA.dead_letters (projection, version, partition, key, position, stream, type, error, attempts)
+select $1, $2, $3, u.key, u.position, u.stream, u.type, u.error, u.attempts
+  from unnest($4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[], $9::int[]) as u (key, position, stream, type, error, attempts)`
 
 // Park stores dead letters. The caller counts them with Advance.
 func (c *Catalog) Park(ctx context.Context, tx pgx.Tx, id ID, partition int, letters []NewLetter) error {
-	var keys []string
+	var keys, streams, types []string
 	var positions []int64
 	var reasons []*string
 	var attempts []int32
 	for _, l := range letters {
 		keys, positions = append(keys, l.Key), append(positions, int64(l.Position))
+		streams, types = append(streams, l.Stream), append(types, l.Type)
 		reasons, attempts = append(reasons, l.Error), append(attempts, int32(l.Attempts))
 	}
-	_, err := c.exec(ctx, tx, parkSQL, id.Name, id.Version, partition, keys, positions, reasons, attempts)
+	_, err := c.exec(ctx, tx, parkSQL, id.Name, id.Version, partition, keys, positions, streams, types, reasons, attempts)
 	return err
 }
 
@@ -60,28 +63,27 @@ func (c *Catalog) ParkedKeys(ctx context.Context, db DB, id ID, partition int) (
 	return collect(ctx, c, db, pgx.RowTo[string], parkedKeysSQL, id.Name, id.Version, partition)
 }
 
-// Letter is a dead letter with its event.
+// Letter is a dead letter.
 type Letter struct {
-	Key          string
-	Position     eventstore.Position
-	Stream       string
-	Type         string
-	Error        string // "" if it only waits
-	Attempts     int
-	Data, Edited json.RawMessage
-	Waiting      int // events of the key behind it
-	RecordedAt   time.Time
+	Key        string
+	Position   eventstore.Position
+	Stream     string
+	Type       string
+	Error      string // "" if it only waits
+	Attempts   int
+	Edited     json.RawMessage
+	Waiting    int // events of the key behind it
+	RecordedAt time.Time
 }
 
 const lettersSQL = `
-select l.key, l.position, e.stream, e.type, coalesce(l.error, ''), l.attempts, e.data, l.edited,
+select l.key, l.position, l.stream, l.type, coalesce(l.error, ''), l.attempts, l.edited,
        (select count(*)
           from SCHEMA.dead_letters b
          where (b.projection, b.version, b.key) = (l.projection, l.version, l.key)
            and b.position > l.position),
        l.recorded_at
   from SCHEMA.dead_letters l
-  join SCHEMA.events e on e.position = l.position
  where l.projection = $1
    and l.version = $2
    and (l.key = $3 or $3 = '' and not exists (
@@ -241,12 +243,11 @@ type LetterID struct {
 
 // Of the key, and of events that may have had no key when they were parked.
 const concernedSQL = `
-select l.position, l.key
-  from SCHEMA.dead_letters l
-  join SCHEMA.events e on e.position = l.position
- where l.projection = $1
-   and l.version = $2
-   and (l.key = $3 or l.key = e.stream)`
+select position, key
+  from SCHEMA.dead_letters
+ where projection = $1
+   and version = $2
+   and (key = $3 or key = stream)`
 
 // Concerned returns the dead letters of a key, and those that were parked under their stream.
 func (c *Catalog) Concerned(ctx context.Context, db DB, id ID, key string) ([]LetterID, error) {

@@ -14,7 +14,7 @@ import (
 // Partition is what the owner of a partition has to know of it.
 type Partition struct {
 	Checkpoint   eventstore.Position
-	CheckpointID uuid.UUID // of the event there; zero if none is
+	CheckpointID uuid.UUID // of the event there; zero if that is not known
 	Token        int64
 	Mine         bool // the asking process has the lease
 	Phase        string
@@ -25,15 +25,12 @@ type Partition struct {
 	Held         bool                // another version is about to take its place
 	Failing      bool
 	ServerStart  time.Time
-	LogEnd       eventstore.Position
 }
 
 const partitionSQL = `
 select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.phase, v.state, v.types, v.partitions, coalesce(v.inline, -1),
        coalesce(v.held_until between clock_timestamp() and clock_timestamp() + interval '1 minute', false), p.error is not null,
-       pg_postmaster_start_time(),
-       (select coalesce(max(e.position), 0) from SCHEMA.events e),
-       (select e.id from SCHEMA.events e where e.position = p.checkpoint)
+       pg_postmaster_start_time(), case when p.seen = p.checkpoint then p.seen_id end
   from SCHEMA.projection_partitions p
   join SCHEMA.projections v on (v.name, v.version) = (p.projection, p.version)
  where p.projection = $1
@@ -45,19 +42,19 @@ select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.pha
 func (c *Catalog) Partition(ctx context.Context, db DB, id ID, number int, owner string) (p Partition, err error) {
 	err = db.QueryRow(ctx, c.SQL(partitionSQL), id.Name, id.Version, number, owner).
 		Scan(&p.Checkpoint, &p.Token, &p.Mine, &p.Phase, &p.State, &p.Types, &p.Partitions, &p.Inline,
-			&p.Held, &p.Failing, &p.ServerStart, &p.LogEnd, (*zeronull.UUID)(&p.CheckpointID))
+			&p.Held, &p.Failing, &p.ServerStart, (*zeronull.UUID)(&p.CheckpointID))
 	return p, err
 }
 
 const addPartitionsSQL = `
-insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint, fencing_token)
-select $1, $2, n, case when $4 then SCHEMA.tidemark() else 0 end,
+insert into SCHEMA.projection_partitions (projection, version, partition, checkpoint, seen, seen_id, fencing_token)
+select $1, $2, n, $4, $4, $5,
        (1000 * extract(epoch from clock_timestamp()))::bigint -- no token of a version that was dropped is used again
   from generate_series(0, $3::int - 1) n`
 
-// AddPartitions makes the partitions of a new version, with checkpoints at the beginning or the end of the log.
-func (c *Catalog) AddPartitions(ctx context.Context, db DB, id ID, partitions int, fromNow bool) error {
-	_, err := c.exec(ctx, db, addPartitionsSQL, id.Name, id.Version, partitions, fromNow)
+// AddPartitions makes the partitions of a new version, with their checkpoints at a mark.
+func (c *Catalog) AddPartitions(ctx context.Context, db DB, id ID, partitions int, at eventstore.Mark) error {
+	_, err := c.exec(ctx, db, addPartitionsSQL, id.Name, id.Version, partitions, at.Position, nullID(at.ID))
 	return err
 }
 
@@ -66,20 +63,21 @@ type Advance struct {
 	ID        ID
 	Partition int
 	Token     int64
-	From, To  eventstore.Position
+	From      eventstore.Position
+	To        eventstore.Mark
 	Handled   int             // events
 	Parked    int             // dead letters
 	Rate      float32         // events per second
 	Batch     *uuid.UUID      // as given to Guard; nil for none
-	Proof     eventstore.Mark // of an event that the owner has read
+	Proof     eventstore.Mark // of an event that the owner has read; zero for none
 }
 
 const advanceSQL = `
-select SCHEMA.advance_partition($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
+select SCHEMA.advance_partition($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 
 func (a *Advance) args() []any {
-	return []any{a.ID.Name, a.ID.Version, a.Partition, a.Token, a.From, a.To, a.Handled, a.Parked, a.Rate, a.Batch,
-		a.Proof.Position, nullID(a.Proof.ID)}
+	return []any{a.ID.Name, a.ID.Version, a.Partition, a.Token, a.From, a.To.Position, nullID(a.To.ID), a.Handled, a.Parked, a.Rate,
+		a.Batch, a.Proof.Position, nullID(a.Proof.ID)}
 }
 
 // Advance moves a checkpoint for the owner of the token. Another process gets SQLSTATE TM006, an owner that has

@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype/zeronull"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 )
@@ -15,77 +14,6 @@ import (
 // StoreID returns which store the schema is.
 func (c *Catalog) StoreID(ctx context.Context, db DB) (uuid.UUID, error) {
 	return one[uuid.UUID](ctx, c, db, `select id from SCHEMA.store`)
-}
-
-const tidemarkSQL = `
-select SCHEMA.tidemark(), (select coalesce(max(position), 0) from SCHEMA.events)`
-
-// Tidemark returns how far readers may read, and the position of the last event.
-func (c *Catalog) Tidemark(ctx context.Context, db DB) (tidemark, end eventstore.Position, err error) {
-	err = db.QueryRow(ctx, c.SQL(tidemarkSQL)).Scan(&tidemark, &end)
-	return tidemark, end, err
-}
-
-const eventIDSQL = `
-select id
-  from SCHEMA.events
- where position = $1
-   and (select SCHEMA.proven(last => $1))`
-
-// EventID returns the id of the event at a position.
-func (c *Catalog) EventID(ctx context.Context, db DB, position eventstore.Position) (id uuid.UUID, err error) {
-	err = db.QueryRow(ctx, c.SQL(eventIDSQL), position).Scan((*zeronull.UUID)(&id))
-	return id, err
-}
-
-const lastCommonSQL = `
-select m.position, m.id
-  from unnest($1::bigint[], $2::text[]::uuid[]) m (position, id)
-  join SCHEMA.events e on (e.position, e.id) = (m.position, m.id)
- where (select SCHEMA.proven())
- order by m.position desc
- limit 1`
-
-// LastCommon returns the last of some marks whose event is still stored, or [pgx.ErrNoRows].
-func (c *Catalog) LastCommon(ctx context.Context, db DB, marks []eventstore.Mark) (at eventstore.Mark, err error) {
-	var positions []int64
-	var ids []string
-	for _, m := range marks {
-		positions, ids = append(positions, int64(m.Position)), append(ids, m.ID.String())
-	}
-	err = db.QueryRow(ctx, c.SQL(lastCommonSQL), positions, ids).Scan(&at.Position, (*zeronull.UUID)(&at.ID))
-	return at, err
-}
-
-const heldForSQL = `
-select greatest(clock_timestamp() - recorded_at, interval '0')
-  from SCHEMA.events
- where position > $1
- order by position
- limit 1`
-
-// HeldFor returns how long the first event behind the tidemark has been stored, or [pgx.ErrNoRows].
-func (c *Catalog) HeldFor(ctx context.Context, db DB, tidemark eventstore.Position) (time.Duration, error) {
-	return one[time.Duration](ctx, c, db, heldForSQL, tidemark)
-}
-
-// Holder is a transaction that holds the tidemark back.
-type Holder struct {
-	PID             int32 // 0 for a prepared transaction
-	ApplicationName string
-	Age             time.Duration // 0 if this role may not know
-	GID, Owner      string        // of a prepared transaction
-}
-
-const holderSQL = `
-select coalesce(pid, 0), application_name, coalesce(greatest(clock_timestamp() - since, '0'), '0'), coalesce(gid, ''), coalesce(owner, '')
-  from SCHEMA.tidemark_holders()
- limit 1`
-
-// Holder returns the transaction that holds the tidemark back most, or [pgx.ErrNoRows].
-func (c *Catalog) Holder(ctx context.Context, db DB) (h Holder, err error) {
-	err = db.QueryRow(ctx, c.SQL(holderSQL)).Scan(&h.PID, &h.ApplicationName, &h.Age, &h.GID, &h.Owner)
-	return h, err
 }
 
 // VersionStatus is how a version is doing.
@@ -98,57 +26,34 @@ type VersionStatus struct {
 	Total      int64                          // events when it was made
 	Checkpoint eventstore.Position            // of the partition that is farthest behind
 	Handled    int64
-	Lag        int64      // events of any type up to the tidemark
-	Next       *time.Time // when the first of them was recorded; nil if there is none
-	Now        time.Time  // of the server
-	Since      int64      // events of its types since it was made, if it is being built
+	Types      []string
+	TotalAt    eventstore.Position // where the log ended when it was made
+	Now        time.Time           // of the server
 }
 
 const statusSQL = `
 select v.name, v.version, v.phase, v.state, coalesce(v.reason, ''), v.added, v.total,
-       at.checkpoint, at.handled, lag.events, next.recorded_at, clock_timestamp(),
-       case when v.phase = 'building'
-            then (select count(*)
-                    from SCHEMA.events e
-                   where e.position > v.total_at
-                     and e.position <= $2
-                     and e.type = any (v.types))
-            else 0
-       end
+       at.checkpoint, at.handled, v.types, v.total_at, clock_timestamp()
   from SCHEMA.projections v
   join lateral (
        select coalesce(min(p.checkpoint), 0) as checkpoint, coalesce(sum(p.handled), 0)::bigint as handled
          from SCHEMA.projection_partitions p
         where (p.projection, p.version) = (v.name, v.version)) at on true
-  join lateral (
-       select count(*) as events
-         from (select
-                 from SCHEMA.events e
-                where e.position > at.checkpoint
-                  and e.position <= $2
-                limit $3) e) lag on true
-  left join lateral (
-       select e.recorded_at
-         from SCHEMA.events e
-        where e.position > at.checkpoint
-          and e.position <= $2
-        order by e.position
-        limit 1) next on true
  where $1::text[] is null
     or v.name = any ($1)
  order by v.name, v.version`
 
-// VersionStatuses returns how the versions of some names are doing, or of all with nil. Lag is counted up to most.
-func (c *Catalog) VersionStatuses(ctx context.Context, db DB, names []string, tidemark eventstore.Position, most int) ([]VersionStatus, error) {
+// VersionStatuses returns how the versions of some names are doing, or of all with nil.
+func (c *Catalog) VersionStatuses(ctx context.Context, db DB, names []string) ([]VersionStatus, error) {
 	return collect(ctx, c, db, func(row pgx.CollectableRow) (s VersionStatus, err error) {
 		var added []byte
 		err = row.Scan(&s.ID.Name, &s.ID.Version, &s.Phase, &s.State, &s.Reason, &added, &s.Total,
-			&s.Checkpoint, &s.Handled, &s.Lag, &s.Next, &s.Now, &s.Since)
+			&s.Checkpoint, &s.Handled, &s.Types, &s.TotalAt, &s.Now)
 		if err == nil {
 			err = json.Unmarshal(added, &s.Added)
 		}
 		return s, err
-	}, statusSQL, names, tidemark, most)
+	}, statusSQL, names)
 }
 
 // PartitionStatus is how a partition is doing.

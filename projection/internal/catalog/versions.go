@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -29,10 +30,11 @@ type Version struct {
 	Types      []string
 	Definition string
 	Kind       string
+	Log        uuid.UUID // whose positions the checkpoints are
 }
 
 const versionsSQL = `
-select version, phase, partitions, types, definition, kind
+select version, phase, partitions, types, definition, kind, log
   from SCHEMA.projections
  where name = $1
  order by version`
@@ -45,78 +47,19 @@ func (c *Catalog) Versions(ctx context.Context, db DB, name string) ([]Version, 
 // NewVersion is a row of projections to be.
 type NewVersion struct {
 	Version
-	Tables []string
-	Total  int64 // events to handle until it has been built, about
+	Tables  []string
+	Total   int64               // events to handle until it has been built, about
+	TotalAt eventstore.Position // where the log ends
 }
 
 const registerSQL = `
-insert into SCHEMA.projections (name, version, phase, partitions, types, tables, definition, total, kind, total_at)
-select $1, $2, $3, $4, $5, $6, $7, $8, $9, coalesce(max(position), 0)
-  from SCHEMA.events`
+insert into SCHEMA.projections (name, version, log, phase, partitions, types, tables, definition, total, kind, total_at)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 
 // Register stores a version that is new.
 func (c *Catalog) Register(ctx context.Context, tx pgx.Tx, name string, v NewVersion) error {
-	_, err := c.exec(ctx, tx, registerSQL, name, v.Version.Version, v.Phase, v.Partitions, v.Types, v.Tables, v.Definition, v.Total, v.Kind)
+	_, err := c.exec(ctx, tx, registerSQL, name, v.Version.Version, v.Log, v.Phase, v.Partitions, v.Types, v.Tables, v.Definition, v.Total, v.Kind, v.TotalAt)
 	return err
-}
-
-const logEndSQL = `
-select coalesce(max(position), 0)
-  from SCHEMA.events`
-
-// LogEnd returns the position of the last event that the statement sees.
-func (c *Catalog) LogEnd(ctx context.Context, db DB) (eventstore.Position, error) {
-	return one[eventstore.Position](ctx, c, db, logEndSQL)
-}
-
-const countSQL = `
-select count(*)
-  from SCHEMA.events
- where type = any ($1)`
-
-const estimateSQL = `
-explain (format json)
-select
-  from SCHEMA.events
- where type = any ($1)`
-
-// Count returns how many events of some types there are, or about how many: counting a long log takes long.
-func (c *Catalog) Count(ctx context.Context, db DB, types []string, exactly bool) (total int64, err error) {
-	if exactly {
-		return one[int64](ctx, c, db, countSQL, types)
-	}
-	text, err := one[[]byte](ctx, c, db, estimateSQL, types)
-	if err != nil {
-		return 0, err
-	}
-	var plans []struct {
-		Plan struct {
-			Rows float64 `json:"Plan Rows"`
-		}
-	}
-	if err := json.Unmarshal(text, &plans); err != nil {
-		return 0, err
-	}
-	for _, p := range plans {
-		total += int64(p.Plan.Rows)
-	}
-	return total, nil
-}
-
-const storedTypesSQL = `
-select t
-  from unnest($1::text[]) t
- where t = $3
-    or exists (
-       select
-         from SCHEMA.events e
-        where e.type = t
-          and e.position <= $2)`
-
-// StoredTypes returns which of some types have events up to a position. all is the type that stands for all of
-// them, which is always returned. There is no index by type: the statement may take long.
-func (c *Catalog) StoredTypes(ctx context.Context, tx pgx.Tx, types []string, through eventstore.Position, all string) ([]string, error) {
-	return collect(ctx, c, tx, pgx.RowTo[string], storedTypesSQL, types, through, all)
 }
 
 const changeTypesSQL = `
