@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pause"
+	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
 // bus gives events to the functions of this process that want to know of them, as they come.
@@ -69,12 +70,12 @@ func (b *bus) remove(l *subscription) {
 
 // run serves subscriptions until ctx is done.
 func (b *bus) run(ctx context.Context) {
-	feed := newFeed(ctx, b.engine.db.log, eventstore.Filter{}, b.engine.config.BatchSize, b.engine.silence())
+	pages := b.engine.db.log.feed(ctx, eventstore.Filter{}, b.engine.config.BatchSize, b.engine.silence())
 	b.mu.Lock()
 	b.start = func(l *subscription) {
 		ctx, stop := context.WithCancel(ctx)
 		l.stop = stop
-		b.running.Go(func() { b.serveGuarded(ctx, feed, l) })
+		b.running.Go(func() { b.serveGuarded(ctx, pages, l) })
 	}
 	for l := range b.waiting {
 		b.start(l)
@@ -86,14 +87,14 @@ func (b *bus) run(ctx context.Context) {
 	b.start = func(*subscription) {}
 	b.mu.Unlock()
 	b.running.Wait()
-	feed.running.Wait()
+	pages.Wait()
 }
 
 // serveGuarded serves a subscription again after a defect of ours.
-func (b *bus) serveGuarded(ctx context.Context, feed *feed, l *subscription) {
+func (b *bus) serveGuarded(ctx context.Context, pages *feed.Feed, l *subscription) {
 	for ctx.Err() == nil {
 		err := guarded(func() error {
-			b.serve(ctx, feed, l)
+			b.serve(ctx, pages, l)
 			return nil
 		})
 		if err == nil {
@@ -105,11 +106,11 @@ func (b *bus) serveGuarded(ctx context.Context, feed *feed, l *subscription) {
 }
 
 // serve calls the effects of one subscription.
-func (b *bus) serve(ctx context.Context, feed *feed, l *subscription) {
+func (b *bus) serve(ctx context.Context, pages *feed.Feed, l *subscription) {
 	pauses := pause.NewGrowing(100*time.Millisecond, b.engine.config.MaxBackoff)
 	went := false // back, since the last page
 	for ctx.Err() == nil {
-		p, err := feed.next(ctx, l.after)
+		p, err := pages.Next(ctx, l.after)
 		if err != nil {
 			if ctx.Err() != nil {
 				return

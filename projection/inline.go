@@ -16,6 +16,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
+	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
 // Inline lets appends keep projections themselves, in their own transactions: what is read after an append
@@ -69,7 +70,7 @@ func (n *Inline) Apply(ctx context.Context, tx pgx.Tx, events []eventstore.Raw) 
 	if err != nil {
 		return err
 	}
-	p := newPage(0, eventstore.Page{Events: events})
+	p := feed.NewPage(0, eventstore.Page{Events: events})
 	for i, projection := range n.versions {
 		if !slices.Contains(active, n.names[i]) {
 			continue

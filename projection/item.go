@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
 // item is an event as a partition handles it. It belongs to a page and is never changed.
@@ -25,18 +26,18 @@ type item struct {
 var errNoKey = errors.New("the key function returned no key that can be stored")
 
 // items returns those of a page's events after a position that belong to a partition.
-func (p *Projection) items(pg *page, after eventstore.Position, partition int) []item {
-	items := pg.itemsOf(p)[partition]
+func (p *Projection) items(pg *feed.Page, after eventstore.Position, partition int) []item {
+	items := p.itemsOf(pg)[partition]
 	first := sort.Search(len(items), func(n int) bool { return items[n].raw.Position > after })
 	return slices.Clip(items[first:])
 }
 
 // divide returns the items of a page by partition.
-func (p *Projection) divide(pg *page) [][]item {
+func (p *Projection) divide(pg *feed.Page) [][]item {
 	parts := make([][]item, p.options.Partitions)
 	for n := range p.sources {
 		s := &p.sources[n]
-		all := pg.of(s)
+		all := s.meaningsOf(pg)
 		for k := range parts {
 			parts[k] = slices.Grow(parts[k], len(all)/len(parts))
 		}

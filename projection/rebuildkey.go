@@ -10,6 +10,7 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
+	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
 // RebuildKey folds one row of a [NewTable] projection from the events of its key, as when it was new, and
@@ -116,7 +117,7 @@ func (b *keyRebuild) refold(ctx context.Context, log reader, db catalog.DB, tx p
 		if err != nil {
 			return err
 		}
-		pg := newPage(0, p)
+		pg := feed.NewPage(0, p)
 		for _, i := range b.projection.items(pg, b.at, b.projection.partitionOf(b.key)) {
 			if i.keyText() != b.key || i.raw.Position > to {
 				continue

@@ -16,6 +16,7 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
+	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
 // maxRetried is how many dead letters one transaction handles at most.
@@ -112,7 +113,7 @@ func (v *deployment) toRetry(ctx context.Context, key string, limit int) (*keyRe
 			events[n].Data = letter.Edited
 		}
 		p := eventstore.Page{Events: events[n : n+1 : n+1], Through: letter.Position, ID: events[n].ID}
-		t.items = append(t.items, v.keyItems(newPage(0, p), key)...)
+		t.items = append(t.items, v.keyItems(feed.NewPage(0, p), key)...)
 	}
 	return t, nil
 }
@@ -121,7 +122,7 @@ func (v *deployment) toRetry(ctx context.Context, key string, limit int) (*keyRe
 // into nothing. An event that was parked under its stream, because it had no key, yields the items of all keys that
 // it has now. An event that does not belong to the key any more, because it was edited or the code has changed,
 // yields an item that cannot be handled: only Skip drops events.
-func (v *deployment) keyItems(p *page, key string) []item {
+func (v *deployment) keyItems(p *feed.Page, key string) []item {
 	raw := &p.Events[0]
 	var items []item
 	for n := range v.projection.options.Partitions { // the likely one first

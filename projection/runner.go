@@ -21,6 +21,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
+	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
 // Config adjusts a [Runner]. Nil and the zero value are the defaults.
@@ -76,7 +77,7 @@ type engine struct {
 	logger  *slog.Logger
 	slots   chan struct{} // one for each batch under way
 	cached  int           // rows that a partition of a table keeps in memory
-	feed    *feed         // since Run
+	feed    *feed.Feed    // since Run
 	retries chan struct{} // one at a time: each needs a connection beside that of its transaction
 }
 
@@ -188,13 +189,13 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	r.engine.feed = newFeed(ctx, r.engine.db.log, r.filter(), r.engine.config.BatchSize, r.engine.silence())
+	r.engine.feed = r.engine.db.log.feed(ctx, r.filter(), r.engine.config.BatchSize, r.engine.silence())
 	var running sync.WaitGroup
 	running.Go(func() { r.bus.run(ctx) })
 	running.Go(func() { r.runLeases(ctx) })
 	running.Go(func() { r.switchVersions(ctx) })
 	running.Wait()
-	r.engine.feed.running.Wait()
+	r.engine.feed.Wait()
 	return nil
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pause"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
+	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
 const (
@@ -56,7 +57,7 @@ type worker struct {
 	rows       rows                  // of a table
 
 	seen     eventstore.Mark     // that of read, unless its position is another one
-	page     *page               // that was read last
+	page     *feed.Page          // that was read last
 	proof    eventstore.Mark     // of an event at or behind read, if the log is in the same database
 	read     eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
 	pending  int                 // items in rows since the checkpoint
@@ -142,7 +143,7 @@ func (w *worker) run(ctx context.Context) {
 			fencedAt, loaded = w.token, false // and then it is another one
 		case fail:
 			if pgerr.Is(err, pgerr.Diverged) { // the pages are of a log that is not there any more
-				w.engine.feed.forget()
+				w.engine.feed.Forget()
 			}
 			w.forget()
 			w.failed(ctx, err)
@@ -176,7 +177,7 @@ func (w *worker) load(ctx context.Context) error {
 		return fmt.Errorf("projection %s: read its dead letters: %w", w.projection.name, err)
 	}
 	if p.Checkpoint < w.checkpoint || !w.server.IsZero() && !p.ServerStart.Equal(w.server) {
-		w.engine.feed.forget() // the log of another server may have another end
+		w.engine.feed.Forget() // the log of another server may have another end
 	}
 	w.server = p.ServerStart
 	if p.Token != w.token || p.Checkpoint != w.checkpoint {
@@ -287,19 +288,19 @@ func (w *worker) step(ctx context.Context) error {
 
 // next returns the next page, or none when it is time to save a checkpoint that has only passed
 // events of other types, or that a failure is over.
-func (w *worker) next(ctx context.Context) (*page, error) {
+func (w *worker) next(ctx context.Context) (*feed.Page, error) {
 	wait := saveAfter
 	if w.failing {
 		wait = recoverAfter
 	}
 	if w.read == w.checkpoint && !w.failing || w.pending > 0 { // then there is more
-		return w.engine.feed.next(ctx, w.mark())
+		return w.engine.feed.Next(ctx, w.mark())
 	}
 	left := time.Until(w.since.Add(wait))
 	if left > 0 {
 		waiting, cancel := context.WithTimeoutCause(ctx, left, errSave)
 		defer cancel()
-		p, err := w.engine.feed.next(waiting, w.mark())
+		p, err := w.engine.feed.Next(waiting, w.mark())
 		if !errors.Is(err, errSave) {
 			return p, err
 		}
@@ -331,7 +332,7 @@ func (w *worker) markAt(position eventstore.Position) eventstore.Mark {
 	switch {
 	case w.seen.Position == position:
 		return w.seen
-	case w.page != nil && position > w.page.after:
+	case w.page != nil && position > w.page.After:
 		return w.page.At(position)
 	}
 	return eventstore.After(position)
