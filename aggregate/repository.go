@@ -70,6 +70,9 @@ func unusable(format string, args ...any) error {
 	return &eventstore.InvalidError{Reason: fmt.Sprintf(format, args...)}
 }
 
+// Definition returns what the repository was made with.
+func (r *Repository[S, E]) Definition() *Definition[S, E] { return r.definition }
+
 // Loaded is an aggregate as it was when it was loaded.
 type Loaded[S, E any] struct {
 	State    *S

@@ -6,6 +6,8 @@ import (
 	"iter"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
@@ -45,6 +47,21 @@ func (r *Repository[S, E]) LoadThrough(ctx context.Context, key string, position
 		return r.loadTo(ctx, stream, 0)
 	}
 	return r.loadWhere(ctx, stream, eventstore.ReadOptions{Through: position})
+}
+
+// LoadThroughEvent returns the aggregate as it was just after one of its events. It returns an error that is
+// [eventstore.ErrNotFound] when the aggregate has no event with that id. It reads the stream backwards to the event.
+func (r *Repository[S, E]) LoadThroughEvent(ctx context.Context, key string, id uuid.UUID) (*Loaded[S, E], error) {
+	stream := r.definition.Stream(key)
+	for event, err := range r.store.Read(ctx, stream, eventstore.ReadOptions{Backwards: true}) {
+		if err != nil {
+			return nil, fmt.Errorf("aggregate: load %s: %w", stream, err)
+		}
+		if event.ID == id {
+			return r.loadTo(ctx, stream, event.Version)
+		}
+	}
+	return nil, fmt.Errorf("aggregate: load %s through event %s: %w", stream, id, eventstore.ErrNotFound)
 }
 
 // loadWhere loads up to the last event that the options select.

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/tidemark-es/tidemark/aggregate"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/snapshot"
@@ -83,6 +85,9 @@ func TestTimeTravel(t *testing.T) {
 		checkPast(t, "before its first position", loaded, err, 0)
 		loaded, err = repo.LoadThrough(ctx, "a", math.MaxInt64)
 		checkPast(t, "at the last position", loaded, err, n)
+		if _, err := repo.LoadThroughEvent(ctx, "a", uuid.New()); !errors.Is(err, eventstore.ErrNotFound) {
+			t.Errorf("through an event of another stream: %v, want ErrNotFound", err)
+		}
 		loaded, err = repo.LoadVersion(ctx, "none", 7)
 		checkPast(t, "of nothing", loaded, err, 0)
 		for i, event := range events {
@@ -97,6 +102,8 @@ func TestTimeTravel(t *testing.T) {
 				loaded, err = repo.LoadThrough(ctx, "a", position)
 				checkPast(t, fmt.Sprint("at position ", position), loaded, err, version)
 			}
+			loaded, err = repo.LoadThroughEvent(ctx, "a", event.ID)
+			checkPast(t, fmt.Sprint("through the event of version ", version), loaded, err, version)
 			loaded, err = repo.LoadAsOf(ctx, "a", event.RecordedAt)
 			at := version // several events may be recorded in one microsecond
 			for int(at) < len(events) && events[at].RecordedAt.Equal(event.RecordedAt) {

@@ -40,6 +40,7 @@ var sections = []struct {
 	{"growth", (*bench).growth},
 	{"latency", (*bench).latency},
 	{"bystanders", (*bench).bystanders},
+	{"correlation", (*bench).correlation},
 	{"snapshots", (*bench).snapshots},
 	{"projections", (*bench).projections},
 }

@@ -40,7 +40,7 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 //
 // Concurrent calls share a transaction, yet each has an outcome of its own. It returns a
 // [ConflictError] when a stream is not at its expected version, an [InvalidError] for arguments
-// that are not acceptable, a [KeyReusedError] or [KeySpentError] (see [WithKey]), a [SequenceError], [ErrNotMigrated], [ErrClosed] and,
+// that are not acceptable, a [KeyReusedError] or [KeySpentError] (see [WithKey]), a [SequenceError], [ErrNotMigrated], [ErrClosed], the error of Config.Check and,
 // when ctx is done, its error; in all these cases nothing was stored. [ErrUnknownOutcome] means that
 // the connection was lost, or did not answer within five seconds after ctx was done, while the events
 // were being stored. Repeat the call to find out, under the same key or with events that have the
@@ -52,9 +52,17 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 // provided that they run at isolation level read committed. An append to a stream that an open
 // transaction (see [Store.WithTx]) has appended to waits for its end, until ctx is done.
 func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error) {
+	if s.config.Service != "" {
+		ctx = WithMetadata(ctx, Metadata{Source: s.config.Service})
+	}
 	prepared, err := Prepare(ctx, changes, s.config.MaxEventBytes)
 	if err != nil {
 		return nil, fmt.Errorf("eventstore: %w", err)
+	}
+	if s.config.Check != nil {
+		if err := s.config.Check(ctx, prepared); err != nil {
+			return nil, wrap(err, "the commit is refused by Config.Check")
+		}
 	}
 	r := newRequest(ctx, prepared)
 	if r.key == nil {

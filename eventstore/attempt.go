@@ -16,6 +16,22 @@ type attempt struct {
 	now     usage
 	found   []StreamID // of the commit that is stored under the key, once Receipts has found one
 	strayed []StreamID // of a commit that was answered with the receipts of other streams
+	steps   map[string]*attempt
+}
+
+// step returns the attempt at a step of this one, the same one each time.
+func (a *attempt) step(name string) *attempt {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	one, ok := a.steps[name]
+	if !ok {
+		if a.steps == nil {
+			a.steps = make(map[string]*attempt)
+		}
+		one = new(attempt)
+		a.steps[name] = one
+	}
+	return one
 }
 
 // usage is which commit has the key, and what became of that commit.

@@ -19,7 +19,7 @@ func MetadataFrom(ctx context.Context) Metadata {
 }
 
 // WithCause returns a context under which appended events say that event led to them: they get its id
-// as causation id, its correlation id, actor and trace context. The projection engine does it for
+// as causation id, its correlation id, actor and trace context, one more as depth, and its hops with its source. The projection engine does it for
 // each event that it hands to a handler; use it wherever else an event makes code append more.
 //
 // An event without a correlation id begins a correlation: what it leads to gets its id as one.
@@ -29,9 +29,13 @@ func WithCause[D any](ctx context.Context, event Event[D]) context.Context {
 		CausationID:   event.ID.String(),
 		Actor:         event.Metadata.Actor,
 		TraceParent:   event.Metadata.TraceParent,
+		Depth:         event.Metadata.Depth + 1,
+		Hops:          event.Metadata.hopsBehind(),
 	}
 	if m.CorrelationID == "" {
 		m.CorrelationID = m.CausationID
 	}
-	return WithMetadata(ctx, m)
+	merged := m.or(MetadataFrom(ctx))
+	merged.Hops = m.Hops // those of another cause are of another path
+	return context.WithValue(ctx, metadataKey{}, merged)
 }

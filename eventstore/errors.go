@@ -33,6 +33,8 @@ var (
 	ErrUnproven = errors.New("what is stored may be hidden from this reader")
 	// ErrDiverged means that the log went back, see [DivergedError].
 	ErrDiverged = errors.New("the log went back")
+	// ErrNotFound means that there is no such event, see [Store.Event].
+	ErrNotFound = errors.New("no such event")
 	// ErrSequenceBehind means that the sequence of positions is behind the log, see [SequenceError].
 	ErrSequenceBehind = errors.New("the sequence of positions is behind the log")
 	// ErrNoAnswer means that Postgres could not be reached, or has not answered, within some seconds: the
@@ -177,7 +179,7 @@ func (e *KeySpentError) Error() string {
 		second = fmt.Sprintf("the commit to %v", e.Second)
 	}
 	return fmt.Sprintf("idempotency key %q serves one commit, to %v: %s is a second one, and was not stored; "+
-		"put both into one commit, or give the second one a context with a key of its own or without a key", e.Key, e.First, second)
+		"put both into one commit, or give the second one a key of its own with eventstore.WithStep, or none with WithoutKey", e.Key, e.First, second)
 }
 
 // Unwrap returns [ErrKeySpent].

@@ -1,7 +1,9 @@
 package eventstore
 
 import (
+	"cmp"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -46,17 +48,24 @@ type Metadata struct {
 	CausationID   string            `json:"causation_id,omitempty"`   // the command or event that led to this one
 	Actor         string            `json:"actor,omitempty"`          // who did it
 	TraceParent   string            `json:"traceparent,omitempty"`    // W3C trace context
+	Source        string            `json:"source,omitempty"`         // the service that appended it; Config.Service if empty
+	Depth         int               `json:"depth,omitempty"`          // how many events one after another led to it
+	Hops          []string          `json:"hops,omitempty"`           // the other services that these came through, at most 32, the latest last
 	Headers       map[string]string `json:"headers,omitempty"`        // anything else
 }
 
 // isZero reports whether there is nothing to store.
 func (m Metadata) isZero() bool {
-	return m.CorrelationID == "" && m.CausationID == "" && m.Actor == "" && m.TraceParent == "" && len(m.Headers) == 0
+	return m.CorrelationID == "" && m.CausationID == "" && m.Actor == "" && m.TraceParent == "" && m.Source == "" && m.Depth == 0 &&
+		len(m.Hops) == 0 && len(m.Headers) == 0
 }
 
 // size returns about how many bytes there are to store.
 func (m Metadata) size() int {
-	n := len(m.CorrelationID) + len(m.CausationID) + len(m.Actor) + len(m.TraceParent)
+	n := len(m.CorrelationID) + len(m.CausationID) + len(m.Actor) + len(m.TraceParent) + len(m.Source)
+	for _, hop := range m.Hops {
+		n += len(hop)
+	}
 	for name, value := range m.Headers {
 		n += len(name) + len(value)
 	}
@@ -65,23 +74,43 @@ func (m Metadata) size() int {
 
 // or returns m with its empty fields taken from other.
 func (m Metadata) or(other Metadata) Metadata {
-	first := func(a, b string) string {
-		if a != "" {
-			return a
-		}
-		return b
-	}
 	merged := Metadata{
-		CorrelationID: first(m.CorrelationID, other.CorrelationID),
-		CausationID:   first(m.CausationID, other.CausationID),
-		Actor:         first(m.Actor, other.Actor),
-		TraceParent:   first(m.TraceParent, other.TraceParent),
+		CorrelationID: cmp.Or(m.CorrelationID, other.CorrelationID),
+		CausationID:   cmp.Or(m.CausationID, other.CausationID),
+		Actor:         cmp.Or(m.Actor, other.Actor),
+		TraceParent:   cmp.Or(m.TraceParent, other.TraceParent),
+		Source:        cmp.Or(m.Source, other.Source),
+		Depth:         cmp.Or(m.Depth, other.Depth),
+		Hops:          m.Hops,
 		Headers:       m.Headers,
+	}
+	if len(merged.Hops) == 0 {
+		merged.Hops = other.Hops
 	}
 	if len(merged.Headers) == 0 {
 		merged.Headers = other.Headers
 	}
 	return merged
+}
+
+// maxHops bounds the services that an event remembers its causes came through.
+const maxHops = 32
+
+// hopsBehind returns the hops of what an event leads to. The service that appends it is left out again, see arrived.
+func (m Metadata) hopsBehind() []string {
+	if m.Source == "" {
+		return m.Hops
+	}
+	hops := append(slices.Clone(m.Hops), m.Source)
+	return hops[max(0, len(hops)-maxHops):]
+}
+
+// arrived returns the metadata without a last hop that is the service itself.
+func (m Metadata) arrived() Metadata {
+	if n := len(m.Hops); n > 0 && m.Hops[n-1] == m.Source {
+		m.Hops = m.Hops[:n-1]
+	}
+	return m
 }
 
 // Change is what one append does to one stream.

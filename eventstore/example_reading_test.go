@@ -204,3 +204,38 @@ func ExampleConfig_pollOnly() {
 	defer store.Close()
 	show(store.Follow(ctx, 0, eventstore.Filter{Streams: []eventstore.StreamID{account("42")}}))
 }
+
+// What led to an event, and what the event led to.
+func ExampleStore_Why() {
+	ctx := context.Background()
+	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	store, err := eventstore.New(pool, &eventstore.Config{Service: "bank"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer store.Close()
+	if _, err := store.Append(ctx, account("1"), eventstore.Any, encode(Deposited{100})...); err != nil {
+		log.Fatal(err)
+	}
+	var last eventstore.Raw
+	for deposit, err := range store.ReadAll(ctx, 0, eventstore.Filter{}) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		last = deposit
+	}
+	if _, err := store.Append(eventstore.WithCause(ctx, last), account("fees"), eventstore.Any, encode(Deposited{1})...); err != nil {
+		log.Fatal(err)
+	}
+	why, err := store.Why(ctx, last.ID)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, effect := range why.Effects {
+		fmt.Println(why.Event.Stream, "led to", effect.Event.Stream, "by", effect.Event.Metadata.Source)
+	}
+}

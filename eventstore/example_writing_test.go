@@ -49,3 +49,39 @@ func ExampleStore_PurgeKeys() {
 	fmt.Println(purged, err)
 	// Output: 0 <nil>
 }
+
+// Code that commits twice for one request gives the second commit a step of its own.
+func ExampleWithStep() {
+	store := eventstoretest.NewMemory()
+	handle := func(request string) {
+		ctx := eventstore.WithKey(context.Background(), request, nil)
+		deposit, err := store.Append(ctx, account("42"), eventstore.Any, encode(Deposited{100})...)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fee, err := store.Append(eventstore.WithStep(ctx, "fee"), account("fees"), eventstore.Any, encode(Deposited{1})...)
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println("deposit", deposit.Version, "fee", fee.Version)
+	}
+	handle("request-1")
+	handle("request-1") // again: neither is stored twice
+	// Output:
+	// deposit 1 fee 1
+	// deposit 1 fee 1
+}
+
+// A check refuses commits by their content, before anything is sent.
+func ExampleConfig_check() {
+	_ = &eventstore.Config{
+		Check: func(_ context.Context, changes []eventstore.Change) error {
+			for _, change := range changes {
+				if len(change.Events) > 100 {
+					return fmt.Errorf("%d events in one change of stream %s: split them", len(change.Events), change.Stream)
+				}
+			}
+			return nil
+		},
+	}
+}

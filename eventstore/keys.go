@@ -3,12 +3,15 @@ package eventstore
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/internal/naming"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
@@ -33,13 +36,43 @@ func (k Key) Validate() error { return validName("idempotency key", k.Name) }
 // new ids. The key is kept in the append's own transaction.
 //
 // A key serves one commit of an attempt. A second commit in the context is a [KeySpentError], in whichever
-// goroutine, also to the same streams: give it a key of its own, [WithoutKey], or put both into one commit. A
+// goroutine, also to the same streams: give it a key of its own with [WithStep], none with [WithoutKey], or put both
+// into one commit. A
 // commit that was refused, or failed, leaves the key free; so does a transaction of the caller (see
 // [Store.WithTx]) that is rolled back. A commit whose outcome is not known may be repeated in the same
 // attempt, to the same streams; so may, at any time, a commit of events with the same ids. The outcome of
 // the caller's own COMMIT is not seen here: if it is not known, begin another attempt.
 func WithKey(ctx context.Context, name string, content []byte) context.Context {
 	return context.WithValue(ctx, keyKey{}, Key{Name: name, Content: sha256.Sum256(content), attempt: new(attempt)})
+}
+
+// CommitOnce is [Store.Commit] in an attempt of its own under an idempotency key, see [WithKey]: use it where the code that
+// commits knows the key. [WithKey] is for code between which and the commit there is other code, such as a command
+// handler behind HTTP.
+func (s *Store) CommitOnce(ctx context.Context, name string, content []byte, changes ...Change) ([]Receipt, error) {
+	return s.Commit(WithKey(ctx, name, content), changes...)
+}
+
+// WithStep returns a context whose idempotency key is that of ctx for one step, for code that commits more than once for
+// one request: each step commits once, however often the request is repeated. The name of the key is that of ctx
+// with a slash and the step behind it; if that is too long, a hash takes the place of its end. Without a key in ctx
+// it returns ctx: then no step is kept from being done again.
+func WithStep(ctx context.Context, step string) context.Context {
+	key, ok := KeyFrom(ctx)
+	if !ok {
+		return ctx
+	}
+	name := key.Name + "/" + step
+	if len(name) > naming.MaxBytes {
+		sum := sha256.Sum256([]byte(name))
+		end := "/" + hex.EncodeToString(sum[:16])
+		name = strings.ToValidUTF8(name[:naming.MaxBytes-len(end)], "") + end
+	}
+	one := Key{Name: name, Content: key.Content}
+	if key.attempt != nil {
+		one.attempt = key.attempt.step(step)
+	}
+	return context.WithValue(ctx, keyKey{}, one)
 }
 
 // WithoutKey returns a context without an idempotency key, for commits beside the one that the key is for:

@@ -116,7 +116,7 @@ func (d *Draft) prepare(ctx context.Context, maxBytes int) (int, error) {
 	if err := validJSON(d.Data, maxBytes); err != nil {
 		return 0, fmt.Errorf("payload of event type %q: %w", d.Type, err)
 	}
-	d.Metadata = d.Metadata.or(MetadataFrom(ctx))
+	d.Metadata = d.Metadata.or(MetadataFrom(ctx)).arrived()
 	metaBytes, err := d.Metadata.validate(maxBytes)
 	if err != nil {
 		return 0, fmt.Errorf("metadata of event type %q: %w", d.Type, err)
@@ -144,7 +144,10 @@ func (m Metadata) validate(maxBytes int) (int, error) {
 			return 0, err
 		}
 	}
-	texts := []string{m.CorrelationID, m.CausationID, m.Actor, m.TraceParent}
+	if m.Depth < 0 || len(m.Hops) > maxHops {
+		return 0, invalid("its depth is %d and it has %d hops: want a depth from 0 on, and up to %d hops", m.Depth, len(m.Hops), maxHops)
+	}
+	texts := append([]string{m.CorrelationID, m.CausationID, m.Actor, m.TraceParent, m.Source}, m.Hops...)
 	for name, value := range m.Headers {
 		texts = append(texts, name, value)
 	}
@@ -172,7 +175,7 @@ func (m Metadata) text() *string {
 func (m Metadata) encode() []byte {
 	data, err := json.Marshal(m)
 	if err != nil {
-		panic("eventstore: metadata is strings only: " + err.Error())
+		panic("eventstore: metadata is strings and a number: " + err.Error())
 	}
 	return data
 }

@@ -107,7 +107,7 @@ func TestRoles(t *testing.T) {
 			}
 		}
 		for _, sql := range []string{
-			`insert into tidemark.projections (name, version, phase, partitions, types) values ('p', 1, 'live', 1, '{}')`,
+			`insert into tidemark.projections (name, version, log, phase, partitions, types) values ('p', 1, gen_random_uuid(), 'live', 1, '{}')`,
 			`update tidemark.projections set state = 'paused'`,
 			`delete from tidemark.projections`,
 		} {
@@ -122,7 +122,7 @@ func TestRoles(t *testing.T) {
 		}
 		// A role that keeps a projection inline has the appends of others refused.
 		for _, sql := range []string{
-			`insert into tidemark.projections (name, version, phase, partitions, types, inline) values ('q', 1, 'live', 1, '{}', null)`,
+			`insert into tidemark.projections (name, version, log, phase, partitions, types, inline) values ('q', 1, gen_random_uuid(), 'live', 1, '{}', null)`,
 			`update tidemark.projections set inline = null`,
 			`select nextval('tidemark.inline_starts')`,
 		} {

@@ -40,6 +40,12 @@ type Config struct {
 	// it writes is there when the append returns, and when it fails nothing was stored. Appends that concern the
 	// same rows wait for each other. See projection.NewInline.
 	Inline AppendHook
+	// Check is asked before every commit, with its changes as they are to be stored, in the goroutine of the caller: an
+	// error refuses the commit, of which nothing is stored, and is wrapped. It must not change what it is given.
+	Check func(ctx context.Context, changes []Change) error
+	// Service is what this program is called in the metadata of the events that it appends, see [Metadata]; at
+	// most 250 bytes, empty for none.
+	Service string
 	// Stale lets a standby answer what is asked of single streams: [Store.Read], [Store.Stat],
 	// [Store.Streams] and [Store.RecentStreams]. The answer is as old as the standby is behind: a stream may
 	// end before a receipt that the caller holds. Nothing should be decided on it. Without Stale such a read
@@ -140,6 +146,8 @@ func (c *Config) validate() error {
 		return invalid("eventstore.New: Config.PageSize is %d: want a number of events up to %d, or 0 for 1000", c.PageSize, maxPage)
 	case c.PollInterval < 0:
 		return invalid("eventstore.New: Config.PollInterval is %s: want a duration above 0, or 0 for 100ms", c.PollInterval)
+	case c.Service != "" && validName("service", c.Service) != nil:
+		return invalid("eventstore.New: Config.Service: %v", validName("service", c.Service))
 	case c.Inline != nil && isnil.Any(c.Inline):
 		return invalid("eventstore.New: Config.Inline holds a nil %T: leave the field out, or pass what projection.NewInline returned without an error", c.Inline)
 	}
@@ -205,7 +213,7 @@ type statements struct {
 	correlated, stat, streams, recent            string
 	stored, declare, identity                    string
 	status, heldFor, holder                      string
-	count, estimate, eventsAt                    string
+	count, estimate, eventsAt, event             string
 }
 
 func newStatements(schema string, stale bool) statements {
@@ -242,6 +250,7 @@ func newStatements(schema string, stale bool) statements {
 		count:         in(countSQL),
 		estimate:      in(estimateSQL),
 		eventsAt:      in(eventsAtSQL),
+		event:         in(eventSQL),
 	}
 }
 

@@ -123,7 +123,7 @@ func testCause(t *testing.T, s Store) {
 	third := appendIn("parcel", func() (eventstore.Receipt, error) {
 		return s.Append(eventstore.WithCause(request, second), stream("parcel"), eventstore.NoStream, draft(3))
 	})
-	want := eventstore.Metadata{CorrelationID: "request-7", CausationID: second.ID.String(), Actor: "alice", TraceParent: first.Metadata.TraceParent}
+	want := eventstore.Metadata{CorrelationID: "request-7", CausationID: second.ID.String(), Actor: "alice", TraceParent: first.Metadata.TraceParent, Depth: 2}
 	if diff := cmp.Diff(want, third.Metadata); diff != "" {
 		t.Errorf("metadata (-want +got):\n%s", diff)
 	}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// correlated appends single events, each with another correlation id, or with the same bytes as a header.
+func (db *database) correlated(indexed bool) write {
+	return func(ctx context.Context, stream eventstore.StreamID, after eventstore.Version) (int, error) {
+		draft, id := db.draft, uuid.NewString()
+		draft.Metadata = eventstore.Metadata{Headers: map[string]string{"id": id}}
+		if indexed {
+			draft.Metadata = eventstore.Metadata{CorrelationID: id}
+		}
+		if _, err := db.Append(ctx, stream, after, draft); err != nil {
+			return 0, err
+		}
+		db.appended.Add(1)
+		return 1, nil
+	}
+}
+
+// finds is how many events are looked for.
+const finds = 200
+
+func (b *bench) correlation(ctx context.Context) error {
+	b.section("Correlation", "Appends of single events with a correlation id, each with another one, against appends of the same bytes that no index has; "+
+		"and how long it takes to find an event by its id, for which there is no index.",
+		"what", "writers", "with", "without", "ratio", "of turns")
+	return b.database(ctx, func(db *database) error {
+		for _, writers := range []int{1, 16, 256} {
+			c, err := compare(ctx, b.duration(), by(writers, db.correlated(false)), by(writers, db.correlated(true)))
+			if err != nil {
+				return err
+			}
+			b.row("append", whole(writers), rate(c.measured), rate(c.reference), ratio(c.ratio()), c.spread())
+		}
+		if err := db.settle(ctx); err != nil {
+			return err
+		}
+		end, err := db.Tidemark(ctx)
+		if err != nil {
+			return err
+		}
+		var sample []time.Duration
+		for n := range finds {
+			events, err := db.EventsAt(ctx, 1+eventstore.Position(n)*(end-1)/finds)
+			if err != nil {
+				return err
+			}
+			for _, e := range events {
+				start := time.Now()
+				if _, err := db.Event(ctx, e.ID); err != nil {
+					return err
+				}
+				sample = append(sample, time.Since(start))
+			}
+		}
+		for _, p := range []int{50, 99} {
+			b.row(fmt.Sprintf("find an event among %d, p%d", end, p), "1", millis(percentile(sample, p)), "", "", "")
+		}
+		return nil
+	})
+}
