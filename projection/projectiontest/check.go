@@ -283,7 +283,7 @@ func (c *check) play(v variant) (model any, err error) {
 		c.given = all[0].Types()
 		return all
 	}
-	h := newHistory(v.size, c.times)
+	h := newHistory(r.store, v.size, c.times)
 	fill := func(ctx context.Context) error {
 		if v.gaps {
 			return appendWithGaps(ctx, r.pool, r.store, v.events)

@@ -9,9 +9,10 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// history is the log as a runner sees it: it says where one batch ends and the next begins, which a
-// store leaves to chance.
+// history is a store whose events a runner gets in pages of a fixed size: a store leaves to chance where one batch ends
+// and the next begins. Everything else that a runner asks of a log, the store answers.
 type history struct {
+	*eventstore.Store
 	size  int                     // events of a page; 0 for all
 	times map[uuid.UUID]time.Time // when events are said to have been recorded
 	asked func()                  // called when a runner reads
@@ -20,13 +21,13 @@ type history struct {
 	events []eventstore.Raw
 }
 
-func newHistory(size int, times map[uuid.UUID]time.Time) *history {
-	return &history{size: size, times: times, ready: make(chan struct{})}
+func newHistory(store *eventstore.Store, size int, times map[uuid.UUID]time.Time) *history {
+	return &history{Store: store, size: size, times: times, ready: make(chan struct{})}
 }
 
 // load reads the log, and lets the runners have it.
-func (h *history) load(ctx context.Context, store *eventstore.Store) error {
-	for event, err := range store.ReadAll(ctx, 0, eventstore.Filter{}) {
+func (h *history) load(ctx context.Context) error {
+	for event, err := range h.ReadAll(ctx, 0, eventstore.Filter{}) {
 		if err != nil {
 			return err
 		}
@@ -55,19 +56,6 @@ func (h *history) batchSize() int {
 	}
 	return h.size + 1
 }
-
-// Tidemark implements projection.Log.
-func (h *history) Tidemark(context.Context) (eventstore.Position, error) {
-	select {
-	case <-h.ready:
-		return h.end(), nil
-	default:
-		return 0, nil
-	}
-}
-
-// Identity implements projection.Log. All histories of a database are the same one.
-func (h *history) Identity(context.Context) (uuid.UUID, error) { return uuid.UUID{1}, nil }
 
 // Next implements projection.Log. At the end of the log it waits until ctx is done.
 func (h *history) Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error) {

@@ -30,7 +30,7 @@ func Run(t testing.TB, pool *pgxpool.Pool, p *projection.Projection, events ...E
 		t.Fatal(err)
 	}
 	defer r.store.Close()
-	h := newHistory(0, nil)
+	h := newHistory(r.store, 0, nil)
 	err = r.play(t.Context(), h, func(ctx context.Context) error { return appendAll(ctx, r.store, events) },
 		func() []*projection.Projection { return []*projection.Projection{p} })
 	if err != nil {
@@ -109,7 +109,7 @@ func (r *rig) process(ctx context.Context, h *history, fill func(context.Context
 	case <-h.ready: // by an earlier process
 	default:
 		if err = fill(ctx); err == nil {
-			err = h.load(ctx, r.store)
+			err = h.load(ctx)
 		}
 		if err != nil {
 			return false, errors.Join(err, stop())
