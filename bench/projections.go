@@ -75,14 +75,14 @@ func trivial(name string, partitions int) *projection.Projection {
 // upserts returns a projection that writes a row for each event.
 func upserts(partitions int) *projection.Projection {
 	const upsertSQL = `
-insert into %s as b (account, events, balance)
+insert into {` + schema + `.balances} as b (account, events, balance)
 values ($1, 1, $2)
 on conflict (account) do update
    set events = b.events + 1, balance = b.balance + excluded.balance`
 	key := keyed(fewKeys)
 	return projection.New("upserts", options(partitions),
 		projection.OnKeyed(depositing, key, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {
-			_, err := tx.Exec(ctx, fmt.Sprintf(upsertSQL, projection.TableName(ctx, schema+".balances")), key(event), event.Data.Amount)
+			_, err := tx.Exec(ctx, upsertSQL, key(event), event.Data.Amount)
 			return err
 		}))
 }

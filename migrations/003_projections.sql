@@ -95,7 +95,7 @@ begin
     raise exception using
         errcode = 'TM009',
         message = format('%s on %I.%I is refused: it is the view for readers', tg_op, tg_table_schema, tg_table_name),
-        hint = 'Ask projection.TableName for the table of the version that is written.';
+        hint = 'Name the table in braces, as in Options.DDL: {name} is the table of the version that is written.';
 end
 $$;
 -- +goose StatementEnd

@@ -129,7 +129,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 		b.watchdog.Reset(b.worker.projection.options.Timeout)
 		info.item = i
 		said := newSaying()
-		err := handleItem(hctx, tx, i, said)
+		err := info.projection.handleItem(hctx, tx, i, said)
 		if said.idle > slowest.idle {
 			slowest = idler{n, said.idle}
 		}
@@ -166,13 +166,13 @@ func (b *batch) orIdle(err error, conn *pgx.Conn, slowest idler) error {
 }
 
 // handleItem calls the handler of an item, and looks whether the transaction survived it.
-func handleItem(ctx context.Context, tx pgx.Tx, i *item, said *saying) error {
+func (p *Projection) handleItem(ctx context.Context, tx pgx.Tx, i *item, said *saying) error {
 	if i.meaning.err != nil {
 		return i.meaning.err
 	}
 	defer said.speak()
 	// What the handler appends was caused by this event.
-	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, said}, i)
+	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, p.names, said}, i)
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -157,7 +157,7 @@ func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string, log uu
 		return err
 	}
 	if o.DDL != "" {
-		if _, err := tx.Exec(ctx, v.projection.ddl()); err != nil {
+		if _, err := tx.Exec(ctx, v.projection.names.sql(v.projection.options.DDL)); err != nil {
 			return &ddlError{err}
 		}
 	}

@@ -114,8 +114,8 @@ func ExampleOnKeyed() {
 	// Praha 1
 }
 
-// With DDL the runner makes the tables, a set for each version, and TableName is what this version's is called.
-func ExampleTableName() {
+// With DDL the runner makes the tables, a set for each version. In braces a table's name is that of this version.
+func ExampleOptions_tables() {
 	pool, store, done := connect()
 	defer done()
 
@@ -126,8 +126,7 @@ func ExampleTableName() {
 	}
 	deposits := projection.New("deposits", options, projection.On(accounts,
 		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[AccountEvent]) error {
-			table := projection.TableName(ctx, "deposits") // "deposits_v2", quoted
-			_, err := tx.Exec(ctx, `insert into `+table+` values ($1, $2)`, e.Stream.Key, e.Data.(Deposited).Amount)
+			_, err := tx.Exec(ctx, `insert into {deposits} values ($1, $2)`, e.Stream.Key, e.Data.(Deposited).Amount)
 			return err
 		}))
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,11 +13,12 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// handlerTx is the transaction as handlers get it: they do not end it. It hears what Postgres says, so that an
-// error that the handler keeps to itself is judged like one that it returns.
+// handlerTx is the transaction as handlers get it: they do not end it, and name tables in braces. It hears what
+// Postgres says, so that an error that the handler keeps to itself is judged like one that it returns.
 type handlerTx struct {
 	pgx.Tx
-	said *saying
+	names tableNames
+	said  *saying
 }
 
 func (handlerTx) Commit(context.Context) error   { return errEnded }
@@ -28,35 +30,44 @@ func (t handlerTx) Begin(ctx context.Context) (pgx.Tx, error) {
 	if t.said.hear(err); err != nil {
 		return nil, err
 	}
-	return savepoint{handlerTx{tx, t.said}}, nil
+	return savepoint{handlerTx{tx, t.names, t.said}}, nil
 }
 
 func (t handlerTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
 	t.said.speak()
-	tag, err := t.Tx.Exec(ctx, sql, args...)
+	tag, err := t.Tx.Exec(ctx, t.names.sql(sql), args...)
 	return tag, t.said.hear(err)
 }
 
 func (t handlerTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	t.said.speak()
-	rows, err := t.Tx.Query(ctx, sql, args...)
+	rows, err := t.Tx.Query(ctx, t.names.sql(sql), args...)
 	return heardRows{rows, t.said}, t.said.hear(err)
 }
 
 func (t handlerTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	t.said.speak()
-	return heardRow{t.Tx.QueryRow(ctx, sql, args...), t.said}
+	return heardRow{t.Tx.QueryRow(ctx, t.names.sql(sql), args...), t.said}
 }
 
 func (t handlerTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
 	t.said.speak()
-	n, err := t.Tx.CopyFrom(ctx, table, columns, rows)
+	n, err := t.Tx.CopyFrom(ctx, t.names.identifier(table), columns, rows)
 	return n, t.said.hear(err)
 }
 
 func (t handlerTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	t.said.speak()
+	for _, q := range b.QueuedQueries {
+		q.SQL = t.names.sql(q.SQL)
+	}
 	return heardBatch{t.Tx.SendBatch(ctx, b), t.said}
+}
+
+func (t handlerTx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
+	t.said.speak()
+	statement, err := t.Tx.Prepare(ctx, name, t.names.sql(sql))
+	return statement, t.said.hear(err)
 }
 
 // savepoint is a transaction within that of a batch, which handlers may end.
@@ -133,6 +144,9 @@ func (s *saying) hear(err error) error {
 	var said *pgconn.PgError
 	if errors.As(err, &said) && said.Code != pgerr.FailedTransaction { // which says nothing of the cause
 		s.err = said
+		if said.Code == pgerr.SyntaxError && strings.Contains(said.Message, `"{"`) {
+			return Fatal(fmt.Errorf("a name in braces is not one of Options.Tables: %w", err))
+		}
 	}
 	return err
 }

@@ -34,7 +34,7 @@ func (f *fixture) runErr(log projection.Log, projections ...*projection.Projecti
 func seats(name, table string, version int) *projection.Projection {
 	o := &projection.Options{Version: version, Tables: []string{table}, DDL: `create table {` + table + `} (position bigint primary key, by text)`}
 	return projection.New(name, o, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
-		_, err := tx.Exec(ctx, `insert into `+projection.TableName(ctx, table)+` values ($1, $2)`, e.Position, name)
+		_, err := tx.Exec(ctx, `insert into {`+table+`} values ($1, $2)`, e.Position, name)
 		return err
 	}))
 }

@@ -100,7 +100,7 @@ func processProjections(version int, inHandler, inFold func(context.Context, pgx
 	options := &projection.Options{Version: version, Partitions: 8, Tables: []string{"handled"}, DDL: tallyDDL("handled")}
 	handled := projection.New("handled", options, projection.On(counting, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 		_, err := tx.Exec(ctx, `
-			insert into `+projection.TableName(ctx, "handled")+` as t (key, n, chain)
+			insert into {handled} as t (key, n, chain)
 			values ($1, 1, $2::bigint % $3)
 			on conflict (key) do update set n = t.n + 1, chain = (t.chain * 31 + $2::bigint) % $3`,
 			event.Stream.Key, event.Position, chainSize)

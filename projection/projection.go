@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -30,8 +29,9 @@ type Projection struct {
 	types   []string        // of all sources, sorted
 	stored  []string        // the same, and schemas above the first one: what releases may differ in
 	known   map[string]bool // stored, and types that are retired
-	table   table           // nil unless it folds rows
-	effects bool            // a subscription
+	names   tableNames
+	table   table // nil unless it folds rows
+	effects bool  // a subscription
 }
 
 // Options say how a projection is run. Nil and the zero value are the defaults.
@@ -45,7 +45,10 @@ type Options struct {
 	// one key are. It is fixed for a version.
 	Partitions int
 	// Tables are the names of the read model's tables, such as "bank.accounts". Readers find a view
-	// under each of these names, which shows the table of the live version.
+	// under each of these names, which shows the table of the live version. Handlers write to the table of their own
+	// version: in every statement that a handler sends with its transaction, "{bank.accounts}" stands for the table's
+	// quoted name, as in DDL, in pgx.Identifier{"{bank.accounts}"} too. A value that has such a text in it must be a
+	// parameter.
 	Tables []string
 	// DDL makes the tables, once for each version: SQL statements in which a table's name in braces
 	// stands for the table of this version, such as
@@ -183,8 +186,8 @@ func decode[E any](c *codec.Codec[E], raw eventstore.Raw) (events []eventstore.E
 // All its handlers get the events in the order of positions, or of their key if it has several
 // partitions. They may read what the same projection has written for the same key, but not the
 // tables of others, which are ahead or behind. With [Options.DDL] the runner makes the tables, and
-// handlers ask [TableName] for them; without it they are the application's to create before the
-// runner starts.
+// the statements of handlers name them in braces as the DDL does, see [Options.Tables]; without it they are the
+// application's to create before the runner starts.
 //
 // A source or an event type that is added to a projection later gets events from its checkpoint
 // on, not those before: [Runner.Status] says so, and to have all of them raise [Options.Version].
@@ -217,6 +220,7 @@ func newProjection(name string, options *Options, sources []source) (*Projection
 	}
 	p := &Projection{name: name, options: options.withDefaults(), sources: slices.Clone(sources)}
 	p.options.Tables = slices.Clone(p.options.Tables)
+	p.names = newTableNames(p.options.Tables, p.options.Version)
 	if err := p.options.validate(); err != nil {
 		return nil, err
 	}
@@ -282,33 +286,6 @@ func (p *Projection) Types() []string {
 		return nil
 	}
 	return slices.Clone(p.types)
-}
-
-// ddl returns the statements that make the tables of this version.
-func (p *Projection) ddl() string {
-	statements := p.options.DDL
-	for _, t := range p.options.Tables {
-		statements = strings.ReplaceAll(statements, "{"+t+"}", physical(t, p.options.Version))
-	}
-	return statements
-}
-
-// physical returns the quoted name of a table of one version.
-func physical(table string, version int) string {
-	return quote(fmt.Sprintf("%s_v%d", table, version))
-}
-
-func quote(table string) string { return pgx.Identifier(strings.Split(table, ".")).Sanitize() }
-
-// TableName returns the name, quoted for SQL, of one of the tables in [Options.Tables] as the handler that was
-// given the context has to use it: that of the version it writes. It panics for a table that the
-// projection does not have, or outside of a handler.
-func TableName(ctx context.Context, table string) string {
-	b, ok := ctx.Value(batchKey{}).(*batchInfo)
-	if !ok || !slices.Contains(b.projection.options.Tables, table) {
-		panic(fmt.Sprintf("projection: TableName(%q): not in a handler, or not in its projection's Tables", table))
-	}
-	return physical(table, b.projection.options.Version)
 }
 
 type batchKey struct{}

@@ -297,7 +297,7 @@ func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rows, i *item
 	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout, ErrTimeout)
 	defer cancel()
 	if !p.effects {
-		return handleItem(ctx, tx, i, newSaying())
+		return p.handleItem(ctx, tx, i, newSaying())
 	}
 	err := callEffect(ctx, i)
 	if err != nil && ctx.Err() != nil {

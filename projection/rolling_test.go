@@ -67,7 +67,7 @@ func rollWrite(hook rollHook) projection.Handler[counted] {
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, `insert into `+projection.TableName(ctx, "tally")+` as t (key, n, last) values ($1, 1, $2)
+		_, err := tx.Exec(ctx, `insert into {tally} as t (key, n, last) values ($1, 1, $2)
 			on conflict (key) do update set n = t.n + 1, last = excluded.last`, e.Stream.Key, e.Position)
 		return err
 	}

@@ -20,7 +20,7 @@ func TestSameStatements(t *testing.T) {
 	made := func(name, ddl string) *projection.Projection {
 		return projection.New(name, &projection.Options{Tables: []string{name}, DDL: ddl},
 			projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
-				_, err := tx.Exec(ctx, `insert into `+projection.TableName(ctx, name)+` values ($1)`, e.Position)
+				_, err := tx.Exec(ctx, `insert into {`+name+`} values ($1)`, e.Position)
 				return err
 			}))
 	}

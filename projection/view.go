@@ -84,7 +84,7 @@ func (d *database) showTable(ctx context.Context, tx pgx.Tx, view, table string)
 	if err != nil {
 		return err
 	}
-	// Only readers: in the first version a handler that does not ask TableName would not be noticed.
+	// Only readers: in the first version a handler that names the view would not be noticed.
 	guard := "create or replace trigger readers instead of insert or update or delete on " + view +
 		" for each row execute function " + d.catalog.SQL("SCHEMA.refuse_view_change()")
 	if _, err = savepoint.Exec(ctx, "create or replace view "+view+" as select * from "+table+"; "+guard); err == nil {

@@ -196,7 +196,7 @@ func TestAddedType(t *testing.T) {
 	}
 }
 
-// TestHandlerWritesToTheView: a handler that does not ask TableName is stopped in the first version already, and not
+// TestHandlerWritesToTheView: a handler that writes to the view is stopped in the first version already, and not
 // found out when the next one writes into the tables that readers see.
 func TestHandlerWritesToTheView(t *testing.T) {
 	t.Parallel()

@@ -30,6 +30,7 @@ const (
 	Deadlock             = "40P01"
 	LockNotAvailable     = "55P03"
 	FailedTransaction    = "25P02"
+	SyntaxError          = "42601"
 	IdleInTransaction    = "25P03"
 	Canceled             = "57014"
 	TooManyConnections   = "53300"

@@ -118,15 +118,14 @@ func fold(row *account, e eventstore.Event[event]) projection.Op {
 
 // handle is right.
 func handle(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
-	table := projection.TableName(ctx, "accounts")
 	var err error
 	switch data := e.Data.(type) {
 	case opened:
-		_, err = tx.Exec(ctx, `insert into `+table+` (account, owner, balance, tags) values ($1, $2, 0, $3)`, e.Stream.Key, data.Owner, data.Tags)
+		_, err = tx.Exec(ctx, `insert into {accounts} (account, owner, balance, tags) values ($1, $2, 0, $3)`, e.Stream.Key, data.Owner, data.Tags)
 	case deposited:
-		_, err = tx.Exec(ctx, `update `+table+` set balance = balance + $2 where account = $1`, e.Stream.Key, data.Amount)
+		_, err = tx.Exec(ctx, `update {accounts} set balance = balance + $2 where account = $1`, e.Stream.Key, data.Amount)
 	case renamed:
-		_, err = tx.Exec(ctx, `update `+table+` set owner = $2 where account = $1`, e.Stream.Key, data.Owner)
+		_, err = tx.Exec(ctx, `update {accounts} set owner = $2 where account = $1`, e.Stream.Key, data.Owner)
 	}
 	return err
 }
