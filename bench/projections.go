@@ -40,6 +40,7 @@ var models = []model{
 	{name: "handler, upserts", share: 20, make: upserts, table: true},
 	{name: "table, " + whole(fewKeys) + " keys", share: 1, want: 0.15, make: tableOf(fewKeys), table: true},
 	{name: "table, " + whole(manyKeys) + " keys", share: 1, want: 0.15, make: tableOf(manyKeys), table: true},
+	{name: "table, two of " + whole(fewKeys) + " keys per event", share: 1, make: transfers, table: true},
 	{name: "table with a time, " + whole(fewKeys) + " keys", share: 1, make: timedTable, table: true},
 }
 
@@ -103,6 +104,24 @@ func tableOf(keys int) func(partitions int) *projection.Projection {
 type timedBalance struct {
 	balance
 	At time.Time
+}
+
+// transfers returns a projection that folds each event into the row it is from and into the next one. The first counts it.
+func transfers(partitions int) *projection.Projection {
+	from := keyed(fewKeys)
+	keys := func(event eventstore.Event[deposited]) []string {
+		return []string{from(event), "account-" + strconv.FormatInt(int64(event.Position+1)%fewKeys, 10)}
+	}
+	return projection.NewTable("transfers", options(partitions),
+		projection.FoldKeys(depositing, keys, func(row *balance, event eventstore.Event[deposited]) projection.Op {
+			if row.Account != from(event) {
+				row.Balance += event.Data.Amount
+				return projection.Put
+			}
+			row.Events++
+			row.Balance -= event.Data.Amount
+			return projection.Put
+		}))
 }
 
 // timedTable is tableOf with a time.

@@ -45,6 +45,15 @@ func cut(items []item, through eventstore.Position, l limits) ([]item, eventstor
 	return items[:n], items[n-1].raw.Position
 }
 
+// half returns how many items the next batch may have when one with n items failed: fewer, although cut adds the rest
+// of an event.
+func half(n, limit int) int {
+	if limit > 0 {
+		n = min(n, limit)
+	}
+	return max(1, n/2)
+}
+
 // outcome is what a worker does after a step.
 type outcome int
 

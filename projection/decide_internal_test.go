@@ -87,6 +87,26 @@ func TestCutAgrees(t *testing.T) {
 	})
 }
 
+// TestHalf: however the items of a batch are spread over events, halving ends with the items of one event.
+func TestHalf(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var page []eventstore.Position
+		for at, n := range rapid.SliceOfN(rapid.IntRange(1, 5), 1, 20).Draw(t, "items of each event") {
+			page = append(page, slices.Repeat([]eventstore.Position{eventstore.Position(at + 1)}, n)...)
+		}
+		items, limit := itemsAt(page...), 0
+		for range 20 {
+			if isOneEvent(items) {
+				return
+			}
+			limit = half(len(items), limit)
+			items, _ = cut(itemsAt(page...), 30, limits{most: limit})
+		}
+		t.Fatalf("after 20 times there are %d items with the limit %d", len(items), limit)
+	})
+}
+
 // TestAfter: what a worker does next.
 func TestAfter(t *testing.T) {
 	t.Parallel()

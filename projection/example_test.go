@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
 )
@@ -84,6 +85,46 @@ func ExampleNewTable() {
 	// Output:
 	// ada 12 7
 	// bob 1 1
+}
+
+// A transfer concerns two rows. The fold is called for each of them, and finds in the row's key which one.
+func ExampleFoldKeys() {
+	pool, store, done := connect()
+	defer done()
+
+	type transferred struct {
+		From, To string
+		Amount   int64
+	}
+	type account struct {
+		Number  string `db:"account,key"`
+		Balance int64
+	}
+	transfers := codec.New(codec.Of("transferred", func(t transferred) transferred { return t }))
+	options := &projection.Options{DDL: `create table {balances} (account text primary key, balance bigint not null)`}
+	balances := projection.NewTable("balances", options, projection.FoldKeys(transfers,
+		func(e eventstore.Event[transferred]) []string { return []string{e.Data.From, e.Data.To} },
+		func(row *account, e eventstore.Event[transferred]) projection.Op {
+			if row.Number == e.Data.From {
+				row.Balance -= e.Data.Amount
+			}
+			if row.Number == e.Data.To {
+				row.Balance += e.Data.Amount
+			}
+			return projection.Put
+		}))
+
+	runner, stop := run(pool, store, balances)
+	defer stop()
+	draft, err := transfers.Encode(transferred{From: "ada", To: "bob", Amount: 5})
+	check(err)
+	receipt, err := store.Append(context.Background(), eventstore.StreamID{Category: "transfer", Key: "1"}, eventstore.NoStream, draft)
+	check(err)
+	wait(runner, receipt.Position)
+	query(pool, `select * from balances order by account`)
+	// Output:
+	// ada -5
+	// bob 5
 }
 
 // The rows are those of branches, which deposits into many accounts are made at. So the branch is the key:

@@ -3,7 +3,6 @@ package projection
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"runtime/debug"
 	"slices"
 	"sort"
@@ -55,13 +54,13 @@ func (p *Projection) divide(pg *feed.Page) [][]item {
 
 // addItems adds an event to the partitions it belongs to.
 func (p *Projection) addItems(parts [][]item, i item) {
-	var split map[string]meaning
-	if i.meaning.err == nil && i.source.key != nil {
+	var split []part
+	if i.meaning.err == nil && i.source.split != nil {
 		split = i.findKeys()
 	}
-	for _, key := range slices.Sorted(maps.Keys(split)) {
-		n := p.partitionOf(key)
-		parts[n] = append(parts[n], item{raw: i.raw, source: i.source, key: key, meaning: split[key]})
+	for _, s := range split {
+		n := p.partitionOf(s.key)
+		parts[n] = append(parts[n], item{raw: i.raw, source: i.source, key: s.key, meaning: s.meaning})
 	}
 	if split == nil {
 		n := 0
@@ -72,18 +71,18 @@ func (p *Projection) addItems(parts [][]item, i item) {
 	}
 }
 
-// findKeys asks the key function, which may panic, and sets the item's key or why it has none. If the event was
-// split and its parts may have keys of their own, it returns them.
-func (i *item) findKeys() (parts map[string]meaning) {
+// findKeys asks the key function, which may panic. It sets the item's key, or returns its parts if the event may have
+// several keys or none; or it sets why there is no key.
+func (i *item) findKeys() (parts []part) {
 	defer recovered(&i.meaning.err)
 	if parts = i.source.split(i.meaning); parts == nil {
 		if i.key = i.source.key(i.meaning); !validKey(i.key) {
 			i.key, i.meaning.err = "", fmt.Errorf("%w: %.100q", errNoKey, i.key)
 		}
 	}
-	for key := range parts {
-		if !validKey(key) {
-			i.meaning.err = fmt.Errorf("%w: %.100q", errNoKey, key)
+	for _, p := range parts {
+		if !validKey(p.key) {
+			i.meaning.err = fmt.Errorf("%w: %.100q", errNoKey, p.key)
 			return nil
 		}
 	}

@@ -3,6 +3,7 @@ package projection
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
@@ -22,7 +23,7 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	case retryBatch:
 		return f.err
 	case halve:
-		w.limit, w.halved = max(1, n/2), true
+		w.limit, w.halved = half(n, w.limit), true
 		w.forget()
 		return nil
 	}
@@ -35,10 +36,11 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	if w.isEnvironment(ctx, position, f.err) {
 		return Transient(err)
 	}
+	before := slices.IndexFunc(items, func(i item) bool { return i.raw.Position == position }) // items of events before it
 	w.passed(items[:at])
 	w.attempts[position]++
 	w.until = 0
-	if found.fold && (at > 0 || w.pending > 0) { // what is before it can be committed
+	if found.fold && (before > 0 || w.pending > 0) { // what is before it can be committed
 		w.until = position
 	}
 	w.forget()
@@ -54,8 +56,8 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 		w.engine.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
 			"projection", w.projection.name, "version", w.projection.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
 	}
-	if at > 0 && w.projection.table == nil && !w.projection.effects { // what is before it can be committed
-		w.limit, w.halved = at, false
+	if before > 0 && w.projection.table == nil && !w.projection.effects { // what is before it can be committed
+		w.limit, w.halved = before, false
 		return nil
 	}
 	if given {

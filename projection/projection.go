@@ -1,6 +1,7 @@
 package projection
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -84,8 +85,8 @@ type source struct {
 	retired []string
 	codec   any // the codec: the events of a page are decoded once for all who share it
 	decode  func([]eventstore.Raw) []meaning
-	key     func(meaning) string             // nil: the stream
-	split   func(meaning) map[string]meaning // by key, if there are several events; nil otherwise
+	key     func(meaning) string // of an event that has one; nil: the stream
+	split   func(meaning) []part // sorted by key; nil if key says it
 	handle  func(context.Context, pgx.Tx, meaning) error
 	effect  func(context.Context, meaning) error
 	row     any // of a table: a foldFunc[Row]
@@ -115,7 +116,10 @@ func OnKeyed[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, han
 }
 
 func on[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) HandlerSource {
-	s := newSource(c, key)
+	s := newSource(c)
+	if key != nil {
+		s = keyed(s, key, nil)
+	}
 	s.handle = func(ctx context.Context, tx pgx.Tx, d meaning) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := handler(ctx, tx, event); err != nil {
@@ -127,7 +131,7 @@ func on[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler 
 	return HandlerSource{s}
 }
 
-func newSource[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string) source {
+func newSource[E any](c *codec.Codec[E]) source {
 	s := source{types: c.Types(), retired: c.Retired(), codec: c}
 	handled := make(map[string]bool)
 	for _, t := range s.types {
@@ -151,23 +155,51 @@ func newSource[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string) s
 		}
 		return all
 	}
-	if key == nil {
-		return s
+	return s
+}
+
+// part is what an event means for one of its keys.
+type part struct {
+	key     string
+	meaning meaning
+}
+
+// keyed lets a source find the key of each event, or its keys. An event that was split by an upcaster has those of all
+// its parts.
+func keyed[E any](s source, key func(eventstore.Event[E]) string, keys func(eventstore.Event[E]) []string) source {
+	if key != nil {
+		s.key = func(d meaning) string { return key(d.events.([]eventstore.Event[E])[0]) }
+		keys = func(e eventstore.Event[E]) []string { return []string{key(e)} }
 	}
-	s.key = func(d meaning) string { return key(d.events.([]eventstore.Event[E])[0]) }
-	// An event that was split may belong to several keys.
-	s.split = func(d meaning) map[string]meaning {
+	type place struct {
+		key   string
+		event int
+	}
+	s.split = func(d meaning) []part {
 		events := d.events.([]eventstore.Event[E])
-		if len(events) == 1 {
+		if len(events) == 1 && s.key != nil {
 			return nil
 		}
-		byKey := make(map[string]meaning)
-		for _, event := range events {
-			k := key(event)
-			mine, _ := byKey[k].events.([]eventstore.Event[E])
-			byKey[k] = meaning{index: d.index, events: append(mine, event)}
+		var places []place
+		for n, event := range events {
+			for _, k := range keys(event) {
+				places = append(places, place{k, n})
+			}
 		}
-		return byKey
+		slices.SortFunc(places, func(a, b place) int { return cmp.Or(cmp.Compare(a.key, b.key), a.event-b.event) })
+		parts := make([]part, 0, len(places))
+		for rest := slices.Compact(places); len(rest) > 0; {
+			p := part{rest[0].key, d}
+			var own []eventstore.Event[E]
+			for ; len(rest) > 0 && rest[0].key == p.key; rest = rest[1:] {
+				own = append(own, events[rest[0].event])
+			}
+			if len(own) < len(events) {
+				p.meaning.events = own
+			}
+			parts = append(parts, p)
+		}
+		return parts
 	}
 	return s
 }

@@ -122,7 +122,7 @@ func TestCause(t *testing.T) {
 	if len(chain) != 2 {
 		t.Fatalf("%d events in the correlation, want 2", len(chain))
 	}
-	want := eventstore.Metadata{CorrelationID: "request-1", CausationID: chain[0].ID.String(), Actor: "alice"}
+	want := eventstore.Metadata{CorrelationID: "request-1", CausationID: chain[0].ID.String(), Actor: "alice", Depth: 1}
 	if diff := cmp.Diff(want, chain[1].Metadata); diff != "" {
 		t.Errorf("metadata (-want +got):\n%s", diff)
 	}

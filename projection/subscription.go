@@ -31,7 +31,7 @@ func sourcesOf(effects []EffectSource) []source {
 // them is nil, or the codec decodes no type.
 func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[E]) error) EffectSource {
 	mustHave("Effect", c, given{"the effect", do == nil})
-	s := newSource(c, nil)
+	s := newSource(c)
 	s.effect = func(ctx context.Context, d meaning) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := do(ctx, event); err != nil {

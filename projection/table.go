@@ -49,7 +49,18 @@ type FoldSource[Row any] struct{ source source }
 // codec decodes no type.
 func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
 	mustHave("Fold", c, given{"the key", key == nil}, given{"the fold", fold == nil})
-	s := newSource(c, key)
+	return foldSource(keyed(newSource(c), key, nil), fold)
+}
+
+// FoldKeys is [Fold] for events that may concern several rows, such as a transfer from one account to another: fold is
+// called once for each key, and finds in the row's key which one. An event without keys concerns no row. When it cannot
+// be folded into one of its rows, it is a dead letter of that row alone.
+func FoldKeys[Row, E any](c *codec.Codec[E], keys func(eventstore.Event[E]) []string, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
+	mustHave("FoldKeys", c, given{"the function of keys", keys == nil}, given{"the fold", fold == nil})
+	return foldSource(keyed(newSource(c), nil, keys), fold)
+}
+
+func foldSource[Row, E any](s source, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
 	s.row = func(row *Row, d meaning, done func(Op) error) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := done(fold(row, event)); err != nil {

@@ -30,6 +30,7 @@ import (
 type change struct {
 	Key, Op string
 	N       int64
+	Keys    []string // in place of Key, in events of the second codec
 }
 
 // entry is a row.
@@ -65,14 +66,18 @@ func (b *book) projection(partitions int) *projection.Projection {
 	return projection.NewTable(b.name, &projection.Options{Partitions: partitions, DDL: fmt.Sprintf(bookDDL, b.name)}, folds(b, b.fold)...)
 }
 
-// folds returns the same fold for both codecs.
-func folds[Row any](b *book, fold func(*Row, eventstore.Event[change]) projection.Op) (both []projection.FoldSource[Row]) {
+// folds returns the same fold for both codecs. Events of the second one may have several keys, or none.
+func folds[Row any](b *book, fold func(*Row, eventstore.Event[change]) projection.Op) []projection.FoldSource[Row] {
 	// Some keys cannot be in a payload.
 	special := strings.NewReplacer("ZERO", "\x00", "BAD", "\xff")
-	for _, counting := range b.codecs {
-		both = append(both, projection.Fold(counting, func(e eventstore.Event[change]) string { return special.Replace(e.Data.Key) }, fold))
-	}
-	return both
+	one := projection.Fold(b.codecs[0], func(e eventstore.Event[change]) string { return special.Replace(e.Data.Key) }, fold)
+	several := projection.FoldKeys(b.codecs[1], func(e eventstore.Event[change]) []string {
+		if e.Data.Keys != nil {
+			return e.Data.Keys
+		}
+		return []string{special.Replace(e.Data.Key)}
+	}, fold)
+	return []projection.FoldSource[Row]{one, several}
 }
 
 // fold spoils the row before it fails: nothing of that may be seen.
@@ -151,23 +156,29 @@ func (b *book) fromLog(skipBad bool) []entry {
 			b.Fatal(err)
 		}
 		c := events[0].Data
-		row, there := rows[c.Key]
-		switch {
-		case parked[c.Key], c.Op == "skip":
-		case slices.Contains(badOps, c.Op), c.Op == "touchy" && b.broken.Load():
-			parked[c.Key] = !skipBad
-		case c.Op == "delete":
-			delete(rows, c.Key)
-		default:
-			if !there {
-				row.Name = c.Key
+		keys := []string{c.Key}
+		if c.Keys != nil && raw.Type == types[1] {
+			keys = slices.Compact(slices.Sorted(slices.Values(c.Keys)))
+		}
+		for _, key := range keys {
+			row, there := rows[key]
+			switch {
+			case parked[key], c.Op == "skip":
+			case slices.Contains(badOps, c.Op), c.Op == "touchy" && b.broken.Load():
+				parked[key] = !skipBad
+			case c.Op == "delete":
+				delete(rows, key)
+			default:
+				if !there {
+					row.Name = key
+				}
+				if c.Op == "put" {
+					row.Total = 0
+				}
+				row.Total += c.N
+				row.History = append(slices.Clip(row.History), c.N)
+				rows[key] = row
 			}
-			if c.Op == "put" {
-				row.Total = 0
-			}
-			row.Total += c.N
-			row.History = append(slices.Clip(row.History), c.N)
-			rows[c.Key] = row
 		}
 	}
 	return slices.SortedFunc(maps.Values(rows), func(a, b entry) int { return cmp.Compare(a.Name, b.Name) })
@@ -228,7 +239,11 @@ func TestTableModel(t *testing.T) {
 			"append": func(t *rapid.T) {
 				var changes []change
 				for range rapid.IntRange(1, 15).Draw(t, "changes") {
-					changes = append(changes, change{Key: key.Draw(t, "key"), Op: op.Draw(t, "op")})
+					c := change{Key: key.Draw(t, "key"), Op: op.Draw(t, "op")}
+					if rapid.Bool().Draw(t, "several keys") {
+						c.Keys = rapid.SliceOfN(key, 0, 3).Draw(t, "keys")
+					}
+					changes = append(changes, c)
 				}
 				last = b.append(rapid.IntRange(1, 3).Draw(t, "stream"), changes...)
 			},
