@@ -32,7 +32,7 @@ func (b *bench) keepingUp(ctx context.Context) error {
 				if err := b.project(ctx, []*projection.Projection{m.make(n)}, db.catchUp); err != nil {
 					return err
 				}
-				handled, err := db.handled(ctx, m.table)
+				handled, err := db.handled(ctx, m.rows)
 				return expect("handled", handled, int(db.appended.Load()), err)
 			})
 			if err != nil {
@@ -98,7 +98,7 @@ func (b *bench) lagging(ctx context.Context) error {
 				if err != nil {
 					return err
 				}
-				handled, err := db.handled(ctx, m.table)
+				handled, err := db.handled(ctx, m.rows)
 				return expect("handled", handled, int(db.appended.Load()), err)
 			})
 			if err != nil {
