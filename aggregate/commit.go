@@ -48,7 +48,12 @@ func commit(ctx context.Context, store Store, config *Config, about []eventstore
 	attempts := 0
 	try := func() ([]eventstore.Receipt, error) {
 		attempts++
-		return commitOnce(ctx, store, about, decide)
+		receipts, err := commitOnce(ctx, store, about, decide)
+		var conflict *eventstore.ConflictError
+		if observe := config.observer().Conflict; observe != nil && errors.As(err, &conflict) {
+			observe(ctx, attempts, conflict)
+		}
+		return receipts, err
 	}
 	receipts, err := backoff.Retry(ctx, try,
 		backoff.WithMaxTries(config.tries()), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(config.wait()))

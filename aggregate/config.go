@@ -32,6 +32,9 @@ type Config struct {
 	// after a failover to a standby that was behind, takes versions again that the cache knows otherwise:
 	// then restart the process.
 	CacheSize int
+
+	// Observer is told of loads and conflicts; the zero value observes nothing.
+	Observer Observer
 }
 
 // validate returns an [eventstore.InvalidError] that names a field and its value.
@@ -54,6 +57,14 @@ func (c *Config) validate() error {
 
 // maxMaxDelay bounds Config.MaxDelay.
 const maxMaxDelay = time.Hour
+
+// observer is told what a repository does.
+func (c *Config) observer() Observer {
+	if c == nil {
+		return Observer{}
+	}
+	return c.Observer
+}
 
 // tries is how often a decision is tried in all.
 func (c *Config) tries() uint {

@@ -50,6 +50,23 @@ func (r *Repository[S, E]) load(ctx context.Context, stream eventstore.StreamID,
 		return nil, fmt.Errorf("aggregate: load: %w", err)
 	}
 	start := time.Now()
+	f, err := r.readAndFold(ctx, stream, options)
+	took := time.Since(start)
+	if observe := r.config.observer().Load; observe != nil {
+		done := LoadDone{Stream: stream, Took: took, Err: err}
+		if err == nil {
+			done.Version, done.From, done.Events = f.version, f.from, f.loaded
+		}
+		observe(ctx, done)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f.loadTime = took
+	return f, nil
+}
+
+func (r *Repository[S, E]) readAndFold(ctx context.Context, stream eventstore.StreamID, options eventstore.ReadOptions) (*folded[S], error) {
 	to := options.To
 	if to == 0 {
 		to = math.MaxInt64
@@ -57,16 +74,11 @@ func (r *Repository[S, E]) load(ctx context.Context, stream eventstore.StreamID,
 	for {
 		f, from, found := r.restore(ctx, stream, to)
 		err := r.fold(ctx, f, options)
-		if found && errors.Is(err, errForeign) {
-			r.snapshots.Reject(ctx, from, err)
-			to = from.Version - 1
-			continue
+		if !found || !errors.Is(err, errForeign) {
+			return f, err
 		}
-		if err != nil {
-			return nil, err
-		}
-		f.loadTime = time.Since(start)
-		return f, nil
+		r.snapshots.Reject(ctx, from, err)
+		to = from.Version - 1
 	}
 }
 
@@ -139,10 +151,14 @@ func (r *Repository[S, E]) apply(f *folded[S], raw eventstore.Raw) error {
 
 // take returns an aggregate to decide on, from the cache if that may be.
 func (r *Repository[S, E]) take(ctx context.Context, stream eventstore.StreamID, cached bool) (f *folded[S], err error) {
+	start := time.Now()
 	if cached {
 		f = r.fromCache(ctx, stream)
 	}
 	hit := f != nil
+	if observe := r.config.observer().Load; hit && observe != nil {
+		observe(ctx, LoadDone{Stream: stream, Version: f.version, Events: f.loaded, Cached: true, Took: time.Since(start)})
+	}
 	if !hit {
 		if f, err = r.load(ctx, stream, eventstore.ReadOptions{}); err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -52,6 +53,17 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 // provided that they run at isolation level read committed. An append to a stream that an open
 // transaction (see [Store.WithTx]) has appended to waits for its end, until ctx is done.
 func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error) {
+	observe := s.config.Observer.Append
+	if observe == nil {
+		return s.prepareAndCommit(ctx, changes)
+	}
+	start := time.Now()
+	receipts, err := s.prepareAndCommit(ctx, changes)
+	observe(ctx, AppendDone{changes, receipts, time.Since(start), err})
+	return receipts, err
+}
+
+func (s *Store) prepareAndCommit(ctx context.Context, changes []Change) ([]Receipt, error) {
 	if s.config.Service != "" {
 		ctx = WithMetadata(ctx, Metadata{Source: s.config.Service})
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"log/slog"
 	"time"
 
 	"github.com/google/uuid"
@@ -84,4 +85,15 @@ func ExampleConfig_check() {
 			return nil
 		},
 	}
+}
+
+// An observer is told how every commit has ended: here it logs conflicts and slow commits.
+func ExampleObserver() {
+	_ = &eventstore.Config{Observer: eventstore.Observer{
+		Append: func(ctx context.Context, done eventstore.AppendDone) {
+			if errors.Is(done.Err, eventstore.ErrConflict) || done.Took > time.Second {
+				slog.WarnContext(ctx, "append", "stream", done.Changes[0].Stream, "took", done.Took, "error", done.Err)
+			}
+		},
+	}}
 }

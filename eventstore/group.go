@@ -52,6 +52,7 @@ type group struct {
 	sql      *statements
 	inline   *inliner // nil if nothing is done inline
 	appended func()   // called after a commit
+	observe  func(GroupDone)
 
 	mu       sync.Mutex
 	queue    []*request          // not being written, in the order they came
@@ -356,7 +357,11 @@ func (g *group) write(conn *pgpool.Conn, batch []*request) {
 	}()
 	watch := g.pool.WatchCommit(conn.Conn(), g.answer(batch))
 	defer func() { _ = watch.Stop(nil) }()
+	start := time.Now()
 	rows, err := g.send(conn, batch)
+	if g.observe != nil {
+		g.observe(grouped(batch, time.Since(start), err))
+	}
 	if err != nil {
 		err = watch.Stop(err)
 		lost := wasLost(err, conn.Conn())
@@ -377,6 +382,14 @@ func (g *group) write(conn *pgpool.Conn, batch []*request) {
 	if anyStored {
 		g.appended()
 	}
+}
+
+func grouped(batch []*request, took time.Duration, err error) GroupDone {
+	done := GroupDone{Commits: len(batch), Took: took, Err: err}
+	for _, r := range batch {
+		done.Events, done.Bytes = done.Events+r.events, done.Bytes+r.bytes
+	}
+	return done
 }
 
 // answer returns how long the connection of a group may be silent.

@@ -51,6 +51,8 @@ type Config struct {
 	// end before a receipt that the caller holds. Nothing should be decided on it. Without Stale such a read
 	// returns an [UnprovenError] on a standby.
 	Stale bool
+	// Observer is told of appends and groups; the zero value observes nothing.
+	Observer Observer
 	// Logger is told when a connection of a follower is lost; nil means
 	// slog.Default().
 	Logger *slog.Logger
@@ -124,6 +126,7 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 		s.appended.Notify()
 		s.notifier.notify()
 	})
+	s.group.observe = c.Observer.Group
 	if c.Inline != nil {
 		s.inline = &inliner{c.Inline, s}
 		s.group.inline = s.inline

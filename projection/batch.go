@@ -34,6 +34,7 @@ type batch struct {
 	letters []catalog.NewLetter
 	parking map[string]bool // keys that are parked from this batch on
 	durable bool            // the commit is flushed before anything else happens
+	began   time.Time       // zero if nothing is handled
 
 	watchdog *time.Timer  // ends the context when an event takes too long
 	at       atomic.Int32 // the item that is being handled
@@ -128,8 +129,9 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.worker.projection.options.Timeout)
 		info.item = i
-		said := newSaying()
+		said, began := newSaying(), b.worker.begin()
 		err := info.projection.handleItem(hctx, tx, i, said)
+		b.worker.handled(i, began, err)
 		if said.idle > slowest.idle {
 			slowest = idler{n, said.idle}
 		}
@@ -157,7 +159,7 @@ type idler struct {
 // with it for as long as a lease. Whoever uses the transaction next is told, or finds the connection closed.
 func (b *batch) orIdle(err error, conn *pgx.Conn, slowest idler) error {
 	told := pgerr.Is(err, pgerr.IdleInTransaction) && slowest.idle > b.worker.engine.config.Lease/3 // with what was left of it by others
-	found := conn.IsClosed() && slowest.idle > b.worker.engine.config.Lease && classify(err) == transient && !errors.As(err, new(*pgconn.PgError))
+	found := conn.IsClosed() && slowest.idle > b.worker.engine.config.Lease && classify(err) == ClassTransient && !errors.As(err, new(*pgconn.PgError))
 	if !told && !found {
 		return err
 	}
@@ -241,7 +243,7 @@ func (b *batch) park(ctx context.Context, tx pgx.Tx) error {
 
 // handleBatch gives items to their handlers.
 func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
-	b := &batch{worker: w, to: to, durable: !full || w.projection.effects}
+	b := &batch{worker: w, to: to, durable: !full || w.projection.effects, began: time.Now()}
 	handle := b.handle
 	if w.projection.effects {
 		handle = b.effect

@@ -26,12 +26,13 @@ type database struct {
 	idle    time.Duration  // how long Postgres lets a transaction wait for this process
 	changed *signal.Signal // leases or phases may have changed
 	logger  *slog.Logger
+	observe func(live Ref) // when this process has switched; nil for nobody
 }
 
 func newDatabase(pool *pgxpool.Pool, log Log, schema string, config Config) *database {
 	return &database{
 		pool: pgpool.New(pool), log: reader{log}, catalog: catalog.New(schema), owner: lease.NewOwner(), idle: config.Lease,
-		changed: signal.New(), logger: config.Logger,
+		changed: signal.New(), logger: config.Logger, observe: config.Observer.Switch,
 	}
 }
 

@@ -96,7 +96,7 @@ const (
 
 // finding is what is known of a batch that has failed.
 type finding struct {
-	class    class
+	class    Class
 	fenced   bool // the batch was not this process's any more
 	named    bool // it is known at which item
 	alone    bool // there is no other item that it could be
@@ -114,7 +114,7 @@ func (f finding) verdict() verdict {
 		return halve
 	case f.class.ofAll():
 		return retryEvent
-	case f.class == poison, f.fold, f.attempts >= f.most:
+	case f.class == ClassPoison, f.fold, f.attempts >= f.most:
 		return giveUp
 	}
 	return retryEvent

@@ -40,39 +40,40 @@ func (e *HandlerError) Unwrap() error { return e.Err }
 // classified is an error with the class that a handler, or this package, gave it.
 type classified struct {
 	error
-	class class
+	class Class
 }
 
 func (e *classified) Unwrap() error { return e.error }
 
 // Transient marks an error of a handler as one that passes: the event is tried again, with growing
 // pauses, until it succeeds. Lost connections, deadlocks and the like need no mark. Nil stays nil.
-func Transient(err error) error { return mark(err, transient) }
+func Transient(err error) error { return mark(err, ClassTransient) }
 
 // Fatal marks an error of a handler as one that concerns the whole projection: it stops, and its status
 // says why, until an operator resumes it. Nil stays nil.
-func Fatal(err error) error { return mark(err, fatal) }
+func Fatal(err error) error { return mark(err, ClassFatal) }
 
-func mark(err error, c class) error {
+func mark(err error, c Class) error {
 	if err == nil {
 		return nil
 	}
 	return &classified{err, c}
 }
 
-// class is what an error means for the projection.
-type class int
+// Class is what an error means for a projection.
+type Class string
 
+// The classes of errors.
 const (
-	unclear   class = iota // tried again a few times, then poison
-	transient              // about the environment: tried again until it passes, and never blamed on an event
-	poison                 // the event will never be handled as it is
-	fatal                  // no event can be handled
-	unable                 // this process can handle none
+	ClassUnclear   Class = "unclear"   // tried again a few times, then poison
+	ClassTransient Class = "transient" // about the environment: tried again until it passes, and never blamed on an event
+	ClassPoison    Class = "poison"    // the event will never be handled as it is
+	ClassFatal     Class = "fatal"     // no event can be handled
+	ClassUnable    Class = "unable"    // this process can handle none
 )
 
 // ofAll reports whether an error is about all events, and not about one of them.
-func (c class) ofAll() bool { return c == transient || c == fatal || c == unable }
+func (c Class) ofAll() bool { return c == ClassTransient || c == ClassFatal || c == ClassUnable }
 
 // errEnded is why a batch fails whose handler has ended its transaction.
 var errEnded = errors.New("the handler has committed or rolled back the batch's transaction: leave that to the runner")
@@ -84,7 +85,7 @@ var errAborted = errors.New("the handler went on after a statement that failed, 
 var errIdle = errors.New("the handler left its transaction alone for longer than Config.Lease allows")
 
 // classify judges an error that came while an event was handled.
-func classify(err error) class {
+func classify(err error) Class {
 	var m *classified
 	var p *panicError
 	switch {
@@ -92,30 +93,30 @@ func classify(err error) class {
 		return m.class
 	case errors.As(err, &p), errors.Is(err, codec.ErrDecode), errors.Is(err, errNoKey),
 		errors.Is(err, errEnded), pgerr.Is(err, pgerr.HalfBatch):
-		return poison
+		return ClassPoison
 	case errors.Is(err, ErrNoEvent), pgerr.Is(err, pgerr.ReadersView):
-		return fatal
+		return ClassFatal
 	case errors.Is(err, eventstore.ErrNoAnswer): // also from a store that the handler has asked
-		return transient
+		return ClassTransient
 	}
 	switch pgerr.KindOf(err) {
 	case pgerr.Environment:
-		return transient
+		return ClassTransient
 	case pgerr.Data:
-		return poison
+		return ClassPoison
 	case pgerr.Objects:
-		return unable
+		return ClassUnable
 	}
 	switch {
 	case errors.Is(err, ErrTimeout):
-		return unclear
+		return ClassUnclear
 	case errors.Is(err, errAborted):
-		return poison
+		return ClassPoison
 	case errors.As(err, new(*pgconn.ConnectError)), errors.Is(err, puddle.ErrClosedPool),
 		pgerr.Network(err) && !pgerr.TimedOut(err):
-		return transient
+		return ClassTransient
 	}
-	return unclear
+	return ClassUnclear
 }
 
 // WaitError says that a projection did not reach a position in time. It unwraps to the context's

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
@@ -199,4 +202,41 @@ func ExampleRunnerOperator_RebuildKey() {
 	// Output:
 	// ada 5
 	// bob 0
+}
+
+// An observer counts what happens, for metrics.
+func ExampleObserver() {
+	pool, store, done := connect()
+	defer done()
+	var handled, parked atomic.Int64
+	config := &projection.Config{Observer: projection.Observer{
+		Batch: func(done projection.BatchDone) {
+			handled.Add(int64(done.Events))
+			parked.Add(int64(done.Parked))
+		},
+		Failure: func(f projection.Failure) {
+			fmt.Println(f.Projection.Name, f.Class, "failure at position", f.Position)
+		},
+	}}
+	refuse := projection.New("deposits", nil, projection.On(accounts,
+		func(_ context.Context, _ pgx.Tx, e eventstore.Event[AccountEvent]) error {
+			if e.Data.(Deposited).Amount > 100 {
+				panic("too much")
+			}
+			return nil
+		}))
+
+	runner, err := projection.NewRunner(pool, store, config, refuse)
+	check(err)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- runner.Run(ctx) }()
+	deposit(store, "ada", Deposited{Amount: 5})
+	wait(runner, deposit(store, "bob", Deposited{Amount: 500}, Deposited{Amount: 1}))
+	stop()
+	check(<-ended)
+	fmt.Println(handled.Load(), "handled,", parked.Load(), "parked")
+	// Output:
+	// deposits poison failure at position 2
+	// 1 handled, 2 parked
 }

@@ -12,7 +12,10 @@ import (
 
 // foldBatch folds items into rows, and writes these when there are enough of them.
 func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
-	b := &batch{worker: w, to: to, durable: !full}
+	if w.pending == 0 {
+		w.since = time.Now()
+	}
+	b := &batch{worker: w, to: to, durable: !full, began: w.since}
 	kept := make([]int, 0, len(items))
 	for n := range items {
 		if !b.divert(&items[n]) {
@@ -31,13 +34,13 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 			b.cut(to)
 			break
 		}
-		if err := w.rows.fold(&items[n]); err != nil {
+		began := w.begin()
+		err := w.rows.fold(&items[n])
+		w.handled(&items[n], began, err)
+		if err != nil {
 			return &failure{n, err}
 		}
 		b.handled++
-	}
-	if w.pending == 0 {
-		w.since = time.Now()
 	}
 	b.handled += w.pending
 	if full && len(b.letters) == 0 && w.rows.dirty() < w.engine.cached && time.Since(w.since) < w.flushAfter() {

@@ -53,6 +53,7 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 		for k := range items[at : at+parts] {
 			w.poison[itemID{position, items[at+k].keyText()}] = failedItem{f.err, w.attempts[position]}
 		}
+		w.tellFailure(err, true)
 		w.engine.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
 			"projection", w.projection.name, "version", w.projection.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
 	}
@@ -77,6 +78,7 @@ func isOneEvent(items []item) bool {
 func (w *worker) failed(ctx context.Context, err error) {
 	w.failing = true
 	w.deployment.troubled(err)
+	w.tellFailure(err, false)
 	var at *int64
 	var h *HandlerError
 	if errors.As(err, &h) {
@@ -86,12 +88,12 @@ func (w *worker) failed(ctx context.Context, err error) {
 	does := "projection failed and will be tried again"
 	f := catalog.Failure{ID: w.projection.id(), Partition: w.number, Token: max(w.token, w.leased), Error: storable(err.Error()), At: at}
 	switch classify(err) {
-	case unable:
+	case ClassUnable:
 		if w.deployment.giveAway(err) {
 			does = "projection failed: this process leaves it to others"
 			defer w.engine.db.changed.Notify()
 		}
-	case fatal:
+	case ClassFatal:
 		does = "projection has stopped: remove the reason and call Operator.Resume"
 		f.Stop = true
 	}

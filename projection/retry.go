@@ -84,7 +84,7 @@ func aboutEvent(err error) bool {
 	switch class := classify(err); {
 	case class.ofAll():
 		return false
-	case class == poison:
+	case class == ClassPoison:
 		return true
 	}
 	return errors.As(err, new(*HandlerError)) || errors.As(err, new(*pgconn.PgError))

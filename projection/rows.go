@@ -117,7 +117,7 @@ func (r *rowsOf[Row]) read(found pgx.Rows, missing map[string]*entry[Row]) error
 		key := string(raw[0]) // a text
 		e := missing[key]
 		if e == nil {
-			return mark(fmt.Errorf("%w: %q", errOtherKey, key), poison)
+			return mark(fmt.Errorf("%w: %q", errOtherKey, key), ClassPoison)
 		}
 		e.err = r.scan(plans, raw, &row, pointers)
 		e.row, e.stored, e.present = row, true, true
@@ -144,7 +144,7 @@ func (r *rowsOf[Row]) valueError(does string, n int, key string, err error) erro
 	c := r.table.columns[n]
 	field := reflect.TypeFor[Row]().FieldByIndex(c.field)
 	return mark(fmt.Errorf("table %s: field %s (%v) cannot be %s column %q: %w (row %q)",
-		physical(r.table.name, r.table.version), field.Name, field.Type, does, c.name, err, key), poison)
+		physical(r.table.name, r.table.version), field.Name, field.Type, does, c.name, err, key), ClassPoison)
 }
 
 // clear makes a row what it is before its first event.
@@ -174,7 +174,7 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 		switch op.kind {
 		case put:
 			if reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).String() != i.key {
-				return mark(errWrongKey, poison)
+				return mark(errWrongKey, ClassPoison)
 			}
 			e.present = true
 			if err := r.settle(e); err != nil {

@@ -49,6 +49,8 @@ type Config struct {
 	// PollOnly leaves out the connection that listens for notifications, which a pooler in transaction
 	// mode such as PgBouncer does not pass on: then partitions that become free are found within a second.
 	PollOnly bool
+	// Observer is told of batches, events, failures and switches; the zero value observes nothing.
+	Observer Observer
 	// Logger is told about failures; nil means slog.Default().
 	Logger *slog.Logger
 }

@@ -197,7 +197,10 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 		b.at.Store(int32(n))
 		b.watchdog.Reset(b.worker.projection.options.Timeout)
 		info.item = i
-		if err := callEffect(hctx, i); err != nil {
+		began := b.worker.begin()
+		err := callEffect(hctx, i)
+		b.worker.handled(i, began, err)
+		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}

@@ -157,6 +157,9 @@ func (d *database) trySwitch(ctx context.Context, id catalog.ID, patience time.D
 	}
 	d.announce(ctx)
 	d.logger.InfoContext(ctx, "projection: readers see a new version", "projection", id.Name, "version", id.Version)
+	if d.observe != nil {
+		d.observe(Ref{Name: id.Name, Version: id.Version})
+	}
 	return nil
 }
 

@@ -147,7 +147,7 @@ func (w *worker) run(ctx context.Context) {
 			}
 			w.forget()
 			w.failed(ctx, err)
-			loaded = loaded && held.Err() == nil && classify(err) == unclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
+			loaded = loaded && held.Err() == nil && classify(err) == ClassUnclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
 			_ = pauses.Sleep(ctx)
 			w.since = time.Now() // a failure is over when there was none for some time, pauses not counted
 		}
@@ -380,6 +380,9 @@ func (w *worker) committed(b *batch) {
 		w.streak.handled(b.to)
 	}
 	w.rate.add(b.handled, time.Now())
+	if observe := w.engine.config.Observer.Batch; observe != nil && !b.began.IsZero() {
+		observe(BatchDone{w.ref(), w.number, w.checkpoint, b.handled, len(b.letters), time.Since(b.began)})
+	}
 	if w.failing {
 		w.failing = false
 		w.deployment.troubled(nil)

@@ -33,6 +33,8 @@ type Config struct {
 	// Queue bounds how many streams wait for theirs; 0 means 1000. When it is full, further ones are
 	// dropped.
 	Queue int
+	// Observer is told of snapshots that are saved; the zero value observes nothing.
+	Observer Observer
 	// Logger is told of snapshots that fail; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -286,7 +288,7 @@ func (s *Snapshotter) save(ctx context.Context, jobs []Job) {
 	for _, job := range jobs {
 		snapshot, err := job.make()
 		if err != nil {
-			s.failed(job.Stream, "take", err)
+			s.ended("take", Snapshot{Stream: job.Stream, Version: job.Version}, err)
 			continue
 		}
 		made = append(made, snapshot)
@@ -295,21 +297,14 @@ func (s *Snapshotter) save(ctx context.Context, jobs []Job) {
 		return
 	}
 	err := s.saveIn(ctx, made...)
-	if err == nil {
-		s.count.saved.Add(int64(len(made)))
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
+	together := err == nil || len(made) == 1
 	for _, snapshot := range made {
-		if len(made) > 1 { // one of them may be what is wrong
+		if !together { // one of them may be what is wrong
 			err = s.store.Save(ctx, snapshot)
 		}
-		if err != nil {
-			s.failed(snapshot.Stream, "save", err)
-			continue
-		}
-		s.count.saved.Add(1)
+		s.ended("save", snapshot, err)
 	}
 }
 
@@ -317,6 +312,18 @@ func (s *Snapshotter) saveIn(ctx context.Context, snapshots ...Snapshot) error {
 	ctx, cancel := context.WithTimeout(ctx, saveTimeout)
 	defer cancel()
 	return s.store.Save(ctx, snapshots...)
+}
+
+// ended counts a snapshot that was saved, or that could not be taken or saved.
+func (s *Snapshotter) ended(what string, snapshot Snapshot, err error) {
+	if err == nil {
+		s.count.saved.Add(1)
+	} else {
+		s.failed(snapshot.Stream, what, err)
+	}
+	if observe := s.config.Observer.Save; observe != nil {
+		observe(SaveDone{snapshot.Stream, snapshot.Version, len(snapshot.Data), err})
+	}
 }
 
 func (s *Snapshotter) failed(stream eventstore.StreamID, what string, err error) {

@@ -1,0 +1,29 @@
+package aggregate
+
+import (
+	"context"
+	"time"
+
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// Observer is told what a repository does, for metrics and traces. Each function may be nil, which costs nothing. They
+// are called in the goroutine of the caller, by several of them at a time, and the work waits for them.
+type Observer struct {
+	// Load is called when an aggregate was loaded, from the store or from the cache, or could not be.
+	Load func(ctx context.Context, done LoadDone)
+	// Conflict is called when another append was faster than a decision, before the decision is made again or given up.
+	// attempt counts from 1.
+	Conflict func(ctx context.Context, attempt int, conflict *eventstore.ConflictError)
+}
+
+// LoadDone is the end of loading an aggregate.
+type LoadDone struct {
+	Stream  eventstore.StreamID
+	Version eventstore.Version // NoStream if there is none yet, or after an error
+	From    eventstore.Version // of the snapshot that loading began with; NoStream if it began with the first event
+	Events  int                // that were folded
+	Cached  bool               // the state was in memory
+	Took    time.Duration
+	Err     error
+}
