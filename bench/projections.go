@@ -327,10 +327,10 @@ func (db *database) handled(ctx context.Context, rows int) (handled int, err err
 	}
 	var counted int
 	err = db.pool.QueryRow(ctx, in(`select sum(events)::bigint from SCHEMA.balances`)).Scan(&counted)
-	if err == nil && counted != handled {
-		err = fmt.Errorf("the read model has %d events, want %d", counted, handled)
+	if err == nil && counted != handled*rows {
+		err = fmt.Errorf("the read model has %d events in %d rows each, want %d", counted, rows, handled)
 	}
-	return handled / rows, err
+	return handled, err
 }
 
 // project runs projections, as another process would, for the time of something else.

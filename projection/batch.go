@@ -30,15 +30,16 @@ const (
 type batch struct {
 	worker  *worker
 	to      eventstore.Position // the checkpoint when all is done
-	handled int
+	handled amount
 	letters []catalog.NewLetter
 	parking map[string]bool // keys that are parked from this batch on
 	durable bool            // the commit is flushed before anything else happens
 	began   time.Time       // zero if nothing is handled
 
 	watchdog *time.Timer  // ends the context when an event takes too long
-	at       atomic.Int32 // the item that is being handled
-	done     bool         // committed
+	at       atomic.Int32 // the item that is being handled, or the first of several
+	several  atomic.Bool
+	done     bool // committed
 }
 
 // failure is why a batch cannot be committed, and at which of its items; -1 if that is not known.
@@ -121,32 +122,68 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, liveAt: b.worker.liveAt, catalog: b.worker.engine.catalog, pool: b.worker.engine.pool}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	var slowest idler
-	for n := range items {
-		i := &items[n]
-		if b.divert(i) {
-			continue
-		}
-		b.at.Store(int32(n))
-		b.watchdog.Reset(b.worker.projection.options.Timeout)
-		info.item = i
-		said, began := newSaying(), b.worker.begin()
-		err := info.projection.handleItem(hctx, tx, i, said)
-		b.worker.handled(i, began, err)
+	for n := 0; n < len(items); {
+		said := newSaying()
+		next, err := b.handleNext(hctx, tx, items, n, said)
 		if said.idle > slowest.idle {
 			slowest = idler{n, said.idle}
 		}
 		if err != nil {
-			return b.orIdle(&failure{n, err}, conn, slowest)
+			return b.orIdle(err, conn, slowest)
 		}
-		b.handled++
-		if n+1 < len(items) && time.Since(start) > batchTime && items[n+1].raw.Position > i.raw.Position {
-			b.to = i.raw.Position
+		if n = next; n < len(items) && time.Since(start) > batchTime && items[n].raw.Position > items[n-1].raw.Position {
+			b.to = items[n-1].raw.Position
 			break
 		}
 	}
 	b.watchdog.Stop()
 	err = b.worker.engine.answered(ctx, func(ctx context.Context) error { return b.finish(ctx, tx, &id) })
 	return b.orIdle(err, conn, slowest)
+}
+
+// handleNext gives the n-th item to its handler, or some from there on if they are handled together. next is the first
+// item behind them.
+func (b *batch) handleNext(ctx context.Context, tx pgx.Tx, items []item, n int, said *saying) (next int, err error) {
+	i, info := &items[n], infoOf(ctx)
+	p := info.projection
+	if i.source.batch != nil {
+		info.item = nil
+		g, err := b.gather(items, n)
+		if err != nil {
+			return 0, &failure{g.next, err}
+		}
+		b.startItem(n, len(g.Items) > 1)
+		began := b.worker.begin()
+		at, err := g.call(ctx, handlerTx{tx, p.names, said})
+		err = p.orEnded(ctx, tx, said, err)
+		b.worker.tellBatch(&g, items, began, at, err)
+		if err != nil {
+			return 0, &failure{at, err}
+		}
+		b.handled.addAll(g.handled)
+		return g.next, nil
+	}
+	if b.divert(i) {
+		return n + 1, nil
+	}
+	b.startItem(n, false)
+	info.item = i
+	began := b.worker.begin()
+	err = p.handleItem(ctx, tx, i, said)
+	b.worker.tellEvent(i, began, err)
+	if err != nil {
+		return 0, &failure{n, err}
+	}
+	b.handled.add(i)
+	return n + 1, nil
+}
+
+// startItem notes which item is handled from now on, or which is the first of several, and gives them the time that the
+// projection allows.
+func (b *batch) startItem(n int, several bool) {
+	b.at.Store(int32(n))
+	b.several.Store(several)
+	b.watchdog.Reset(b.worker.projection.options.Timeout)
 }
 
 // idler is the item of a batch whose handler has left the transaction alone for longest.
@@ -172,9 +209,15 @@ func (p *Projection) handleItem(ctx context.Context, tx pgx.Tx, i *item, said *s
 	if i.meaning.err != nil {
 		return i.meaning.err
 	}
-	defer said.speak()
 	// What the handler appends was caused by this event.
 	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, p.names, said}, i)
+	return p.orEnded(ctx, tx, said, err)
+}
+
+// orEnded returns why a handler has failed that has returned err: also if it is nil, since its transaction may not have
+// survived.
+func (p *Projection) orEnded(ctx context.Context, tx pgx.Tx, said *saying, err error) error {
+	said.speak()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -220,7 +263,7 @@ func (b *batch) advance(id *uuid.UUID) *catalog.Advance {
 	w := b.worker
 	return &catalog.Advance{
 		ID: w.projection.id(), Partition: w.number, Token: w.token, From: w.checkpoint, To: w.markAt(b.to),
-		Handled: b.handled, Parked: len(b.letters), Rate: w.rate.perSecond(), Batch: id, Proof: w.proof,
+		Handled: b.handled.events, Parked: len(b.letters), Rate: w.rate.perSecond(), Batch: id, Proof: w.proof,
 	}
 }
 
@@ -242,17 +285,16 @@ func (b *batch) park(ctx context.Context, tx pgx.Tx) error {
 }
 
 // handleBatch gives items to their handlers.
-func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
-	b := &batch{worker: w, to: to, durable: !full || w.projection.effects, began: time.Now()}
+func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Position, backlogged bool) error {
+	b := &batch{worker: w, to: to, durable: !backlogged || w.projection.effects, began: time.Now()}
 	handle := b.handle
 	if w.projection.effects {
 		handle = b.effect
 	}
 	err := b.watched(ctx, func(ctx context.Context, conn *pgx.Conn) error { return handle(ctx, conn, items) })
 	if errors.Is(err, errAbandoned) { // the batch is still that of another goroutine
-		var f *failure
-		if w.projection.effects && errors.As(err, &f) {
-			w.happened(ctx, items, f.at)
+		if w.projection.effects {
+			w.happened(ctx, items, int(b.at.Load()))
 		}
 		return err
 	}
@@ -264,13 +306,13 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 
 // happened notes the effects of the items before one that is abandoned.
 func (w *worker) happened(ctx context.Context, items []item, at int) {
-	if at == 0 {
+	if at = wholeEvents(items, at); at == 0 {
 		return
 	}
 	b := &batch{worker: w, to: items[at-1].raw.Position, durable: true}
 	for n := range items[:at] {
 		if !b.divert(&items[n]) {
-			b.handled++
+			b.handled.add(&items[n])
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,6 +43,9 @@ func (r *Runner) Subscribe(ctx context.Context, sources ...EffectSource) (unsubs
 	p, err := newProjection("Runner.Subscribe", nil, sourcesOf(sources))
 	if err != nil {
 		return nil, fmt.Errorf("projection: Runner.Subscribe: %w", err)
+	}
+	if slices.ContainsFunc(p.sources, func(s source) bool { return s.batch != nil }) {
+		return nil, fmt.Errorf("projection: Runner.Subscribe: it calls effects event by event: pass sources made by Effect or EffectAll, not by EffectBatch")
 	}
 	l := &subscription{projection: p, stop: func() {}}
 	if l.after, err = r.engine.db.log.end(ctx); err != nil {

@@ -30,7 +30,11 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn
 	case err = <-done:
 	case <-late:
 		pgpool.Cut(conn.Hijack())
-		return &failure{int(b.at.Load()), fmt.Errorf("%w, and %w", context.Cause(ctx), errAbandoned)}
+		at := int(b.at.Load())
+		if b.several.Load() {
+			at = -1
+		}
+		return &failure{at, fmt.Errorf("%w, and %w", context.Cause(ctx), errAbandoned)}
 	}
 	defer conn.Release()
 	var f *failure

@@ -11,10 +11,10 @@ import (
 
 // limits is how far a worker may go with the items of a page.
 type limits struct {
-	bounded bool
-	bound   eventstore.Position // if bounded: not beyond it
-	before  eventstore.Position // up to what is before it; 0 for no such limit
-	most    int                 // items; 0 for any number
+	bounded  bool
+	bound    eventstore.Position // if bounded: not beyond it
+	before   eventstore.Position // up to what is before it; 0 for no such limit
+	maxItems int                 // 0 for any number
 }
 
 // cut returns the items of a page that may be handled now, and the position that is reached with them. The items
@@ -32,10 +32,10 @@ func cut(items []item, through eventstore.Position, l limits) ([]item, eventstor
 		n--
 	}
 	items = items[:n]
-	if l.most == 0 || len(items) <= l.most {
+	if l.maxItems == 0 || len(items) <= l.maxItems {
 		return items, to
 	}
-	n = l.most
+	n = l.maxItems
 	for n < len(items) && items[n].raw.Position == items[n-1].raw.Position {
 		n++
 	}
@@ -43,6 +43,14 @@ func cut(items []item, through eventstore.Position, l limits) ([]item, eventstor
 		return items, to
 	}
 	return items[:n], items[n-1].raw.Position
+}
+
+// wholeEvents returns how many of the first n items are those of whole events.
+func wholeEvents(items []item, n int) int {
+	for n > 0 && n < len(items) && items[n].raw.Position == items[n-1].raw.Position {
+		n--
+	}
+	return n
 }
 
 // half returns how many items the next batch may have when one with n items failed: fewer, although cut adds the rest
@@ -96,13 +104,13 @@ const (
 
 // finding is what is known of a batch that has failed.
 type finding struct {
-	class    Class
-	fenced   bool // the batch was not this process's any more
-	named    bool // it is known at which item
-	alone    bool // there is no other item that it could be
-	fold     bool // a pure function failed: it would fail again
-	attempts int  // of the event, this one included
-	most     int  // attempts until the event is given up
+	class       Class
+	fenced      bool // the batch was not this process's any more
+	named       bool // it is known at which item
+	alone       bool // there is no other item that it could be
+	fold        bool // a pure function failed: it would fail again
+	attempts    int  // of the event, this one included
+	maxAttempts int  // until the event is given up
 }
 
 // verdict decides by what is known.
@@ -114,7 +122,7 @@ func (f finding) verdict() verdict {
 		return halve
 	case f.class.ofAll():
 		return retryEvent
-	case f.class == ClassPoison, f.fold, f.attempts >= f.most:
+	case f.class == ClassPoison, f.fold, f.attempts >= f.maxAttempts:
 		return giveUp
 	}
 	return retryEvent

@@ -41,14 +41,14 @@ func TestCut(t *testing.T) {
 		{limits{before: 20}, 6, 10},
 		{limits{bounded: true, bound: 5, before: 7}, 4, 5},
 		{limits{bounded: true, bound: 8, before: 7}, 4, 6},
-		{limits{most: 1}, 1, 2},
-		{limits{most: 2}, 4, 4}, // the parts of an event
-		{limits{most: 4}, 4, 4},
-		{limits{most: 5}, 5, 7},
-		{limits{most: 6}, 6, 10},
-		{limits{most: 9}, 6, 10},
-		{limits{most: 2, before: 4}, 1, 3},
-		{limits{most: 3, before: 7}, 4, 6}, // nothing is left: up to the limit
+		{limits{maxItems: 1}, 1, 2},
+		{limits{maxItems: 2}, 4, 4}, // the parts of an event
+		{limits{maxItems: 4}, 4, 4},
+		{limits{maxItems: 5}, 5, 7},
+		{limits{maxItems: 6}, 6, 10},
+		{limits{maxItems: 9}, 6, 10},
+		{limits{maxItems: 2, before: 4}, 1, 3},
+		{limits{maxItems: 3, before: 7}, 4, 6}, // nothing is left: up to the limit
 	} {
 		items, to := cut(itemsAt(page...), 10, test.limits)
 		if len(items) != test.items || to != test.to {
@@ -70,7 +70,7 @@ func TestCutAgrees(t *testing.T) {
 		}
 		l := limits{
 			bounded: rapid.Bool().Draw(t, "bounded"), bound: eventstore.Position(rapid.Int64Range(0, 40).Draw(t, "bound")),
-			before: eventstore.Position(rapid.Int64Range(0, 40).Draw(t, "before")), most: rapid.IntRange(0, 8).Draw(t, "most"),
+			before: eventstore.Position(rapid.Int64Range(0, 40).Draw(t, "before")), maxItems: rapid.IntRange(0, 8).Draw(t, "most"),
 		}
 		items, to := cut(itemsAt(page...), 30, l)
 		if l.bounded && to > l.bound || to > 30 {
@@ -101,7 +101,7 @@ func TestHalf(t *testing.T) {
 				return
 			}
 			limit = half(len(items), limit)
-			items, _ = cut(itemsAt(page...), 30, limits{most: limit})
+			items, _ = cut(itemsAt(page...), 30, limits{maxItems: limit})
 		}
 		t.Fatalf("after 20 times there are %d items with the limit %d", len(items), limit)
 	})
@@ -149,14 +149,14 @@ func TestVerdict(t *testing.T) {
 		{finding{class: ClassTransient, alone: true}, retryBatch}, // one item, and still nothing says that it is to blame
 		{finding{class: ClassPoison}, halve},
 		{finding{class: ClassUnclear}, halve},
-		{finding{class: ClassTransient, named: true, attempts: 99, most: 3}, retryEvent},
+		{finding{class: ClassTransient, named: true, attempts: 99, maxAttempts: 3}, retryEvent},
 		{finding{class: ClassFatal, named: true}, retryEvent},
-		{finding{class: ClassPoison, named: true, most: 3}, giveUp},
-		{finding{class: ClassPoison, alone: true, most: 3}, giveUp},
-		{finding{class: ClassUnclear, named: true, attempts: 2, most: 3}, retryEvent},
-		{finding{class: ClassUnclear, named: true, attempts: 3, most: 3}, giveUp},
-		{finding{class: ClassUnclear, alone: true, attempts: 3, most: 3}, giveUp},
-		{finding{class: ClassUnclear, named: true, fold: true, attempts: 1, most: 3}, giveUp},
+		{finding{class: ClassPoison, named: true, maxAttempts: 3}, giveUp},
+		{finding{class: ClassPoison, alone: true, maxAttempts: 3}, giveUp},
+		{finding{class: ClassUnclear, named: true, attempts: 2, maxAttempts: 3}, retryEvent},
+		{finding{class: ClassUnclear, named: true, attempts: 3, maxAttempts: 3}, giveUp},
+		{finding{class: ClassUnclear, alone: true, attempts: 3, maxAttempts: 3}, giveUp},
+		{finding{class: ClassUnclear, named: true, fold: true, attempts: 1, maxAttempts: 3}, giveUp},
 	} {
 		if got := test.finding.verdict(); got != test.want {
 			t.Errorf("%+v: %d, want %d", test.finding, got, test.want)

@@ -2,6 +2,7 @@ package projection_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -112,4 +113,32 @@ func ExampleEffectAll() {
 	deposit(store, "ada", Deposited{5, "Brno"})
 	fmt.Println(<-heard)
 	// Output: account.deposited of account-ada: {"amount":5,"at":"Brno"}
+}
+
+// A batch is published at once. The token lets a broker refuse a process that has lost the partition without having noticed;
+// the error says which event was refused.
+func ExampleEffectBatch() {
+	pool, store, done := connect()
+	defer done()
+
+	publish := func(_ context.Context, b projection.Batch) error {
+		for n, item := range b.Items {
+			if item.Value == "" {
+				return &projection.BatchItemError{Item: n, Err: errors.New("there is nothing to publish")}
+			}
+			fmt.Println(item.Key, item.Value)
+		}
+		return nil
+	}
+	message := func(e eventstore.Event[AccountEvent]) (any, error) {
+		return fmt.Sprint("deposit of ", e.Data.(Deposited).Amount), nil
+	}
+	relay := projection.NewSubscription("relay", nil, projection.EffectBatch(publish, projection.Each(accounts, nil, message)))
+
+	runner, stop := run(pool, store, relay)
+	defer stop()
+	wait(runner, deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 7}))
+	// Output:
+	// account-ada deposit of 5
+	// account-ada deposit of 7
 }

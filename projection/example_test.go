@@ -87,6 +87,38 @@ func ExampleNewTable() {
 	// bob 1 1
 }
 
+// One statement writes what all events of a batch mean.
+func ExampleOnBatch() {
+	pool, store, done := connect()
+	defer done()
+
+	options := &projection.Options{
+		Tables: []string{"deposits"},
+		DDL:    `create table {deposits} (account text not null, amount bigint not null)`,
+	}
+	amount := func(e eventstore.Event[AccountEvent]) (any, error) { return e.Data.(Deposited).Amount, nil }
+	deposits := projection.New("deposits", options, projection.OnBatch(
+		func(ctx context.Context, tx pgx.Tx, b projection.Batch) error {
+			var accounts []string
+			var amounts []int64
+			for _, item := range b.Items {
+				accounts, amounts = append(accounts, item.Event.Stream.Key), append(amounts, item.Value.(int64))
+			}
+			_, err := tx.Exec(ctx, `insert into {deposits} select * from unnest($1::text[], $2::bigint[])`, accounts, amounts)
+			return err
+		}, projection.Each(accounts, nil, amount)))
+
+	runner, stop := run(pool, store, deposits)
+	defer stop()
+	deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 7})
+	wait(runner, deposit(store, "bob", Deposited{Amount: 1}))
+	query(pool, `select * from deposits order by account, amount`)
+	// Output:
+	// ada 5
+	// ada 7
+	// bob 1
+}
+
 // A transfer concerns two rows. The fold is called for each of them, and finds in the row's key which one.
 func ExampleFoldKeys() {
 	pool, store, done := connect()

@@ -48,8 +48,10 @@ func TestFoldKeys(t *testing.T) {
 			f.wait(r, b.append(1, change{N: 4, Op: "fail for b", Keys: []string{"a", "b", "c"}}, change{N: 5, Keys: []string{"b", "c"}}))
 			f.equal("rows", "a[1 4] b[1] c[3 4 5]", histories())
 			f.equal("dead letters", []string{"b 4: 1 tries, 1 wait, it is broken"}, f.letters(r, "book", "", 0, 10))
+			f.equal("events handled, each once", int64(3), f.status(r, "book").Handled) // that at 5 with its first key, which is parked
 			b.broken.Store(false)
 			f.retry(r, 2, "book")
+			f.equal("events handled, each once", int64(4), f.status(r, "book").Handled)
 			f.equal("rows", "a[1 4] b[1 4 5] c[3 4 5]", histories())
 
 			f.wait(r, b.append(7, change{N: 6, Op: "no such key"}, change{N: 7, Keys: []string{"a"}}))

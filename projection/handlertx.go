@@ -21,11 +21,23 @@ type handlerTx struct {
 	said  *saying
 }
 
+// speak notes that the handler sends a statement. It returns an error if the transaction has ended, by a statement such as
+// ROLLBACK: what is sent after that would be stored for itself.
+func (t handlerTx) speak() error {
+	t.said.speak()
+	if t.Tx.Conn().PgConn().TxStatus() == 'I' {
+		return errEnded
+	}
+	return nil
+}
+
 func (handlerTx) Commit(context.Context) error   { return errEnded }
 func (handlerTx) Rollback(context.Context) error { return errEnded }
 
 func (t handlerTx) Begin(ctx context.Context) (pgx.Tx, error) {
-	t.said.speak()
+	if err := t.speak(); err != nil {
+		return nil, err
+	}
 	tx, err := t.Tx.Begin(ctx)
 	if t.said.hear(err); err != nil {
 		return nil, err
@@ -34,30 +46,40 @@ func (t handlerTx) Begin(ctx context.Context) (pgx.Tx, error) {
 }
 
 func (t handlerTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	t.said.speak()
+	if err := t.speak(); err != nil {
+		return pgconn.CommandTag{}, err
+	}
 	tag, err := t.Tx.Exec(ctx, t.names.sql(sql), args...)
 	return tag, t.said.hear(err)
 }
 
 func (t handlerTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	t.said.speak()
+	if err := t.speak(); err != nil {
+		return refusedRows{}, err
+	}
 	rows, err := t.Tx.Query(ctx, t.names.sql(sql), args...)
 	return heardRows{rows, t.said}, t.said.hear(err)
 }
 
 func (t handlerTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	t.said.speak()
+	if t.speak() != nil {
+		return refusedRows{}
+	}
 	return heardRow{t.Tx.QueryRow(ctx, t.names.sql(sql), args...), t.said}
 }
 
 func (t handlerTx) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, rows pgx.CopyFromSource) (int64, error) {
-	t.said.speak()
+	if err := t.speak(); err != nil {
+		return 0, err
+	}
 	n, err := t.Tx.CopyFrom(ctx, t.names.identifier(table), columns, rows)
 	return n, t.said.hear(err)
 }
 
 func (t handlerTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	t.said.speak()
+	if t.speak() != nil {
+		return refusedBatch{}
+	}
 	for _, q := range b.QueuedQueries {
 		q.SQL = t.names.sql(q.SQL)
 	}
@@ -65,10 +87,29 @@ func (t handlerTx) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
 func (t handlerTx) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	t.said.speak()
+	if err := t.speak(); err != nil {
+		return nil, err
+	}
 	statement, err := t.Tx.Prepare(ctx, name, t.names.sql(sql))
 	return statement, t.said.hear(err)
 }
+
+// refusedRows and refusedBatch answer a statement that was not sent.
+type (
+	refusedRows  struct{ pgx.Rows }
+	refusedBatch struct{ pgx.BatchResults }
+)
+
+func (refusedRows) Close()                        {}
+func (refusedRows) CommandTag() pgconn.CommandTag { return pgconn.CommandTag{} }
+func (refusedRows) Err() error                    { return errEnded }
+func (refusedRows) Next() bool                    { return false }
+func (refusedRows) Scan(...any) error             { return errEnded }
+
+func (refusedBatch) Exec() (pgconn.CommandTag, error) { return pgconn.CommandTag{}, errEnded }
+func (refusedBatch) Query() (pgx.Rows, error)         { return refusedRows{}, errEnded }
+func (refusedBatch) QueryRow() pgx.Row                { return refusedRows{} }
+func (refusedBatch) Close() error                     { return errEnded }
 
 // savepoint is a transaction within that of a batch, which handlers may end.
 type savepoint struct{ handlerTx }

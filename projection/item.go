@@ -13,12 +13,26 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
-// item is an event as a partition handles it. It belongs to a page and is never changed.
+// item is an event, or what it means for one of its keys: an event that concerns several rows has an item for each, one
+// that concerns none has no item. It belongs to a page and is never changed.
 type item struct {
 	raw     *eventstore.Raw
 	source  *source
 	key     string // "" if it is the stream: see keyText
 	meaning meaning
+	further bool // the event is counted with another item
+}
+
+// amount is how much was handled.
+type amount struct{ items, events int }
+
+func (a *amount) addAll(b amount) { a.items, a.events = a.items+b.items, a.events+b.events }
+
+func (a *amount) add(i *item) {
+	a.items++
+	if !i.further {
+		a.events++
+	}
 }
 
 // errNoKey is why an event of which the key function returned "" cannot be handled.
@@ -58,9 +72,9 @@ func (p *Projection) addItems(parts [][]item, i item) {
 	if i.meaning.err == nil && i.source.split != nil {
 		split = i.findKeys()
 	}
-	for _, s := range split {
+	for k, s := range split {
 		n := p.partitionOf(s.key)
-		parts[n] = append(parts[n], item{raw: i.raw, source: i.source, key: s.key, meaning: s.meaning})
+		parts[n] = append(parts[n], item{raw: i.raw, source: i.source, key: s.key, meaning: s.meaning, further: k > 0})
 	}
 	if split == nil {
 		n := 0

@@ -11,19 +11,19 @@ import (
 // judge decides what to do about a batch that failed. It returns nil if the next step does something
 // about it at once.
 func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
-	n, at, parts := w.pending+len(items), max(f.at, 0), 1
-	if w.pending == 0 && f.at < 0 && isOneEvent(items) {
+	n, at, parts := w.pending.items+len(items), max(f.at, 0), 1
+	if w.pending.items == 0 && f.at < 0 && isOneEvent(items) {
 		parts = len(items)
 	}
 	found := finding{
 		class: classify(f.err), fenced: fenced(f.err), named: f.at >= 0, alone: len(items) > 0 && n == parts,
-		fold: w.projection.table != nil && f.at >= 0, most: w.projection.options.MaxAttempts,
+		fold: w.projection.table != nil && f.at >= 0, maxAttempts: w.projection.options.MaxAttempts,
 	}
 	switch found.verdict() {
 	case retryBatch:
 		return f.err
 	case halve:
-		w.limit, w.halved = half(n, w.limit), true
+		w.maxItems, w.halved = half(n, w.maxItems), true
 		w.forget()
 		return nil
 	}
@@ -36,11 +36,11 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	if w.isEnvironment(ctx, position, f.err) {
 		return Transient(err)
 	}
-	before := slices.IndexFunc(items, func(i item) bool { return i.raw.Position == position }) // items of events before it
+	earlier := slices.IndexFunc(items, func(i item) bool { return i.raw.Position == position }) // items of events before it
 	w.passed(items[:at])
 	w.attempts[position]++
 	w.until = 0
-	if found.fold && (before > 0 || w.pending > 0) { // what is before it can be committed
+	if found.fold && (earlier > 0 || w.pending.items > 0) { // what is before it can be committed
 		w.until = position
 	}
 	w.forget()
@@ -57,8 +57,8 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 		w.engine.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
 			"projection", w.projection.name, "version", w.projection.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
 	}
-	if before > 0 && w.projection.table == nil && !w.projection.effects { // what is before it can be committed
-		w.limit, w.halved = before, false
+	if earlier > 0 && w.projection.table == nil && !w.projection.effects { // what is before it can be committed
+		w.maxItems, w.halved = earlier, false
 		return nil
 	}
 	if given {

@@ -27,7 +27,7 @@ type BatchDone struct {
 	Projection Ref
 	Partition  int
 	Checkpoint eventstore.Position
-	Events     int // that were handled
+	Events     int // that were handled; one with several keys counts where its first key is
 	Parked     int // that became dead letters, or wait behind them
 	Took       time.Duration
 }
@@ -64,8 +64,8 @@ func (w *worker) begin() (began time.Time) {
 	return began
 }
 
-// handled tells the observer that an event was handled.
-func (w *worker) handled(i *item, began time.Time, err error) {
+// tellEvent tells the observer that an event was handled.
+func (w *worker) tellEvent(i *item, began time.Time, err error) {
 	if observe := w.engine.config.Observer.Event; observe != nil {
 		observe(EventDone{w.ref(), w.number, i.keyText(), i.raw, time.Since(began), err})
 	}

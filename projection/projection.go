@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 
@@ -66,16 +65,16 @@ type Options struct {
 	// MaxParked is how many dead letters there may be, with those that wait behind them, before the
 	// projection stops; 0 means 10,000.
 	MaxParked int
-	// StopAfter is of how many different keys events must fail one after another, with the same reason and none
-	// handled in between, for the projection to stop: then it is the handler that is wrong and not an event. The
+	// StopAfter is a number of different keys. When events of so many keys fail one after another, with the same reason
+	// and with no event handled in between, the handler is wrong and not the events: the projection stops. The
 	// last one or two do not become dead letters. Each partition counts for itself; 0 means 10.
 	StopAfter int
 	// FromNow lets a new projection begin at the end of the log, as most subscriptions want to.
 	FromNow bool
 }
 
-// HandlerSource is a kind of events and the handler for them: see [On] and [OnKeyed].
-type HandlerSource struct{ source source }
+// HandlerSource is a kind of events and the handler for them: see [On], [OnKeyed] and [OnBatch].
+type HandlerSource struct{ sources []source }
 
 // source is a kind of events that a projection handles, and how.
 type source struct {
@@ -89,7 +88,9 @@ type source struct {
 	split   func(meaning) []part // sorted by key; nil if key says it
 	handle  func(context.Context, pgx.Tx, meaning) error
 	effect  func(context.Context, meaning) error
-	row     any // of a table: a foldFunc[Row]
+	batch   *batchHandler                // in place of handle and effect
+	values  func(meaning) ([]any, error) // what the batch is to have of an event
+	row     any                          // of a table: a foldFunc[Row]
 }
 
 // meaning is what a stored event means, for all sources with the same codec.
@@ -128,7 +129,7 @@ func on[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler 
 		}
 		return nil
 	}
-	return HandlerSource{s}
+	return HandlerSource{[]source{s}}
 }
 
 func newSource[E any](c *codec.Codec[E]) source {
@@ -227,11 +228,19 @@ func decode[E any](c *codec.Codec[E], raw eventstore.Raw) (events []eventstore.E
 // New panics when the name is empty, has more than 250 bytes or a control character; when there is no source, or an
 // event type has two; and when an option is out of bounds. The text names the option and its value.
 func New(name string, options *Options, sources ...HandlerSource) *Projection {
-	all := make([]source, len(sources))
-	for n, s := range sources {
-		all[n] = s.source
+	var all []source
+	for _, s := range sources {
+		all = append(all, orEmpty(s.sources)...)
 	}
 	return mustMake("New", name, options, all)
+}
+
+// orEmpty returns an empty source if there is none, which is refused later with its number.
+func orEmpty(sources []source) []source {
+	if len(sources) == 0 {
+		return []source{{}}
+	}
+	return sources
 }
 
 // mustMake is newProjection for one of the functions that define projections, which panic.
@@ -256,25 +265,17 @@ func newProjection(name string, options *Options, sources []source) (*Projection
 	if err := p.options.validate(); err != nil {
 		return nil, err
 	}
-	taken := make(map[string]bool)
+	var retired []string
 	for _, s := range sources {
-		for _, eventType := range s.types {
-			taken[eventType] = true
-		}
+		p.types = append(p.types, s.types...)
+		p.stored = append(p.stored, s.schemas...)
+		retired = append(retired, s.retired...)
 	}
-	p.types = slices.AppendSeq([]string{}, maps.Keys(taken))
-	slices.Sort(p.types)
-	p.known = taken
-	for _, s := range sources {
-		for _, schema := range s.schemas {
-			p.known[schema] = true
-		}
-	}
-	p.stored = slices.Sorted(maps.Keys(p.known))
-	for _, s := range sources {
-		for _, eventType := range s.retired {
-			p.known[eventType] = true
-		}
+	p.types = slices.Compact(slices.Sorted(slices.Values(p.types)))
+	p.stored = slices.Compact(slices.Sorted(slices.Values(append(p.stored, p.types...))))
+	p.known = make(map[string]bool)
+	for _, name := range append(retired, p.stored...) {
+		p.known[name] = true
 	}
 	return p, nil
 }
@@ -321,6 +322,8 @@ func (p *Projection) Types() []string {
 }
 
 type batchKey struct{}
+
+func infoOf(ctx context.Context) *batchInfo { return ctx.Value(batchKey{}).(*batchInfo) }
 
 // batchInfo is what a handler can learn of its batch from the context.
 type batchInfo struct {

@@ -67,7 +67,7 @@ func (s *streak) handled(to eventstore.Position) {
 
 // passed notes which events were handled before one that failed, though they are not committed yet.
 func (w *worker) passed(before []item) {
-	if w.pending > 0 {
+	if w.pending.items > 0 {
 		w.streak.handled(w.read)
 	}
 	parking := make(map[string]bool)

@@ -33,7 +33,7 @@ type keyRetry struct {
 	key        string
 	letters    []catalog.KeyLetter
 	items      []item // what they mean, in their order
-	done       int    // letters that were handled, before one that was not
+	done       int    // how many letters were handled before one failed, or how many to take next
 }
 
 // retry handles the dead letters of one key, some in each transaction, until there are none or one
@@ -192,7 +192,13 @@ func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 	for _, l := range t.letters[:t.done] {
 		positions = append(positions, int64(l.Position))
 	}
-	return t.deployment.deleteLetters(ctx, tx, t.key, positions, t.done)
+	handled := t.done
+	for _, i := range t.items {
+		if i.further && slices.Contains(positions, int64(i.raw.Position)) {
+			handled-- // the event was counted with its first key
+		}
+	}
+	return t.deployment.deleteLetters(ctx, tx, t.key, positions, handled)
 }
 
 // check returns nil if the letters are what they were, and may be handled.
@@ -291,11 +297,17 @@ func (p *Projection) handlerError(i *item, err error) error {
 }
 
 func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rows, i *item) error {
+	if i.meaning.err != nil {
+		return i.meaning.err
+	}
 	if rows != nil {
 		return rows.fold(i)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout, ErrTimeout)
 	defer cancel()
+	if i.source.batch != nil {
+		return p.redoBatch(ctx, tx, i)
+	}
 	if !p.effects {
 		return p.handleItem(ctx, tx, i, newSaying())
 	}
@@ -304,6 +316,26 @@ func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rows, i *item
 		err = context.Cause(ctx)
 	}
 	return err
+}
+
+// redoBatch handles an item as a batch of its own.
+func (p *Projection) redoBatch(ctx context.Context, tx pgx.Tx, i *item) error {
+	infoOf(ctx).item = nil
+	g := gathered{handler: i.source.batch}
+	g.Projection, g.Partition, g.After = Ref{p.name, p.options.Version}, p.partitionOf(i.keyText()), i.raw.Position-1
+	if err := g.add(i, 0); err != nil {
+		return err
+	}
+	if p.effects {
+		_, err := g.call(ctx, nil)
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return err
+	}
+	said := newSaying()
+	_, err := g.call(ctx, handlerTx{tx, p.names, said})
+	return p.orEnded(ctx, tx, said, err)
 }
 
 // fail notes that the first of the letters has failed again, if it is to blame.

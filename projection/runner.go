@@ -28,8 +28,8 @@ import (
 type Config struct {
 	// Schema is the Postgres schema the store was migrated into; empty means "tidemark".
 	Schema string
-	// BatchSize is how many events of the log are read at once, and one transaction covers at most,
-	// unless they are folded into a table; 0 means 1000.
+	// BatchSize is how many events of the log are read at once; 0 means 1000. A transaction covers no more, except that of a
+	// table with a backlog: its rows are written after a second or more, or when there are too many to keep.
 	BatchSize int
 	// Concurrency bounds how many batches run side by side, each on a connection of the pool; 0
 	// means half of what the pool may have.
@@ -123,7 +123,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 		}
 		n := r.names[p.name]
 		if n == nil {
-			n = newNamed()
+			n = newFamily()
 			r.names[p.name] = n
 		}
 		v := &deployment{projection: p, engine: e, owned: make(map[int]progress), moved: n.moved}

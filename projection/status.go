@@ -63,7 +63,7 @@ type ProjectionStatus struct {
 	Lag     int64
 	LagTime time.Duration
 	Rate    float64 // events handled per second, on average over about the last ten seconds of work
-	Handled int64   // events, in all
+	Handled int64   // events in all; one with several keys counts once
 	Parked  int     // events that are dead letters, or wait behind one
 	// Stalled means that it is running, more than [Config.StallLag] events behind, and has made no
 	// progress for [Config.StallAfter].
@@ -93,7 +93,7 @@ type PartitionStatus struct {
 
 // Progress is how far a version is that is being built.
 type Progress struct {
-	Done, Total int64         // events; the total is about right for a long log
+	Done, Total int64         // events; Total is an estimate for a long log, and has events that concern no row, which Done has not
 	ETA         time.Duration // until it has caught up, at the present rate; 0 if there is none
 }
 

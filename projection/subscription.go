@@ -15,13 +15,12 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// EffectSource is a kind of events and the effect that they have elsewhere: see [Effect] and [EffectAll].
-type EffectSource struct{ source source }
+// EffectSource is a kind of events and the effect that they have elsewhere: see [Effect], [EffectAll] and [EffectBatch].
+type EffectSource struct{ sources []source }
 
-func sourcesOf(effects []EffectSource) []source {
-	all := make([]source, len(effects))
-	for n, s := range effects {
-		all[n] = s.source
+func sourcesOf(effects []EffectSource) (all []source) {
+	for _, s := range effects {
+		all = append(all, orEmpty(s.sources)...)
 	}
 	return all
 }
@@ -40,14 +39,14 @@ func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[
 		}
 		return nil
 	}
-	return EffectSource{s}
+	return EffectSource{[]source{s}}
 }
 
 // EffectAll says that a subscription calls do for all events, whatever their types, as they are stored.
 // It panics when do is nil, and so does a subscription that has other sources beside it.
 func EffectAll(do func(context.Context, eventstore.Raw) error) EffectSource {
 	given{"the effect", do == nil}.must("EffectAll", "")
-	return EffectSource{source{
+	return EffectSource{[]source{{
 		all:   true,
 		types: []string{allTypes},
 		codec: "all events",
@@ -59,7 +58,7 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) EffectSource {
 			return all
 		},
 		effect: func(ctx context.Context, d meaning) error { return do(ctx, d.events.(eventstore.Raw)) },
-	}}
+	}}}
 }
 
 // NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An effect
@@ -81,8 +80,8 @@ func NewSubscription(name string, options *Options, sources ...EffectSource) *Pr
 	return p
 }
 
-// ErrNoEvent is returned by [Once] outside of a handler.
-var ErrNoEvent = errors.New("projection.Once: the context is not that of a handler")
+// ErrNoEvent is returned by [Once] outside of a handler, and in one that is given a [Batch].
+var ErrNoEvent = errors.New("projection.Once: the context is not that of a handler of one event")
 
 // Once reports whether an effect of the event that is being handled has not happened yet, and notes in tx that it
 // happens. Commit tx together with what the effect does in the database: then the effect happens exactly once,
@@ -94,7 +93,7 @@ var ErrNoEvent = errors.New("projection.Once: the context is not that of a handl
 // have not happened.
 func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error) {
 	b, ok := ctx.Value(batchKey{}).(*batchInfo)
-	if !ok {
+	if !ok || b.item == nil {
 		return false, ErrNoEvent
 	}
 	position := b.item.raw.Position
@@ -157,12 +156,13 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 		return errFenced
 	}
 	happened, failed := b.callEffects(ctx, items)
+	happened = wholeEvents(items, happened)
 	b.watchdog.Stop()
 	if happened == 0 {
 		return failed
 	}
 	if happened < len(items) {
-		b.to = items[happened-1].raw.Position
+		b.cut(items[happened-1].raw.Position)
 	}
 	// What has happened is noted even if this one took too long, or the runner is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -183,32 +183,63 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
 	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, catalog: b.worker.engine.catalog, pool: b.worker.engine.pool}
 	hctx := context.WithValue(ctx, batchKey{}, info)
-	for n := range items {
-		i := &items[n]
+	for n := 0; n < len(items); {
 		if ctx.Err() != nil { // maybe the worker does not wait for this any more, and what divert reads is the worker's
 			if n == 0 {
 				err = &failure{0, context.Cause(ctx)}
 			}
 			return n, err // one that has not been called has not failed
 		}
-		if b.divert(i) {
-			continue
-		}
-		b.at.Store(int32(n))
-		b.watchdog.Reset(b.worker.projection.options.Timeout)
-		info.item = i
-		began := b.worker.begin()
-		err := callEffect(hctx, i)
-		b.worker.handled(i, began, err)
+		next, at, err := b.callNext(hctx, items, n)
 		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
 			}
-			return n, &failure{n, err}
+			return max(n, at), &failure{at, err}
 		}
-		b.handled++
+		n = next
 	}
 	return len(items), nil
+}
+
+// callNext calls the effect of the n-th item, or of some from there on if that is called for several at once. next is the
+// first item behind them. When it fails, at is the item that has failed, and those before it have happened; -1 if that
+// is not known.
+func (b *batch) callNext(ctx context.Context, items []item, n int) (next, at int, err error) {
+	i, info := &items[n], infoOf(ctx)
+	if i.source.batch != nil {
+		info.item = nil
+		g, err := b.gather(items, n)
+		if err != nil {
+			return 0, g.next, err
+		}
+		b.startItem(n, len(g.Items) > 1)
+		began := b.worker.begin()
+		at, err = g.call(ctx, nil)
+		b.worker.tellBatch(&g, items, began, at, err)
+		end := max(at, n) // what is before it has happened
+		if err == nil {
+			end = g.next
+		}
+		for _, k := range slices.Compact(g.of) {
+			if k < end {
+				b.handled.add(&items[k])
+			}
+		}
+		return g.next, at, err
+	}
+	if b.divert(i) {
+		return n + 1, -1, nil
+	}
+	b.startItem(n, false)
+	info.item = i
+	began := b.worker.begin()
+	err = callEffect(ctx, i)
+	b.worker.tellEvent(i, began, err)
+	if err == nil {
+		b.handled.add(i)
+	}
+	return n + 1, n, err
 }
 
 func callEffect(ctx context.Context, i *item) (err error) {

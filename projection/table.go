@@ -173,7 +173,7 @@ func columnsOf[Row any](name string) []column {
 		}
 	}
 	if keys != 1 {
-		panic(fmt.Sprintf(`projection %q: one field of %v, a string, must be the key and have a tag such as db:"account,key"`, name, t))
+		panic(fmt.Sprintf(`projection.NewTable: projection %q: one field of %v, a string, must be the key and have a tag such as db:"account,key"`, name, t))
 	}
 	return columns
 }

@@ -34,7 +34,7 @@ func (o *Options) validate() error {
 		return fmt.Errorf("Options.Timeout is %s: want 1ms to %s, or 0 for 30s", o.Timeout, maxDuration)
 	case o.MaxAttempts < 1:
 		return fmt.Errorf("Options.MaxAttempts is %d: want 1 or more, or 0 for 3", o.MaxAttempts)
-	case o.MaxParked < 0:
+	case o.MaxParked < 1:
 		return fmt.Errorf("Options.MaxParked is %d: want 1 or more, or 0 for 10000", o.MaxParked)
 	case o.StopAfter < 1:
 		return fmt.Errorf("Options.StopAfter is %d: want a number of keys, or 0 for 10", o.StopAfter)
@@ -77,7 +77,7 @@ func validSources(sources []source) error {
 	taken := make(map[string]bool)
 	for n, s := range sources {
 		if s.decode == nil {
-			return fmt.Errorf("source %d of %d is empty: make it by On, OnKeyed, Fold, Effect or EffectAll", n+1, len(sources))
+			return fmt.Errorf("source %d of %d is empty: make it by On, OnKeyed, OnBatch, Fold, FoldKeys, Effect, EffectAll or EffectBatch, with codecs", n+1, len(sources))
 		}
 		if s.all && len(sources) > 1 {
 			return errors.New("a source of all events must be the only one: events would be given to two sources")
@@ -134,8 +134,6 @@ func (c *Config) validate() error {
 		return fmt.Errorf("Config.Parked is %d: want a number of dead letters, or 0 for 100", c.Parked)
 	case c.StallAfter < 0:
 		return fmt.Errorf("Config.StallAfter is %s: want a duration, or 0 for 1m", c.StallAfter)
-	case c.Parked < 0:
-		return fmt.Errorf("Config.Parked is %d: want a number of events, 0 or more", c.Parked)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ type family struct {
 	told atomic.Int64 // how long after it was made it was last logged that a call waits in vain, in nanoseconds
 }
 
-func newNamed() *family {
+func newFamily() *family {
 	return &family{moved: signal.New(), asking: make(chan struct{}, 1), made: time.Now()}
 }
 

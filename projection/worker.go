@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	// saveAfter is how long a checkpoint is ahead in memory that has only passed events of other types.
+	// saveAfter is how long a checkpoint that has only passed events of other types stays in memory before it is stored.
 	saveAfter = 50 * time.Millisecond
 	// recoverAfter is how long there must be nothing to do after a failure until it counts as over.
 	recoverAfter = time.Second
@@ -60,11 +60,11 @@ type worker struct {
 	page     *feed.Page          // that was read last
 	proof    eventstore.Mark     // of an event at or behind read, if the log is in the same database
 	read     eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
-	pending  int                 // items in rows since the checkpoint
+	pending  amount              // in rows since the checkpoint
 	since    time.Time           // when read left the checkpoint
-	limit    int                 // items of a batch while looking for the one that fails; 0 for any
-	halved   bool                // the limit is a guess
-	until    eventstore.Position // of a table: commit what is before this position, which cannot be folded; 0 for none
+	maxItems int                 // of a batch while looking for the one that fails; 0 for any number
+	halved   bool                // maxItems is a guess
+	until    eventstore.Position // of an event that cannot be folded: a table commits what is before it first; 0 for none
 	poison   map[itemID]failedItem
 	attempts map[eventstore.Position]int
 	others   others
@@ -152,7 +152,7 @@ func (w *worker) run(ctx context.Context) {
 			w.since = time.Now() // a failure is over when there was none for some time, pauses not counted
 		}
 	}
-	if w.pending == 0 && w.read > w.checkpoint {
+	if w.pending.items == 0 && w.read > w.checkpoint {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
 		_ = w.save(ctx)
@@ -184,7 +184,7 @@ func (w *worker) load(ctx context.Context) error {
 		clear(w.poison)
 		clear(w.attempts)
 		w.streak = streak{}
-		w.limit, w.until = 0, 0
+		w.maxItems, w.until = 0, 0
 	}
 	w.seen = eventstore.Mark{Position: p.Checkpoint, ID: p.CheckpointID}
 	w.proof = w.engine.db.log.proof(w.seen)
@@ -229,7 +229,7 @@ func (w *worker) mayRun(p catalog.Partition) bool {
 
 // forget goes back to the checkpoint.
 func (w *worker) forget() {
-	w.read, w.pending, w.since = w.checkpoint, 0, time.Now()
+	w.read, w.pending, w.since = w.checkpoint, amount{}, time.Now()
 	if w.projection.table != nil {
 		w.rows = w.projection.table.open(w.engine.cached, w.checkpoint == 0)
 	}
@@ -242,13 +242,13 @@ func (w *worker) step(ctx context.Context) error {
 		return err
 	}
 	w.page, w.proof = p, w.engine.db.log.proof(p.Mark())
-	limit, bounded, err := w.bound(ctx, p.Through)
+	bound, bounded, err := w.bound(ctx, p.Through)
 	if err != nil {
 		return err
 	}
 	all := w.projection.items(p, w.read, w.number)
-	items, to := cut(all, p.Through, limits{bounded: bounded, bound: limit, before: w.until, most: w.limit})
-	full := p.More && to == p.Through && w.limit == 0
+	items, to := cut(all, p.Through, limits{bounded: bounded, bound: bound, before: w.until, maxItems: w.maxItems})
+	backlogged := p.More && to == p.Through && w.maxItems == 0 // more follows: the commit need not be flushed, and rows may stay in memory
 	defer func(from eventstore.Position) {
 		if w.read != from {
 			w.seen = p.At(w.read)
@@ -257,12 +257,12 @@ func (w *worker) step(ctx context.Context) error {
 	if w.inline >= 0 {
 		items = nil // appends have handled them
 	}
-	if len(items) == 0 && w.pending == 0 {
+	if len(items) == 0 && w.pending.items == 0 {
 		if w.read == w.checkpoint {
 			w.since = time.Now()
 		}
 		w.read = to
-		if full {
+		if backlogged {
 			return nil
 		}
 		// Of no event of this partition, so that no reader can see that it is not stored yet.
@@ -276,9 +276,9 @@ func (w *worker) step(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if w.projection.table != nil {
-		err = w.foldBatch(ctx, items, to, full)
+		err = w.foldBatch(ctx, items, to, backlogged)
 	} else {
-		err = w.handleBatch(ctx, items, to, full)
+		err = w.handleBatch(ctx, items, to, backlogged)
 	}
 	if f, ok := err.(*failure); ok && ctx.Err() == nil { // one that is marked as transient is about no event
 		err = w.judge(ctx, items, f)
@@ -293,7 +293,7 @@ func (w *worker) next(ctx context.Context) (*feed.Page, error) {
 	if w.failing {
 		wait = recoverAfter
 	}
-	if w.read == w.checkpoint && !w.failing || w.pending > 0 { // then there is more
+	if w.read == w.checkpoint && !w.failing || w.pending.items > 0 { // then there is more
 		return w.engine.feed.Next(ctx, w.mark())
 	}
 	left := time.Until(w.since.Add(wait))
@@ -358,7 +358,7 @@ func (w *worker) save(ctx context.Context) error {
 
 // committed notes what a batch has changed.
 func (w *worker) committed(b *batch) {
-	w.checkpoint, w.read, w.pending, w.until = b.to, b.to, 0, 0
+	w.checkpoint, w.read, w.pending, w.until = b.to, b.to, amount{}, 0
 	maps.Copy(w.parked, b.parking)
 	for id := range w.poison {
 		if id.position <= b.to {
@@ -371,17 +371,17 @@ func (w *worker) committed(b *batch) {
 		}
 	}
 	switch {
-	case w.limit > 0 && w.halved && w.limit < maxHalved:
-		w.limit *= 2
+	case w.maxItems > 0 && w.halved && w.maxItems < maxHalved:
+		w.maxItems *= 2
 	default:
-		w.limit = 0
+		w.maxItems = 0
 	}
-	if b.handled > 0 {
+	if b.handled.items > 0 {
 		w.streak.handled(b.to)
 	}
-	w.rate.add(b.handled, time.Now())
+	w.rate.add(b.handled.events, time.Now())
 	if observe := w.engine.config.Observer.Batch; observe != nil && !b.began.IsZero() {
-		observe(BatchDone{w.ref(), w.number, w.checkpoint, b.handled, len(b.letters), time.Since(b.began)})
+		observe(BatchDone{w.ref(), w.number, w.checkpoint, b.handled.events, len(b.letters), time.Since(b.began)})
 	}
 	if w.failing {
 		w.failing = false

@@ -36,7 +36,7 @@ func deposits(make func(*pgxpool.Pool) func(ctx context.Context, tx pgx.Tx, tabl
 		wrong := make(pool)
 		return ofHandler(func(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
 			if data, ok := e.Data.(deposited); ok {
-				return wrong(ctx, tx, "{accounts}", e, data.Amount)
+				return wrong(ctx, tx, fmt.Sprintf("accounts_v%d", o.Version), e, data.Amount)
 			}
 			return handle(ctx, tx, e)
 		})(pool, o)

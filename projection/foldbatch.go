@@ -11,11 +11,11 @@ import (
 )
 
 // foldBatch folds items into rows, and writes these when there are enough of them.
-func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Position, full bool) error {
-	if w.pending == 0 {
+func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Position, backlogged bool) error {
+	if w.pending.items == 0 {
 		w.since = time.Now()
 	}
-	b := &batch{worker: w, to: to, durable: !full, began: w.since}
+	b := &batch{worker: w, to: to, durable: !backlogged, began: w.since}
 	kept := make([]int, 0, len(items))
 	for n := range items {
 		if !b.divert(&items[n]) {
@@ -30,24 +30,24 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 	}
 	for k, n := range kept {
 		if w.unsettled(items, kept, k) { // what is before it is written first
-			to, full = items[n].raw.Position-1, false
+			to, backlogged = items[n].raw.Position-1, false
 			b.cut(to)
 			break
 		}
 		began := w.begin()
 		err := w.rows.fold(&items[n])
-		w.handled(&items[n], began, err)
+		w.tellEvent(&items[n], began, err)
 		if err != nil {
 			return &failure{n, err}
 		}
-		b.handled++
+		b.handled.add(&items[n])
 	}
-	b.handled += w.pending
-	if full && len(b.letters) == 0 && w.rows.dirty() < w.engine.cached && time.Since(w.since) < w.flushAfter() {
+	b.handled.addAll(w.pending)
+	if backlogged && len(b.letters) == 0 && w.rows.dirty() < w.engine.cached && time.Since(w.since) < w.flushAfter() {
 		w.read, w.pending = to, b.handled
 		return nil
 	}
-	// Until it is committed it has not been read: a worker that ends saves how far it has.
+	// w.read stays where it was until the rows are committed: what a worker saves when it ends must be in the table.
 	if err := w.engine.answered(ctx, b.flush); err != nil {
 		return err
 	}

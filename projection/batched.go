@@ -1,0 +1,188 @@
+package projection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/codec"
+	"github.com/tidemark-es/tidemark/eventstore"
+)
+
+// Batch is a piece of the log that is handled at once: the events that a partition has to handle next, in the order of
+// positions, without those that are parked. It has at most [Config.BatchSize] events, and more items if some have
+// several keys.
+type Batch struct {
+	Projection Ref
+	Partition  int
+	// Token is the fencing token of the partition, higher for each owner: a broker that is told refuses those who were
+	// owners before. It is 0 while an operator retries dead letters, which are older than what was handled since.
+	Token int64
+	// After is the position that was reached before the batch.
+	After eventstore.Position
+	Items []BatchItem
+}
+
+// BatchItem is an event of a [Batch].
+type BatchItem struct {
+	Event *eventstore.Raw // must not be changed
+	Key   string
+	Value any // what the function given to Each has made of the event
+}
+
+// BatchItemError says which item of a [Batch] could not be handled. Any other error is blamed on no event as long as the
+// batch has several: it is tried again in parts.
+type BatchItemError struct {
+	Item int // index in Batch.Items
+	Err  error
+}
+
+func (e *BatchItemError) Error() string {
+	return fmt.Sprintf("item %d of the batch: %v", e.Item, e.Err)
+}
+
+// Unwrap returns why.
+func (e *BatchItemError) Unwrap() error { return e.Err }
+
+// BatchSource is a kind of events that are handled in batches: see [Each].
+type BatchSource struct{ source source }
+
+// Each says that a batch has the events whose types are in the codec, and what it is to have of each: value must be pure,
+// and its error parks the event. key is like that of [OnKeyed]; nil means the stream. It panics when value is nil, or the
+// codec is nil or decodes no type.
+func Each[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, value func(eventstore.Event[E]) (any, error)) BatchSource {
+	mustHave("Each", c, given{"the value", value == nil})
+	s := newSource(c)
+	if key != nil {
+		s = keyed(s, key, nil)
+	}
+	s.values = func(d meaning) (values []any, err error) {
+		defer recovered(&err)
+		for _, event := range d.events.([]eventstore.Event[E]) {
+			v, err := value(event)
+			if err != nil {
+				return nil, err
+			}
+			values = append(values, v)
+		}
+		return values, nil
+	}
+	return BatchSource{s}
+}
+
+// OnBatch says that a projection gives events to handle in batches, in the transaction that moves the checkpoint behind
+// them: one round trip writes what hundreds of events mean. [Options.Timeout] is for a whole batch. After an error
+// nothing of the batch is stored. It panics when handle is nil.
+func OnBatch(handle func(ctx context.Context, tx pgx.Tx, batch Batch) error, sources ...BatchSource) HandlerSource {
+	given{"the handler", handle == nil}.must("OnBatch", "")
+	return HandlerSource{together(&batchHandler{handle}, sources)}
+}
+
+// EffectBatch says that a subscription calls do for events in batches, such as to publish them. Events are given again
+// after a crash, like those of [Effect]. A [BatchItemError] says that the effects of the items before it have
+// happened; after any other error none has, as far as is known. It panics when do is nil.
+func EffectBatch(do func(ctx context.Context, batch Batch) error, sources ...BatchSource) EffectSource {
+	given{"the effect", do == nil}.must("EffectBatch", "")
+	handle := func(ctx context.Context, _ pgx.Tx, b Batch) error { return do(ctx, b) }
+	return EffectSource{together(&batchHandler{handle}, sources)}
+}
+
+// batchHandler handles the items of all sources that have it.
+type batchHandler struct {
+	handle func(context.Context, pgx.Tx, Batch) error
+}
+
+func together(h *batchHandler, sources []BatchSource) []source {
+	all := make([]source, len(sources))
+	for n, s := range sources {
+		all[n] = s.source
+		all[n].batch = h
+	}
+	return all
+}
+
+// gathered is a batch, and which item each of its own is of.
+type gathered struct {
+	Batch
+	handler *batchHandler
+	of      []int // ascending indexes of items
+	handled amount
+	next    int // index of the first item behind the batch
+}
+
+// gather makes a batch of items from the n-th on. It ends where the source is another one, or an item cannot be handled.
+func (b *batch) gather(items []item, n int) (g gathered, err error) {
+	w := b.worker
+	g = gathered{handler: items[n].source.batch, next: n}
+	g.Projection, g.Partition, g.Token, g.After = w.ref(), w.number, w.token, w.read
+	if n > 0 {
+		g.After = items[n-1].raw.Position
+	}
+	for ; g.next < len(items) && items[g.next].source.batch == g.handler; g.next++ {
+		i := &items[g.next]
+		if b.divert(i) {
+			continue
+		}
+		if err = g.add(i, g.next); err != nil {
+			break
+		}
+	}
+	if len(g.Items) > 0 { // what is before it comes first
+		err = nil
+	}
+	return g, err
+}
+
+// add adds an item.
+func (g *gathered) add(i *item, n int) error {
+	if i.meaning.err != nil {
+		return i.meaning.err
+	}
+	values, err := i.source.values(i.meaning)
+	if err != nil {
+		return err
+	}
+	g.handled.add(i)
+	for _, v := range values {
+		g.Items = append(g.Items, BatchItem{i.raw, i.keyText(), v})
+		g.of = append(g.of, n)
+	}
+	return nil
+}
+
+// call gives the batch to its handler. When it fails, at is the item that has failed, -1 if that is not known.
+func (g *gathered) call(ctx context.Context, tx pgx.Tx) (at int, err error) {
+	defer recovered(&err)
+	at = -1
+	if len(g.Items) == 0 {
+		return at, nil
+	}
+	err = g.handler.handle(eventstore.WithoutKey(ctx), tx, g.Batch)
+	var which *BatchItemError
+	if errors.As(err, &which) && which.Item >= 0 && which.Item < len(g.of) {
+		return g.of[which.Item], err
+	}
+	return at, err
+}
+
+// tellBatch tells the observer that the items of a batch were handled, or which one was not.
+func (w *worker) tellBatch(g *gathered, items []item, began time.Time, at int, err error) {
+	if w.engine.config.Observer.Event == nil || len(g.of) == 0 {
+		return
+	}
+	share := time.Since(began) / time.Duration(g.handled.items)
+	for k, n := range g.of {
+		if k > 0 && g.of[k-1] == n {
+			continue
+		}
+		switch {
+		case err == nil || at > n:
+			w.tellEvent(&items[n], time.Now().Add(-share), nil)
+		case at == n || at < 0:
+			w.tellEvent(&items[n], time.Now().Add(-share), err)
+		}
+	}
+}
