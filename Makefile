@@ -1,6 +1,6 @@
 # Every target works on a clean clone. `make help` lists them.
 
-MODULES := . migrations/compat bench tidemarktest
+MODULES := . migrations/compat bench tidemarktest examples
 # The packages whose tests execute SQL of ours, with all that is below them.
 SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggregate/... ./projection/...
 
@@ -16,6 +16,7 @@ test: ## run all tests
 SLOW := (eventstore|projection|projectiontest|snapshot|localpg|pgtest|pgpool|aggregate|bank|orders)
 test/short: ## run the quick half: the fast packages, and the examples of the slow ones
 	@go test $$(go list ./... | grep -vE '/$(SLOW)$$')
+	@cd examples && go test $$(go list ./... | grep -vE '/$(SLOW)$$')
 	@go test -run '^(Example|TestStore$$|TestRefs$$|TestVerdict$$)' ./eventstore ./projection ./snapshot ./aggregate
 
 test/race: ## run all tests under the race detector

@@ -1,6 +1,7 @@
 package tidemarktest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,8 @@ import (
 
 // Config adjusts [New]. Nil and the zero value are the defaults.
 type Config struct {
-	// Image is the image of Postgres that testcontainers-go runs for the tests of this process. Empty means the first
-	// server that package localpg finds.
+	// Image is the image of Postgres that testcontainers-go runs for the tests of this process. Empty means what the
+	// environment variable TIDEMARKTEST_IMAGE says, and without that the first server that package localpg finds.
 	Image string
 	// Connections is how many connections the pool may have; 0 means 8.
 	Connections int
@@ -46,14 +47,7 @@ func New(t testing.TB, config *Config) *Env {
 	if e.config.Connections == 0 {
 		e.config.Connections = 8
 	}
-	server := ""
-	if e.config.Image != "" {
-		var err error
-		if server, err = container(e.config.Image); err != nil {
-			t.Fatalf("tidemarktest: run a container of %s: %v", e.config.Image, err)
-		}
-	}
-	e.URL = pgtest.URLAt(t, server)
+	e.URL = pgtest.URLAt(t, e.config.server(t))
 	e.Pool = pgtest.Connect(t, e.URL, func(c *pgxpool.Config) { c.MaxConns = int32(e.config.Connections) })
 	store, err := eventstore.New(e.Pool, e.config.Store)
 	if err != nil {
@@ -63,6 +57,33 @@ func New(t testing.TB, config *Config) *Env {
 	t.Cleanup(store.Close)
 	return e
 }
+
+// EmptyURL returns the connection string of an empty database of the test's own, for a service that applies the
+// migrations itself. Of config only the Image matters.
+func EmptyURL(t testing.TB, config *Config) string {
+	t.Helper()
+	if config == nil {
+		config = &Config{}
+	}
+	return pgtest.EmptyURLAt(t, config.server(t))
+}
+
+// server returns the connection string of the server that a test's database is on, "" for the one that package localpg finds.
+func (c *Config) server(t testing.TB) string {
+	t.Helper()
+	image := cmp.Or(c.Image, os.Getenv(imageVar))
+	if image == "" {
+		return ""
+	}
+	server, err := container(image)
+	if err != nil {
+		t.Fatalf("tidemarktest: run a container of %s: %v", image, err)
+	}
+	return server
+}
+
+// imageVar names the environment variable that stands for Config.Image.
+const imageVar = "TIDEMARKTEST_IMAGE"
 
 // Run runs projections until the end of the test, and returns the runner when their tables are there. The test waits
 // for an event with [projection.Runner.Wait].

@@ -14,18 +14,18 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
 	"github.com/tidemark-es/tidemark/httpapi"
-	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
-// service is a running bank, seen from outside and from within.
-type service struct {
+// branch is a running bank, seen from outside and from within.
+type branch struct {
 	*servicetest.Client
 	*bank
 }
 
-func start(t *testing.T) *service {
+func start(t *testing.T) *branch {
 	t.Helper()
-	b, err := open(t.Context(), pgtest.EmptyURL(t))
+	b, err := open(t.Context(), tidemarktest.EmptyURL(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,11 +34,11 @@ func start(t *testing.T) *service {
 	if err := b.runner.Wait(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	return &service{servicetest.Serve(t, b.mux), b}
+	return &branch{servicetest.Serve(t, b.mux), b}
 }
 
 // openAccounts opens accounts in EUR with 1000 cents each.
-func (s *service) openAccounts(ids ...string) (position string) {
+func (s *branch) openAccounts(ids ...string) (position string) {
 	s.Helper()
 	for _, id := range ids {
 		s.Must(201, "POST", "/accounts", `{"account":"`+id+`","owner":"Owner of `+id+`","currency":"EUR","overdraft":500,"date":"2026-01-01"}`)
@@ -47,7 +47,7 @@ func (s *service) openAccounts(ids ...string) (position string) {
 	return position
 }
 
-func (s *service) events() (n int) {
+func (s *branch) events() (n int) {
 	s.Helper()
 	if err := s.pool.QueryRow(s.Context(), `select count(*) from tidemark.events`).Scan(&n); err != nil {
 		s.Fatal(err)
@@ -363,7 +363,7 @@ func TestClosing(t *testing.T) {
 // TestOpenTogether lets several processes start on an empty database at the same time.
 func TestOpenTogether(t *testing.T) {
 	t.Parallel()
-	url := pgtest.EmptyURL(t)
+	url := tidemarktest.EmptyURL(t, nil)
 	var banks sync.WaitGroup
 	for range 6 {
 		banks.Go(func() {

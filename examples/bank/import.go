@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -76,7 +77,7 @@ func readFile(path string) ([]berka.Transaction, error) {
 type importer struct {
 	*bank
 	out       io.Writer
-	progress  *host.Progress
+	progress  *progressbar.ProgressBar
 	byAccount map[string][]berka.Transaction
 	start     eventstore.Position // what is at or below it was there before
 	stored    atomic.Int64        // events that were stored now
@@ -94,7 +95,7 @@ func (im *importer) run(ctx context.Context) (err error) {
 		group.Go(func() error { return im.account(groupCtx, id, lines) })
 	}
 	err = group.Wait()
-	im.progress.Finish()
+	_ = im.progress.Finish()
 	if err != nil {
 		return err
 	}
@@ -130,7 +131,7 @@ func (im *importer) account(ctx context.Context, id string, lines []berka.Transa
 		if err := im.dispatch(keyed, commandFor(t)); err != nil {
 			return &berka.Error{Line: t.Line, Err: fmt.Errorf("account %s: %w", id, err)}
 		}
-		im.progress.Add(1)
+		_ = im.progress.Add(1)
 	}
 	return nil
 }

@@ -16,7 +16,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
@@ -28,8 +27,8 @@ import (
 	"github.com/tidemark-es/tidemark/examples/bank/account"
 	"github.com/tidemark-es/tidemark/examples/internal/host"
 	"github.com/tidemark-es/tidemark/httpapi"
-	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
+	"github.com/tidemark-es/tidemark/service"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
@@ -71,7 +70,7 @@ func serve(ctx context.Context, addr, data string) error {
 	defer listener.Close()
 	err = withBank(ctx, data, func(ctx context.Context, b *bank) error {
 		slog.Info("the bank is open", "url", "http://"+listener.Addr().String())
-		return host.Serve(ctx, listener, b.mux, b.mux.Close)
+		return service.Serve(ctx, listener, b.mux, b.mux.Close)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil // interrupted while it started
@@ -88,12 +87,7 @@ func withBank(ctx context.Context, data string, do func(context.Context, *bank) 
 		}
 		defer b.close()
 		b.kept = kept
-		return host.Alongside(ctx, b.runner.Run, func(ctx context.Context) error {
-			if err := b.runner.Wait(ctx, 0); err != nil { // for the tables of the read models
-				return err
-			}
-			return do(ctx, b)
-		})
+		return service.Run(ctx, b.runner, func(ctx context.Context) error { return do(ctx, b) })
 	})
 }
 
@@ -116,14 +110,7 @@ const cached = 1000
 
 // open connects, migrates and wires the service. Nothing runs yet.
 func open(ctx context.Context, url string) (*bank, error) {
-	config, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return nil, err
-	}
-	if !strings.Contains(url, "pool_max_conns") {
-		config.MaxConns = importers + 8
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := service.Connect(ctx, url, &service.Config{MaxConns: importers + 8})
 	if err != nil {
 		return nil, err
 	}
@@ -136,9 +123,6 @@ func open(ctx context.Context, url string) (*bank, error) {
 }
 
 func (b *bank) wire(ctx context.Context) (err error) {
-	if err := migrations.Up(ctx, b.pool, nil); err != nil {
-		return err
-	}
 	if err := createReadModels(ctx, b.pool); err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
-	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
 func TestMain(m *testing.M) { servicetest.Main(m, main) }
@@ -33,7 +33,7 @@ func TestServeAndStop(t *testing.T) {
 // TestOneDatabaseOnly: with two databases to choose from, the program does not guess.
 func TestOneDatabaseOnly(t *testing.T) {
 	t.Parallel()
-	text := servicetest.Output(t, servicetest.Program(t, pgtest.URL(t), "-addr", "localhost:0", "-data", t.TempDir()), 1)
+	text := servicetest.Output(t, servicetest.Program(t, tidemarktest.New(t, nil).URL, "-addr", "localhost:0", "-data", t.TempDir()), 1)
 	if !strings.Contains(text, "DATABASE_URL") {
 		t.Errorf("%s, want it to name DATABASE_URL", text)
 	}
@@ -75,7 +75,7 @@ func writeStatement(t *testing.T, accounts, n int) (path string) {
 func TestImportKilled(t *testing.T) {
 	t.Parallel()
 	const accounts, each = 40, 50
-	path, url := writeStatement(t, accounts, each), pgtest.URL(t)
+	path, url := writeStatement(t, accounts, each), tidemarktest.New(t, nil).URL
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -112,8 +112,8 @@ func TestImportKilled(t *testing.T) {
 // TestImportSample imports the file that the README shows.
 func TestImportSample(t *testing.T) {
 	t.Parallel()
-	text := servicetest.Output(t, servicetest.Program(t, pgtest.EmptyURL(t), "import", "testdata/statement.csv"), 0)
-	for _, want := range []string{"20 of 20 transactions", "3 accounts, 23 events", "reconciled 18 of 18 account-days"} {
+	text := servicetest.Output(t, servicetest.Program(t, tidemarktest.EmptyURL(t, nil), "import", "testdata/statement.csv"), 0)
+	for _, want := range []string{"3 accounts, 23 events", "reconciled 18 of 18 account-days"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%s\nwant %q", text, want)
 		}
@@ -123,7 +123,7 @@ func TestImportSample(t *testing.T) {
 // TestImportRefuses: what is wrong with a file is said with its line, and nothing is imported.
 func TestImportRefuses(t *testing.T) {
 	t.Parallel()
-	url := pgtest.URL(t)
+	url := tidemarktest.New(t, nil).URL
 	good, err := os.ReadFile("testdata/statement.csv")
 	if err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestReconcileFails(t *testing.T) {
 	if err := os.WriteFile(path, []byte(strings.Replace(string(good), "19250.00", "19255.00", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	text := servicetest.Output(t, servicetest.Program(t, pgtest.EmptyURL(t), "import", path), 1)
+	text := servicetest.Output(t, servicetest.Program(t, tidemarktest.EmptyURL(t, nil), "import", path), 1)
 	if !strings.Contains(text, "reconciled 17 of 18") || !strings.Contains(text, "account 101 on 1995-01-10 has 1925000") {
 		t.Errorf("%s, want the account and the day", text)
 	}
@@ -197,7 +197,7 @@ var (
 
 // session runs the curl commands in the console block of a README, whose answers tell times: where
 // a later command has such a time in it, it is sent with the one that was answered now.
-func (s *service) session(path string) {
+func (s *branch) session(path string) {
 	s.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/bank/account"
-	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
 	"github.com/tidemark-es/tidemark/projection/projectiontest"
+	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
 // TestReadModels: each read model comes to the same whatever happens while it is made, and no event type is forgotten.
@@ -28,7 +28,7 @@ func TestReadModels(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			projectiontest.Check(t, projectiontest.Config{
-				Database:   projectiontest.Databases(t, pgtest.Pool(t), createReadModels),
+				Database:   projectiontest.Databases(t, tidemarktest.New(t, nil).Pool, createReadModels),
 				Projection: func(*pgxpool.Pool, projection.Options) *projection.Projection { return readModel(name) },
 				ReadModel: func(ctx context.Context, pool *pgxpool.Pool) (model any, err error) {
 					return model, pool.QueryRow(ctx, test.sql).Scan(&model)

@@ -15,7 +15,7 @@ import (
 	"github.com/tidemark-es/tidemark/examples/bank/account"
 	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
 	"github.com/tidemark-es/tidemark/httpapi"
-	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
 // TestTimeTravel asks for each state that two accounts went through, by each way there is.
@@ -210,7 +210,7 @@ func TestSnapshots(t *testing.T) {
 // TestClosingSaves: snapshots that are waiting when the bank closes are saved.
 func TestClosingSaves(t *testing.T) {
 	t.Parallel()
-	url := pgtest.EmptyURL(t)
+	url := tidemarktest.EmptyURL(t, nil)
 	b, err := open(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)

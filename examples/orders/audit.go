@@ -19,7 +19,7 @@ import (
 
 // audit checks what must always be true, and prints it. It makes the read models once more, in
 // memory and by other code, from the first event on, and compares. Nobody may be writing.
-func (s *service) audit(ctx context.Context, out io.Writer) error {
+func (s *app) audit(ctx context.Context, out io.Writer) error {
 	b := newBooks()
 	if err := b.read(ctx, s.store); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (a *auditor) check(what, about, wrong string) {
 }
 
 // checkBalance looks for an item that was lost or found.
-func (a *auditor) checkBalance(ctx context.Context, s *service) error {
+func (a *auditor) checkBalance(ctx context.Context, s *app) error {
 	var items int64
 	var wrong string
 	err := s.pool.QueryRow(ctx, `
@@ -86,7 +86,7 @@ func (a *auditor) checkBalance(ctx context.Context, s *service) error {
 }
 
 // checkSearch looks for an order that is not found by the names of its items, or by others.
-func (a *auditor) checkSearch(ctx context.Context, s *service) error {
+func (a *auditor) checkSearch(ctx context.Context, s *app) error {
 	var orders int
 	var wrong string
 	err := s.pool.QueryRow(ctx, `
@@ -102,7 +102,7 @@ func (a *auditor) checkSearch(ctx context.Context, s *service) error {
 }
 
 // checkMoney compares what the orders say was paid and refunded with what two read models do.
-func (a *auditor) checkMoney(ctx context.Context, s *service, b *books) error {
+func (a *auditor) checkMoney(ctx context.Context, s *app, b *books) error {
 	type sums struct {
 		Currency       string
 		Paid, Refunded int64
@@ -134,7 +134,7 @@ func (a *auditor) checkMoney(ctx context.Context, s *service, b *books) error {
 }
 
 // compare checks that a read model has the rows it should have.
-func compare[R any](ctx context.Context, a *auditor, s *service, name string, want map[string]R, key func(R) string, sql string) error {
+func compare[R any](ctx context.Context, a *auditor, s *app, name string, want map[string]R, key func(R) string, sql string) error {
 	rows, _ := s.pool.Query(ctx, sql)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[R])
 	if err != nil {

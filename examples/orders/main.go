@@ -16,7 +16,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -26,8 +25,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/internal/host"
 	"github.com/tidemark-es/tidemark/httpapi"
-	"github.com/tidemark-es/tidemark/migrations"
 	"github.com/tidemark-es/tidemark/projection"
+	"github.com/tidemark-es/tidemark/service"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
@@ -70,9 +69,9 @@ func serve(ctx context.Context, addr, data string) error {
 		return err
 	}
 	defer listener.Close()
-	err = withService(ctx, data, func(ctx context.Context, s *service) error {
+	err = withApp(ctx, data, func(ctx context.Context, s *app) error {
 		slog.Info("orders are taken", "url", "http://"+listener.Addr().String())
-		return host.Serve(ctx, listener, s.mux, s.mux.Close)
+		return service.Serve(ctx, listener, s.mux, s.mux.Close)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		return nil // interrupted while it started
@@ -80,8 +79,8 @@ func serve(ctx context.Context, addr, data string) error {
 	return err
 }
 
-// withService calls do with a service whose projections run.
-func withService(ctx context.Context, data string, do func(context.Context, *service) error) error {
+// withApp calls do with an order service whose projections run.
+func withApp(ctx context.Context, data string, do func(context.Context, *app) error) error {
 	return host.WithPostgres(ctx, data, func(ctx context.Context, url string, kept bool) error {
 		s, err := open(ctx, url)
 		if err != nil {
@@ -89,17 +88,12 @@ func withService(ctx context.Context, data string, do func(context.Context, *ser
 		}
 		defer s.close()
 		s.kept = kept
-		return host.Alongside(ctx, s.runner.Run, func(ctx context.Context) error {
-			if err := s.runner.Wait(ctx, 0); err != nil { // for the tables of the read models
-				return err
-			}
-			return do(ctx, s)
-		})
+		return service.Run(ctx, s.runner, func(ctx context.Context) error { return do(ctx, s) })
 	})
 }
 
-// service is the order service, wired.
-type service struct {
+// app is the order service, wired.
+type app struct {
 	pool      *pgxpool.Pool
 	store     *eventstore.Store
 	snapshots *snapshot.Snapshotter
@@ -110,19 +104,12 @@ type service struct {
 }
 
 // open connects, migrates and wires the service. Nothing runs yet.
-func open(ctx context.Context, url string) (*service, error) {
-	config, err := pgxpool.ParseConfig(url)
+func open(ctx context.Context, url string) (*app, error) {
+	pool, err := service.Connect(ctx, url, &service.Config{MaxConns: 24})
 	if err != nil {
 		return nil, err
 	}
-	if !strings.Contains(url, "pool_max_conns") {
-		config.MaxConns = 24
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, err
-	}
-	s := &service{pool: pool}
+	s := &app{pool: pool}
 	if err := s.wire(ctx); err != nil {
 		pool.Close()
 		return nil, err
@@ -130,10 +117,7 @@ func open(ctx context.Context, url string) (*service, error) {
 	return s, nil
 }
 
-func (s *service) wire(ctx context.Context) (err error) {
-	if err := migrations.Up(ctx, s.pool, nil); err != nil {
-		return err
-	}
+func (s *app) wire(ctx context.Context) (err error) {
 	if err := createReadModels(ctx, s.pool); err != nil {
 		return err
 	}
@@ -161,7 +145,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 }
 
 // close saves the snapshots that are waiting and disconnects. Nobody may use the service any more.
-func (s *service) close() {
+func (s *app) close() {
 	s.snapshots.Close()
 	s.store.Close()
 	s.pool.Close()

@@ -11,7 +11,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
-	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
 func TestMain(m *testing.M) { servicetest.Main(m, main) }
@@ -33,7 +33,7 @@ func TestUsage(t *testing.T) {
 			t.Errorf("%v: %s, want the usage", args, text)
 		}
 	}
-	text := servicetest.Output(t, servicetest.Program(t, pgtest.URL(t), "-data", t.TempDir(), "simulate"), 1)
+	text := servicetest.Output(t, servicetest.Program(t, tidemarktest.New(t, nil).URL, "-data", t.TempDir(), "simulate"), 1)
 	if !strings.Contains(text, "DATABASE_URL") {
 		t.Errorf("%s, want it to name DATABASE_URL", text)
 	}
@@ -52,7 +52,7 @@ var checks = []string{
 // Then it does it once more, when next to all of it was done before.
 func TestSimulationKilled(t *testing.T) {
 	t.Parallel()
-	url := pgtest.URL(t)
+	url := tidemarktest.New(t, nil).URL
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func TestSimulationKilled(t *testing.T) {
 // TestSimulationFinds breaks each thing that a simulation checks: it must say so and fail.
 func TestSimulationFinds(t *testing.T) {
 	t.Parallel()
-	url := pgtest.URL(t)
+	url := tidemarktest.New(t, nil).URL
 	servicetest.Output(t, servicetest.Program(t, url, "simulate", "-orders", "60"), 0)
 	s, err := open(t.Context(), url)
 	if err != nil {

@@ -16,19 +16,19 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
 	"github.com/tidemark-es/tidemark/httpapi"
-	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
+	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
 // shop is a running service, seen from outside and from within.
 type shop struct {
 	*servicetest.Client
-	*service
+	*app
 }
 
 func start(t *testing.T) *shop {
 	t.Helper()
-	s, err := open(t.Context(), pgtest.EmptyURL(t))
+	s, err := open(t.Context(), tidemarktest.EmptyURL(t, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -525,7 +525,7 @@ func TestReadingAfterWriting(t *testing.T) {
 // TestOpenTogether lets several processes start on an empty database at the same time.
 func TestOpenTogether(t *testing.T) {
 	t.Parallel()
-	url := pgtest.EmptyURL(t)
+	url := tidemarktest.EmptyURL(t, nil)
 	var services sync.WaitGroup
 	for range 6 {
 		services.Go(func() {

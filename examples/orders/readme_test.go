@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/tidemark-es/tidemark/examples/internal/servicetest"
-	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
 // TestREADME runs the commands of the README.
@@ -29,7 +29,7 @@ func TestREADMESimulation(t *testing.T) {
 		t.Fatal("the README does not show what a simulation prints")
 	}
 	want := strings.NewReplacer("…", ".+", "5000", "200").Replace(regexp.QuoteMeta(string(report[1])))
-	got := servicetest.Output(t, servicetest.Program(t, pgtest.EmptyURL(t), "simulate", "-orders", "200", "-workers", "16", "-seed", "1"), 0)
+	got := servicetest.Output(t, servicetest.Program(t, tidemarktest.EmptyURL(t, nil), "simulate", "-orders", "200", "-workers", "16", "-seed", "1"), 0)
 	if !regexp.MustCompile("(?m)^" + want).MatchString(got) {
 		t.Errorf("%s\nwant\n%s", got, report[1])
 	}

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidemark-es/tidemark/eventstore"
@@ -45,8 +46,8 @@ func parseSimulation(args []string) simulation {
 
 // runSimulation lets customers order, and then checks everything.
 func runSimulation(ctx context.Context, data string, what simulation) error {
-	return withService(ctx, data, func(ctx context.Context, s *service) error {
-		sim := &simulator{simulation: what, service: s, out: os.Stdout, progress: host.NewProgress(os.Stdout, "orders", what.orders)}
+	return withApp(ctx, data, func(ctx context.Context, s *app) error {
+		sim := &simulator{simulation: what, app: s, out: os.Stdout, progress: host.NewProgress(os.Stdout, "orders", what.orders)}
 		err := sim.run(ctx)
 		switch {
 		case ctx.Err() != nil && s.kept:
@@ -68,9 +69,9 @@ const (
 // simulator runs one simulation.
 type simulator struct {
 	simulation
-	*service
+	*app
 	out      io.Writer
-	progress *host.Progress
+	progress *progressbar.ProgressBar
 	counts   struct{ placed, soldOut, paid, shipped, cancelled, returned, early, repeated, givenUp atomic.Int64 }
 }
 
@@ -89,7 +90,7 @@ func (s *simulator) run(ctx context.Context) error {
 			break
 		}
 		group.Go(func() error {
-			defer s.progress.Add(1)
+			defer func() { _ = s.progress.Add(1) }()
 			if err := s.customer(groupCtx, n); err != nil {
 				return fmt.Errorf("order %s: %w", s.orderID(n), err)
 			}
@@ -97,7 +98,7 @@ func (s *simulator) run(ctx context.Context) error {
 		})
 	}
 	err := group.Wait()
-	s.progress.Finish()
+	_ = s.progress.Finish()
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,7 @@ var mayImport = map[string][]string{
 	"saga":       {"eventstore", "codec", "projection", "command"},
 	"publish":    {"eventstore", "codec", "projection"},
 	"httpapi":    {"eventstore", "codec", "projection", "query"},
+	"service":    {"eventstore", "migrations"},
 	// The root package wires the others together.
 	"": {"eventstore", "codec", "migrations", "snapshot", "projection", "query", "command", "aggregate", "saga", "publish", "httpapi"},
 }

@@ -129,6 +129,12 @@ func EmptyURL(t testing.TB) string {
 	return database(t, "", (*server).empty)
 }
 
+// EmptyURLAt is [EmptyURL] on the server that at names.
+func EmptyURLAt(t testing.TB, at string) string {
+	t.Helper()
+	return database(t, at, (*server).empty)
+}
+
 // database creates a database for the time of a test.
 func database(t testing.TB, at string, create func(*server, context.Context) (string, error)) string {
 	t.Helper()

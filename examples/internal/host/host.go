@@ -1,5 +1,5 @@
-// Package host is what the examples have in common around the service itself: a Postgres to run
-// on, a server to serve with, and a display of progress.
+// Package host is what the examples have in common and services have not: a Postgres of their own to run
+// on, and a display of progress.
 //
 // # Guarantees
 //
@@ -9,15 +9,17 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"time"
 
-	"golang.org/x/sync/errgroup"
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
 
 	"github.com/tidemark-es/tidemark/localpg"
+	"github.com/tidemark-es/tidemark/service"
 )
 
 // WithPostgres calls do with the connection string of a Postgres: the one that DATABASE_URL names,
@@ -33,7 +35,7 @@ func WithPostgres(ctx context.Context, dir string, do func(ctx context.Context, 
 	}
 	kept := dir != "" || postgres.Source() == localpg.URL
 	slog.Info("Postgres is ready", "source", postgres.Source(), "kept", kept)
-	err = Alongside(ctx,
+	err = service.Alongside(ctx,
 		func(ctx context.Context) error {
 			select {
 			case <-postgres.Done():
@@ -46,43 +48,12 @@ func WithPostgres(ctx context.Context, dir string, do func(ctx context.Context, 
 	return errors.Join(err, postgres.Stop())
 }
 
-// Alongside runs background for as long as do runs: it is cancelled when do has returned, and not
-// by ctx, so that what do finishes after ctx is done can still rely on it. When background fails,
-// do is cancelled.
-func Alongside(ctx context.Context, background, do func(context.Context) error) error {
-	backgroundCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return background(backgroundCtx) })
-	group.Go(func() error {
-		defer stop()
-		return do(ctx)
-	})
-	return group.Wait()
-}
-
-const (
-	readTime  = 10 * time.Second // for a client to send a request
-	drainTime = 10 * time.Second // for requests under way, when the service closes
-)
-
-// Serve serves until ctx is done, and then finishes the requests under way. onShutdown is called
-// when that begins.
-func Serve(ctx context.Context, listener net.Listener, handler http.Handler, onShutdown func()) error {
-	server := &http.Server{Handler: handler, ReadTimeout: readTime, IdleTimeout: time.Minute}
-	server.RegisterOnShutdown(onShutdown)
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	select {
-	case err := <-failed:
-		return err
-	case <-ctx.Done():
+// NewProgress shows on w how many of total things, which are called what, are done, if w is a terminal.
+func NewProgress(w io.Writer, what string, total int) *progressbar.ProgressBar {
+	if file, ok := w.(*os.File); !ok || !term.IsTerminal(int(file.Fd())) {
+		return progressbar.DefaultSilent(int64(total))
 	}
-	slog.Info("closing")
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-	defer cancel()
-	if err := server.Shutdown(drain); err != nil {
-		slog.Warn("some clients were cut off", "error", err)
-		return server.Close()
-	}
-	return nil
+	return progressbar.NewOptions(total,
+		progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what), progressbar.OptionShowCount(), progressbar.OptionShowIts(),
+		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionOnCompletion(func() { fmt.Fprintln(w) }))
 }

@@ -10,42 +10,6 @@ import (
 	"github.com/tidemark-es/tidemark/examples/internal/host"
 )
 
-// TestAlongside: what runs in the background outlives ctx, ends with do, and takes do with it when
-// it fails.
-func TestAlongside(t *testing.T) {
-	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := false
-	err := host.Alongside(ctx,
-		func(background context.Context) error {
-			<-background.Done()
-			ended = true
-			return nil
-		},
-		func(ctx context.Context) error {
-			cancel()
-			<-ctx.Done()
-			if ended {
-				t.Error("the background ended with ctx")
-			}
-			return ctx.Err()
-		})
-	if !errors.Is(err, context.Canceled) || !ended {
-		t.Errorf("%v, background ended: %v", err, ended)
-	}
-
-	broken := errors.New("broken")
-	err = host.Alongside(t.Context(),
-		func(context.Context) error { return broken },
-		func(ctx context.Context) error {
-			<-ctx.Done()
-			return ctx.Err()
-		})
-	if !errors.Is(err, broken) {
-		t.Errorf("%v, want why the background failed", err)
-	}
-}
-
 // TestWithPostgres is not parallel: it sets the environment.
 func TestWithPostgres(t *testing.T) {
 	t.Setenv("DATABASE_URL", "")
@@ -69,14 +33,12 @@ func TestWithPostgres(t *testing.T) {
 	}
 }
 
+// TestProgress: nothing is shown where nobody looks.
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	p := host.NewProgress(&out, "orders", 3)
-	p.Add(1)
-	p.Add(2)
-	p.Finish()
-	if got := out.String(); !strings.HasPrefix(got, "3 of 3 orders, ") || strings.Count(got, "\n") != 1 {
-		t.Errorf("%q", got)
+	if err := p.Add(3); err != nil || strings.TrimSpace(out.String()) != "" {
+		t.Errorf("%q, %v", out.String(), err)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/tidemark-es/tidemark/httpapi"
-	"github.com/tidemark-es/tidemark/internal/pgtest"
+	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
 // asProgram in the environment makes the test binary be the program.
@@ -25,7 +25,7 @@ func Main(m *testing.M, main func()) {
 		main()
 		return
 	}
-	pgtest.Main(m)
+	tidemarktest.Main(m)
 }
 
 // Program returns the program as a process of its own. Without databaseURL it starts a Postgres.
