@@ -16,7 +16,7 @@ create table tidemark.projections (
     added      json        not null default '{}',    -- those added later: the position each was added at
     tables     text[]      not null default '{}',    -- what readers call the tables of the read model
     definition text        not null default '',      -- the statements that made them, as tokens
-    kind       text        not null default '',      -- how its events are written: handlers, table, or effects
+    kind       text        not null default '',      -- what handles its events: handlers, folds into a table, or effects
     total      bigint      not null default 0,       -- how many events there were to handle
     total_at   bigint      not null default 0,       -- up to this position, when it was made
     held_until timestamptz,                          -- while another version takes its place, it does not move

@@ -10,9 +10,9 @@ import (
 const (
 	// awayFor is how long a process leaves a projection that it cannot run to others.
 	awayFor = 10 * time.Minute
-	// alone is how long it leaves the projection to others at the least, and half of it at random, so that of two
+	// leaveAtLeast is how long it leaves the projection to others at the least, and half of it at random, so that of two
 	// processes that both cannot run it one goes on trying.
-	alone = 2 * time.Second
+	leaveAtLeast = 2 * time.Second
 )
 
 // unfit returns why this process may not run a projection as the database has it, nil if it may.
@@ -36,7 +36,7 @@ func (v *deployment) leftToOthers(p plan) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	now := time.Now()
-	if early := now.Before(v.until.Add(alone - awayFor)); !early && (now.After(v.until) || !p.HasOthers(v.engine.db.owner)) {
+	if early := now.Before(v.until.Add(leaveAtLeast - awayFor)); !early && (now.After(v.until) || !p.HasOthers(v.engine.db.owner)) {
 		v.unable = nil
 	}
 	return v.unable
@@ -51,13 +51,13 @@ func (v *deployment) giveAway(why error) bool {
 		return false
 	}
 	v.unable = fmt.Errorf("left to other processes: this one cannot run it, maybe because its search_path or its role is another one: %w", why)
-	v.until = time.Now().Add(awayFor + rand.N(alone/2))
+	v.until = time.Now().Add(awayFor + rand.N(leaveAtLeast/2))
 	return true
 }
 
 // stepBack notes why this process does not run the projection, nil if it does, and logs when that changes.
 func (v *deployment) stepBack(reason error) {
-	v.outdated.Store(reason != nil)
+	v.notRunHere.Store(reason != nil)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if reason != nil && (v.away == nil || v.away.Error() != reason.Error()) {
@@ -73,7 +73,7 @@ func (v *deployment) Missing() {
 		v.stepBack(v.refused)
 		return
 	}
-	if v.outdated.Load() && v.stepped() == nil {
+	if v.notRunHere.Load() && v.stepped() == nil {
 		return // it was not there when the runner began
 	}
 	v.stepBack(errors.New("its row in the table projections was deleted, or it was dropped: restart the process to make it anew"))

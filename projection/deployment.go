@@ -43,9 +43,9 @@ type deployment struct {
 	projection *Projection
 	engine     *engine
 
-	outdated atomic.Bool // there are stored types that this one does not handle, or it is not there at all
-	left     atomic.Bool // the others know
-	refused  error       // why Run could not make it what it has to be; set before it runs
+	notRunHere atomic.Bool // there are stored types that this one does not handle, or it is not there at all
+	left       atomic.Bool // the others know
+	refused    error       // why Run could not make it what it has to be; set before it runs
 
 	mu      sync.Mutex
 	phase   string           // as of the last plan
@@ -109,7 +109,7 @@ func (v *deployment) register(ctx context.Context, log uuid.UUID) error {
 		if n := slices.IndexFunc(rows, func(s catalog.Version) bool { return s.Phase == catalog.Live }); n >= 0 {
 			phase = catalog.Building
 			if rows[n].Version > v.projection.options.Version {
-				v.outdated.Store(true)
+				v.notRunHere.Store(true)
 				v.engine.logger.WarnContext(ctx,
 					"projection is not run: a higher version is live, and this one is not there any more",
 					"projection", v.projection.name, "version", v.projection.options.Version, "live", rows[n].Version)

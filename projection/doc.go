@@ -22,7 +22,7 @@
 //   - A partition sees the events of its keys in the order of positions; a projection with one
 //     partition sees all. Checkpoints advance over events of other types.
 //   - Partitions are spread evenly over the processes that run the projection. When a process ends,
-//     others take over at once; when it dies, when its leases expire.
+//     others take over at once; when it dies, too if they run on the same machine, and else when its leases expire.
 //   - One bad event stops one key: the event becomes a dead letter, and what follows of its key waits
 //     in order behind it. Everything else goes on. No event is passed over. This holds for reading, folding and
 //     writing rows too. When many keys fail alike, one after another, the projection stops instead.

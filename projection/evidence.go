@@ -20,8 +20,8 @@ const (
 	stillFor = time.Second
 )
 
-// others is how far the other partitions of a version were when an event last violated a constraint.
-type others struct {
+// siblings is how far the other partitions of a version were when an event last violated a constraint.
+type siblings struct {
 	position eventstore.Position // of the event
 	first    time.Time           // when it did
 	sum      int64               // of their checkpoints
@@ -61,15 +61,15 @@ func (w *worker) mayFollow(ctx context.Context, position eventstore.Position) bo
 	if err != nil {
 		return true // and it is asked again
 	}
-	if w.others.position != position {
-		w.others = others{position: position, first: time.Now()}
+	if w.siblings.position != position {
+		w.siblings = siblings{position: position, first: time.Now()}
 	}
-	if w.others.sum != sum {
-		w.others.sum, w.others.since = sum, time.Now()
-		return behind > 0 || time.Since(w.others.first) < aheadFor
+	if w.siblings.sum != sum {
+		w.siblings.sum, w.siblings.since = sum, time.Now()
+		return behind > 0 || time.Since(w.siblings.first) < aheadFor
 	}
 	if behind > 0 {
-		return time.Since(w.others.since) < w.projection.options.Timeout
+		return time.Since(w.siblings.since) < w.projection.options.Timeout
 	}
-	return time.Since(w.others.since) < stillFor
+	return time.Since(w.siblings.since) < stillFor
 }

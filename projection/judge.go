@@ -5,11 +5,20 @@ import (
 	"errors"
 	"slices"
 
+	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
 // judge decides what to do about a batch that failed. It returns nil if the next step does something
-// about it at once.
+// about it at once, and else an error, after which the worker pauses and tries again.
+//
+//	class of the error            the item that failed is known        it is not known
+//	fatal, unable                 nothing is committed                 nothing is committed
+//	transient                     items before it are committed,       the whole batch is tried again
+//	                              then it is tried again
+//	poison, any error of a fold   items before it are committed,       smaller batches, until one event is left
+//	                              then it becomes a dead letter
+//	unclear                       the same after MaxAttempts           smaller batches, until one event is left
 func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	n, at, parts := w.pending.items+len(items), max(f.at, 0), 1
 	if w.pending.items == 0 && f.at < 0 && isOneEvent(items) {
@@ -30,19 +39,18 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	i := &items[at]
 	position := i.raw.Position
 	err := error(&HandlerError{Projection: w.projection.name, Stream: i.raw.Stream, Position: position, Type: i.raw.Type, Err: f.err})
-	if found.class.ofAll() {
+	if found.class.ofAll() && found.class != ClassTransient {
+		return err
+	}
+	first := w.handleFirst(items, position, found.fold)
+	if found.class == ClassTransient {
 		return err
 	}
 	if w.isEnvironment(ctx, position, f.err) {
 		return Transient(err)
 	}
-	earlier := slices.IndexFunc(items, func(i item) bool { return i.raw.Position == position }) // items of events before it
 	w.passed(items[:at])
 	w.attempts[position]++
-	w.until = 0
-	if found.fold && (earlier > 0 || w.pending.items > 0) { // what is before it can be committed
-		w.until = position
-	}
 	w.forget()
 	found.attempts = w.attempts[position]
 	given := found.verdict() == giveUp
@@ -57,14 +65,25 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 		w.engine.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
 			"projection", w.projection.name, "version", w.projection.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
 	}
-	if earlier > 0 && w.projection.table == nil && !w.projection.effects { // what is before it can be committed
-		w.maxItems, w.halved = earlier, false
-		return nil
-	}
-	if given {
+	if given || first {
 		return nil
 	}
 	return err
+}
+
+// handleFirst lets what is before an event that has failed be handled and committed without it. It reports whether handlers
+// do so at the next step.
+func (w *worker) handleFirst(items []item, position eventstore.Position, fold bool) bool {
+	earlier := slices.IndexFunc(items, func(i item) bool { return i.raw.Position == position })
+	w.until = 0
+	switch {
+	case fold && (earlier > 0 || w.pending.items > 0):
+		w.until = position
+	case earlier > 0 && w.projection.table == nil && !w.projection.effects:
+		w.maxItems, w.halved = earlier, false
+		return true
+	}
+	return false
 }
 
 // isOneEvent reports whether items are one event, or the parts of one, which are handled together.

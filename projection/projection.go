@@ -90,7 +90,7 @@ type source struct {
 	effect  func(context.Context, meaning) error
 	batch   *batchHandler                // in place of handle and effect
 	values  func(meaning) ([]any, error) // what the batch is to have of an event
-	row     any                          // of a table: a foldFunc[Row]
+	fold    any                          // of a table: a foldFunc[Row]
 }
 
 // meaning is what a stored event means, for all sources with the same codec.

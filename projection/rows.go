@@ -7,7 +7,6 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -29,7 +28,7 @@ type rows interface {
 	fold(i *item) error
 	// dirty is how many rows have changed since the last flush.
 	dirty() int
-	// flush writes the rows that have changed; copying the new ones in is faster for many.
+	// flush writes the rows that have changed. Many new rows are written by COPY, which is faster.
 	flush(ctx context.Context, tx pgx.Tx) error
 	// flushed notes that the flush was committed.
 	flushed()
@@ -170,7 +169,7 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 		return e.err
 	}
 	before := e.row
-	return i.source.row.(foldFunc[Row])(&e.row, i.meaning, func(op Op) error {
+	return i.source.fold.(foldFunc[Row])(&e.row, i.meaning, func(op Op) error {
 		switch op.kind {
 		case put:
 			if reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).String() != i.key {
@@ -291,10 +290,8 @@ func (r *rowsOf[Row]) copyIn(ctx context.Context, tx pgx.Tx, added []*entry[Row]
 	for n, c := range r.table.columns {
 		names[n] = c.name
 	}
-	table := strings.Split(r.table.name, ".")
-	table[len(table)-1] += fmt.Sprintf("_v%d", r.table.version)
 	next, values := 0, make([]any, 0, len(r.table.columns))
-	_, err := tx.CopyFrom(ctx, table, names, pgx.CopyFromFunc(func() ([]any, error) {
+	_, err := tx.CopyFrom(ctx, identifier(r.table.name, r.table.version), names, pgx.CopyFromFunc(func() ([]any, error) {
 		if next == len(added) {
 			return nil, nil
 		}

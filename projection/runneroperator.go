@@ -81,7 +81,7 @@ func (o *RunnerOperator) Reset(ctx context.Context, ref Ref, to eventstore.Posit
 }
 
 func (o *RunnerOperator) reset(ctx context.Context, tx pgx.Tx, d *deployment, to eventstore.Position) error {
-	id, tables := d.projection.id(), o.db.catalog
+	id := d.projection.id()
 	if err := o.db.refuseInline(ctx, tx, id); err != nil {
 		return err
 	}
@@ -92,13 +92,13 @@ func (o *RunnerOperator) reset(ctx context.Context, tx pgx.Tx, d *deployment, to
 	if to < 0 || to > tidemark || to > 0 && d.projection.table != nil {
 		return fmt.Errorf("%w: to position %d: the log ends at %d, and a table can only begin at 0", ErrRefused, to, tidemark)
 	}
-	if err := tables.Reset(ctx, tx, id, to); err != nil {
+	if err := o.db.catalog.Reset(ctx, tx, id, to); err != nil {
 		return err
 	}
 	if to == 0 { // then the read model will have all events of all types
-		if err := tables.NothingAdded(ctx, tx, id); err != nil {
+		if err := o.db.catalog.NothingAdded(ctx, tx, id); err != nil {
 			return err
 		}
 	}
-	return tables.DropLetters(ctx, tx, id)
+	return o.db.catalog.DropLetters(ctx, tx, id)
 }

@@ -183,6 +183,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
 	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, catalog: b.worker.engine.catalog, pool: b.worker.engine.pool}
 	hctx := context.WithValue(ctx, batchKey{}, info)
+	start := time.Now()
 	for n := 0; n < len(items); {
 		if ctx.Err() != nil { // maybe the worker does not wait for this any more, and what divert reads is the worker's
 			if n == 0 {
@@ -197,7 +198,9 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 			}
 			return max(n, at), &failure{at, err}
 		}
-		n = next
+		if n = next; n < len(items) && time.Since(start) > batchTime {
+			return n, nil // what has happened is noted before there is more to repeat after a crash
+		}
 	}
 	return len(items), nil
 }

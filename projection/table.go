@@ -61,7 +61,7 @@ func FoldKeys[Row, E any](c *codec.Codec[E], keys func(eventstore.Event[E]) []st
 }
 
 func foldSource[Row, E any](s source, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
-	s.row = func(row *Row, d meaning, done func(Op) error) error {
+	s.fold = func(row *Row, d meaning, done func(Op) error) error {
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			if err := done(fold(row, event)); err != nil {
 				return err

@@ -19,6 +19,8 @@ const (
 	maxVersion = 1<<31 - 1
 	// maxDuration bounds timeouts and leases. Postgres takes none of 25 days.
 	maxDuration = 24 * time.Hour
+	// maxBatchSize is the most that a store reads at once.
+	maxBatchSize = 100_000
 	// minLease is the shortest lease: below it a process would lose its partitions between two heartbeats.
 	minLease = 10 * time.Millisecond
 )
@@ -120,8 +122,8 @@ func (g given) must(function, of string) {
 // validate returns an error that names a field and its value.
 func (c *Config) validate() error {
 	switch {
-	case c.BatchSize < 1:
-		return fmt.Errorf("Config.BatchSize is %d: want a number of events, or 0 for 1000", c.BatchSize)
+	case c.BatchSize < 1 || c.BatchSize > maxBatchSize:
+		return fmt.Errorf("Config.BatchSize is %d: want a number of events up to %d, or 0 for 1000", c.BatchSize, maxBatchSize)
 	case c.Concurrency < 1:
 		return fmt.Errorf("Config.Concurrency is %d: want a number of batches, or 0 for half of the pool's connections", c.Concurrency)
 	case c.Lease < minLease || c.Lease > maxDuration:

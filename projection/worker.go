@@ -56,21 +56,21 @@ type worker struct {
 	parked     map[string]bool       // keys that have dead letters
 	rows       rows                  // of a table
 
-	seen     eventstore.Mark     // that of read, unless its position is another one
-	page     *feed.Page          // that was read last
-	proof    eventstore.Mark     // of an event at or behind read, if the log is in the same database
-	read     eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
-	pending  amount              // in rows since the checkpoint
-	since    time.Time           // when read left the checkpoint
-	maxItems int                 // of a batch while looking for the one that fails; 0 for any number
-	halved   bool                // maxItems is a guess
-	until    eventstore.Position // of an event that cannot be folded: a table commits what is before it first; 0 for none
-	poison   map[itemID]failedItem
-	attempts map[eventstore.Position]int
-	others   others
-	streak   streak
-	failing  bool
-	server   time.Time // when it was started
+	seen        eventstore.Mark     // that of read, unless its position is another one
+	page        *feed.Page          // that was read last
+	proof       eventstore.Mark     // of an event at or behind read, if the log is in the same database
+	read        eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
+	pending     amount              // in rows since the checkpoint
+	since       time.Time           // when read left the checkpoint
+	maxItems    int                 // of a batch while looking for the one that fails; 0 for any number
+	halved      bool                // maxItems is a guess
+	until       eventstore.Position // of an event that cannot be folded: a table commits what is before it first; 0 for none
+	poison      map[itemID]failedItem
+	attempts    map[eventstore.Position]int
+	siblings    siblings
+	streak      streak
+	failing     bool
+	serverStart time.Time // when the Postgres server was started
 
 	rate rate
 }
@@ -82,8 +82,8 @@ type staleToken struct {
 	end   context.CancelCauseFunc
 }
 
-// hold returns a context for what is done under the present token.
-func (w *worker) hold(ctx context.Context) context.Context {
+// underToken returns a context for what is done under the present token.
+func (w *worker) underToken(ctx context.Context) context.Context {
 	held, end := context.WithCancelCause(ctx)
 	if old := w.stale.Swap(&staleToken{w.token, end}); old != nil {
 		old.end(nil)
@@ -115,13 +115,13 @@ func (w *worker) run(ctx context.Context) {
 	pauses := pause.NewGrowing(100*time.Millisecond, w.engine.config.MaxBackoff)
 	loaded := false
 	fencedAt := int64(-1) // the token under which the worker was last fenced
-	held := w.hold(ctx)
+	held := w.underToken(ctx)
 	for ctx.Err() == nil {
 		var err error
 		checkpoint := w.checkpoint
 		if !loaded {
 			err = guarded(func() error { return w.engine.answered(ctx, w.load) })
-			held = w.hold(ctx)
+			held = w.underToken(ctx)
 		}
 		if err == nil {
 			loaded = true
@@ -176,10 +176,10 @@ func (w *worker) load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("projection %s: read its dead letters: %w", w.projection.name, err)
 	}
-	if p.Checkpoint < w.checkpoint || !w.server.IsZero() && !p.ServerStart.Equal(w.server) {
+	if p.Checkpoint < w.checkpoint || !w.serverStart.IsZero() && !p.ServerStart.Equal(w.serverStart) {
 		w.engine.feed.Forget() // the log of another server may have another end
 	}
-	w.server = p.ServerStart
+	w.serverStart = p.ServerStart
 	if p.Token != w.token || p.Checkpoint != w.checkpoint {
 		clear(w.poison)
 		clear(w.attempts)

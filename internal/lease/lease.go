@@ -64,7 +64,7 @@ type Store[D any] interface {
 	Inherit(ctx context.Context, dead []string) error
 }
 
-// Member is a group as this process runs it. Its methods are called from one goroutine.
+// Member is a group as this process runs it: what the process does as a member of the group. Its methods are called from one goroutine.
 type Member[D any] interface {
 	// Partitions is how many the group has in this process.
 	Partitions() int
@@ -74,8 +74,9 @@ type Member[D any] interface {
 	Planned(plan Plan[D]) bool
 	// Missing learns that the store has no such group any more.
 	Missing()
-	// Left reports, once for each time, that this process does not run the group any more: others are told.
-	Left() bool
+	// TakeLeft reports that this process does not run the group any more, so that others are told. It reports so once, until
+	// the process has run the group again.
+	TakeLeft() bool
 	// Worker returns the worker of a partition that this process has got the lease of. The worker is run again
 	// when it has returned although the partition is to be run.
 	Worker(partition int) Worker

@@ -95,7 +95,7 @@ func (s *Spreader[D]) tick(ctx context.Context) error {
 			if err := s.Store.LeaveGroup(ctx, s.Owner, p.Group); err != nil {
 				return err
 			}
-			if m.Left() {
+			if m.TakeLeft() {
 				s.Announce(ctx)
 			}
 		}
@@ -194,7 +194,7 @@ func (s *Spreader[D]) settle(ctx context.Context, m Member[D], p Plan[D], due in
 				s.start(id, h.worker, h.token)
 			}
 		default:
-			if !p.Running { // what it is doing cannot be committed
+			if !p.Running { // an operator's pause has raised the token already, so that the worker cannot commit
 				h.stop()
 			}
 		}

@@ -144,7 +144,7 @@ func (p *process) Partitions() int                 { return len(p.partitions) }
 func (p *process) Joins() bool                     { return !p.unfit.Load() }
 func (p *process) Planned(lease.Plan[string]) bool { return !p.unfit.Load() }
 func (p *process) Missing()                        {}
-func (p *process) Left() bool                      { return false }
+func (p *process) TakeLeft() bool                  { return false }
 func (p *process) Worker(n int) lease.Worker       { return &partition{p, n} }
 
 type partition struct {

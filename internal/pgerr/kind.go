@@ -67,7 +67,7 @@ var codes = map[string]Kind{
 	Diverged:       Environment,
 	Unproven:       Environment,
 	HalfBatch:      Unclear,
-	ReadersView:    Objects,
+	ReadersView:    Unclear, // package projection knows
 }
 
 // KindOf returns what an error is about: Unclear if Postgres has not sent it.

@@ -52,7 +52,7 @@ func (h *history) end() eventstore.Position {
 // before it commits.
 func (h *history) batchSize() int {
 	if h.size == 0 {
-		return 1_000_000
+		return 100_000
 	}
 	return h.size + 1
 }

@@ -21,7 +21,7 @@ type Partition struct {
 	State        string
 	Types        []string // that the version handles
 	Partitions   int
-	Inline       eventstore.Position // appends keep the projection after this position; -1 if they do not
+	Inline       eventstore.Position // appends keep the projection after this position; -1 if they do not, or not yet
 	Held         bool                // another version is about to take its place
 	Failing      bool
 	ServerStart  time.Time

@@ -35,19 +35,21 @@ func (r *Runner) runLeases(ctx context.Context) {
 	spreader.Run(ctx)
 }
 
-// Partitions is a method of [lease.Member].
+// What follows makes a deployment a [lease.Member].
+
+// Partitions returns how many partitions the spreader has to see to.
 func (v *deployment) Partitions() int { return v.projection.options.Partitions }
 
-// Joins is a method of [lease.Member].
-func (v *deployment) Joins() bool { return !v.outdated.Load() }
+// Joins reports whether this process runs the version.
+func (v *deployment) Joins() bool { return !v.notRunHere.Load() }
 
-// Left is a method of [lease.Member].
-func (v *deployment) Left() bool { return v.left.CompareAndSwap(false, true) }
+// TakeLeft reports once that this process has stopped to run the version.
+func (v *deployment) TakeLeft() bool { return v.left.CompareAndSwap(false, true) }
 
-// Worker is a method of [lease.Member].
+// Worker returns the worker of a partition that this process has the lease of.
 func (v *deployment) Worker(partition int) lease.Worker { return newWorker(v, partition) }
 
-// Planned is a method of [lease.Member].
+// Planned looks whether this process may run the version as the database has it.
 func (v *deployment) Planned(p plan) bool {
 	reason := v.unfit(p)
 	v.stepBack(reason)
