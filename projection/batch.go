@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/panics"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
@@ -234,7 +235,7 @@ func (p *Projection) orEnded(ctx context.Context, tx pgx.Tx, said *saying, err e
 }
 
 func call(ctx context.Context, tx pgx.Tx, i *item) (err error) {
-	defer recovered(&err)
+	defer panics.Recover(&err)
 	return i.source.handle(ctx, tx, i.meaning)
 }
 

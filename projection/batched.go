@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/panics"
 )
 
 // Batch is a piece of the log that is handled at once: the events that a partition has to handle next, in the order of
@@ -60,7 +61,7 @@ func Each[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, value 
 		s = keyed(s, key, nil)
 	}
 	s.values = func(d meaning) (values []any, err error) {
-		defer recovered(&err)
+		defer panics.Recover(&err)
 		for _, event := range d.events.([]eventstore.Event[E]) {
 			v, err := value(event)
 			if err != nil {
@@ -155,7 +156,7 @@ func (g *gathered) add(i *item, n int) error {
 
 // call gives the batch to its handler. When it fails, at is the item that has failed, -1 if that is not known.
 func (g *gathered) call(ctx context.Context, tx pgx.Tx) (at int, err error) {
-	defer recovered(&err)
+	defer panics.Recover(&err)
 	at = -1
 	if len(g.Items) == 0 {
 		return at, nil

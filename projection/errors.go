@@ -9,7 +9,9 @@ import (
 
 	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/panics"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
 // ErrUnknownProjection means that there is no projection of that name, or not at that version.
@@ -87,10 +89,14 @@ var errIdle = errors.New("the handler left its transaction alone for longer than
 // classify judges an error that came while an event was handled.
 func classify(err error) Class {
 	var m *classified
-	var p *panicError
+	var p *panics.Error
 	switch {
 	case errors.As(err, &m):
 		return m.class
+	case errors.As(err, new(*rowset.ShapeError)):
+		return ClassFatal
+	case errors.As(err, new(*rowset.ValueError)), errors.Is(err, rowset.ErrOtherKey), errors.Is(err, rowset.ErrWrongKey):
+		return ClassPoison
 	case errors.As(err, &p), errors.Is(err, codec.ErrDecode), errors.Is(err, errNoKey),
 		errors.Is(err, errEnded), pgerr.Is(err, pgerr.HalfBatch):
 		return ClassPoison

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
+	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
 // foldBatch folds items into rows, and writes these when there are enough of them.
@@ -22,8 +23,8 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 			kept = append(kept, n)
 		}
 	}
-	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.rows.load(ctx, w.engine.pool, items, kept) })
-	if pgerr.KindOf(err) == pgerr.Data || errors.Is(err, errOtherKey) { // of a key that is none of the column's type
+	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.rows.Load(ctx, w.engine.pool, keysOf(items, kept)) })
+	if pgerr.KindOf(err) == pgerr.Data || errors.Is(err, rowset.ErrOtherKey) { // of a key that is none of the column's type
 		return &failure{-1, err}
 	} else if err != nil {
 		return err
@@ -35,7 +36,7 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 			break
 		}
 		began := w.begin()
-		err := w.rows.fold(&items[n])
+		err := items[n].foldInto(w.rows)
 		w.tellEvent(&items[n], began, err)
 		if err != nil {
 			return &failure{n, err}
@@ -43,7 +44,7 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		b.handled.add(&items[n])
 	}
 	b.handled.addAll(w.pending)
-	if backlogged && len(b.letters) == 0 && w.rows.dirty() < w.engine.cached && time.Since(w.since) < w.flushAfter() {
+	if backlogged && len(b.letters) == 0 && w.rows.Dirty() < w.engine.cached && time.Since(w.since) < w.flushAfter() {
 		w.read, w.pending = to, b.handled
 		return nil
 	}
@@ -51,7 +52,7 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 	if err := w.engine.answered(ctx, b.flush); err != nil {
 		return err
 	}
-	w.rows.flushed()
+	w.rows.Flushed()
 	w.committed(b)
 	return nil
 }
@@ -63,7 +64,7 @@ func (w *worker) unsettled(items []item, kept []int, k int) bool {
 		return false // the first one has been asked
 	}
 	for ; k < len(kept) && items[kept[k]].raw.Position == at; k++ {
-		if !w.rows.settled(&items[kept[k]]) {
+		if !items[kept[k]].isSettled(w.rows) {
 			return true
 		}
 	}
@@ -73,7 +74,7 @@ func (w *worker) unsettled(items []item, kept []int, k int) bool {
 // flushAfter is how long rows are folded before they are written, while there is a backlog: longer if there are
 // many, which are written again each time.
 func (w *worker) flushAfter() time.Duration {
-	return min(max(batchTime, time.Duration(w.rows.dirty())*10*rowTime), maxFlushAfter)
+	return min(max(batchTime, time.Duration(w.rows.Dirty())*10*rowTime), maxFlushAfter)
 }
 
 // flush writes the rows and the checkpoint.
@@ -93,8 +94,37 @@ func (b *batch) flush(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
-	if err := b.worker.rows.flush(ctx, tx); err != nil {
+	if err := b.worker.rows.Flush(ctx, tx); err != nil {
 		return &failure{-1, err}
 	}
 	return b.finish(ctx, tx, nil)
+}
+
+// keysOf returns the keys of the items that rows are needed for.
+func keysOf(items []item, which []int) []string {
+	keys := make([]string, 0, len(which))
+	for _, n := range which {
+		if items[n].meaning.err == nil {
+			keys = append(keys, items[n].keyText())
+		}
+	}
+	return keys
+}
+
+// isSettled reports whether the item can be folded into its row now.
+func (i *item) isSettled(rows rowset.Rows) bool {
+	return i.meaning.err != nil || rows.Settled(i.keyText())
+}
+
+// foldInto folds the item into its row.
+func (i *item) foldInto(rows rowset.Rows) error {
+	if i.meaning.err != nil {
+		return i.meaning.err
+	}
+	return rows.Fold(i.keyText(), i)
+}
+
+// Apply implements [rowset.Change].
+func (i *item) Apply(row any, done func(rowset.Outcome, error) error) error {
+	return i.source.fold(row, i.meaning, done)
 }

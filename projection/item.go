@@ -3,13 +3,13 @@ package projection
 import (
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"sort"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/panics"
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
@@ -88,7 +88,7 @@ func (p *Projection) addItems(parts [][]item, i item) {
 // findKeys asks the key function, which may panic. It sets the item's key, or returns its parts if the event may have
 // several keys or none; or it sets why there is no key.
 func (i *item) findKeys() (parts []part) {
-	defer recovered(&i.meaning.err)
+	defer panics.Recover(&i.meaning.err)
 	if parts = i.source.split(i.meaning); parts == nil {
 		if i.key = i.source.key(i.meaning); !validKey(i.key) {
 			i.key, i.meaning.err = "", fmt.Errorf("%w: %.100q", errNoKey, i.key)
@@ -134,27 +134,12 @@ func partitionOf(key string, partitions int) int {
 	return int(hash % uint32(partitions))
 }
 
-// panicError is a panic of the application's code.
-type panicError struct {
-	value any
-	stack []byte
-}
-
-func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
-
 // guarded does something of ours, which should not panic: if it does, the projection stops and the process lives.
 func guarded(do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = Fatal(fmt.Errorf("a defect of package projection: %w", &panicError{p, debug.Stack()}))
+			err = Fatal(fmt.Errorf("a defect of package projection: %w", panics.New(p)))
 		}
 	}()
 	return do()
-}
-
-// recovered turns a panic into an error.
-func recovered(err *error) {
-	if r := recover(); r != nil {
-		*err = &panicError{r, debug.Stack()}
-	}
 }

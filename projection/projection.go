@@ -11,8 +11,10 @@ import (
 
 	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/panics"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
+	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
 // Handler writes what one event means into the read model, through tx. The runner commits the
@@ -30,8 +32,8 @@ type Projection struct {
 	stored  []string        // the same, and schemas above the first one: what releases may differ in
 	known   map[string]bool // stored, and types that are retired
 	names   tableNames
-	table   table // nil unless it folds rows
-	effects bool  // a subscription
+	table   rowset.Table // nil unless it folds rows
+	effects bool         // a subscription
 }
 
 // Options say how a projection is run. Nil and the zero value are the defaults.
@@ -88,9 +90,9 @@ type source struct {
 	split   func(meaning) []part // sorted by key; nil if key says it
 	handle  func(context.Context, pgx.Tx, meaning) error
 	effect  func(context.Context, meaning) error
-	batch   *batchHandler                // in place of handle and effect
-	values  func(meaning) ([]any, error) // what the batch is to have of an event
-	fold    any                          // of a table: a foldFunc[Row]
+	batch   *batchHandler                                                          // in place of handle and effect
+	values  func(meaning) ([]any, error)                                           // what the batch is to have of an event
+	fold    func(row any, m meaning, done func(rowset.Outcome, error) error) error // of a table
 }
 
 // meaning is what a stored event means, for all sources with the same codec.
@@ -207,7 +209,7 @@ func keyed[E any](s source, key func(eventstore.Event[E]) string, keys func(even
 
 // decode decodes an event with upcasters that may panic.
 func decode[E any](c *codec.Codec[E], raw eventstore.Raw) (events []eventstore.Event[E], err error) {
-	defer recovered(&err)
+	defer panics.Recover(&err)
 	return c.Decode(raw)
 }
 

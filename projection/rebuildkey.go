@@ -11,6 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
+	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
 // RebuildKey folds one row of a [NewTable] projection from the events of its key, as when it was new, and
@@ -38,7 +39,7 @@ func (o *RunnerOperator) RebuildKey(ctx context.Context, ref Ref, key string) er
 }
 
 func (v *deployment) rebuildKey(ctx context.Context, key string) error {
-	b := &keyRebuild{deployment: v, projection: v.projection, engine: v.engine, key: key, rows: v.projection.table.open(1, true)}
+	b := &keyRebuild{deployment: v, projection: v.projection, engine: v.engine, key: key, rows: v.projection.table.Open(1, true)}
 	if err := b.refold(ctx, v.engine.db.log, v.engine.pool, nil); err != nil {
 		return fmt.Errorf("rebuild key %s of projection %s: %w", key, v.projection.name, err)
 	}
@@ -79,7 +80,7 @@ type keyRebuild struct {
 	projection *Projection
 	engine     *engine
 	key        string
-	rows       rows
+	rows       rowset.Rows
 	at         eventstore.Position // up to here
 	written    bool                // the row is in the place of the old one
 	letters    []int64             // positions of the key's dead letters that it has folded
@@ -88,10 +89,10 @@ type keyRebuild struct {
 // write puts the row in the place of the one that is there.
 func (b *keyRebuild) write(ctx context.Context, tx pgx.Tx) error {
 	if b.written {
-		return b.rows.flush(ctx, tx)
+		return b.rows.Flush(ctx, tx)
 	}
 	b.written = true
-	return b.rows.replace(ctx, tx, b.key)
+	return b.rows.Replace(ctx, tx, b.key)
 }
 
 // refold folds the events of the key up to the partition's checkpoint. Without a transaction it stops where the row
@@ -139,18 +140,18 @@ var errUnwritten = errors.New("the row is not written yet")
 
 // fold folds an event of the key, unless it is a dead letter of its stream, which Retry would fold again.
 func (b *keyRebuild) fold(ctx context.Context, db catalog.DB, tx pgx.Tx, i *item, parked map[itemID]bool) error {
-	if err := b.rows.load(ctx, db, []item{*i}, []int{0}); err != nil {
+	if err := b.rows.Load(ctx, db, keysOf([]item{*i}, []int{0})); err != nil {
 		return err
 	}
-	if !b.rows.settled(i) {
+	if !i.isSettled(b.rows) {
 		if tx == nil {
 			return errUnwritten
 		}
 		if err := b.write(ctx, tx); err != nil {
 			return err
 		}
-		b.rows.flushed()
-		if err := b.rows.load(ctx, tx, []item{*i}, []int{0}); err != nil {
+		b.rows.Flushed()
+		if err := b.rows.Load(ctx, tx, keysOf([]item{*i}, []int{0})); err != nil {
 			return err
 		}
 	}
@@ -162,7 +163,7 @@ func (b *keyRebuild) fold(ctx context.Context, db catalog.DB, tx pgx.Tx, i *item
 		return fmt.Errorf("%w: its event at %d is parked under its stream, %s: retry that first",
 			ErrRefused, at, stream)
 	}
-	if err := b.rows.fold(i); err != nil {
+	if err := i.foldInto(b.rows); err != nil {
 		return b.projection.handlerError(i, err)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
+	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
 // maxRetried is how many dead letters one transaction handles at most.
@@ -254,14 +255,14 @@ func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *ba
 func (p *Projection) redoUntil(
 	ctx context.Context, tx pgx.Tx, items []item, info *batchInfo, until time.Time) (n int, err error) {
 	ctx = context.WithValue(ctx, batchKey{}, info)
-	var rows rows
+	var rows rowset.Rows
 	if p.table != nil {
-		rows = p.table.open(len(items), false)
+		rows = p.table.Open(len(items), false)
 		all := make([]int, len(items))
 		for n := range all {
 			all[n] = n
 		}
-		if err := rows.load(ctx, tx, items, all); err != nil {
+		if err := rows.Load(ctx, tx, keysOf(items, all)); err != nil {
 			return 0, err
 		}
 	}
@@ -271,12 +272,12 @@ func (p *Projection) redoUntil(
 			break
 		}
 		info.item = i
-		if rows != nil && !rows.settled(i) {
-			if err := rows.flush(ctx, tx); err != nil {
+		if rows != nil && !i.isSettled(rows) {
+			if err := rows.Flush(ctx, tx); err != nil {
 				return n, err
 			}
-			rows.flushed()
-			if err := rows.load(ctx, tx, items, []int{n}); err != nil {
+			rows.Flushed()
+			if err := rows.Load(ctx, tx, keysOf(items, []int{n})); err != nil {
 				return n, err
 			}
 		}
@@ -289,19 +290,19 @@ func (p *Projection) redoUntil(
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout, ErrTimeout)
 	defer cancel()
-	return n, rows.flush(ctx, tx)
+	return n, rows.Flush(ctx, tx)
 }
 
 func (p *Projection) handlerError(i *item, err error) error {
 	return &HandlerError{p.name, i.raw.Stream, i.raw.Position, i.raw.Type, err}
 }
 
-func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rows, i *item) error {
+func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rowset.Rows, i *item) error {
 	if i.meaning.err != nil {
 		return i.meaning.err
 	}
 	if rows != nil {
-		return rows.fold(i)
+		return i.foldInto(rows)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout, ErrTimeout)
 	defer cancel()

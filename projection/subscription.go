@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/panics"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
@@ -246,7 +247,7 @@ func (b *batch) callNext(ctx context.Context, items []item, n int) (next, at int
 }
 
 func callEffect(ctx context.Context, i *item) (err error) {
-	defer recovered(&err)
+	defer panics.Recover(&err)
 	if i.meaning.err != nil {
 		return i.meaning.err
 	}

@@ -1,44 +1,29 @@
 package projection
 
 import (
-	"context"
 	"fmt"
-	"reflect"
-	"strings"
-	"sync/atomic"
-	"unicode"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/codec"
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
 // Op is what becomes of a row after an event: [Put], [Delete], [Skip] or [Fail].
 type Op struct {
-	kind opKind
-	err  error
+	outcome rowset.Outcome
+	err     error
 }
-
-type opKind int
-
-const (
-	put opKind = iota + 1
-	remove
-	skip
-	failed
-)
 
 // The outcomes of a fold.
 var (
-	Put    = Op{kind: put}    // the row is stored as the fold has left it
-	Delete = Op{kind: remove} // there is no such row any more
-	Skip   = Op{kind: skip}   // the event does not concern the row, which the fold has not changed
+	Put    = Op{outcome: rowset.Put}    // the row is stored as the fold has left it
+	Delete = Op{outcome: rowset.Delete} // there is no such row any more
+	Skip   = Op{outcome: rowset.Skip}   // the event does not concern the row, which the fold has not changed
 )
 
 // Fail says that the event cannot be folded into the row: it becomes a dead letter, and the row stays as it
 // was.
-func Fail(err error) Op { return Op{kind: failed, err: err} }
+func Fail(err error) Op { return Op{outcome: rowset.Fail, err: err} }
 
 // FoldSource is a kind of events that rows of type Row are made of, and how: see [Fold].
 type FoldSource[Row any] struct{ source source }
@@ -61,9 +46,11 @@ func FoldKeys[Row, E any](c *codec.Codec[E], keys func(eventstore.Event[E]) []st
 }
 
 func foldSource[Row, E any](s source, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
-	s.fold = func(row *Row, d meaning, done func(Op) error) error {
+	s.fold = func(row any, d meaning, done func(rowset.Outcome, error) error) error {
+		r := row.(*Row)
 		for _, event := range d.events.([]eventstore.Event[E]) {
-			if err := done(fold(row, event)); err != nil {
+			op := fold(r, event)
+			if err := done(op.outcome, op.err); err != nil {
 				return err
 			}
 		}
@@ -71,8 +58,6 @@ func foldSource[Row, E any](s source, fold func(*Row, eventstore.Event[E]) Op) F
 	}
 	return FoldSource[Row]{s}
 }
-
-type foldFunc[Row any] = func(row *Row, d meaning, done func(Op) error) error
 
 // NewTable returns a projection that is a table with one row per key, which events are folded into. The
 // runner loads the rows that a batch concerns, folds in memory, and writes them back together; while the
@@ -98,158 +83,14 @@ func NewTable[Row any](name string, options *Options, folds ...FoldSource[Row]) 
 	case o.FromNow:
 		panic(fmt.Sprintf("projection.NewTable: projection %q: Options.FromNow is true: a table is made of all events from the beginning", name))
 	}
-	t := &tableOf[Row]{columns: columnsOf[Row](name), name: o.Tables[0]}
 	var sources []source
 	for _, f := range folds {
 		sources = append(sources, f.source)
 	}
 	p := mustMake("NewTable", name, &o, sources)
-	t.version = p.options.Version
-	p.table = t
-	t.prepare()
+	var err error
+	if p.table, err = rowset.New[Row](identifier(o.Tables[0], p.options.Version)); err != nil {
+		panic(fmt.Sprintf("projection.NewTable: projection %q: %v", name, err))
+	}
 	return p
-}
-
-// table is a tableOf some type of rows.
-type table interface {
-	// open returns the state of a partition. A fresh one has no rows in the table yet.
-	open(limit int, fresh bool) rows
-	// describe asks Postgres what the table is like. The error is fatal when it cannot hold the rows.
-	describe(ctx context.Context, db querier) error
-}
-
-// column is a field of a row type.
-type column struct {
-	name   string
-	field  []int
-	isText bool // the field is a string, whatever the column is
-}
-
-// tableOf keeps rows of a type. The first column is the key.
-type tableOf[Row any] struct {
-	name    string
-	version int
-	columns []column
-
-	loadSQL, deleteSQL string
-	described          atomic.Pointer[tableShape]
-}
-
-// columnsOf returns the columns of a row type, the key first.
-func columnsOf[Row any](name string) []column {
-	t := reflect.TypeFor[Row]()
-	if t.Kind() != reflect.Struct {
-		panic(fmt.Sprintf("projection.NewTable: projection %q: rows are structs, not %v", name, t))
-	}
-	var columns []column
-	keys, taken := 0, make(map[string]bool)
-	for _, f := range reflect.VisibleFields(t) {
-		tag, option, _ := strings.Cut(f.Tag.Get("db"), ",")
-		switch {
-		case !f.IsExported() || f.Anonymous || tag == "-":
-			continue
-		case tag == "":
-			tag = snake(f.Name)
-		}
-		if taken[tag] {
-			panic(fmt.Sprintf("projection.NewTable: projection %q: two fields of %v are the column %s", name, t, tag))
-		}
-		taken[tag] = true
-		for n := 1; n < len(f.Index); n++ {
-			if t.FieldByIndex(f.Index[:n]).Type.Kind() == reflect.Pointer {
-				panic(fmt.Sprintf("projection.NewTable: projection %q: %v embeds a pointer, which would be nil: embed the struct", name, t))
-			}
-		}
-		kind := f.Type.Kind()
-		if kind == reflect.Pointer {
-			kind = f.Type.Elem().Kind()
-		}
-		c := column{tag, f.Index, kind == reflect.String}
-		if option == "key" && f.Type.Kind() == reflect.String {
-			columns = append([]column{c}, columns...)
-			keys++
-		} else {
-			columns = append(columns, c)
-		}
-	}
-	if keys != 1 {
-		panic(fmt.Sprintf(`projection.NewTable: projection %q: one field of %v, a string, must be the key and have a tag such as db:"account,key"`, name, t))
-	}
-	return columns
-}
-
-// snake turns OpenedOn into opened_on, and ID into id.
-func snake(name string) string {
-	var b strings.Builder
-	runes := []rune(name)
-	for i, r := range runes {
-		if unicode.IsUpper(r) && i > 0 && (!unicode.IsUpper(runes[i-1]) || i+1 < len(runes) && unicode.IsLower(runes[i+1])) {
-			b.WriteByte('_')
-		}
-		b.WriteRune(unicode.ToLower(r))
-	}
-	return b.String()
-}
-
-// names returns the columns' names, quoted, with a prefix each.
-func (t *tableOf[Row]) names(prefix string) string {
-	var names []string
-	for _, c := range t.columns {
-		names = append(names, prefix+pgx.Identifier{c.name}.Sanitize())
-	}
-	return strings.Join(names, ", ")
-}
-
-func (t *tableOf[Row]) prepare() {
-	physical, key := physical(t.name, t.version), pgx.Identifier{t.columns[0].name}.Sanitize()
-	var selected []string
-	for _, c := range t.columns {
-		name := pgx.Identifier{c.name}.Sanitize()
-		if c.isText {
-			name += "::text"
-		}
-		selected = append(selected, name)
-	}
-	t.loadSQL = `
-		select ` + strings.Join(selected, ", ") + `
-		  from ` + physical + `
-		 where ` + key + ` = any ($1)`
-	t.deleteSQL = `
-		delete from ` + physical + `
-		 where ` + key + ` = any ($1)`
-}
-
-func (t *tableOf[Row]) open(limit int, fresh bool) rows {
-	return &rowsOf[Row]{table: t, limit: limit, complete: fresh, entries: make(map[string]*entry[Row])}
-}
-
-// pointers returns pointers to the fields of a row, in the order of columns.
-func (t *tableOf[Row]) pointers(row *Row, into []any) []any {
-	value := reflect.ValueOf(row).Elem()
-	for _, c := range t.columns {
-		into = append(into, value.FieldByIndex(c.field).Addr().Interface())
-	}
-	return into
-}
-
-// values returns the fields of a row to be sent: as pointers, which costs no copies, except those
-// that are pointers themselves.
-func (t *tableOf[Row]) values(row *Row, into []any) []any {
-	value := reflect.ValueOf(row).Elem()
-	for _, c := range t.columns {
-		switch field := value.FieldByIndex(c.field); {
-		case field.Kind() != reflect.Pointer:
-			into = append(into, field.Addr().Interface())
-		case field.IsNil():
-			into = append(into, nil)
-		default:
-			into = append(into, field.Interface())
-		}
-	}
-	return into
-}
-
-// querier is a pool, a connection or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }

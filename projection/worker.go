@@ -15,6 +15,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
+	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
 const (
@@ -54,7 +55,7 @@ type worker struct {
 	inline     eventstore.Position   // appends keep the projection after this position; -1 if they do not
 	liveAt     []eventstore.Position // checkpoints of the live version, while this is another one
 	parked     map[string]bool       // keys that have dead letters
-	rows       rows                  // of a table
+	rows       rowset.Rows           // of a table
 
 	seen        eventstore.Mark     // that of read, unless its position is another one
 	page        *feed.Page          // that was read last
@@ -197,7 +198,7 @@ func (w *worker) load(ctx context.Context) error {
 	w.forget()
 	w.deployment.reached(w.number, w.checkpoint, w.live)
 	if w.projection.table != nil {
-		if err := w.projection.table.describe(ctx, w.engine.pool); err != nil {
+		if err := w.projection.table.Describe(ctx, w.engine.pool); err != nil {
 			return fmt.Errorf("projection %s: look at its table: %w", w.projection.name, err)
 		}
 	}
@@ -231,7 +232,7 @@ func (w *worker) mayRun(p catalog.Partition) bool {
 func (w *worker) forget() {
 	w.read, w.pending, w.since = w.checkpoint, amount{}, time.Now()
 	if w.projection.table != nil {
-		w.rows = w.projection.table.open(w.engine.cached, w.checkpoint == 0)
+		w.rows = w.projection.table.Open(w.engine.cached, w.checkpoint == 0)
 	}
 }
 

@@ -132,6 +132,8 @@ func TestRules(t *testing.T) {
 		{ours + "eventstore", ours + "codec", false},
 		{ours + "projection", ours + "projection/internal/catalog", true},
 		{ours + "projection/internal/catalog", ours + "eventstore", true},
+		{ours + "projection/internal/rowset", ours + "eventstore", false},
+		{ours + "projection/internal/rowset", ours + "internal/pgerr", true},
 		{ours + "projection/internal/catalog", ours + "aggregate", false},
 		{ours + "projection/internal/catalog", rapid, false},
 		{ours + "httpapi", ours + "projection/internal/catalog", true},

@@ -28,6 +28,9 @@ var mayImport = map[string][]string{
 	"": {"eventstore", "codec", "migrations", "snapshot", "projection", "query", "command", "aggregate", "saga", "publish", "httpapi"},
 }
 
+// knowsNone are parts of packages that know nothing of ours but what is below internal.
+var knowsNone = []string{"projection/internal/rowset"}
+
 // mayNeed lists the modules that applications get with the library. Think twice before adding one.
 var mayNeed = []string{
 	"github.com/jackc/pgx/v5",
@@ -64,6 +67,14 @@ func violations(p pkg) (found []string) {
 		}
 	}
 	if isTestHelper(name) || isInternal(name) {
+		return found
+	}
+	if slices.Contains(knowsNone, name) {
+		for _, dep := range p.deps {
+			if depName, ours := nameOf(dep); ours && !isInternal(depName) {
+				found = append(found, fmt.Sprintf("%s depends on %s: it is to know nothing of it", p.path, dep))
+			}
+		}
 		return found
 	}
 	allowed, known := mayImport[ownerOf(name)]

@@ -1,4 +1,4 @@
-package projection
+package rowset
 
 import (
 	"context"
@@ -11,30 +11,63 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/tidemark-es/tidemark/internal/panics"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// rows are the rows of a table that a partition holds in memory. They are what the table holds, as of
-// the last flush, and what the events since have made of them. No other process writes rows of these keys
-// as long as the fencing token is the same.
-type rows interface {
-	// load makes sure that the rows of some items' keys are in memory.
-	load(ctx context.Context, db querier, items []item, which []int) error
-	// settled reports whether the row of an item's key, which must have been loaded, is what the table would give
-	// back for it. If it is not the rows must be flushed, and loaded again, before the item can be folded.
-	settled(i *item) bool
-	// fold folds an item into its row, which must have been loaded. After an error the rows are of
-	// no use any more.
-	fold(i *item) error
-	// dirty is how many rows have changed since the last flush.
-	dirty() int
-	// flush writes the rows that have changed. Many new rows are written by COPY, which is faster.
-	flush(ctx context.Context, tx pgx.Tx) error
-	// flushed notes that the flush was committed.
-	flushed()
-	// replace writes the row of a key that was folded anew, or deletes it if there is none.
-	replace(ctx context.Context, tx pgx.Tx, key string) error
+// Rows are rows of a table that one owner holds in memory. They are what the table holds, as of the last flush, and what
+// the changes since have made of them. Nobody else writes rows of these keys.
+type Rows interface {
+	// Load makes sure that the rows of some keys are in memory.
+	Load(ctx context.Context, db Querier, keys []string) error
+	// Settled reports whether the row of a key, which must have been loaded, is what the table would give back for it. If
+	// it is not, the rows must be flushed, and loaded again, before anything is folded into it.
+	Settled(key string) bool
+	// Fold changes the row of a key, which must have been loaded. After an error the rows are of no use any more.
+	Fold(key string, change Change) error
+	// Dirty is how many rows have changed since the last flush.
+	Dirty() int
+	// Flush writes the rows that have changed. Many new rows are written by COPY, which is faster.
+	Flush(ctx context.Context, tx pgx.Tx) error
+	// Flushed notes that the flush was committed.
+	Flushed()
+	// Replace writes the row of a key that was folded anew, or deletes it if there is none.
+	Replace(ctx context.Context, tx pgx.Tx, key string) error
 }
+
+// Change changes a row.
+type Change interface {
+	// Apply changes a row, which is a pointer to one, once or several times, and calls done each time with the outcome. It
+	// returns the first error of done.
+	Apply(row any, done func(Outcome, error) error) error
+}
+
+// Outcome is what becomes of a row.
+type Outcome int
+
+// The outcomes of a change. Zero is none of them.
+const (
+	Put    Outcome = iota + 1 // the row is stored as it is
+	Delete                    // there is no such row any more
+	Skip                      // the row is as it was before
+	Fail                      // the row cannot be changed, for the reason given with it
+)
+
+// ValueError is why the row of one key cannot be read or written. The group of dead letters is told by what comes before
+// the row.
+type ValueError struct{ err error }
+
+func (e *ValueError) Error() string { return e.err.Error() }
+
+// Unwrap returns why.
+func (e *ValueError) Unwrap() error { return e.err }
+
+// ShapeError is why no row could ever be read or written.
+type ShapeError struct{ err error }
+
+func (e *ShapeError) Error() string { return e.err.Error() }
+
+func shapeError(format string, args ...any) error { return &ShapeError{fmt.Errorf(format, args...)} }
 
 // entry is a row in memory.
 type entry[Row any] struct {
@@ -56,14 +89,14 @@ type rowsOf[Row any] struct {
 	complete bool // what is not in memory is not in the table
 }
 
-func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item, which []int) error {
+// Load implements [Rows].
+func (r *rowsOf[Row]) Load(ctx context.Context, db Querier, keys []string) error {
 	if err := r.know(ctx, db); err != nil {
 		return err
 	}
 	missing := make(map[string]*entry[Row])
-	for _, n := range which {
-		key := items[n].keyText()
-		if _, ok := r.entries[key]; ok || items[n].meaning.err != nil {
+	for _, key := range keys {
+		if _, ok := r.entries[key]; ok {
 			continue
 		}
 		e := &entry[Row]{}
@@ -82,12 +115,12 @@ func (r *rowsOf[Row]) load(ctx context.Context, db querier, items []item, which 
 }
 
 // know looks at the table, unless it is known.
-func (r *rowsOf[Row]) know(ctx context.Context, db querier) error {
+func (r *rowsOf[Row]) know(ctx context.Context, db Querier) error {
 	if r.d != nil {
 		return nil
 	}
 	if r.table.described.Load() == nil {
-		if err := r.table.describe(ctx, db); err != nil {
+		if err := r.table.Describe(ctx, db); err != nil {
 			return err
 		}
 	}
@@ -116,7 +149,7 @@ func (r *rowsOf[Row]) read(found pgx.Rows, missing map[string]*entry[Row]) error
 		key := string(raw[0]) // a text
 		e := missing[key]
 		if e == nil {
-			return mark(fmt.Errorf("%w: %q", errOtherKey, key), ClassPoison)
+			return fmt.Errorf("%w: %q", ErrOtherKey, key)
 		}
 		e.err = r.scan(plans, raw, &row, pointers)
 		e.row, e.stored, e.present = row, true, true
@@ -126,7 +159,7 @@ func (r *rowsOf[Row]) read(found pgx.Rows, missing map[string]*entry[Row]) error
 }
 
 func (r *rowsOf[Row]) scan(plans []pgtype.ScanPlan, raw [][]byte, row *Row, pointers []any) (err error) {
-	defer recovered(&err)
+	defer panics.Recover(&err)
 	for n, plan := range plans {
 		if err := plan.Scan(raw[n], pointers[n]); err != nil {
 			return r.valueError("read from", n, string(raw[0]), err)
@@ -138,12 +171,12 @@ func (r *rowsOf[Row]) scan(plans []pgtype.ScanPlan, raw [][]byte, row *Row, poin
 	return nil
 }
 
-// valueError says which value cannot be read or written. The group of dead letters is told by what comes before the row.
+// valueError says which value cannot be read or written.
 func (r *rowsOf[Row]) valueError(does string, n int, key string, err error) error {
 	c := r.table.columns[n]
 	field := reflect.TypeFor[Row]().FieldByIndex(c.field)
-	return mark(fmt.Errorf("table %s: field %s (%v) cannot be %s column %q: %w (row %q)",
-		physical(r.table.name, r.table.version), field.Name, field.Type, does, c.name, err, key), ClassPoison)
+	return &ValueError{fmt.Errorf("table %s: field %s (%v) cannot be %s column %q: %w (row %q)",
+		r.table.quoted, field.Name, field.Type, does, c.name, err, key)}
 }
 
 // clear makes a row what it is before its first event.
@@ -152,44 +185,42 @@ func (r *rowsOf[Row]) clear(e *entry[Row], key string) {
 	reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).SetString(key)
 }
 
-// errOtherKey is why rows cannot be loaded of which the table has the keys in another form: padded, or
+// ErrOtherKey is why rows cannot be loaded of which the table has the keys in another form: padded, or
 // as another number.
-var errOtherKey = errors.New("the key column does not hold keys as they are: the table has")
+var ErrOtherKey = errors.New("the key column does not hold keys as they are: the table has")
 
-// errWrongKey is why a fold cannot be stored that has changed the row's key.
-var errWrongKey = errors.New("the fold has changed the key of the row")
+// ErrWrongKey is why a fold cannot be stored that has changed the row's key.
+var ErrWrongKey = errors.New("the fold has changed the key of the row")
 
-func (r *rowsOf[Row]) fold(i *item) (err error) {
-	if i.meaning.err != nil {
-		return i.meaning.err
-	}
-	defer recovered(&err)
-	e := r.entries[i.key]
+// Fold implements [Rows]. A panic of the change is an error.
+func (r *rowsOf[Row]) Fold(key string, change Change) (err error) {
+	defer panics.Recover(&err)
+	e := r.entries[key]
 	if e.err != nil {
 		return e.err
 	}
 	before := e.row
-	return i.source.fold.(foldFunc[Row])(&e.row, i.meaning, func(op Op) error {
-		switch op.kind {
-		case put:
-			if reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).String() != i.key {
-				return mark(errWrongKey, ClassPoison)
+	return change.Apply(&e.row, func(outcome Outcome, reason error) error {
+		switch outcome {
+		case Put:
+			if r.keyOf(e) != key {
+				return ErrWrongKey
 			}
 			e.present = true
 			if err := r.settle(e); err != nil {
 				return err
 			}
-		case remove:
+		case Delete:
 			e.present, e.unsure = false, false
-			r.clear(e, i.key)
-		case skip:
+			r.clear(e, key)
+		case Skip:
 			e.row = before
 			return nil
-		case failed:
-			if op.err == nil {
+		case Fail:
+			if reason == nil {
 				return errors.New("the fold returned Fail without an error")
 			}
-			return op.err
+			return reason
 		default:
 			return errors.New("the fold returned none of Put, Delete, Skip and Fail")
 		}
@@ -202,11 +233,9 @@ func (r *rowsOf[Row]) fold(i *item) (err error) {
 	})
 }
 
-func (r *rowsOf[Row]) settled(i *item) bool {
-	if i.meaning.err != nil {
-		return true
-	}
-	e := r.entries[i.keyText()]
+// Settled implements [Rows].
+func (r *rowsOf[Row]) Settled(key string) bool {
+	e := r.entries[key]
 	return !e.changed || !e.unsure
 }
 
@@ -228,12 +257,14 @@ func (r *rowsOf[Row]) settle(e *entry[Row]) error {
 	return nil
 }
 
-func (r *rowsOf[Row]) dirty() int { return len(r.changed) }
+// Dirty implements [Rows].
+func (r *rowsOf[Row]) Dirty() int { return len(r.changed) }
 
 // copyFrom is from how many new rows on they are copied in.
 const copyFrom = 200
 
-func (r *rowsOf[Row]) flush(ctx context.Context, tx pgx.Tx) error {
+// Flush implements [Rows].
+func (r *rowsOf[Row]) Flush(ctx context.Context, tx pgx.Tx) error {
 	var added, kept []*entry[Row]
 	var gone []string
 	for _, e := range r.changed {
@@ -276,7 +307,7 @@ func (r *rowsOf[Row]) refused(entries []*entry[Row], err error) error {
 		}
 	}
 	if len(entries) == 1 && pgerr.KindOf(err) == pgerr.Data {
-		err = fmt.Errorf("table %s: %w (row %q)", physical(r.table.name, r.table.version), err, r.keyOf(entries[0]))
+		err = fmt.Errorf("table %s: %w (row %q)", r.table.quoted, err, r.keyOf(entries[0]))
 	}
 	return err
 }
@@ -291,7 +322,7 @@ func (r *rowsOf[Row]) copyIn(ctx context.Context, tx pgx.Tx, added []*entry[Row]
 		names[n] = c.name
 	}
 	next, values := 0, make([]any, 0, len(r.table.columns))
-	_, err := tx.CopyFrom(ctx, identifier(r.table.name, r.table.version), names, pgx.CopyFromFunc(func() ([]any, error) {
+	_, err := tx.CopyFrom(ctx, r.table.name, names, pgx.CopyFromFunc(func() ([]any, error) {
 		if next == len(added) {
 			return nil, nil
 		}
@@ -351,7 +382,8 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Ro
 	return err
 }
 
-func (r *rowsOf[Row]) flushed() {
+// Flushed implements [Rows].
+func (r *rowsOf[Row]) Flushed() {
 	for _, e := range r.changed {
 		if e.stored, e.changed = e.present, false; e.unsure {
 			delete(r.entries, r.keyOf(e))
@@ -375,9 +407,10 @@ func (r *rowsOf[Row]) flushed() {
 	}
 }
 
-func (r *rowsOf[Row]) replace(ctx context.Context, tx pgx.Tx, key string) error {
+// Replace implements [Rows].
+func (r *rowsOf[Row]) Replace(ctx context.Context, tx pgx.Tx, key string) error {
 	if _, err := tx.Exec(ctx, r.table.deleteSQL, []string{key}); err != nil {
 		return err
 	}
-	return r.flush(ctx, tx)
+	return r.Flush(ctx, tx)
 }

@@ -1,4 +1,4 @@
-package projection
+package rowset
 
 import (
 	"database/sql"
@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/tidemark-es/tidemark/internal/panics"
 )
 
 // keep is how a value of a column becomes what the database would give back for it, so that a fold sees the same
@@ -161,7 +163,7 @@ func (d *tableShape) senders() []*keeper {
 
 // sends returns why a value cannot be sent.
 func (k *keeper) sends(from reflect.Value) (err error) {
-	defer recovered(&err)
+	defer panics.Recover(&err)
 	if from.Kind() == reflect.Pointer && from.IsNil() {
 		return nil
 	}

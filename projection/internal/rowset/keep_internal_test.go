@@ -1,4 +1,4 @@
-package projection
+package rowset
 
 import (
 	"fmt"
@@ -110,9 +110,11 @@ func benchmarkKept[Row any](b *testing.B, pool *pgxpool.Pool, name, columns stri
 	if _, err := pool.Exec(b.Context(), `drop table if exists `+name+`_v1; create table `+name+`_v1 (`+columns+`)`); err != nil {
 		b.Fatal(err)
 	}
-	t := &tableOf[Row]{columns: columnsOf[Row](name), name: name, version: 1}
-	t.prepare()
-	r := t.open(1, true).(*rowsOf[Row])
+	t, err := New[Row](pgx.Identifier{name + "_v1"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	r := t.Open(1, true).(*rowsOf[Row])
 	if err := r.know(b.Context(), pool); err != nil {
 		b.Fatal(err)
 	}
