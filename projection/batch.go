@@ -197,7 +197,7 @@ type idler struct {
 // with it for as long as a lease. Whoever uses the transaction next is told, or finds the connection closed.
 func (b *batch) orIdle(err error, conn *pgx.Conn, slowest idler) error {
 	told := pgerr.Is(err, pgerr.IdleInTransaction) && slowest.idle > b.worker.engine.config.Lease/3 // a third may do it: the items before have used up part of the time
-	found := conn.IsClosed() && slowest.idle > b.worker.engine.config.Lease && classify(err) == ClassTransient && !errors.As(err, new(*pgconn.PgError))
+	found := conn.IsClosed() && slowest.idle > b.worker.engine.config.Lease && classify(err) == transient && !errors.As(err, new(*pgconn.PgError))
 	if !told && !found {
 		return err
 	}

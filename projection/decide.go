@@ -104,7 +104,7 @@ const (
 
 // finding is what is known of a batch that has failed.
 type finding struct {
-	class       Class
+	class       class
 	fenced      bool // the batch was not this process's any more
 	named       bool // it is known at which item
 	alone       bool // there is no other item that it could be
@@ -122,7 +122,7 @@ func (f finding) verdict() verdict {
 		return halve
 	case f.class.ofAll():
 		return retryEvent
-	case f.class == ClassPoison, f.fold, f.attempts >= f.maxAttempts:
+	case f.class == poison, f.fold, f.attempts >= f.maxAttempts:
 		return giveUp
 	}
 	return retryEvent

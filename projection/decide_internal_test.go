@@ -142,21 +142,21 @@ func TestVerdict(t *testing.T) {
 		finding finding
 		want    verdict
 	}{
-		{finding{class: ClassPoison, fenced: true, named: true}, retryBatch},
-		{finding{class: ClassTransient}, retryBatch},
-		{finding{class: ClassFatal}, retryBatch},
-		{finding{class: ClassUnable}, retryBatch},
-		{finding{class: ClassTransient, alone: true}, retryBatch}, // one item, and still nothing says that it is to blame
-		{finding{class: ClassPoison}, halve},
-		{finding{class: ClassUnclear}, halve},
-		{finding{class: ClassTransient, named: true, attempts: 99, maxAttempts: 3}, retryEvent},
-		{finding{class: ClassFatal, named: true}, retryEvent},
-		{finding{class: ClassPoison, named: true, maxAttempts: 3}, giveUp},
-		{finding{class: ClassPoison, alone: true, maxAttempts: 3}, giveUp},
-		{finding{class: ClassUnclear, named: true, attempts: 2, maxAttempts: 3}, retryEvent},
-		{finding{class: ClassUnclear, named: true, attempts: 3, maxAttempts: 3}, giveUp},
-		{finding{class: ClassUnclear, alone: true, attempts: 3, maxAttempts: 3}, giveUp},
-		{finding{class: ClassUnclear, named: true, fold: true, attempts: 1, maxAttempts: 3}, giveUp},
+		{finding{class: poison, fenced: true, named: true}, retryBatch},
+		{finding{class: transient}, retryBatch},
+		{finding{class: fatal}, retryBatch},
+		{finding{class: unable}, retryBatch},
+		{finding{class: transient, alone: true}, retryBatch}, // one item, and still nothing says that it is to blame
+		{finding{class: poison}, halve},
+		{finding{class: unclear}, halve},
+		{finding{class: transient, named: true, attempts: 99, maxAttempts: 3}, retryEvent},
+		{finding{class: fatal, named: true}, retryEvent},
+		{finding{class: poison, named: true, maxAttempts: 3}, giveUp},
+		{finding{class: poison, alone: true, maxAttempts: 3}, giveUp},
+		{finding{class: unclear, named: true, attempts: 2, maxAttempts: 3}, retryEvent},
+		{finding{class: unclear, named: true, attempts: 3, maxAttempts: 3}, giveUp},
+		{finding{class: unclear, alone: true, attempts: 3, maxAttempts: 3}, giveUp},
+		{finding{class: unclear, named: true, fold: true, attempts: 1, maxAttempts: 3}, giveUp},
 	} {
 		if got := test.finding.verdict(); got != test.want {
 			t.Errorf("%+v: %d, want %d", test.finding, got, test.want)

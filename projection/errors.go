@@ -42,40 +42,39 @@ func (e *HandlerError) Unwrap() error { return e.Err }
 // classified is an error with the class that a handler, or this package, gave it.
 type classified struct {
 	error
-	class Class
+	class class
 }
 
 func (e *classified) Unwrap() error { return e.error }
 
 // Transient marks an error of a handler as one that passes: the event is tried again, with growing
 // pauses, until it succeeds. Lost connections, deadlocks and the like need no mark. Nil stays nil.
-func Transient(err error) error { return mark(err, ClassTransient) }
+func Transient(err error) error { return mark(err, transient) }
 
 // Fatal marks an error of a handler as one that concerns the whole projection: it stops, and its status
 // says why, until an operator resumes it. Nil stays nil.
-func Fatal(err error) error { return mark(err, ClassFatal) }
+func Fatal(err error) error { return mark(err, fatal) }
 
-func mark(err error, c Class) error {
+func mark(err error, c class) error {
 	if err == nil {
 		return nil
 	}
 	return &classified{err, c}
 }
 
-// Class is what an error means for a projection.
-type Class string
+// class is what an error means for a projection.
+type class string
 
-// The classes of errors.
 const (
-	ClassUnclear   Class = "unclear"   // tried again a few times, then poison
-	ClassTransient Class = "transient" // about the environment: tried again until it passes, and never blamed on an event
-	ClassPoison    Class = "poison"    // the event will never be handled as it is
-	ClassFatal     Class = "fatal"     // no event can be handled
-	ClassUnable    Class = "unable"    // this process can handle none
+	unclear   class = "unclear"   // tried again a few times, then poison
+	transient class = "transient" // about the environment: tried again until it passes, and never blamed on an event
+	poison    class = "poison"    // the event will never be handled as it is
+	fatal     class = "fatal"     // no event can be handled
+	unable    class = "unable"    // this process can handle none
 )
 
 // ofAll reports whether an error is about all events, and not about one of them.
-func (c Class) ofAll() bool { return c == ClassTransient || c == ClassFatal || c == ClassUnable }
+func (c class) ofAll() bool { return c == transient || c == fatal || c == unable }
 
 // errEnded is why a batch fails whose handler has ended its transaction.
 var errEnded = errors.New("the handler has committed or rolled back the batch's transaction: leave that to the runner")
@@ -87,42 +86,42 @@ var errAborted = errors.New("the handler went on after a statement that failed, 
 var errIdle = errors.New("the handler left its transaction alone for longer than Config.Lease allows")
 
 // classify judges an error that came while an event was handled.
-func classify(err error) Class {
+func classify(err error) class {
 	var m *classified
 	var p *panics.Error
 	switch {
 	case errors.As(err, &m):
 		return m.class
 	case errors.As(err, new(*rowset.ShapeError)):
-		return ClassFatal
+		return fatal
 	case errors.As(err, new(*rowset.ValueError)), errors.Is(err, rowset.ErrOtherKey), errors.Is(err, rowset.ErrWrongKey):
-		return ClassPoison
+		return poison
 	case errors.As(err, &p), errors.Is(err, codec.ErrDecode), errors.Is(err, errNoKey),
 		errors.Is(err, errEnded), pgerr.Is(err, pgerr.HalfBatch):
-		return ClassPoison
+		return poison
 	case errors.Is(err, ErrNoEvent), pgerr.Is(err, pgerr.ReadersView):
-		return ClassFatal
+		return fatal
 	case errors.Is(err, eventstore.ErrNoAnswer): // also from a store that the handler has asked
-		return ClassTransient
+		return transient
 	}
 	switch pgerr.KindOf(err) {
 	case pgerr.Environment:
-		return ClassTransient
+		return transient
 	case pgerr.Data:
-		return ClassPoison
+		return poison
 	case pgerr.Objects:
-		return ClassUnable
+		return unable
 	}
 	switch {
 	case errors.Is(err, ErrTimeout):
-		return ClassUnclear
+		return unclear
 	case errors.Is(err, errAborted):
-		return ClassPoison
+		return poison
 	case errors.As(err, new(*pgconn.ConnectError)), errors.Is(err, puddle.ErrClosedPool),
 		pgerr.Network(err) && !pgerr.TimedOut(err):
-		return ClassTransient
+		return transient
 	}
-	return ClassUnclear
+	return unclear
 }
 
 // WaitError says that a projection did not reach a position in time. It unwraps to the context's

@@ -39,11 +39,11 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	i := &items[at]
 	position := i.raw.Position
 	err := error(&HandlerError{Projection: w.projection.name, Stream: i.raw.Stream, Position: position, Type: i.raw.Type, Err: f.err})
-	if found.class.ofAll() && found.class != ClassTransient {
+	if found.class.ofAll() && found.class != transient {
 		return err
 	}
 	first := w.handleFirst(items, position, found.fold)
-	if found.class == ClassTransient {
+	if found.class == transient {
 		return err
 	}
 	if w.isEnvironment(ctx, position, f.err) {
@@ -107,12 +107,12 @@ func (w *worker) failed(ctx context.Context, err error) {
 	does := "projection failed and will be tried again"
 	f := catalog.Failure{ID: w.projection.id(), Partition: w.number, Token: max(w.token, w.leased), Error: storable(err.Error()), At: at}
 	switch classify(err) {
-	case ClassUnable:
+	case unable:
 		if w.deployment.giveAway(err) {
 			does = "projection failed: this process leaves it to others"
 			defer w.engine.db.changed.Notify()
 		}
-	case ClassFatal:
+	case fatal:
 		does = "projection has stopped: remove the reason and call Operator.Resume"
 		f.Stop = true
 	}

@@ -46,7 +46,9 @@ type EventDone struct {
 type Failure struct {
 	Projection Ref
 	Partition  int
-	Class      Class
+	// Class is what the error means: "transient" is tried again until it passes, "unclear" a few times; "poison" makes the
+	// event a dead letter, "fatal" stops the projection, "unable" leaves the projection to other processes.
+	Class string
 	Position   eventstore.Position // of the event that could not be handled; 0 if the failure is about none
 	Parked     bool                // the event becomes a dead letter
 	Err        error
@@ -77,7 +79,7 @@ func (w *worker) tellFailure(err error, parked bool) {
 	if observe == nil {
 		return
 	}
-	f := Failure{Projection: w.ref(), Partition: w.number, Class: classify(err), Parked: parked, Err: err}
+	f := Failure{Projection: w.ref(), Partition: w.number, Class: string(classify(err)), Parked: parked, Err: err}
 	var h *HandlerError
 	if errors.As(err, &h) {
 		f.Position = h.Position

@@ -85,7 +85,7 @@ func aboutEvent(err error) bool {
 	switch class := classify(err); {
 	case class.ofAll():
 		return false
-	case class == ClassPoison:
+	case class == poison:
 		return true
 	}
 	return errors.As(err, new(*HandlerError)) || errors.As(err, new(*pgconn.PgError))

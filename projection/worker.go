@@ -148,7 +148,7 @@ func (w *worker) run(ctx context.Context) {
 			}
 			w.forget()
 			w.failed(ctx, err)
-			loaded = loaded && held.Err() == nil && classify(err) == ClassUnclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
+			loaded = loaded && held.Err() == nil && classify(err) == unclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
 			_ = pauses.Sleep(ctx)
 			w.since = time.Now() // a failure is over when there was none for some time, pauses not counted
 		}
