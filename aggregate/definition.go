@@ -59,9 +59,9 @@ func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
 	return &changed
 }
 
-// WithEncoding returns the definition with snapshots encoded by encode and decoded by decode, instead of
-// as JSON: for a state with unexported fields, or a large one. Raise the schema, with
-// [Definition.WithSchema], whenever decode could take older data for what it is not. Both must be pure and safe for concurrent use; decode must not keep its argument.
+// WithEncoding returns the definition with snapshots encoded by encode and decoded by decode, instead of as JSON: for a
+// state with unexported fields, or a large one. Raise the schema, with [Definition.WithSchema], whenever decode could take
+// older data for what it is not. Both must be pure and safe for concurrent use; decode must not keep its argument.
 // WithEncoding panics when one of them is nil.
 func (d *Definition[S, E]) WithEncoding(encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) *Definition[S, E] {
 	if encode == nil || decode == nil {

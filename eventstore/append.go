@@ -39,14 +39,13 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 // Commit stores the events of several streams, all of them or none, and returns a receipt per
 // change in the same order. Positions follow the order of the changes and of their events.
 //
-// Concurrent calls share a transaction, yet each has an outcome of its own. It returns a
-// [ConflictError] when a stream is not at its expected version, an [InvalidError] for arguments
-// that are not acceptable, a [KeyReusedError] or [KeySpentError] (see [WithKey]), a [SequenceError], [ErrNotMigrated], [ErrClosed], the error of Config.Check and,
-// when ctx is done, its error; in all these cases nothing was stored. [ErrUnknownOutcome] means that
-// the connection was lost, or did not answer within five seconds after ctx was done, while the events
-// were being stored. Repeat the call to find out, under the same key or with events that have the
-// same ids and the same exact expected version: what is there already is not stored again, and the
-// receipts are the first ones. After a lost connection such calls are repeated for you.
+// Concurrent calls share a transaction, yet each has an outcome of its own. It returns a [ConflictError] when a stream is
+// not at its expected version, an [InvalidError] for arguments that are not acceptable, a [KeyReusedError] or
+// [KeySpentError] (see [WithKey]), a [SequenceError], [ErrNotMigrated], [ErrClosed], the error of Config.Check and, when
+// ctx is done, its error; in all these cases nothing was stored. [ErrUnknownOutcome] means that the connection was lost,
+// or did not answer within five seconds after ctx was done, while the events were being stored. Repeat the call to find
+// out, under the same key or with events that have the same ids and the same exact expected version: what is there already
+// is not stored again, and the receipts are the first ones. After a lost connection such calls are repeated for you.
 //
 // Appends with an exact expected version that meet in one stream are decided by the database:
 // one succeeds, the others get a ConflictError. With Any and Exists they queue and all succeed,

@@ -18,9 +18,9 @@ func MetadataFrom(ctx context.Context) Metadata {
 	return m
 }
 
-// WithCause returns a context under which appended events say that event led to them: they get its id
-// as causation id, its correlation id, actor and trace context, one more as depth, and its hops with its source. The projection engine does it for
-// each event that it hands to a handler; use it wherever else an event makes code append more.
+// WithCause returns a context under which appended events say that event led to them: they get its id as causation id, its
+// correlation id, actor and trace context, one more as depth, and its hops with its source. The projection engine does it
+// for each event that it hands to a handler; use it wherever else an event makes code append more.
 //
 // An event without a correlation id begins a correlation: what it leads to gets its id as one.
 func WithCause[D any](ctx context.Context, event Event[D]) context.Context {

@@ -67,7 +67,7 @@ func (v *deployment) stepBack(reason error) {
 	v.away = reason
 }
 
-// Missing is a method of [lease.Member].
+// Missing leaves the version alone, whose row is not there any more.
 func (v *deployment) Missing() {
 	if v.refused != nil {
 		v.stepBack(v.refused)

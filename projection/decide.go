@@ -74,8 +74,8 @@ const (
 	fail                   // say so, pause, and try again
 )
 
-// after decides what follows a step that has returned err. stale says that the token of the partition has changed
-// since it was read, for the first time.
+// after decides what follows a step that has returned err. stale says that the worker was fenced, and was not yet under the
+// same token: then the token that the worker has read is an old one.
 func after(err error, stopped, stale bool) outcome {
 	switch {
 	case err == nil:

@@ -281,7 +281,8 @@ func (v *deployment) mayBeInline(ctx context.Context, db catalog.DB, end eventst
 	return nil
 }
 
-// StopInline lets the runner keep a projection again that appends have kept, or were to keep. Appends wait meanwhile, as for [RunnerOperator.StartInline].
+// StopInline lets the runner keep a projection again that appends have kept, or were to keep. Appends wait meanwhile, as
+// for [RunnerOperator.StartInline].
 func (o *RunnerOperator) StopInline(ctx context.Context, ref Ref) error {
 	v, err := o.find(ctx, "stop inline", ref)
 	if err != nil {

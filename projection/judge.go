@@ -20,7 +20,7 @@ import (
 //	                              then it becomes a dead letter
 //	unclear                       the same after MaxAttempts           smaller batches, until one event is left
 func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
-	n, at, parts := w.pending.items+len(items), max(f.at, 0), 1
+	n, parts := w.pending.items+len(items), 1 // how many items it may be, and how many fail together
 	if w.pending.items == 0 && f.at < 0 && isOneEvent(items) {
 		parts = len(items)
 	}
@@ -36,9 +36,14 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 		w.forget()
 		return nil
 	}
+	return w.judgeItem(ctx, items, max(f.at, 0), parts, found, f.err)
+}
+
+// judgeItem decides what to do about an item that failed, with the next ones if parts of one event cannot be told apart.
+func (w *worker) judgeItem(ctx context.Context, items []item, at, parts int, found finding, why error) error {
 	i := &items[at]
 	position := i.raw.Position
-	err := error(&HandlerError{Projection: w.projection.name, Stream: i.raw.Stream, Position: position, Type: i.raw.Type, Err: f.err})
+	err := w.projection.handlerError(i, why)
 	if found.class.ofAll() && found.class != transient {
 		return err
 	}
@@ -46,29 +51,35 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	if found.class == transient {
 		return err
 	}
-	if w.isEnvironment(ctx, position, f.err) {
+	if w.isEnvironment(ctx, position, why) {
 		return Transient(err)
 	}
 	w.passed(items[:at])
 	w.attempts[position]++
 	w.forget()
 	found.attempts = w.attempts[position]
-	given := found.verdict() == giveUp
-	if given {
-		if stop := w.drained(i.keyText(), position, err); stop != nil {
-			return stop
-		}
-		for k := range items[at : at+parts] {
-			w.poison[itemID{position, items[at+k].keyText()}] = failedItem{f.err, w.attempts[position]}
-		}
-		w.tellFailure(err, true)
-		w.engine.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
-			"projection", w.projection.name, "version", w.projection.options.Version, "key", i.keyText(), "attempts", w.attempts[position], "error", err)
+	if found.verdict() == giveUp {
+		return w.poisonItems(items[at:at+parts], why, err)
 	}
-	if given || first {
+	if first {
 		return nil
 	}
 	return err
+}
+
+// poisonItems lets items become dead letters at the next step, unless too many keys have failed alike.
+func (w *worker) poisonItems(items []item, why, err error) error {
+	position, key := items[0].raw.Position, items[0].keyText()
+	if stop := w.drained(key, position, err); stop != nil {
+		return stop
+	}
+	for n := range items {
+		w.poison[itemID{position, items[n].keyText()}] = failedItem{why, w.attempts[position]}
+	}
+	w.tellFailure(err, true)
+	w.engine.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
+		"projection", w.projection.name, "version", w.projection.options.Version, "key", key, "attempts", w.attempts[position], "error", err)
+	return nil
 }
 
 // handleFirst lets what is before an event that has failed be handled and committed without it. It reports whether handlers

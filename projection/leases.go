@@ -66,14 +66,14 @@ func (v *deployment) Planned(p plan) bool {
 	return reason == nil
 }
 
-// Run is a method of [lease.Worker].
+// Run runs the partition until ctx is done, or it is not to be run for now.
 func (w *worker) Run(ctx context.Context, token int64) {
 	defer w.deployment.disowned(w.number)
 	w.leased = token
 	w.run(ctx)
 }
 
-// Outdate is a method of [lease.Worker]: what the worker does under an older token ends.
+// Outdate ends what the worker does under an older token.
 func (w *worker) Outdate(token int64) {
 	if o := w.stale.Load(); o != nil && o.token < token {
 		o.end(errFenced)

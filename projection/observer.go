@@ -48,10 +48,10 @@ type Failure struct {
 	Partition  int
 	// Class is what the error means: "transient" is tried again until it passes, "unclear" a few times; "poison" makes the
 	// event a dead letter, "fatal" stops the projection, "unable" leaves the projection to other processes.
-	Class string
-	Position   eventstore.Position // of the event that could not be handled; 0 if the failure is about none
-	Parked     bool                // the event becomes a dead letter
-	Err        error
+	Class    string
+	Position eventstore.Position // of the event that could not be handled; 0 if the failure is about none
+	Parked   bool                // the event becomes a dead letter
+	Err      error
 }
 
 func (w *worker) ref() Ref {

@@ -167,11 +167,11 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 	return d
 }
 
-// Run runs the projections until ctx is done and then returns nil; a batch under way is rolled back and
-// done again next time, here or in another process, which takes over at once. It returns an error at once
-// when the checkpoints cannot be read, such as [eventstore.ErrNotMigrated], and when no projection can run, since
-// what is stored of each does not fit, a [ChangedError] or a [TakenError], or its tables cannot be made. If only some cannot run, the others do, and
-// the log, [Runner.Health] and a [WaitError] say so. Later failures are retried. Run may be called once.
+// Run runs the projections until ctx is done and then returns nil; a batch under way is rolled back and done again next
+// time, here or in another process, which takes over at once. It returns an error at once when the checkpoints cannot be
+// read, such as [eventstore.ErrNotMigrated], and when no projection can run, since what is stored of each does not fit, a
+// [ChangedError] or a [TakenError], or its tables cannot be made. If only some cannot run, the others do, and the log,
+// [Runner.Health] and a [WaitError] say so. Later failures are retried. Run may be called once.
 func (r *Runner) Run(ctx context.Context) (err error) {
 	first := false
 	r.started.Do(func() { first = true })

@@ -276,10 +276,10 @@ func (s Status) problem() string {
 	return text + ": end that transaction"
 }
 
-// Health returns an error when one of this runner's projections has a problem, see
-// [ProjectionStatus.Problem], a transaction has held the tidemark back for ten seconds, a projection of this runner is
-// not stored any more, or more than [Config.Parked] dead letters, [Runner.Run] has returned one, or the database cannot be asked: for readiness
-// probes. It looks at the versions that readers see, whoever runs them, and at those that this runner builds.
+// Health returns an error when one of this runner's projections has a problem, see [ProjectionStatus.Problem], a
+// transaction has held the tidemark back for ten seconds, a projection of this runner is not stored any more, or more than
+// [Config.Parked] dead letters, [Runner.Run] has returned one, or the database cannot be asked: for readiness probes. It
+// looks at the versions that readers see, whoever runs them, and at those that this runner builds.
 func (r *Runner) Health(ctx context.Context) error {
 	if err := r.failure.Load(); err != nil {
 		return fmt.Errorf("unhealthy: the runner has ended: %w", *err)

@@ -47,33 +47,37 @@ type worker struct {
 
 	stale atomic.Pointer[staleToken]
 
-	// What is remembered of the partition, valid as long as its token is.
+	// What load has read of the partition. It is valid as long as the token is.
 	token      int64
-	leased     int64               // the token when the worker was started: of failures to read the rest
+	leased     int64               // the token that the worker was started with: load may fail before it has read one
 	checkpoint eventstore.Position // as stored
 	live       bool
 	inline     eventstore.Position   // appends keep the projection after this position; -1 if they do not
 	liveAt     []eventstore.Position // checkpoints of the live version, while this is another one
 	parked     map[string]bool       // keys that have dead letters
-	rows       rowset.Rows           // of a table
 
-	seen        eventstore.Mark     // that of read, unless its position is another one
-	page        *feed.Page          // that was read last
-	proof       eventstore.Mark     // of an event at or behind read, if the log is in the same database
-	read        eventstore.Position // up to here it has seen all, and there was nothing to do or it is in rows
-	pending     amount              // in rows since the checkpoint
-	since       time.Time           // when read left the checkpoint
-	maxItems    int                 // of a batch while looking for the one that fails; 0 for any number
-	halved      bool                // maxItems is a guess
-	until       eventstore.Position // of an event that cannot be folded: a table commits what is before it first; 0 for none
-	poison      map[itemID]failedItem
-	attempts    map[eventstore.Position]int
-	siblings    siblings
-	streak      streak
-	failing     bool
+	// How far the worker is. Events up to read need nothing more: they are of other types, or folded into rows that are not
+	// written yet, or stored with the checkpoint.
+	read    eventstore.Position
+	seen    eventstore.Mark // the mark of read, if its position is that of read; else the event at read is not known
+	page    *feed.Page      // the last one that was read
+	proof   eventstore.Mark // an event of the log that the commit looks for, if the log is in the same database
+	rows    rowset.Rows     // of a table
+	pending amount          // folded into rows, and not stored
+	since   time.Time       // when read left the checkpoint
+
+	// What is known of events that fail.
+	maxItems int                 // of a batch, while the one that fails is looked for; 0 for any number
+	halved   bool                // maxItems is a guess
+	until    eventstore.Position // of an event that cannot be folded: what is before it is written first; 0 for none
+	poison   map[itemID]failedItem
+	attempts map[eventstore.Position]int
+	siblings siblings
+	streak   streak
+	failing  bool
+
 	serverStart time.Time // when the Postgres server was started
-
-	rate rate
+	rate        rate
 }
 
 // staleToken ends what a worker does under a fencing token as soon as there is a newer token. A worker that

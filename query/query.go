@@ -24,9 +24,9 @@ type Waiter interface {
 // asking again later is safe.
 var ErrBehind = errors.New("read model has not reached the position yet")
 
-// WaitFor returns a handler that waits for the position in its context, see [AtLeast], to be
-// reached by the named projections before it calls handler. When ctx is done first it returns
-// [ErrBehind] and the waiter's error, such as a projection.WaitError. WaitFor panics when the handler or the waiter is nil, or a name is empty.
+// WaitFor returns a handler that waits for the position in its context, see [AtLeast], to be reached by the named
+// projections before it calls handler. When ctx is done first it returns [ErrBehind] and the waiter's error, such as a
+// projection.WaitError. WaitFor panics when the handler or the waiter is nil, or a name is empty.
 func WaitFor[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string) Handler[Q, R] {
 	switch {
 	case handler == nil:
