@@ -4,6 +4,9 @@ MODULES := . migrations/compat bench tidemarktest examples
 # The packages whose tests execute SQL of ours, with all that is below them.
 SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggregate/... ./projection/...
 
+# Tests wait for leases, timeouts and servers more than they compute: by default only as many run at a time as there are cores.
+PARALLEL ?= -parallel 8
+
 .DEFAULT_GOAL := help
 .PHONY: help test test/short test/race test/versions test/sql lint bench fuzz soak tidy ci
 
@@ -11,7 +14,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## run all tests
-	@for m in $(MODULES); do (cd $$m && go test -timeout 20m ./...) || exit 1; done
+	@for m in $(filter-out bench,$(MODULES)); do (cd $$m && go test -timeout 20m $(PARALLEL) ./...) || exit 1; done
 
 SLOW := (eventstore|projection|projectiontest|snapshot|localpg|pgtest|pgpool|aggregate|bank|orders)
 test/short: ## run the quick half: the fast packages, and the examples of the slow ones
@@ -20,7 +23,7 @@ test/short: ## run the quick half: the fast packages, and the examples of the sl
 	@go test -run '^(Example|TestStore$$|TestRefs$$|TestVerdict$$)' ./eventstore ./projection ./snapshot ./aggregate
 
 test/race: ## run all tests under the race detector
-	@for m in $(MODULES); do (cd $$m && go test -race -timeout 20m ./...) || exit 1; done
+	@for m in $(MODULES); do (cd $$m && go test -race -timeout 20m $(PARALLEL) ./...) || exit 1; done
 
 VERSIONS ?= 14 15 16 17 18
 test/versions: ## run all tests on each of the VERSIONS of Postgres, which are downloaded once
@@ -29,7 +32,7 @@ test/versions: ## run all tests on each of the VERSIONS of Postgres, which are d
 
 test/sql: ## run the tests of the packages that hold SQL on each of the VERSIONS of Postgres
 	@for v in $(VERSIONS); do echo "=== Postgres $$v"; \
-	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v go test -timeout 20m $(SQL) || exit 1; done
+	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v go test -timeout 20m $(PARALLEL) $(SQL) || exit 1; done
 
 lint: ## check formatting, vet and staticcheck
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }

@@ -35,7 +35,7 @@ func (c *Config) startCluster(ctx context.Context, source Source, folders []stri
 		return nil, err
 	}
 	// A throw-away cluster needs no checkpoint on its way out.
-	home, bin, signal := privateFolder(runAs), folders[0], "QUIT"
+	home, bin, signal := c.privateFolder(runAs), folders[0], "QUIT"
 	data := filepath.Join(home, "data")
 	var lock *os.File
 	if c.Dir != "" {
@@ -87,9 +87,12 @@ func serverUser() (*syscall.Credential, error) {
 // privateFolder returns the name of a folder for the watchdog to create. A unix
 // socket's whole path may take some 100 bytes, and root's own temporary folder
 // may be closed to the server's user; /tmp suits both.
-func privateFolder(runAs *syscall.Credential) string {
+func (c *Config) privateFolder(runAs *syscall.Credential) string {
 	base := os.TempDir()
-	if runAs != nil || len(base) > 50 || !filepath.IsAbs(base) {
+	if folder := memoryFolder(); folder != "" && !c.Durable && c.Dir == "" {
+		base = folder
+	}
+	if base == os.TempDir() && (runAs != nil || len(base) > 50 || !filepath.IsAbs(base)) {
 		base = "/tmp"
 	}
 	return filepath.Join(base, "tidemark-pg-"+rand.Text()[:16])

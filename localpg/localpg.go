@@ -46,7 +46,8 @@ type Config struct {
 	URLVar string
 
 	// Durable leaves fsync, synchronous_commit and full_page_writes on, as
-	// examples and benchmarks want. By default they are off.
+	// examples and benchmarks want. By default they are off, and the data are in memory, in /dev/shm, where 4 GiB are
+	// free there.
 	Durable bool
 
 	// Dir keeps the cluster in this folder across runs. Empty means a private
@@ -193,6 +194,8 @@ func (c *Config) settings() []string {
 		settings["fsync"] = "off"
 		settings["synchronous_commit"] = "off"
 		settings["full_page_writes"] = "off"
+		settings["max_wal_size"] = "256MB"              // it may be in memory
+		settings["dynamic_shared_memory_type"] = "mmap" // in the folder of the server, which does not outlive it
 	}
 	maps.Copy(settings, c.Settings)
 	var args []string

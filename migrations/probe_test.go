@@ -123,6 +123,12 @@ func TestUpWithFewRights(t *testing.T) {
 	})
 	mustUp(t, pool, nil)
 	mustExec(t, setup, `alter role `+role+` connection limit 1`)
+	pool.Reset()
+	for retry := time.NewTicker(10 * time.Millisecond); ; <-retry.C { // a backend ends some time after its connection
+		if n := query[int](t, setup, `select count(*) from pg_stat_activity where usename = `+"'"+strings.Trim(role, `"`)+"'"); n[0] == 0 {
+			break
+		}
+	}
 	mustUp(t, pool, nil)
 	left := query[string](t, setup, `select relname::text from pg_class where relname like '%probe%'`)
 	if len(left) > 0 {

@@ -43,9 +43,10 @@ type deployment struct {
 	projection *Projection
 	engine     *engine
 
-	notRunHere atomic.Bool // there are stored types that this one does not handle, or it is not there at all
-	left       atomic.Bool // the others know
-	refused    error       // why Run could not make it what it has to be; set before it runs
+	notRunHere atomic.Bool  // there are stored types that this one does not handle, or it is not there at all
+	left       atomic.Bool  // the others know
+	refused    error        // why Run could not make it what it has to be; set before it runs
+	generation atomic.Int64 // raised when what workers remember of their partitions becomes void
 
 	mu      sync.Mutex
 	phase   string           // as of the last plan
@@ -302,10 +303,14 @@ func (v *deployment) covers(types []string) bool {
 	return v.projection.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.projection.known[t] })
 }
 
-// reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it.
-func (v *deployment) reached(partition int, at eventstore.Position, live bool) {
+// reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it. generation is that in
+// which the worker has read the partition: what an older one says is void.
+func (v *deployment) reached(partition int, at eventstore.Position, live bool, generation int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if generation != v.generation.Load() {
+		return
+	}
 	v.owned[partition] = progress{at, live}
 	v.moved.Notify()
 }
@@ -347,6 +352,7 @@ func (v *deployment) local() (at eventstore.Position, all bool) {
 func (v *deployment) disownAll() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.generation.Add(1) // after the change was committed: whoever reads a partition from now on sees the change
 	clear(v.owned)
 	v.moved.Notify()
 }

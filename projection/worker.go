@@ -47,7 +47,8 @@ type worker struct {
 
 	stale atomic.Pointer[staleToken]
 
-	// What load has read of the partition. It is valid as long as the token is.
+	// What load has read of the partition. It is valid as long as the token is, and the generation of the deployment.
+	generation int64
 	token      int64
 	leased     int64               // the token that the worker was started with: load may fail before it has read one
 	checkpoint eventstore.Position // as stored
@@ -167,6 +168,7 @@ func (w *worker) run(ctx context.Context) {
 // load reads what there is to remember.
 func (w *worker) load(ctx context.Context) error {
 	id := w.projection.id()
+	w.generation = w.deployment.generation.Load() // before the partition is read
 	p, err := w.engine.catalog.Partition(ctx, w.engine.pool, id, w.number, w.engine.db.owner)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && !w.mayRun(p) {
 		return errGone
@@ -200,7 +202,7 @@ func (w *worker) load(ctx context.Context) error {
 		w.parked[key] = true
 	}
 	w.forget()
-	w.deployment.reached(w.number, w.checkpoint, w.live)
+	w.deployment.reached(w.number, w.checkpoint, w.live, w.generation)
 	if w.projection.table != nil {
 		if err := w.projection.table.Describe(ctx, w.engine.pool); err != nil {
 			return fmt.Errorf("projection %s: look at its table: %w", w.projection.name, err)
@@ -242,6 +244,9 @@ func (w *worker) forget() {
 
 // step handles the next page, or as much of it as makes a batch.
 func (w *worker) step(ctx context.Context) error {
+	if w.generation != w.deployment.generation.Load() {
+		return errFenced
+	}
 	p, err := w.next(ctx)
 	if err != nil || p == nil {
 		return err
@@ -271,7 +276,7 @@ func (w *worker) step(ctx context.Context) error {
 			return nil
 		}
 		// Of no event of this partition, so that no reader can see that it is not stored yet.
-		w.deployment.reached(w.number, to, w.live)
+		w.deployment.reached(w.number, to, w.live, w.generation)
 		return nil
 	}
 	select {
@@ -394,7 +399,7 @@ func (w *worker) committed(b *batch) {
 		w.engine.logger.Info("projection goes on",
 			"projection", w.projection.name, "version", w.projection.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
 	}
-	w.deployment.reached(w.number, w.checkpoint, w.live)
+	w.deployment.reached(w.number, w.checkpoint, w.live, w.generation)
 }
 
 // maxHalved is from which size on a batch is not small any more.
