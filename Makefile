@@ -8,7 +8,7 @@ SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggrega
 PARALLEL ?= -parallel 8
 
 .DEFAULT_GOAL := help
-.PHONY: help test test/short test/race test/versions test/sql lint bench fuzz soak tidy ci
+.PHONY: help test test/short test/race test/versions test/sql lint vuln bench fuzz soak tidy ci
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,9 +34,16 @@ test/sql: ## run the tests of the packages that hold SQL on each of the VERSIONS
 	@for v in $(VERSIONS); do echo "=== Postgres $$v"; \
 	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v go test -timeout 20m $(PARALLEL) $(SQL) || exit 1; done
 
-lint: ## check formatting, vet and staticcheck
+# The tools of a module of their own, so that no other module needs what they need.
+lint/bin/golangci-lint: lint/go.mod
+	@cd lint && GOWORK=off go build -o bin/ tool
+
+lint: lint/bin/golangci-lint ## check formatting, and what .golangci.yml lists
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
-	@for m in $(MODULES); do (cd $$m && go vet ./... && go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...) || exit 1; done
+	@for m in $(MODULES); do (cd $$m && $(CURDIR)/lint/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+
+vuln: lint/bin/golangci-lint ## look for known vulnerabilities; needs https://vuln.go.dev
+	@for m in $(MODULES); do (cd $$m && $(CURDIR)/lint/bin/govulncheck ./...) || exit 1; done
 
 bench: ## compare with plain INSERT and COPY, on a durable Postgres
 	cd bench && go run .

@@ -57,7 +57,7 @@ func commit(ctx context.Context, store Store, config *Config, about []eventstore
 	}
 	receipts, err := backoff.Retry(ctx, try,
 		backoff.WithMaxTries(config.tries()), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(config.wait()))
-	if last, ok := err.(*backoff.PermanentError); ok {
+	if last, ok := err.(*backoff.PermanentError); ok { //nolint:errorlint // Retry returns it as it is; one inside is the application's own
 		return eventstore.Receipt{}, last.Err
 	}
 	if err != nil && attempts > 1 && uint(attempts) == config.tries() {

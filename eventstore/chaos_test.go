@@ -72,7 +72,7 @@ func TestChaos(t *testing.T) {
 		writers[i] = &writer{t: t, n: i, store: stores[i%chaosStores], random: rand.New(rand.NewPCG(uint64(i), 1))}
 		writing.Go(func() { writers[i].run(ctx, trouble) })
 	}
-	makeTrouble(t, ctx, trouble, server, proxy)
+	makeTrouble(ctx, trouble, t, server, proxy)
 	writing.Wait()
 
 	calm := open(0, eventstore.Config{}) // the pools of the others may hold dead connections
@@ -84,7 +84,7 @@ func TestChaos(t *testing.T) {
 }
 
 // makeTrouble returns when the trouble is over and the server is well again.
-func makeTrouble(t *testing.T, ctx, trouble context.Context, server *crashing, proxy *proxy) {
+func makeTrouble(ctx, trouble context.Context, t *testing.T, server *crashing, proxy *proxy) {
 	t.Helper()
 	var running sync.WaitGroup
 	every := func(period time.Duration, do func()) {

@@ -118,14 +118,14 @@ func (m *Mux) serve(w *response, r *http.Request, handler Handler, stream bool) 
 	}
 	r = m.identify(w, r.WithContext(ctx))
 	if err := m.run(w, r, handler); err != nil {
-		m.fail(w, r, client, err)
+		m.fail(client, w, r, err)
 	}
 }
 
 // run calls a handler. A panic becomes an error, all but the one that aborts the answer on purpose.
 func (m *Mux) run(w *response, r *http.Request, handler Handler) (err error) {
 	defer func() {
-		if p := recover(); p == http.ErrAbortHandler {
+		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // the value that net/http defines
 			panic(p)
 		} else if p != nil {
 			err = &panicked{fmt.Sprint(p), debug.Stack()}
@@ -163,7 +163,7 @@ func (m *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer := &response{to: w}
-	m.fail(answer, m.identify(answer, r), r.Context(), &Error{refused.status, "no-such-endpoint", fmt.Sprintf("%s %.200s is not served here", r.Method, r.URL.Path)})
+	m.fail(r.Context(), answer, m.identify(answer, r), &Error{refused.status, "no-such-endpoint", fmt.Sprintf("%s %.200s is not served here", r.Method, r.URL.Path)})
 }
 
 // refusal takes the mux's own answer and keeps only its headers and status.

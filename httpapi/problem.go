@@ -177,9 +177,9 @@ type document struct {
 }
 
 // fail answers a request that has failed. client is done when the client has gone.
-func (m *Mux) fail(w *response, r *http.Request, client context.Context, err error) {
+func (m *Mux) fail(client context.Context, w *response, r *http.Request, err error) {
 	defer func() {
-		if p := recover(); p != nil && p != http.ErrAbortHandler { // in what the application has given
+		if p := recover(); p != nil && p != http.ErrAbortHandler { //nolint:errorlint // in what the application has given
 			m.log(w, r, slog.LevelError, "problem document cannot be made", &panicked{fmt.Sprint(p), debug.Stack()})
 			w.retract()
 			m.write(w, &Error{Status: http.StatusInternalServerError}, nil)
@@ -188,7 +188,7 @@ func (m *Mux) fail(w *response, r *http.Request, client context.Context, err err
 		}
 	}()
 	problem, members := m.problemFor(r, err)
-	m.logProblem(w, r, client, problem, err)
+	m.logProblem(client, w, r, problem, err)
 	w.retract()
 	if problem.Status == http.StatusServiceUnavailable && repeatable(r, problem, err) {
 		w.Header().Set("Retry-After", "1")
@@ -217,7 +217,7 @@ var promises = []string{"ETag", "Location", PositionHeader, "Last-Modified", "Ca
 
 // logProblem tells the operator what the client is not told. When the client has gone, the error is most
 // often about that.
-func (m *Mux) logProblem(w http.ResponseWriter, r *http.Request, client context.Context, problem *Error, err error) {
+func (m *Mux) logProblem(client context.Context, w http.ResponseWriter, r *http.Request, problem *Error, err error) {
 	var p *panicked
 	switch {
 	case errors.As(err, &p):

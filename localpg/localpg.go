@@ -170,7 +170,7 @@ func (c *Config) startURL(ctx context.Context) (*Server, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerWithin, errSilent)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url)
-	if err != nil && context.Cause(ctx) == errSilent {
+	if err != nil && errors.Is(context.Cause(ctx), errSilent) {
 		err = fmt.Errorf("%w: %w", errSilent, err)
 	}
 	if err != nil {

@@ -96,7 +96,7 @@ func TestObserver(t *testing.T) {
 			f.wait(r, f.put("bad", -1, 2))
 			if next := test.make(2); next != nil {
 				stop()
-				r, stop = f.start(&config, f.store, next)
+				_, stop = f.start(&config, f.store, next)
 				f.until("the second version is live", func() bool {
 					told.mu.Lock()
 					defer told.mu.Unlock()

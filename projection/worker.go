@@ -290,7 +290,7 @@ func (w *worker) step(ctx context.Context) error {
 	} else {
 		err = w.handleBatch(ctx, items, to, backlogged)
 	}
-	if f, ok := err.(*failure); ok && ctx.Err() == nil { // one that is marked as transient is about no event
+	if f, ok := err.(*failure); ok && ctx.Err() == nil { //nolint:errorlint // one that is marked as transient is about no event
 		err = w.judge(ctx, items, f)
 	}
 	return err

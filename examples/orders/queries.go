@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -226,7 +227,7 @@ func (m *models) items(ctx context.Context, q ItemList) ([]ItemRow, error) {
 }
 
 func (m *models) days(ctx context.Context, q RevenueList) ([]DayRow, error) {
-	after := append(q.After, "", "")
+	after := append(slices.Clone(q.After), "", "")
 	rows, _ := m.pool.Query(ctx, `
 		select day::text, currency, sum(units)::bigint, sum(paid)::bigint, sum(refunded)::bigint, sum(paid - refunded)::bigint
 		  from shop.revenue
@@ -240,7 +241,7 @@ func (m *models) days(ctx context.Context, q RevenueList) ([]DayRow, error) {
 }
 
 func (m *models) products(ctx context.Context, q RevenueList) ([]ProductRow, error) {
-	after := append(q.After, "", "")
+	after := append(slices.Clone(q.After), "", "")
 	rows, _ := m.pool.Query(ctx, `
 		select item, coalesce(i.name, item), r.currency, sum(r.units)::bigint, sum(r.paid)::bigint, sum(r.refunded)::bigint, sum(r.paid - r.refunded)::bigint
 		  from shop.revenue r

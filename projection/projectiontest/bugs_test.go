@@ -30,10 +30,10 @@ func folding(wrong func(row *account, e eventstore.Event[event]) (projection.Op,
 	})
 }
 
-// deposits returns a maker of handlers that are wrong about deposits. Make is called for each process.
-func deposits(make func(*pgxpool.Pool) func(ctx context.Context, tx pgx.Tx, table string, e eventstore.Event[event], amount int64) error) maker {
+// deposits returns a maker of handlers that are wrong about deposits. It is called for each process.
+func deposits(of func(*pgxpool.Pool) func(ctx context.Context, tx pgx.Tx, table string, e eventstore.Event[event], amount int64) error) maker {
 	return func(pool *pgxpool.Pool, o projection.Options) *projection.Projection {
-		wrong := make(pool)
+		wrong := of(pool)
 		return ofHandler(func(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
 			if data, ok := e.Data.(deposited); ok {
 				return wrong(ctx, tx, fmt.Sprintf("accounts_v%d", o.Version), e, data.Amount)
@@ -168,7 +168,7 @@ var bugs = map[string]struct {
 	}, `no history has event type "frozen"`},
 	"is given an old name that no history has": {func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
 		return projection.NewTable("accounts", options(o), projection.Fold(older, key, fold))
-	}, `no history has event type "payed in"`},
+	}, `no history has event type "paid in"`},
 	"is given a type by its second source": {func(_ *pgxpool.Pool, o projection.Options) *projection.Projection {
 		return projection.New("accounts", options(o), projection.On(ledger, handle), projection.On(apart,
 			func(context.Context, pgx.Tx, eventstore.Event[event]) error { return nil }))
@@ -189,7 +189,7 @@ var (
 		codec.Of("renamed", func(e renamed) event { return e }),
 	}
 	wider = codec.New(append(slices.Clone(all), isFrozen)...)
-	older = codec.New(append(slices.Clone(all), codec.Renamed[event]("payed in", "deposited"))...)
+	older = codec.New(append(slices.Clone(all), codec.Renamed[event]("paid in", "deposited"))...)
 	apart = codec.New(isFrozen)
 )
 

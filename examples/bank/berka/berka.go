@@ -68,7 +68,7 @@ func Parse(r io.Reader) ([]Transaction, error) {
 	seen := make(map[string]int)
 	for line := 2; ; line++ {
 		fields, err := lines.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return all, nil
 		}
 		var t Transaction
@@ -96,7 +96,7 @@ func reason(err error) error {
 	switch {
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the file is cut off here: %w", err)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return errors.New("the file is empty")
 	case errors.As(err, &syntax):
 		return syntax.Err

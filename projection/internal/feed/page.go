@@ -20,12 +20,12 @@ func NewPage(after eventstore.Position, p eventstore.Page) *Page {
 	return &Page{After: after, Page: p, derived: make(map[any]func() any)}
 }
 
-// Derive returns what make returns for a key, and calls make once for each key of a page.
-func Derive[T any](p *Page, key any, make func() T) T {
+// Derive returns what compute returns for a key, and calls compute once for each key of a page.
+func Derive[T any](p *Page, key any, compute func() T) T {
 	p.mu.Lock()
 	value, ok := p.derived[key]
 	if !ok {
-		value = sync.OnceValue(func() any { return make() })
+		value = sync.OnceValue(func() any { return compute() })
 		p.derived[key] = value
 	}
 	p.mu.Unlock()
