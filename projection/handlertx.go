@@ -17,7 +17,7 @@ import (
 // Postgres says, so that an error that the handler keeps to itself is judged like one that it returns.
 type handlerTx struct {
 	pgx.Tx
-	names tableNames
+	names *tableNames
 	said  *saying
 }
 

@@ -14,19 +14,19 @@ type tableNames struct {
 	braces  *strings.Replacer
 }
 
-func newTableNames(tables []string, version int) tableNames {
+func newTableNames(tables []string, version int) *tableNames {
 	var pairs []string
 	for _, t := range tables {
 		pairs = append(pairs, "{"+t+"}", physical(t, version))
 	}
-	return tableNames{tables, version, strings.NewReplacer(pairs...)}
+	return &tableNames{tables, version, strings.NewReplacer(pairs...)}
 }
 
 // sql returns statements with the names of this version's tables.
-func (n tableNames) sql(statements string) string { return n.braces.Replace(statements) }
+func (n *tableNames) sql(statements string) string { return n.braces.Replace(statements) }
 
 // identifier is sql for the name of a table that is no statement.
-func (n tableNames) identifier(table pgx.Identifier) pgx.Identifier {
+func (n *tableNames) identifier(table pgx.Identifier) pgx.Identifier {
 	for _, t := range n.tables {
 		if len(table) == 1 && table[0] == "{"+t+"}" {
 			return identifier(t, n.version)

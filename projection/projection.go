@@ -31,7 +31,7 @@ type Projection struct {
 	types   []string        // of all sources, sorted
 	stored  []string        // the same, and schemas above the first one: what releases may differ in
 	known   map[string]bool // stored, and types that are retired
-	names   tableNames
+	names   *tableNames
 	table   rowset.Table // nil unless it folds rows
 	effects bool         // a subscription
 }
