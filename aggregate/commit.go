@@ -50,7 +50,8 @@ func commit(ctx context.Context, store Store, config *Config, about []eventstore
 		attempts++
 		receipts, err := commitOnce(ctx, store, about, decide)
 		var conflict *eventstore.ConflictError
-		if observe := config.observer().Conflict; observe != nil && errors.As(err, &conflict) {
+		observe := config.observer().Conflict
+		if final := (*backoff.PermanentError)(nil); observe != nil && !errors.As(err, &final) && errors.As(err, &conflict) {
 			observe(ctx, attempts, conflict)
 		}
 		return receipts, err

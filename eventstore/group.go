@@ -355,15 +355,18 @@ func (g *group) write(conn *pgpool.Conn, batch []*request) {
 			g.isLate(-1)
 		}
 	}()
+	done := grouped(batch)
+	if g.observe != nil {
+		defer func() { g.observe(done) }() // when the watch has ended
+	}
 	watch := g.pool.WatchCommit(conn.Conn(), g.answer(batch))
 	defer func() { _ = watch.Stop(nil) }()
 	start := time.Now()
 	rows, err := g.send(conn, batch)
-	if g.observe != nil {
-		g.observe(grouped(batch, time.Since(start), err))
-	}
+	done.Took = time.Since(start)
 	if err != nil {
 		err = watch.Stop(err)
+		done.Err = err
 		lost := wasLost(err, conn.Conn())
 		for _, r := range batch {
 			r.settleError(err, lost, len(batch))
@@ -384,8 +387,8 @@ func (g *group) write(conn *pgpool.Conn, batch []*request) {
 	}
 }
 
-func grouped(batch []*request, took time.Duration, err error) GroupDone {
-	done := GroupDone{Commits: len(batch), Took: took, Err: err}
+func grouped(batch []*request) GroupDone {
+	done := GroupDone{Commits: len(batch)}
 	for _, r := range batch {
 		done.Events, done.Bytes = done.Events+r.events, done.Bytes+r.bytes
 	}

@@ -6,7 +6,7 @@ import (
 )
 
 // Observer is told what a store does, for metrics and traces. Each function may be nil, which costs nothing. They are
-// called in the goroutine that does the work, by several goroutines at a time, and the work waits for them. They must
+// called in the goroutine that does the work, by several goroutines at a time, and the work waits for them, so they must neither block nor panic. They must
 // not change what they are given, nor keep the slices.
 type Observer struct {
 	// Append is called at the end of every [Store.Append] and [Store.Commit], with the context of the caller.

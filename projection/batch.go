@@ -127,7 +127,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 		said := newSaying()
 		next, err := b.handleNext(hctx, tx, items, n, said)
 		if said.idle > slowest.idle {
-			slowest = idler{n, said.idle}
+			slowest = idler{b.current(), said.idle}
 		}
 		if err != nil {
 			return b.orIdle(err, conn, slowest)
@@ -149,11 +149,12 @@ func (b *batch) handleNext(ctx context.Context, tx pgx.Tx, items []item, n int, 
 	p := info.projection
 	if i.source.batch != nil {
 		info.item = nil
+		b.startItem(n, true)
 		g, err := b.gather(items, n)
 		if err != nil {
 			return 0, &failure{g.next, err}
 		}
-		b.startItem(n, len(g.Items) > 1)
+		b.startItem(max(n, g.only()), g.only() < 0)
 		began := b.worker.begin()
 		at, err := g.call(ctx, handlerTx{tx, p.names, said})
 		err = p.orEnded(ctx, tx, said, err)
@@ -185,6 +186,14 @@ func (b *batch) startItem(n int, several bool) {
 	b.at.Store(int32(n))
 	b.several.Store(several)
 	b.watchdog.Reset(b.worker.projection.options.Timeout)
+}
+
+// current returns the item that is being handled, -1 if there are several.
+func (b *batch) current() int {
+	if b.several.Load() {
+		return -1
+	}
+	return int(b.at.Load())
 }
 
 // idler is the item of a batch whose handler has left the transaction alone for longest.
@@ -295,7 +304,7 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 	err := b.watched(ctx, func(ctx context.Context, conn *pgx.Conn) error { return handle(ctx, conn, items) })
 	if errors.Is(err, errAbandoned) { // the batch is still that of another goroutine
 		if w.projection.effects {
-			w.happened(ctx, items, int(b.at.Load()))
+			w.happened(ctx, items, int(b.at.Load()), b.began)
 		}
 		return err
 	}
@@ -306,11 +315,11 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 }
 
 // happened notes the effects of the items before one that is abandoned.
-func (w *worker) happened(ctx context.Context, items []item, at int) {
+func (w *worker) happened(ctx context.Context, items []item, at int, began time.Time) {
 	if at = wholeEvents(items, at); at == 0 {
 		return
 	}
-	b := &batch{worker: w, to: items[at-1].raw.Position, durable: true}
+	b := &batch{worker: w, to: items[at-1].raw.Position, durable: true, began: began}
 	for n := range items[:at] {
 		if !b.divert(&items[n]) {
 			b.handled.add(&items[n])

@@ -20,7 +20,8 @@ type Batch struct {
 	Projection Ref
 	Partition  int
 	// Token is the fencing token of the partition, higher for each owner: a broker that is told refuses those who were
-	// owners before. It is 0 while an operator retries dead letters, which are older than what was handled since.
+	// owners before. It is 0 while an operator retries dead letters, which are older than what was handled since, and
+	// while an append keeps the projection inline: then each event is a batch of its own.
 	Token int64
 	// After is the position that was reached before the batch.
 	After eventstore.Position
@@ -154,10 +155,18 @@ func (g *gathered) add(i *item, n int) error {
 	return nil
 }
 
+// only returns the one item that the batch is of, -1 if there are several, or none.
+func (g *gathered) only() int {
+	if len(g.of) == 0 || g.of[0] != g.of[len(g.of)-1] {
+		return -1
+	}
+	return g.of[0]
+}
+
 // call gives the batch to its handler. When it fails, at is the item that has failed, -1 if that is not known.
 func (g *gathered) call(ctx context.Context, tx pgx.Tx) (at int, err error) {
 	defer panics.Recover(&err)
-	at = -1
+	at = g.only()
 	if len(g.Items) == 0 {
 		return at, nil
 	}

@@ -30,16 +30,12 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn
 	case err = <-done:
 	case <-late:
 		pgpool.Cut(conn.Hijack())
-		at := int(b.at.Load())
-		if b.several.Load() {
-			at = -1
-		}
-		return &failure{at, fmt.Errorf("%w, and %w", context.Cause(ctx), errAbandoned)}
+		return &failure{b.current(), fmt.Errorf("%w, and %w", context.Cause(ctx), errAbandoned)}
 	}
 	defer conn.Release()
 	var f *failure
 	var said *pgconn.PgError
-	if blamed := errors.As(err, &f) && (f.at >= 0 || errors.As(err, &said)); err != nil && conn.Conn().IsClosed() && !blamed {
+	if blamed := errors.As(err, &f) && (f.at >= 0 || errors.Is(err, errIdle) || errors.As(err, &said)); err != nil && conn.Conn().IsClosed() && !blamed {
 		return Transient(err)
 	}
 	return err

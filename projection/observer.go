@@ -8,13 +8,14 @@ import (
 )
 
 // Observer is told what a runner does, for metrics and traces. Each function may be nil, which costs nothing. They are
-// called in the goroutines that do the work, by several at a time, and the work waits for them. What happens in
+// called in the goroutines that do the work, by several at a time, and the work waits for them, so they must neither block nor panic. What happens in
 // other processes is told to their observers.
 type Observer struct {
 	// Batch is called when a partition has committed what became of some events, and its checkpoint.
 	Batch func(done BatchDone)
 	// Event is called when an event was given to its handler, its fold or its effect. A handler's transaction is not committed
-	// yet, and what was folded is not written yet.
+	// yet, and what was folded is not written yet: after a failure events are handled, and told, again. Of a batch each event
+	// has its share of the time.
 	Event func(done EventDone)
 	// Failure is called when a partition has failed, before it pauses or stops, and when an event is given up.
 	Failure func(f Failure)

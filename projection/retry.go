@@ -193,10 +193,14 @@ func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 	for _, l := range t.letters[:t.done] {
 		positions = append(positions, int64(l.Position))
 	}
-	handled := t.done
+	counts := make(map[int64]bool) // whether the event is counted here, or was with its first key
 	for _, i := range t.items {
-		if i.further && slices.Contains(positions, int64(i.raw.Position)) {
-			handled-- // the event was counted with its first key
+		counts[int64(i.raw.Position)] = counts[int64(i.raw.Position)] || !i.further
+	}
+	handled := 0
+	for _, at := range positions {
+		if here, known := counts[at]; here || !known {
+			handled++
 		}
 	}
 	return t.deployment.deleteLetters(ctx, tx, t.key, positions, handled)

@@ -164,6 +164,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 	}
 	if happened < len(items) {
 		b.cut(items[happened-1].raw.Position)
+		b.recount(items[:happened])
 	}
 	// What has happened is noted even if this one took too long, or the runner is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -179,6 +180,20 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 	return failed
 }
 
+// recount counts the items that were handled, which are those without a dead letter.
+func (b *batch) recount(items []item) {
+	parked := make(map[itemID]bool)
+	for _, l := range b.letters {
+		parked[itemID{l.Position, l.Key}] = true
+	}
+	b.handled = amount{}
+	for n := range items {
+		if i := &items[n]; !parked[itemID{i.raw.Position, i.keyText()}] {
+			b.handled.add(i)
+		}
+	}
+}
+
 // callEffects calls the effects of the items until one fails or the context is done, and returns how many
 // of them need not be called again.
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
@@ -187,8 +202,8 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 	start := time.Now()
 	for n := 0; n < len(items); {
 		if ctx.Err() != nil { // maybe the worker does not wait for this any more, and what divert reads is the worker's
-			if n == 0 {
-				err = &failure{0, context.Cause(ctx)}
+			if wholeEvents(items, n) == 0 {
+				err = &failure{n, context.Cause(ctx)}
 			}
 			return n, err // one that has not been called has not failed
 		}
@@ -199,7 +214,7 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 			}
 			return max(n, at), &failure{at, err}
 		}
-		if n = next; n < len(items) && time.Since(start) > batchTime {
+		if n = next; n < len(items) && time.Since(start) > batchTime && items[n].raw.Position > items[n-1].raw.Position {
 			return n, nil // what has happened is noted before there is more to repeat after a crash
 		}
 	}
@@ -213,11 +228,12 @@ func (b *batch) callNext(ctx context.Context, items []item, n int) (next, at int
 	i, info := &items[n], infoOf(ctx)
 	if i.source.batch != nil {
 		info.item = nil
+		b.startItem(n, true)
 		g, err := b.gather(items, n)
 		if err != nil {
 			return 0, g.next, err
 		}
-		b.startItem(n, len(g.Items) > 1)
+		b.startItem(max(n, g.only()), g.only() < 0)
 		began := b.worker.begin()
 		at, err = g.call(ctx, nil)
 		b.worker.tellBatch(&g, items, began, at, err)

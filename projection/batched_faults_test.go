@@ -1,0 +1,161 @@
+package projection_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/codec"
+	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/projection"
+)
+
+// plainValue is the number of an event, unless that is bad.
+func plainValue(e eventstore.Event[counted]) (any, error) {
+	if e.Data.N == bad {
+		return nil, errors.New("no value")
+	}
+	return e.Data.N, nil
+}
+
+// TestBatchAbandoned: a handler that never returns is blamed on the event that it was given, and not on parked ones before.
+func TestBatchAbandoned(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.put("a", bad, 2)
+	last := f.put("b", 7)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	var calls atomic.Int32
+	p := projection.New("p", &projection.Options{Timeout: 50 * time.Millisecond, MaxAttempts: 1}, projection.OnBatch(
+		func(ctx context.Context, tx pgx.Tx, b projection.Batch) error {
+			calls.Add(1)
+			<-release
+			return nil
+		}, projection.Each(counting, nil, plainValue)))
+	r, _ := f.start(quiet, f.store, p)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+	defer cancel()
+	err := r.Wait(ctx, last)
+	t.Logf("wait: %v; calls %d; letters a %q b %q", err, calls.Load(), f.letters(r, "p", "counter-a", 0, 10), f.letters(r, "p", "counter-b", 0, 10))
+	if err != nil {
+		t.Error("stands still")
+	}
+}
+
+// TestRetryCountsEvents: an event that was parked under its stream and has several keys now is one event.
+func TestRetryCountsEvents(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	b := f.book("book")
+	b.broken.Store(true)
+	keys := func(e eventstore.Event[change]) []string {
+		if b.broken.Load() {
+			return []string{""}
+		}
+		return e.Data.Keys
+	}
+	fold := func(row *entry, e eventstore.Event[change]) projection.Op {
+		row.History = append(row.History, e.Data.N)
+		return projection.Put
+	}
+	mk := func() *projection.Projection {
+		return projection.NewTable("book", &projection.Options{DDL: "create table {book} (name text primary key, total bigint not null, history bigint[] not null)"},
+			projection.FoldKeys(b.codecs[0], keys, fold), projection.FoldKeys(b.codecs[1], keys, fold))
+	}
+	r, _ := f.start(quiet, f.store, mk())
+	f.wait(r, b.append(1, change{N: 1, Keys: []string{"a", "b", "c"}}))
+	f.equal("handled", int64(0), f.status(r, "book").Handled)
+	b.broken.Store(false)
+	f.retry(r, 1, "book")
+	f.equal("handled", int64(1), f.status(r, "book").Handled)
+}
+
+// TestBatchSlowParts: parts of one event that take their time are not repeated for ever.
+func TestBatchSlowParts(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	split := codec.New(codec.Split("counted", func(e counted) []counted { return []counted{{1}, {bad}} }))
+	last := f.put("a", 0)
+	var calls atomic.Int32
+	p := projection.NewSubscription("p", &projection.Options{MaxAttempts: 1}, projection.EffectBatch(
+		func(ctx context.Context, b projection.Batch) error {
+			calls.Add(1)
+			<-time.After(1100 * time.Millisecond)
+			return nil
+		}, projection.Each(split, func(e eventstore.Event[counted]) string {
+			if e.Data.N == bad {
+				return "z"
+			}
+			return "a"
+		}, plainValue)))
+	r, _ := f.start(quiet, f.store, p)
+	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+	defer cancel()
+	err := r.Wait(ctx, last)
+	t.Logf("wait: %v; calls %d", err, calls.Load())
+	if err != nil {
+		t.Error("spins")
+	}
+}
+
+// TestBatchOfOne: who is given one item fails at that one.
+func TestBatchOfOne(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.put("a", 0)
+	last := f.append(other, 90)
+	var calls atomic.Int32
+	p := projection.NewSubscription("p", &projection.Options{MaxAttempts: 3}, projection.EffectBatch(
+		func(ctx context.Context, b projection.Batch) error {
+			if len(b.Items) != 1 {
+				t.Errorf("%d items", len(b.Items))
+			}
+			calls.Add(1)
+			return errors.New("it fails")
+		}, projection.Each(counting, nil, plainValue)),
+		projection.Effect(other, func(context.Context, eventstore.Event[counted]) error { return nil }))
+	r, _ := f.start(quiet, f.store, p)
+	f.wait(r, last)
+	f.equal("calls of a batch with one item", int32(3), calls.Load())
+}
+
+// TestBatchIdle: an event whose handler leaves the transaction alone for too long is looked for in its batch.
+func TestBatchIdle(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.put("a", 1)
+	f.put("b", 2)
+	last := f.put("c", 3)
+	config := *quiet
+	config.Lease = 300 * time.Millisecond
+	var n atomic.Int32
+	config.Observer.Failure = func(fa projection.Failure) {
+		if n.Add(1) < 6 {
+			t.Logf("failure class %s at %d parked %v: %v", fa.Class, fa.Position, fa.Parked, fa.Err)
+		}
+	}
+	p := projection.New("p", &projection.Options{MaxAttempts: 1}, projection.OnBatch(
+		func(ctx context.Context, tx pgx.Tx, b projection.Batch) error {
+			for _, i := range b.Items {
+				if i.Value == 3 { // only this one is slow
+					<-time.After(900 * time.Millisecond)
+				}
+			}
+			_, err := tx.Exec(ctx, `select`)
+			return err
+		}, projection.Each(counting, nil, plainValue)))
+	r, _ := f.start(&config, f.store, p)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+	defer cancel()
+	if err := r.Wait(ctx, last); err != nil {
+		t.Errorf("stands still after %d failures: %v", n.Load(), err)
+	}
+	t.Logf("letters %q", append(append(f.letters(r, "p", "counter-a", 0, 10), f.letters(r, "p", "counter-b", 0, 10)...), f.letters(r, "p", "counter-c", 0, 10)...))
+	f.equal("letters of a", []string(nil), f.letters(r, "p", "counter-a", 0, 10))
+	f.equal("letters of b", []string(nil), f.letters(r, "p", "counter-b", 0, 10))
+}
