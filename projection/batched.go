@@ -108,7 +108,7 @@ func together(h *batchHandler, sources []BatchSource) []source {
 
 // gathered is a batch, and which item each of its own is of.
 type gathered struct {
-	Batch
+	batch   Batch
 	handler *batchHandler
 	of      []int // ascending indexes of items
 	handled amount
@@ -119,9 +119,9 @@ type gathered struct {
 func (b *batch) gather(items []item, n int) (g gathered, err error) {
 	w := b.worker
 	g = gathered{handler: items[n].source.batch, next: n}
-	g.Projection, g.Partition, g.Token, g.After = w.ref(), w.number, w.token, w.read
+	g.batch = Batch{Projection: w.ref(), Partition: w.number, Token: w.token, After: w.read}
 	if n > 0 {
-		g.After = items[n-1].raw.Position
+		g.batch.After = items[n-1].raw.Position
 	}
 	for ; g.next < len(items) && items[g.next].source.batch == g.handler; g.next++ {
 		i := &items[g.next]
@@ -132,7 +132,7 @@ func (b *batch) gather(items []item, n int) (g gathered, err error) {
 			break
 		}
 	}
-	if len(g.Items) > 0 { // what is before it comes first
+	if len(g.batch.Items) > 0 { // what is before it comes first
 		err = nil
 	}
 	return g, err
@@ -149,7 +149,7 @@ func (g *gathered) add(i *item, n int) error {
 	}
 	g.handled.add(i)
 	for _, v := range values {
-		g.Items = append(g.Items, BatchItem{i.raw, i.keyText(), v})
+		g.batch.Items = append(g.batch.Items, BatchItem{i.raw, i.keyText(), v})
 		g.of = append(g.of, n)
 	}
 	return nil
@@ -167,10 +167,10 @@ func (g *gathered) only() int {
 func (g *gathered) call(ctx context.Context, tx pgx.Tx) (at int, err error) {
 	defer panics.Recover(&err)
 	at = g.only()
-	if len(g.Items) == 0 {
+	if len(g.batch.Items) == 0 {
 		return at, nil
 	}
-	err = g.handler.handle(eventstore.WithoutKey(ctx), tx, g.Batch)
+	err = g.handler.handle(eventstore.WithoutKey(ctx), tx, g.batch)
 	var which *BatchItemError
 	if errors.As(err, &which) && which.Item >= 0 && which.Item < len(g.of) {
 		return g.of[which.Item], err

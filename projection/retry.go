@@ -327,7 +327,7 @@ func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rowset.Rows, 
 func (p *Projection) redoBatch(ctx context.Context, tx pgx.Tx, i *item) error {
 	infoOf(ctx).item = nil
 	g := gathered{handler: i.source.batch}
-	g.Projection, g.Partition, g.After = Ref{p.name, p.options.Version}, p.partitionOf(i.keyText()), i.raw.Position-1
+	g.batch = Batch{Projection: Ref{p.name, p.options.Version}, Partition: p.partitionOf(i.keyText()), After: i.raw.Position - 1}
 	if err := g.add(i, 0); err != nil {
 		return err
 	}
