@@ -163,8 +163,17 @@ func TestCancelBuild(t *testing.T) {
 			config.BatchSize = 10
 			r2, _ := f.rollProcess(config, kind(projection.Options{Version: 2}, gate.hook))
 			<-gate.reached
-			time.AfterFunc(50*time.Millisecond, gate.open) // its batch goes on while Drop is at work
-			if err := r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 2}); err != nil {
+			dropped := make(chan error, 1)
+			go func() { dropped <- r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 2}) }()
+			f.rollUntil("Drop waits for the batch, or is done", func() bool {
+				return len(dropped) > 0 || f.rollNumber(`
+					select count(*)
+					  from pg_stat_activity
+					 where datname = current_database()
+					   and wait_event_type = 'Lock'`) > 0
+			})
+			gate.open() // its batch goes on now
+			if err := <-dropped; err != nil {
 				t.Fatal(err)
 			}
 			if n := f.rollTables(2); n != 0 {
