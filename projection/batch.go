@@ -125,12 +125,12 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	var slowest idler
 	for n := 0; n < len(items); {
 		said := newSaying()
-		next, err := b.handleNext(hctx, tx, items, n, said)
+		next, at, err := b.handleNext(hctx, tx, items, n, said)
 		if said.idle > slowest.idle {
 			slowest = idler{b.current(), said.idle}
 		}
 		if err != nil {
-			return b.orIdle(err, conn, slowest)
+			return b.orIdle(&failure{at, err}, conn, slowest)
 		}
 		if n = next; n < len(items) && time.Since(start) > batchTime && items[n].raw.Position > items[n-1].raw.Position {
 			b.to = items[n-1].raw.Position
@@ -142,42 +142,56 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	return b.orIdle(err, conn, slowest)
 }
 
-// handleNext gives the n-th item to its handler, or some from there on if they are handled together. next is the first
-// item behind them.
-func (b *batch) handleNext(ctx context.Context, tx pgx.Tx, items []item, n int, said *saying) (next int, err error) {
+// handleNext gives the n-th item to its handler or effect, or some from there on if they are handled together. next is the
+// first item behind them. When that fails, at is the item that has failed, and the effects of those before it have
+// happened; -1 if the item is not known.
+func (b *batch) handleNext(ctx context.Context, tx pgx.Tx, items []item, n int, said *saying) (next, at int, err error) {
 	i, info := &items[n], infoOf(ctx)
-	p := info.projection
 	if i.source.batch != nil {
 		info.item = nil
 		b.startItem(n, true)
 		g, err := b.gather(items, n)
 		if err != nil {
-			return 0, &failure{g.next, err}
+			return 0, g.next, err
 		}
 		b.startItem(max(n, g.only()), g.only() < 0)
 		began := b.worker.begin()
-		at, err := g.call(ctx, handlerTx{tx, p.names, said})
-		err = p.orEnded(ctx, tx, said, err)
+		at, err = info.projection.handleTogether(ctx, tx, &g, said)
 		b.worker.tellBatch(&g, items, began, at, err)
-		if err != nil {
-			return 0, &failure{at, err}
+		if err == nil {
+			b.handled.addAll(g.handled)
 		}
-		b.handled.addAll(g.handled)
-		return g.next, nil
+		return g.next, at, err
 	}
 	if b.divert(i) {
-		return n + 1, nil
+		return n + 1, n, nil
 	}
 	b.startItem(n, false)
 	info.item = i
 	began := b.worker.begin()
-	err = p.handleItem(ctx, tx, i, said)
+	err = info.projection.handleAlone(ctx, tx, i, said)
 	b.worker.tellEvent(i, began, err)
-	if err != nil {
-		return 0, &failure{n, err}
+	if err == nil {
+		b.handled.add(i)
 	}
-	b.handled.add(i)
-	return n + 1, nil
+	return n + 1, n, err
+}
+
+// handleAlone gives an item to its handler, or calls its effect.
+func (p *Projection) handleAlone(ctx context.Context, tx pgx.Tx, i *item, said *saying) error {
+	if p.effects {
+		return callEffect(ctx, i)
+	}
+	return p.handleItem(ctx, tx, i, said)
+}
+
+// handleTogether is handleAlone for a batch. at is like that of [gathered.call].
+func (p *Projection) handleTogether(ctx context.Context, tx pgx.Tx, g *gathered, said *saying) (at int, err error) {
+	if p.effects {
+		return g.call(ctx, nil)
+	}
+	at, err = g.call(ctx, handlerTx{tx, p.names, said})
+	return at, p.orEnded(ctx, tx, said, err)
 }
 
 // startItem notes which item is handled from now on, or which is the first of several, and gives them the time that the

@@ -17,13 +17,13 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		w.since = time.Now()
 	}
 	b := &batch{worker: w, to: to, durable: !backlogged, began: w.since}
-	kept := make([]int, 0, len(items))
+	kept, keys := make([]int, 0, len(items)), make([]string, 0, len(items))
 	for n := range items {
-		if !b.divert(&items[n]) {
-			kept = append(kept, n)
+		if i := &items[n]; !b.divert(i) {
+			kept, keys = append(kept, n), i.appendKey(keys)
 		}
 	}
-	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.rows.Load(ctx, w.engine.pool, keysOf(items, kept)) })
+	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.rows.Load(ctx, w.engine.pool, keys) })
 	if pgerr.KindOf(err) == pgerr.Data || errors.Is(err, rowset.ErrOtherKey) { // of a key that is none of the column's type
 		return &failure{-1, err}
 	} else if err != nil {
@@ -100,15 +100,20 @@ func (b *batch) flush(ctx context.Context) (err error) {
 	return b.finish(ctx, tx, nil)
 }
 
-// keysOf returns the keys of the items that rows are needed for.
-func keysOf(items []item, which []int) []string {
-	keys := make([]string, 0, len(which))
-	for _, n := range which {
-		if items[n].meaning.err == nil {
-			keys = append(keys, items[n].keyText())
-		}
+// keysOf returns the keys of the rows that items are folded into.
+func keysOf(items ...item) (keys []string) {
+	for n := range items {
+		keys = items[n].appendKey(keys)
 	}
 	return keys
+}
+
+// appendKey appends the key of the item's row, if the item can be folded into one.
+func (i *item) appendKey(keys []string) []string {
+	if i.meaning.err != nil {
+		return keys
+	}
+	return append(keys, i.keyText())
 }
 
 // isSettled reports whether the item can be folded into its row now.

@@ -140,7 +140,7 @@ var errUnwritten = errors.New("the row is not written yet")
 
 // fold folds an event of the key, unless it is a dead letter of its stream, which Retry would fold again.
 func (b *keyRebuild) fold(ctx context.Context, db catalog.DB, tx pgx.Tx, i *item, parked map[itemID]bool) error {
-	if err := b.rows.Load(ctx, db, keysOf([]item{*i}, []int{0})); err != nil {
+	if err := b.rows.Load(ctx, db, keysOf(*i)); err != nil {
 		return err
 	}
 	if !i.isSettled(b.rows) {
@@ -151,7 +151,7 @@ func (b *keyRebuild) fold(ctx context.Context, db catalog.DB, tx pgx.Tx, i *item
 			return err
 		}
 		b.rows.Flushed()
-		if err := b.rows.Load(ctx, tx, keysOf([]item{*i}, []int{0})); err != nil {
+		if err := b.rows.Load(ctx, tx, keysOf(*i)); err != nil {
 			return err
 		}
 	}

@@ -262,11 +262,7 @@ func (p *Projection) redoUntil(
 	var rows rowset.Rows
 	if p.table != nil {
 		rows = p.table.Open(len(items), false)
-		all := make([]int, len(items))
-		for n := range all {
-			all[n] = n
-		}
-		if err := rows.Load(ctx, tx, keysOf(items, all)); err != nil {
+		if err := rows.Load(ctx, tx, keysOf(items...)); err != nil {
 			return 0, err
 		}
 	}
@@ -281,7 +277,7 @@ func (p *Projection) redoUntil(
 				return n, err
 			}
 			rows.Flushed()
-			if err := rows.Load(ctx, tx, keysOf(items, []int{n})); err != nil {
+			if err := rows.Load(ctx, tx, keysOf(*i)); err != nil {
 				return n, err
 			}
 		}
@@ -310,13 +306,12 @@ func (p *Projection) redoItem(ctx context.Context, tx pgx.Tx, rows rowset.Rows, 
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, p.options.Timeout, ErrTimeout)
 	defer cancel()
+	var err error
 	if i.source.batch != nil {
-		return p.redoBatch(ctx, tx, i)
+		err = p.redoBatch(ctx, tx, i)
+	} else {
+		err = p.handleAlone(ctx, tx, i, newSaying())
 	}
-	if !p.effects {
-		return p.handleItem(ctx, tx, i, newSaying())
-	}
-	err := callEffect(ctx, i)
 	if err != nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -331,16 +326,8 @@ func (p *Projection) redoBatch(ctx context.Context, tx pgx.Tx, i *item) error {
 	if err := g.add(i, 0); err != nil {
 		return err
 	}
-	if p.effects {
-		_, err := g.call(ctx, nil)
-		if err != nil && ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
-		return err
-	}
-	said := newSaying()
-	_, err := g.call(ctx, handlerTx{tx, p.names, said})
-	return p.orEnded(ctx, tx, said, err)
+	_, err := p.handleTogether(ctx, tx, &g, newSaying())
+	return err
 }
 
 // fail notes that the first of the letters has failed again, if it is to blame.

@@ -207,7 +207,7 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 			}
 			return n, err // one that has not been called has not failed
 		}
-		next, at, err := b.callNext(hctx, items, n)
+		next, at, err := b.handleNext(hctx, nil, items, n, nil)
 		if err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
@@ -219,47 +219,6 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 		}
 	}
 	return len(items), nil
-}
-
-// callNext calls the effect of the n-th item, or of some from there on if that is called for several at once. next is the
-// first item behind them. When it fails, at is the item that has failed, and those before it have happened; -1 if that
-// is not known.
-func (b *batch) callNext(ctx context.Context, items []item, n int) (next, at int, err error) {
-	i, info := &items[n], infoOf(ctx)
-	if i.source.batch != nil {
-		info.item = nil
-		b.startItem(n, true)
-		g, err := b.gather(items, n)
-		if err != nil {
-			return 0, g.next, err
-		}
-		b.startItem(max(n, g.only()), g.only() < 0)
-		began := b.worker.begin()
-		at, err = g.call(ctx, nil)
-		b.worker.tellBatch(&g, items, began, at, err)
-		end := max(at, n) // what is before it has happened
-		if err == nil {
-			end = g.next
-		}
-		for _, k := range slices.Compact(g.of) {
-			if k < end {
-				b.handled.add(&items[k])
-			}
-		}
-		return g.next, at, err
-	}
-	if b.divert(i) {
-		return n + 1, -1, nil
-	}
-	b.startItem(n, false)
-	info.item = i
-	began := b.worker.begin()
-	err = callEffect(ctx, i)
-	b.worker.tellEvent(i, began, err)
-	if err == nil {
-		b.handled.add(i)
-	}
-	return n + 1, n, err
 }
 
 func callEffect(ctx context.Context, i *item) (err error) {
