@@ -11,6 +11,16 @@ import (
 	"github.com/google/uuid"
 )
 
+// middle is the first event behind the middle of what is left of a binary search.
+const middle = `
+     cross join lateral (
+           select position, recorded_at
+             from SCHEMA.events
+            where position > (s.low + s.high) / 2
+            order by position
+            limit 1) probe
+     where s.high - s.low > 500`
+
 // Two binary searches over positions find the events that were recorded in a span of time, without an index on the
 // time: positions and times have nearly the same order. Each ends when fewer than 500 positions are left.
 const eventSQL = `
@@ -20,28 +30,14 @@ with recursive early (low, high) as (
     union all
     select case when probe.recorded_at < $2 then probe.position else s.low end,
            case when probe.recorded_at < $2 then s.high else (s.low + s.high) / 2 end
-      from early s
-     cross join lateral (
-           select position, recorded_at
-             from SCHEMA.events
-            where position > (s.low + s.high) / 2
-            order by position
-            limit 1) probe
-     where s.high - s.low > 500
+      from early s` + middle + `
 ), late (low, high) as (
     select 0::bigint, coalesce(max(position), 0)
       from SCHEMA.events
     union all
     select case when probe.recorded_at <= $3 then probe.position else s.low end,
            case when probe.recorded_at <= $3 then s.high else (s.low + s.high) / 2 end
-      from late s
-     cross join lateral (
-           select position, recorded_at
-             from SCHEMA.events
-            where position > (s.low + s.high) / 2
-            order by position
-            limit 1) probe
-     where s.high - s.low > 500
+      from late s` + middle + `
 )
 select ` + columns + `
   from SCHEMA.events
