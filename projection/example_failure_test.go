@@ -13,7 +13,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// What passes is tried again, with growing pauses, for as long as it takes. Nothing of the failed attempts is left.
+// An event whose handler returns a transient error is tried again until it succeeds, with growing pauses. The writes of
+// the failed attempts are rolled back.
 func ExampleTransient() {
 	pool, store, done := connect()
 	defer done()
@@ -26,7 +27,7 @@ func ExampleTransient() {
 			if _, err := tx.Exec(ctx, `insert into deposits values ($1, $2)`, e.Stream.Key, e.Data.(Deposited).Amount); err != nil {
 				return err
 			}
-			if attempts++; attempts < 5 { // more often than MaxAttempts
+			if attempts++; attempts < 5 { // more failures than MaxAttempts allows for other errors
 				return projection.Transient(errors.New("the exchange rates are not there yet"))
 			}
 			return nil
@@ -42,7 +43,7 @@ func ExampleTransient() {
 	// ada 5
 }
 
-// What concerns all events stops the projection, rather than making dead letters of them one by one.
+// A fatal error concerns all events and not only this one. It stops the projection, and no event becomes a dead letter.
 func ExampleFatal() {
 	pool, store, done := connect()
 	defer done()
@@ -72,8 +73,8 @@ func ExampleFatal() {
 	// <nil>
 }
 
-// One bad event stops its key: what comes after it waits in order, all other keys go on. When the code is
-// mended, the dead letters are handled again.
+// One bad event stops only its key. Later events of the key wait behind it in order, and all other keys continue. When
+// the code is fixed, Retry handles the dead letters again.
 func ExampleOperator_DeadLetters() {
 	pool, store, done := connect()
 	defer done()
@@ -104,8 +105,8 @@ func ExampleOperator_DeadLetters() {
 	}
 	query(pool, `select account, amount from deposits order by n`)
 
-	mended.Store(true)                                                                                    // usually: deploy a release
-	fmt.Println(runner.Operator().Retry(ctx, projection.Ref{Name: "deposits", Version: projection.Live})) // all keys
+	mended.Store(true)                                                                                    // in practice, deploy a fixed release
+	fmt.Println(runner.Operator().Retry(ctx, projection.Ref{Name: "deposits", Version: projection.Live})) // without keys, it retries all
 	query(pool, `select account, amount from deposits order by n`)
 	// Output:
 	// account-ada: account.deposited at 2, "more than there is" after 3 attempts, 1 waiting
@@ -118,7 +119,7 @@ func ExampleOperator_DeadLetters() {
 	// ada 7
 }
 
-// Many dead letters usually have few reasons.
+// DeadLetterGroups groups dead letters by their error. Many dead letters usually have only a few different errors.
 func ExampleOperator_DeadLetterGroups() {
 	pool, store, done := connect()
 	defer done()
@@ -135,7 +136,7 @@ func ExampleOperator_DeadLetterGroups() {
 	// Output: a deposit of nothing: 2, and 1 behind them, at 1 to 3
 }
 
-// The payload was wrong: this projection gets another one. The event in the log stays as it is.
+// The payload of the event is wrong. Edit gives this projection another payload. The event in the log does not change.
 func ExampleRunnerOperator_Edit() {
 	pool, store, done := connect()
 	defer done()
@@ -156,7 +157,7 @@ func ExampleRunnerOperator_Edit() {
 	// ada 105
 }
 
-// Nobody wants the event: it is passed over, with a reason, and what waits behind it is handled.
+// The event is not needed. Skip gives it up, records the reason, and handles the events that wait behind it.
 func ExampleRunnerOperator_Skip() {
 	pool, store, done := connect()
 	defer done()
@@ -164,7 +165,7 @@ func ExampleRunnerOperator_Skip() {
 	defer stop()
 	wait(runner, deposit(store, "ada", Deposited{Amount: 0}, Deposited{Amount: 5}))
 
-	// Who does it is the actor in the context.
+	// The audit takes the operator's name from the actor in the context.
 	ctx := eventstore.WithMetadata(context.Background(), eventstore.Metadata{Actor: "eva"})
 	fmt.Println(runner.Operator().Skip(ctx, projection.Ref{Name: "balances", Version: projection.Live}, "ada", 1, "a test of the teller's"))
 	query(pool, `select * from balances`)

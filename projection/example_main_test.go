@@ -17,12 +17,12 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// AccountEvent is the domain type of the examples: only the events of an account implement it.
+// AccountEvent is the domain type of the examples. Only the events of an account implement it.
 type AccountEvent interface{ accountEvent() }
 
 type Deposited struct {
 	Amount int64  `json:"amount"`
-	At     string `json:"at"` // the branch
+	At     string `json:"at"` // the branch of the bank
 }
 
 func (Deposited) accountEvent() {}
@@ -54,8 +54,8 @@ type Balance struct {
 
 const balancesDDL = `create table {balances} (account text primary key, balance bigint not null)`
 
-// balancesTable returns a version of the table: version n counts each deposit n times, so that readers can
-// tell them apart. A deposit of nothing cannot be folded.
+// balancesTable returns a version of the table. Version n counts each deposit n times, so readers can tell the versions
+// apart. A deposit of 0 cannot be folded.
 func balancesTable(version int) *projection.Projection {
 	options := &projection.Options{Version: version, DDL: balancesDDL}
 	return projection.NewTable("balances", options, projection.Fold(accounts, accountOf,
@@ -71,7 +71,7 @@ func balancesTable(version int) *projection.Projection {
 
 func accountOf(e eventstore.Event[AccountEvent]) string { return e.Stream.Key }
 
-// connect returns a pool to a database with Tidemark's tables, a store, and what ends both.
+// connect returns a pool to a database with Tidemark's tables, a store, and a function that closes both.
 func connect() (pool *pgxpool.Pool, store *eventstore.Store, done func()) {
 	t := &exampleTB{}
 	pool = pgtest.Pool(t)
@@ -94,21 +94,21 @@ func run(pool *pgxpool.Pool, store *eventstore.Store, projections ...*projection
 	}
 }
 
-// wait waits until all that the runner runs has reached a position.
+// wait waits until all projections of the runner have reached a position.
 func wait(runner *projection.Runner, position eventstore.Position) {
 	ctx, cancel := context.WithTimeout(context.Background(), exampleTimeout)
 	defer cancel()
 	check(runner.Wait(ctx, position))
 }
 
-// exampleTimeout ends an example that waits for what does not happen.
+// exampleTimeout is the longest time that an example waits for something.
 const exampleTimeout = 30 * time.Second
 
-// until asks again and again whether something has happened of which no call comes back.
+// until polls until something has happened. It is for things that no call waits for.
 func until(happened func() bool) {
 	for deadline := time.Now().Add(exampleTimeout); !happened(); {
 		if time.Now().After(deadline) {
-			log.Panic("it does not happen")
+			log.Panic("the example has waited too long")
 		}
 	}
 }
@@ -132,7 +132,7 @@ func check(err error) {
 	}
 }
 
-// exampleTB stands for a test where there is none: pgtest wants one, and examples have none.
+// exampleTB takes the place of the testing.TB that pgtest needs and an example does not have.
 type exampleTB struct {
 	testing.TB
 	cleanups []func()
@@ -148,7 +148,7 @@ func (t *exampleTB) Fatal(args ...any)                 { log.Panic(args...) }
 func (t *exampleTB) Fatalf(format string, args ...any) { log.Panicf(format, args...) }
 func (t *exampleTB) Cleanup(f func())                  { t.cleanups = append(t.cleanups, f) }
 
-// end does the cleanups, the last one first.
+// end calls the cleanups. The last one is called first.
 func (t *exampleTB) end() {
 	for n := len(t.cleanups) - 1; n >= 0; n-- {
 		t.cleanups[n]()

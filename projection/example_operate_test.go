@@ -12,8 +12,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// A new version is built beside the one that readers see, and takes its place when it has caught up. The old
-// one goes on as long as some process runs it: then there is a way back.
+// A new version is built beside the live version, and replaces it when it has caught up. The old version stays up to
+// date while some process runs it. Then Switch can make it the live version again.
 func ExampleOperator_Switch() {
 	pool, store, done := connect()
 	defer done()
@@ -23,13 +23,13 @@ func ExampleOperator_Switch() {
 	query(pool, `select * from balances`)
 	stop()
 
-	// The next release runs both.
+	// The next release runs both versions.
 	runner, stop = run(pool, store, balancesTable(1), balancesTable(2))
 	defer stop()
 	until(func() bool { return live(runner) == 2 })
 	query(pool, `select * from balances`)
 
-	// It turns out to be wrong.
+	// The new version is wrong: go back to version 1.
 	wait(runner, deposit(store, "ada", Deposited{Amount: 7}))
 	query(pool, `select * from balances`)
 	check(runner.Operator().Switch(ctx, projection.Ref{Name: "balances", Version: 1}))
@@ -53,7 +53,7 @@ func live(runner *projection.Runner) int {
 	return 0
 }
 
-// A command line has none of the application's code, and still lists, pauses and resumes.
+// A command line tool does not have the application's code. It can still list, pause and resume projections.
 func ExampleNewOperator() {
 	pool, store, done := connect()
 	defer done()
@@ -85,7 +85,8 @@ func ExampleNewOperator() {
 	// projection: resume: projection balances: Ref.Version is not given: want a number from 1 on, Live or AllVersions
 }
 
-// Nobody wants the old version back: it goes, with its table. So a version goes that is being built.
+// Drop removes the old version, with its table, when you will not switch back to it. It removes a version that is being
+// built in the same way. It refuses to remove the live version here, because a process runs it.
 func ExampleOperator_Drop() {
 	pool, store, done := connect()
 	defer done()
@@ -106,7 +107,7 @@ func ExampleOperator_Drop() {
 	// balances_v2
 }
 
-// How the projections of a runner are doing, whichever processes run them.
+// Status reports on the projections of a runner, in all processes that run them.
 func ExampleRunner_Status() {
 	pool, store, done := connect()
 	defer done()
@@ -127,7 +128,7 @@ func ExampleRunner_Status() {
 	// handled 1 parked 1 stalled false partitions 1
 }
 
-// An error says that something is wrong with a projection of this runner: for readiness probes.
+// Health returns an error when something is wrong with a projection of this runner. Use it for readiness probes.
 func ExampleRunner_Health() {
 	pool, store, done := connect()
 	defer done()
@@ -137,14 +138,14 @@ func ExampleRunner_Health() {
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
 	fmt.Println(runner.Health(ctx))
 
-	check(runner.Operator().Stop(ctx, projection.Ref{Name: "balances", Version: projection.AllVersions}, "the numbers are wrong")) // Pause would not be a problem
+	check(runner.Operator().Stop(ctx, projection.Ref{Name: "balances", Version: projection.AllVersions}, "the numbers are wrong")) // after Pause, Health would return nil
 	fmt.Println(runner.Health(ctx))
 	// Output:
 	// <nil>
 	// unhealthy: projection balances, version 1: stopped: the numbers are wrong
 }
 
-// When Pause has returned nothing is written any more, in whichever process.
+// After Pause has returned, no process writes to the projection's tables.
 func ExampleOperator_Pause() {
 	pool, store, done := connect()
 	defer done()
@@ -168,7 +169,7 @@ func ExampleOperator_Pause() {
 	// ada 12
 }
 
-// Reset handles the log again, in place. Readers see the table fill.
+// Reset handles the log again, in the same table. Readers see the table while it is filled.
 func ExampleRunnerOperator_Reset() {
 	pool, store, done := connect()
 	defer done()
@@ -176,7 +177,7 @@ func ExampleRunnerOperator_Reset() {
 	runner, stop := run(pool, store, balancesTable(1))
 	defer stop()
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
-	_, err := pool.Exec(ctx, `update balances_v1 set balance = 0`) // somebody has
+	_, err := pool.Exec(ctx, `update balances_v1 set balance = 0`) // a mistake by hand
 	check(err)
 
 	check(runner.Operator().Reset(ctx, projection.Ref{Name: "balances", Version: projection.Live}, 0))
@@ -185,7 +186,8 @@ func ExampleRunnerOperator_Reset() {
 	// Output: ada 12
 }
 
-// RebuildKey mends one row, beside the live projection.
+// RebuildKey folds one row again from the events of its key. The projection continues beside it. Other rows do not
+// change.
 func ExampleRunnerOperator_RebuildKey() {
 	pool, store, done := connect()
 	defer done()
@@ -194,7 +196,7 @@ func ExampleRunnerOperator_RebuildKey() {
 	defer stop()
 	deposit(store, "ada", Deposited{Amount: 5})
 	wait(runner, deposit(store, "bob", Deposited{Amount: 7}))
-	_, err := pool.Exec(ctx, `update balances_v1 set balance = 0`) // somebody has
+	_, err := pool.Exec(ctx, `update balances_v1 set balance = 0`) // a mistake by hand
 	check(err)
 
 	check(runner.Operator().RebuildKey(ctx, projection.Ref{Name: "balances", Version: projection.Live}, "ada"))
@@ -204,7 +206,7 @@ func ExampleRunnerOperator_RebuildKey() {
 	// bob 0
 }
 
-// An observer counts what happens, for metrics.
+// An observer counts the handled and the parked events, for metrics.
 func ExampleObserver() {
 	pool, store, done := connect()
 	defer done()

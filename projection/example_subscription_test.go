@@ -11,22 +11,22 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// A subscription has effects elsewhere. They are called at least once for each event.
+// A subscription calls effects outside the database. An effect is called at least once for each event.
 func ExampleNewSubscription() {
 	pool, store, done := connect()
 	defer done()
 
 	mails := projection.NewSubscription("mails", &projection.Options{FromNow: true}, projection.Effect(accounts,
 		func(ctx context.Context, e eventstore.Event[AccountEvent]) error {
-			// The id lets who gets the mail, or the call, recognise a repeat.
+			// Send the id of the event too: the receiver recognises a repeat by it.
 			fmt.Println("mail to", e.Stream.Key, "about", e.Data.(Deposited).Amount, "with an id:", e.ID.Version())
 			return nil
 		}))
 
-	deposit(store, "ada", Deposited{Amount: 1}) // before it was there: nobody is told
+	deposit(store, "ada", Deposited{Amount: 1}) // older than the subscription: FromNow leaves it out
 	runner, stop := run(pool, store, mails)
 	defer stop()
-	wait(runner, 1) // now it is there
+	wait(runner, 1) // now the subscription exists
 	deposit(store, "ada", Deposited{Amount: 5})
 	wait(runner, deposit(store, "bob", Deposited{Amount: 7}))
 	// Output:
@@ -34,7 +34,7 @@ func ExampleNewSubscription() {
 	// mail to bob about 7 with an id: VERSION_7
 }
 
-// What an effect does in the same database happens once, however often the effect is called.
+// Once makes the writes of an effect to the same database happen exactly once, even if the effect is called more often.
 func ExampleOnce() {
 	pool, store, done := connect()
 	defer done()
@@ -60,7 +60,7 @@ func ExampleOnce() {
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
 	stop()
 
-	check(runner.Operator().Reset(ctx, projection.Ref{Name: "mails", Version: 1}, 0)) // as if nothing had been handled
+	check(runner.Operator().Reset(ctx, projection.Ref{Name: "mails", Version: 1}, 0)) // handle all events again
 	again, stop := run(pool, store, mails)
 	wait(again, deposit(store, "bob", Deposited{Amount: 7}))
 	stop()
@@ -72,8 +72,8 @@ func ExampleOnce() {
 	// bob 7
 }
 
-// What concerns this process alone, such as its cache, needs no checkpoint: every process hears of every
-// event, as it comes.
+// Subscribe is for things that concern only this process, such as its cache. Every process gets every event that is
+// stored from now on. There is no checkpoint.
 func ExampleRunner_Subscribe() {
 	pool, store, done := connect()
 	defer done()
@@ -91,11 +91,11 @@ func ExampleRunner_Subscribe() {
 	fmt.Println(<-heard)
 
 	unsubscribe()
-	deposit(store, "ada", Deposited{Amount: 7}) // nobody listens any more
+	deposit(store, "ada", Deposited{Amount: 7}) // the effect is not called any more
 	// Output: ada has got 5
 }
 
-// EffectAll hears of events of all types, as they are stored.
+// EffectAll calls an effect for events of all types. It gets them as they are stored, without decoding.
 func ExampleEffectAll() {
 	pool, store, done := connect()
 	defer done()
@@ -115,8 +115,8 @@ func ExampleEffectAll() {
 	// Output: account.deposited of account-ada: {"amount":5,"at":"Brno"}
 }
 
-// A batch is published at once. The token lets a broker refuse a process that has lost the partition without having noticed;
-// the error says which event was refused.
+// EffectBatch publishes a whole batch in one call. A process may have lost the partition and not have noticed. A broker
+// that gets the batch's Token can refuse such a process. BatchItemError says which event could not be published.
 func ExampleEffectBatch() {
 	pool, store, done := connect()
 	defer done()

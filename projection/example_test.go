@@ -11,8 +11,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// A handler writes what an event means into a table of the application. The runner commits the transaction
-// together with the checkpoint.
+// The handler writes the effect of each event into a table of the application. The runner commits the handler's
+// transaction together with the checkpoint.
 func ExampleNew() {
 	pool, store, done := connect()
 	defer done()
@@ -36,7 +36,7 @@ func ExampleNew() {
 	runner, err := projection.NewRunner(pool, store, nil, balances)
 	check(err)
 	ended := make(chan error)
-	go func() { ended <- runner.Run(ctx) }() // until ctx is done
+	go func() { ended <- runner.Run(ctx) }() // runs until ctx is done
 
 	deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 7})
 	check(runner.Wait(ctx, deposit(store, "bob", Deposited{Amount: 1})))
@@ -49,7 +49,8 @@ func ExampleNew() {
 	// <nil>
 }
 
-// A table is a row type, a key for each event, and a fold: the runner loads the rows, and writes them in bulk.
+// A table projection has a row type, a key for each event, and a fold. The runner loads the rows, folds the events into
+// them, and writes the rows in bulk.
 func ExampleNewTable() {
 	pool, store, done := connect()
 	defer done()
@@ -57,7 +58,7 @@ func ExampleNewTable() {
 	type account struct {
 		Number      string `db:"account,key"` // the field that is the key
 		Balance     int64
-		LargestEver int64 // in the column largest_ever
+		LargestEver int64 // the column largest_ever
 	}
 	options := &projection.Options{DDL: `
 		create table {balances} (
@@ -87,7 +88,7 @@ func ExampleNewTable() {
 	// bob 1 1
 }
 
-// One statement writes what all events of a batch mean.
+// One statement writes the rows for all events of a batch.
 func ExampleOnBatch() {
 	pool, store, done := connect()
 	defer done()
@@ -119,7 +120,8 @@ func ExampleOnBatch() {
 	// bob 1
 }
 
-// A transfer concerns two rows. The fold is called for each of them, and finds in the row's key which one.
+// A transfer changes two rows. The fold is called once for each of them. The key in the row says which account the row
+// belongs to.
 func ExampleFoldKeys() {
 	pool, store, done := connect()
 	defer done()
@@ -159,8 +161,8 @@ func ExampleFoldKeys() {
 	// bob 5
 }
 
-// The rows are those of branches, which deposits into many accounts are made at. So the branch is the key:
-// four partitions work side by side, and no two of them ever write the same row.
+// The table has one row per branch of the bank, and a branch takes deposits into many accounts. So the branch is the
+// key, and not the stream. Four partitions work in parallel, and no two of them ever write the same row.
 func ExampleOnKeyed() {
 	pool, store, done := connect()
 	defer done()
@@ -187,7 +189,8 @@ func ExampleOnKeyed() {
 	// Praha 1
 }
 
-// With DDL the runner makes the tables, a set for each version. In braces a table's name is that of this version.
+// With Options.DDL the runner creates the tables, a new set for each version. A table name in braces stands for the
+// table of the projection's own version.
 func ExampleOptions_tables() {
 	pool, store, done := connect()
 	defer done()
@@ -206,7 +209,7 @@ func ExampleOptions_tables() {
 	runner, stop := run(pool, store, deposits)
 	defer stop()
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
-	query(pool, `select * from deposits`) // readers know of no version
+	query(pool, `select * from deposits`) // readers use a view, whose name has no version
 	query(pool, `select relname, relkind::text from pg_class where relname like 'deposits%' order by 1`)
 	// Output:
 	// ada 5
@@ -214,7 +217,8 @@ func ExampleOptions_tables() {
 	// deposits_v2 r
 }
 
-// What is read after an append shows it, without waiting for anybody: the append keeps the read model itself.
+// The append updates the read model in its own transaction. A query after the append sees the change and does not have
+// to wait.
 func ExampleNewInline() {
 	pool, store, done := connect()
 	defer done()
@@ -222,13 +226,13 @@ func ExampleNewInline() {
 	runner, stop := run(pool, store, balances)
 	defer stop()
 
-	// Every store that appends has to know the projection, in every process.
+	// Every store that appends must know the projection, in every process.
 	inline, err := projection.NewInline("", balances)
 	check(err)
 	aware, err := eventstore.New(pool, &eventstore.Config{Inline: inline})
 	check(err)
 	defer aware.Close()
-	wait(runner, deposit(aware, "ada", Deposited{Amount: 5})) // as ever
+	wait(runner, deposit(aware, "ada", Deposited{Amount: 5})) // before StartInline the runner updates the table
 
 	check(runner.Operator().StartInline(context.Background(), projection.Ref{Name: "balances", Version: projection.Live}))
 	deposit(aware, "ada", Deposited{Amount: 7})
@@ -236,7 +240,8 @@ func ExampleNewInline() {
 	// Output: ada 12
 }
 
-// A query that comes after a command waits for the position of the command's receipt.
+// A command's receipt has the position of its last event. A query that must see the command's effect waits for that
+// position.
 func ExampleRunner_Wait() {
 	pool, store, done := connect()
 	defer done()
@@ -247,7 +252,7 @@ func ExampleRunner_Wait() {
 	ctx, cancel := context.WithTimeout(context.Background(), exampleTimeout)
 	defer cancel()
 	if err := runner.Wait(ctx, position, "balances"); err != nil {
-		fmt.Println(err) // a WaitError: where the projection is, and why it does not get on
+		fmt.Println(err) // a WaitError says where the projection is, and why it makes no progress
 	}
 	query(pool, `select * from balances`)
 	// Output: ada 5
