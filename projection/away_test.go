@@ -14,12 +14,12 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestWrongProcess: a process that does not see the objects of a projection, or may not use them, leaves the projection
-// to others and says why. It neither stops the projection nor blames an event.
+// TestWrongProcess: a process that does not see the objects of a projection, or has no right to use them, leaves the
+// projection to other processes and says why. It neither stops the projection nor blames an event.
 func TestWrongProcess(t *testing.T) {
 	t.Parallel()
 	ways := map[string]struct {
-		sql  string // of each connection of the wrong process
+		sql  string // the first statement of each connection of the wrong process
 		says string
 	}{
 		"search_path": {`set search_path = pg_catalog`, "does not exist"},
@@ -35,7 +35,7 @@ func TestWrongProcess(t *testing.T) {
 					config := *quiet
 					config.Lease = time.Second
 					one := func() *projection.Projection { return k.make(f, "a", projection.Options{Partitions: 4}, noHook) }
-					right, stop := f.start(&config, f.store, one()) // makes what there has to be
+					right, stop := f.start(&config, f.store, one()) // creates the tables
 					last := f.put("x", 1)
 					f.wait(right, last)
 					if first == "wrong" {
@@ -68,7 +68,8 @@ func TestWrongProcess(t *testing.T) {
 	}
 }
 
-// wrongPool is a pool whose connections begin with a statement, in which %s is a role without rights on the read models.
+// wrongPool returns a pool whose connections begin with a statement. %s in the statement stands for a role without
+// rights on the read models.
 func (f *fixture) wrongPool(sql string) *pgxpool.Pool {
 	f.Helper()
 	role := f.pool.Config().ConnConfig.Database + "_wrong"
@@ -92,7 +93,7 @@ func (f *fixture) wrongPool(sql string) *pgxpool.Pool {
 	})
 }
 
-// TestFirstReadFails: why a partition cannot be read at all is in the status too.
+// TestFirstReadFails: when a partition's first read fails, the status says why.
 func TestFirstReadFails(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -11,9 +11,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestLogWentBack: the database goes back under a running process, as after a failover that loses the end of the
-// log, and other events get the positions that the process has passed. They are handled, and a subscription
-// of the process hears of them.
+// TestLogWentBack: while a process runs, a failover loses the end of the log, and new events get positions that the
+// process has already passed. The projection handles the new events, and a subscription of the process gets them.
 func TestLogWentBack(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -40,7 +39,7 @@ func TestLogWentBack(t *testing.T) {
 	}
 	last := f.append(counting, 4)
 	f.wait(r, last)
-	f.until("the subscription has heard of the first ones", heardAll(4))
+	f.until("the subscription has got the first events", heardAll(4))
 
 	tx, err := f.pool.Begin(t.Context())
 	if err != nil {
@@ -74,11 +73,11 @@ func TestLogWentBack(t *testing.T) {
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.until("the projection has what took their place", func() bool {
+	f.until("the projection has handled the new events", func() bool {
 		return count(f, `select from model where n >= 100`) == 4
 	})
 	if n := count(f, `select from model`); n != 5 {
 		t.Errorf("%d rows of 5 events", n)
 	}
-	f.until("the subscription has heard of the others", heardAll(8))
+	f.until("the subscription has got the new events", heardAll(8))
 }

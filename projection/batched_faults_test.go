@@ -14,7 +14,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// plainValue is the number of an event, unless that is bad.
+// plainValue returns the number of an event, and an error if the number is bad.
 func plainValue(e eventstore.Event[counted]) (any, error) {
 	if e.Data.N == bad {
 		return nil, errors.New("no value")
@@ -22,7 +22,8 @@ func plainValue(e eventstore.Event[counted]) (any, error) {
 	return e.Data.N, nil
 }
 
-// TestBatchAbandoned: a handler that never returns is blamed on the event that it was given, and not on parked ones before.
+// TestBatchAbandoned: when a handler never returns, the event that it was given is blamed, and not an event before it that
+// is already parked.
 func TestBatchAbandoned(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -43,11 +44,11 @@ func TestBatchAbandoned(t *testing.T) {
 	err := r.Wait(ctx, last)
 	t.Logf("wait: %v; calls %d; letters a %q b %q", err, calls.Load(), f.letters(r, "p", "counter-a", 0, 10), f.letters(r, "p", "counter-b", 0, 10))
 	if err != nil {
-		t.Error("stands still")
+		t.Error("the projection makes no progress")
 	}
 }
 
-// TestRetryCountsEvents: an event that was parked under its stream and has several keys now is one event.
+// TestRetryCountsEvents: an event that was parked under its stream and now has several keys counts as one event.
 func TestRetryCountsEvents(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -75,7 +76,7 @@ func TestRetryCountsEvents(t *testing.T) {
 	f.equal("handled", int64(1), f.status(r, "book").Handled)
 }
 
-// TestBatchSlowParts: parts of one event that take their time are not repeated for ever.
+// TestBatchSlowParts: when the parts of one event are slow to handle, they are not repeated without end.
 func TestBatchSlowParts(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -99,11 +100,11 @@ func TestBatchSlowParts(t *testing.T) {
 	err := r.Wait(ctx, last)
 	t.Logf("wait: %v; calls %d", err, calls.Load())
 	if err != nil {
-		t.Error("spins")
+		t.Error("the event is handled again and again")
 	}
 }
 
-// TestBatchOfOne: who is given one item fails at that one.
+// TestBatchOfOne: an error for a batch of one item is the error of that item.
 func TestBatchOfOne(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -124,7 +125,8 @@ func TestBatchOfOne(t *testing.T) {
 	f.equal("calls of a batch with one item", int32(3), calls.Load())
 }
 
-// TestBatchIdle: an event whose handler leaves the transaction alone for too long is looked for in its batch.
+// TestBatchIdle: when a batch handler leaves the transaction idle for too long, the partition looks for the event of the
+// batch that is to blame.
 func TestBatchIdle(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -142,7 +144,7 @@ func TestBatchIdle(t *testing.T) {
 	p := projection.New("p", &projection.Options{MaxAttempts: 1}, projection.OnBatch(
 		func(ctx context.Context, tx pgx.Tx, b projection.Batch) error {
 			for _, i := range b.Items {
-				if i.Value == 3 { // only this one is slow
+				if i.Value == 3 { // only this event is slow
 					<-time.After(900 * time.Millisecond)
 				}
 			}
@@ -153,7 +155,7 @@ func TestBatchIdle(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 	defer cancel()
 	if err := r.Wait(ctx, last); err != nil {
-		t.Errorf("stands still after %d failures: %v", n.Load(), err)
+		t.Errorf("no progress after %d failures: %v", n.Load(), err)
 	}
 	t.Logf("letters %q", append(append(f.letters(r, "p", "counter-a", 0, 10), f.letters(r, "p", "counter-b", 0, 10)...), f.letters(r, "p", "counter-c", 0, 10)...))
 	f.equal("letters of a", []string(nil), f.letters(r, "p", "counter-a", 0, 10))

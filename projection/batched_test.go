@@ -15,8 +15,9 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestBatch: a batch has the events of several codecs in the order of the log, without those that cannot be handled, each
-// with its key and its value; it says whose it is, under which token, and where it begins.
+// TestBatch: a batch has the events of several codecs in the order of the log, each with its key and its value. It does
+// not have events that cannot be handled. It has its projection and partition, its fencing token, and the position that
+// was reached before it.
 func TestBatch(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -55,7 +56,7 @@ func TestBatch(t *testing.T) {
 		}
 	}
 	if len(batches) > 3 {
-		t.Errorf("%d batches, want one up to the event that has no value, and one or two behind it", len(batches))
+		t.Errorf("%d batches, want one before the event that has no value, and one or two after it", len(batches))
 	}
 	batches = nil
 	mu.Unlock()
@@ -66,7 +67,7 @@ func TestBatch(t *testing.T) {
 	f.equal("dead letters", []string{"counter-a 2: 3 tries, 1 wait, no value"}, f.letters(r, "relay", "", 0, 10))
 
 	if n, err := r.Operator().Skip(t.Context(), projection.Ref{Name: "relay", Version: projection.Live}, "counter-a", 2, "a test"); n != 1 || err != nil {
-		t.Errorf("skip: %d, %v; want that the one behind it is handled", n, err)
+		t.Errorf("skip: %d, %v; want 1: the event behind it", n, err)
 	}
 	mu.Lock()
 	if len(batches) != 1 || len(batches[0].Items) != 1 || batches[0].Token != 0 || batches[0].Items[0].Value != "counted 2" {
@@ -83,8 +84,8 @@ func TestBatch(t *testing.T) {
 	}
 }
 
-// TestBatchTogether: a thousand events are written by one statement, in the transaction of their checkpoint, and an error
-// that names none is not blamed on the good ones.
+// TestBatchTogether: one statement writes a thousand events, in the transaction of their checkpoint. When the handler
+// returns an error that names no event, no good event is blamed.
 func TestBatchTogether(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -120,7 +121,7 @@ func TestBatchTogether(t *testing.T) {
 	f.equal("rows", 1000, count(f, `select position from written`))
 }
 
-// TestBatchRefused: batches are not for Runner.Subscribe, and a kind of events that is forgotten is found.
+// TestBatchRefused: Runner.Subscribe refuses EffectBatch, and NewSubscription refuses an EffectBatch without sources.
 func TestBatchRefused(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -132,7 +133,7 @@ func TestBatchRefused(t *testing.T) {
 	}
 	defer func() {
 		if text := fmt.Sprint(recover()); !strings.Contains(text, "source 1 of 1 is empty") {
-			t.Errorf("a batch of nothing: %s", text)
+			t.Errorf("EffectBatch without sources: %s", text)
 		}
 	}()
 	projection.NewSubscription("nothing", nil, projection.EffectBatch(do))

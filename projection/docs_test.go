@@ -26,7 +26,7 @@ func readGuide(t *testing.T) string {
 	return string(guide)
 }
 
-// TestGuideNames: the examples, the names of Go and the sections that docs/projections.md mentions are there.
+// TestGuideNames: every example, Go name and section that docs/projections.md mentions exists.
 func TestGuideNames(t *testing.T) {
 	t.Parallel()
 	guide := readGuide(t)
@@ -34,14 +34,14 @@ func TestGuideNames(t *testing.T) {
 	examples := regexp.MustCompile(`Example[A-Za-z_]+`).FindAllString(guide, -1)
 	for _, name := range examples {
 		if !names["test "+name] {
-			t.Errorf("the guide names %s, which is not there", name)
+			t.Errorf("the guide names the example %s, which does not exist", name)
 		}
 	}
 	if len(examples) < 20 {
-		t.Errorf("the guide names %d examples", len(examples))
+		t.Errorf("the guide names %d examples, want 20 at least", len(examples))
 	}
 
-	// `Runner.Wait`, `NewTable`, `codec.Retired`, but no keyword of SQL.
+	// Such as `Runner.Wait`, `NewTable` and `codec.Retired`, but not the keywords of SQL.
 	mentioned := regexp.MustCompile("`(?:eventstore\\.|query\\.)?[A-Z][a-z][A-Za-z]*(?:\\.[A-Z][A-Za-z]*)?[(`]").FindAllString(guide, -1)
 	for _, name := range mentioned {
 		name = strings.Trim(name, "`(")
@@ -50,7 +50,7 @@ func TestGuideNames(t *testing.T) {
 		}
 	}
 	if len(mentioned) < 100 {
-		t.Errorf("the guide names %d things of Go", len(mentioned))
+		t.Errorf("the guide mentions %d Go names, want 100 at least", len(mentioned))
 	}
 
 	anchors := make(map[string]bool)
@@ -65,8 +65,8 @@ func TestGuideNames(t *testing.T) {
 	}
 }
 
-// exported returns the names that the packages of the guide export: those of projection bare, those of others
-// with the package. Functions of tests have the prefix "test ".
+// exported returns the names that the packages of the guide export. A name of package projection has no package before
+// it, a name of another package has. A name that a test file declares has the prefix "test ".
 func exported(t *testing.T) map[string]bool {
 	t.Helper()
 	names := make(map[string]bool)
@@ -85,7 +85,7 @@ func exported(t *testing.T) map[string]bool {
 				for _, name := range declared(declaration) {
 					names[before+name] = true
 					if prefix == "eventstore." && before == prefix && strings.Contains(name, ".") {
-						names[name] = true // Metadata.Actor needs no package to be understood
+						names[name] = true // the guide may write Metadata.Actor without the package
 					}
 				}
 			}
@@ -94,7 +94,7 @@ func exported(t *testing.T) map[string]bool {
 	return names
 }
 
-// declared returns the names of a declaration: with its receiver for a method, with its type for a field.
+// declared returns the names of a declaration. A method's name has its receiver before it, a field's name its type.
 func declared(declaration ast.Decl) (names []string) {
 	switch d := declaration.(type) {
 	case *ast.FuncDecl:
@@ -130,7 +130,7 @@ func declared(declaration ast.Decl) (names []string) {
 	return names
 }
 
-// statements returns the SQL of the guide by the heading it is under, numbered from the second one on.
+// statements returns the SQL blocks of the guide by their headings. The second block of a heading has "+" after it.
 func statements(guide string) map[string]string {
 	found := make(map[string]string)
 	heading := ""
@@ -143,7 +143,7 @@ func statements(guide string) map[string]string {
 	return found
 }
 
-// TestGuideSQL runs the statements of the guide against a database in which each of them has something to find.
+// TestGuideSQL runs the statements of the guide. The database has rows for each of them to find.
 func TestGuideSQL(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -172,11 +172,11 @@ func TestGuideSQL(t *testing.T) {
 		delete(all, heading)
 	}
 	if len(all) != 2 {
-		t.Fatalf("statements that nobody has run: %v", all)
+		t.Fatalf("statements of the guide that this test does not run: %v; want only those for pausing", all)
 	}
 	_ = open.Rollback(t.Context())
 
-	// What the two that found nothing are for.
+	// The two statements that found nothing above find something now.
 	f.exec(all[pausing])
 	position := deposit(f.store, "ada", Deposited{Amount: 7})
 	position = max(position, deposit(f.store, "bob", Deposited{Amount: 7}))
@@ -199,7 +199,7 @@ func TestGuideSQL(t *testing.T) {
 	}
 }
 
-// count returns how many rows a statement finds, and fails the test if there is none or Postgres refuses it.
+// count returns how many rows a statement finds. It fails the test if the statement is empty or Postgres refuses it.
 func count(f *fixture, sql string) (n int) {
 	f.Helper()
 	if sql == "" {
@@ -218,7 +218,8 @@ func count(f *fixture, sql string) (n int) {
 	return n
 }
 
-// TestGuideReset: a projection that has nothing to do begins again at once, and who waits after Reset waits for that.
+// TestGuideReset: an idle projection begins again at once after Reset, and a Wait after Reset waits until the log is
+// handled again.
 func TestGuideReset(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -234,8 +235,8 @@ func TestGuideReset(t *testing.T) {
 	}
 }
 
-// TestGuideUndecodable: an event that has no key, since it cannot be decoded, waits under its stream, and is
-// handled under the key it has when it can.
+// TestGuideUndecodable: an event that cannot be decoded has no key, and becomes a dead letter under its stream. When it
+// can be decoded, it is handled under its key.
 func TestGuideUndecodable(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -248,13 +249,13 @@ func TestGuideUndecodable(t *testing.T) {
 	}
 	f.wait(runner, deposit(f.store, "ada", Deposited{Amount: 7}))
 	if found := count(f, `select from balances where balance = 7`); found != 1 {
-		t.Error("the next event of the stream waits for one that has no key")
+		t.Error("the next event of the stream waits behind an event that has no key")
 	}
 	handled, err := runner.Operator().Edit(t.Context(), projection.Ref{Name: "balances", Version: projection.Live}, stream.String(), receipt.Position, []byte(`{"amount":5}`))
 	if handled != 1 || err != nil {
 		t.Errorf("edit: %d, %v; want 1 event handled", handled, err)
 	}
 	if found := count(f, `select from balances where balance = 12`); found != 1 {
-		t.Error("the event that was mended is not in the read model, nor a dead letter any more")
+		t.Error("the event with the edited payload is not in the read model, and is not a dead letter any more")
 	}
 }

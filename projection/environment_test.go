@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// lines counts what is logged.
+// lines counts the log records.
 type lines struct {
 	slog.Handler
 	n atomic.Int64
@@ -31,17 +31,17 @@ func (l *lines) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// noLetters fails if anything was parked.
+// noLetters fails if there are dead letters.
 func (f *fixture) noLetters() {
 	f.Helper()
 	var n int
 	var reason string
 	if err := f.pool.QueryRow(f.Context(), `select count(*), coalesce(min(error), '') from tidemark.dead_letters`).Scan(&n, &reason); err != nil || n > 0 {
-		f.Errorf("%d events are parked, such as for: %s; %v", n, reason, err)
+		f.Errorf("%d events are parked, one of them because of %q; %v", n, reason, err)
 	}
 }
 
-// switchable returns a pool whose new connections have a setting while it is on.
+// switchable returns a pool, and a function that turns a setting on and off for all connections of the pool.
 func switchable(f *fixture, name, value string) (pool *pgxpool.Pool, turn func(on bool)) {
 	f.Helper()
 	config := f.pool.Config()
@@ -63,8 +63,8 @@ func switchable(f *fixture, name, value string) (pool *pgxpool.Pool, turn func(o
 	}
 }
 
-// TestReadOnlyDatabase: while the database is read-only no event is blamed, no effect is called, and the
-// failure is told with growing pauses.
+// TestReadOnlyDatabase: while the database is read-only, no event is blamed, no effect is called, and the failure is
+// logged with growing pauses.
 func TestReadOnlyDatabase(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds {
@@ -80,7 +80,7 @@ func TestReadOnlyDatabase(t *testing.T) {
 			r := f.run(pool, &projection.Config{Logger: slog.New(log), MaxBackoff: 400 * time.Millisecond}, p)
 			f.wait(r, f.put("x", 1))
 			readOnly(true)
-			f.until("it is failing", func() bool { // whose status cannot be written
+			f.until("it is failing", func() bool { // the status cannot say so: it cannot be written
 				last := f.put("y", 1)
 				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 				defer cancel()
@@ -92,13 +92,13 @@ func TestReadOnlyDatabase(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
 			if err := r.Wait(ctx, last); err == nil {
-				t.Error("it goes on although it cannot write")
+				t.Error("the projection advances although it cannot write")
 			}
 			if n, most := log.n.Load()-logged, int64(time.Since(start)/(100*time.Millisecond)); n > most {
 				t.Errorf("%d lines are logged in %s, want at most %d", n, time.Since(start), most)
 			}
 			if n := calls.Load() - before; k.name == "subscription" && n > 0 {
-				t.Errorf("%d effects were called that could not be noted", n)
+				t.Errorf("%d effects were called although the checkpoint could not be written", n)
 			}
 			readOnly(false)
 			f.wait(r, last)
@@ -107,7 +107,7 @@ func TestReadOnlyDatabase(t *testing.T) {
 	}
 }
 
-// run runs projections over a pool of their own until the test ends.
+// run runs projections over the given pool until the test ends.
 func (f *fixture) run(pool *pgxpool.Pool, config *projection.Config, projections ...*projection.Projection) *projection.Runner {
 	f.Helper()
 	other := &fixture{T: f.T, pool: pool}
@@ -120,7 +120,7 @@ func (f *fixture) run(pool *pgxpool.Pool, config *projection.Config, projections
 	return r
 }
 
-// TestStatementTimeout: a session locks the read model for longer than statements may take.
+// TestStatementTimeout: another session locks the read model for longer than statements can take. No event is blamed.
 func TestStatementTimeout(t *testing.T) {
 	t.Parallel()
 	for _, setting := range []string{"statement_timeout", "lock_timeout"} {
@@ -167,7 +167,7 @@ func TestStatementTimeout(t *testing.T) {
 	}
 }
 
-// TestHiddenError: what Postgres says counts, also if the handler keeps it to itself.
+// TestHiddenError: the error of Postgres decides whether the event is to blame, even when the handler hides that error.
 func TestHiddenError(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -175,7 +175,7 @@ func TestHiddenError(t *testing.T) {
 	var tries atomic.Int64
 	r, _ := f.start(quiet, f.store, projection.New("a", nil, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		switch e.Data.N {
-		case 1: // the environment, behind an error of the handler's own
+		case 1: // the environment fails, and the handler returns an error of its own
 			tries.Add(1)
 			if _, err := tx.Exec(ctx, `set local lock_timeout = '10ms'`); err != nil {
 				return err
@@ -184,10 +184,10 @@ func TestHiddenError(t *testing.T) {
 			if _, err := pgx.CollectRows(rows, pgx.RowTo[int]); err != nil {
 				return errors.New("the counter is not there")
 			}
-		case 2: // the same, ignored
+		case 2: // the environment fails, and the handler ignores the error
 			tries.Add(1)
 			_, _ = tx.Exec(ctx, `set local lock_timeout = '10ms'; lock table busy`)
-		case 3: // the data, ignored
+		case 3: // the data is wrong, and the handler ignores the error
 			_, _ = tx.Exec(ctx, `insert into model values ('a', 1, 99999999999999)`)
 			return nil
 		}
@@ -209,7 +209,7 @@ func TestHiddenError(t *testing.T) {
 		}
 		tries.Store(0)
 		last := f.put("x", n+1)
-		f.until("it was tried more often than an event of its own is", func() bool { return tries.Load() > 8 })
+		f.until("it was tried more often than an event that is to blame", func() bool { return tries.Load() > 8 })
 		if err := tx.Rollback(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -219,17 +219,17 @@ func TestHiddenError(t *testing.T) {
 	f.wait(r, f.put("bad", 3))
 	var reason string
 	if err := f.pool.QueryRow(t.Context(), `select error from tidemark.dead_letters`).Scan(&reason); err != nil || !strings.Contains(reason, "out of range") {
-		t.Errorf("the dead letter says %q, %v; want what Postgres said", reason, err)
+		t.Errorf("the dead letter says %q, %v; want the error of Postgres", reason, err)
 	}
 }
 
-// TestConstraintBetweenPartitions: a row that another partition is about to free, or to write, is waited for as
-// long as that partition moves.
+// TestConstraintBetweenPartitions: an event that fails on a constraint is tried again while another partition advances,
+// because that partition may delete or write the row that the constraint is about.
 func TestConstraintBetweenPartitions(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.exec(`create table seats (seat int primary key, owner text)`)
-	// Odd events take the one seat, even ones free it: the keys are in different partitions, and slow.
+	// Events with the number 1 take the one seat, and events with 0 free it, slowly. The keys are in different partitions.
 	p := projection.New("a", &projection.Options{Partitions: 4}, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		sql := `insert into seats values (1, $1)`
 		if e.Data.N == 0 {
@@ -249,20 +249,20 @@ func TestConstraintBetweenPartitions(t *testing.T) {
 		last = f.put(owner, 0)
 	}
 	config := *quiet
-	config.BatchSize = 1 // so that a seat is taken in one transaction and freed in the next
+	config.BatchSize = 1 // a seat is taken in one transaction and freed in the next
 	r, _ := f.start(&config, f.store, p)
 	f.wait(r, last)
 	f.noLetters()
-	// With nobody left who could change it, the event is to blame.
+	// Now no other event can free the seat: the event is to blame.
 	f.put("one", 1)
 	f.wait(r, f.put("two", 1))
 	if s := f.statusOf(r, "a"); s.Parked != 1 {
-		t.Errorf("%d events are parked, want the one whose seat is taken for good", s.Parked)
+		t.Errorf("%d events are parked, want the one whose seat is never freed", s.Parked)
 	}
 }
 
-// TestLastingFailure: a failure that is of no event looks as old as it is, is tried with growing pauses, and
-// makes the projection unhealthy and, in the end, stalled.
+// TestLastingFailure: while a failure lasts that is not about an event, the status has the time since when it lasts. The
+// partition tries again with growing pauses. The projection is unhealthy and, after StallAfter, stalled.
 func TestLastingFailure(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -283,10 +283,10 @@ func TestLastingFailure(t *testing.T) {
 				time.Since(begun), p.FailingSince, p.AdvancedAt, p.Error, since.FailingSince, since.AdvancedAt)
 		}
 		if err := r.Health(t.Context()); err == nil {
-			t.Fatal("it is healthy")
+			t.Fatal("it is healthy, want unhealthy while it fails")
 		}
 		if time.Since(begun) > 20*time.Second {
-			t.Fatal("it does not count as stalled")
+			t.Fatal("it is not stalled after 20 s")
 		}
 	}
 	if n, most := lines.n.Load(), 20+int64(time.Since(begun)/time.Second); n > most {

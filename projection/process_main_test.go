@@ -22,14 +22,14 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// tally is a row that shows when an event was left out, folded twice, or in another order.
+// tally is a row that shows whether an event was left out, was folded twice, or was folded in another order.
 type tally struct {
 	Key   string `db:"key,key"`
 	N     int64
 	Chain int64
 }
 
-// chainSize keeps chains within a bigint, here and in SQL.
+// chainSize is the modulus that keeps chains within a bigint, in Go and in SQL.
 const chainSize = 1_000_000_007
 
 func (t *tally) add(position eventstore.Position) {
@@ -41,7 +41,7 @@ func tallyDDL(table string) string {
 	return `create table {` + table + `} (key text primary key, n bigint not null, chain bigint not null)`
 }
 
-// tallyFold folds the events of a stream into its tally; hook is called before.
+// tallyFold folds the events of a stream into its tally. It calls hook before each fold.
 func tallyFold(hook func(eventstore.Event[counted])) projection.FoldSource[tally] {
 	key := func(event eventstore.Event[counted]) string { return event.Stream.Key }
 	return projection.Fold(counting, key, func(row *tally, event eventstore.Event[counted]) projection.Op {
@@ -81,8 +81,8 @@ func (f *fixture) checkTallies(table string) {
 	}
 }
 
-// A test binary that finds urlVar set is a process that runs the projections of processProjections over
-// that database: see TestProcess. trapVar makes it stop in the middle of a batch.
+// When urlVar is set, the test binary is a process that runs the projections of processProjections over that database:
+// see TestProcess. With trapVar the process waits in the middle of a batch.
 const (
 	urlVar  = "PROJECTION_TEST_PROCESS"
 	trapVar = "PROJECTION_TEST_TRAP" // "handler" or "fold"
@@ -90,12 +90,12 @@ const (
 	versionVar = "PROJECTION_TEST_VERSION"
 )
 
-// trapped is the number of the event that a process with a trap stops at.
+// trapped is the number of the event at which a process with a trap waits.
 const trapped = -1
 
 const processLease = time.Second
 
-// processProjections are a handler and a table that keep the same tallies.
+// processProjections returns a projection with a handler and a table projection. Both keep the same tallies.
 func processProjections(version int, inHandler, inFold func(context.Context, pgx.Tx, eventstore.Event[counted])) []*projection.Projection {
 	options := &projection.Options{Version: version, Partitions: 8, Tables: []string{"handled"}, DDL: tallyDDL("handled")}
 	handled := projection.New("handled", options, projection.On(counting, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
@@ -115,8 +115,8 @@ func processProjections(version int, inHandler, inFold func(context.Context, pgx
 	return []*projection.Projection{handled, folded}
 }
 
-// TestProcess is a process that other tests start. It ends when its standard input does; a line of
-// that opens its trap.
+// TestProcess is a process that other tests start. It ends when its standard input ends. A line on its standard input
+// opens its trap.
 func TestProcess(t *testing.T) {
 	address := os.Getenv(urlVar)
 	if address == "" {
@@ -130,7 +130,7 @@ func TestProcess(t *testing.T) {
 			once()
 		}
 		stop()
-		time.AfterFunc(20*time.Second, func() { os.Exit(3) }) // whatever hangs
+		time.AfterFunc(20*time.Second, func() { os.Exit(3) }) // even if something hangs
 	}()
 	trap := func(name string) func(context.Context, pgx.Tx, eventstore.Event[counted]) {
 		return func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) {
@@ -170,7 +170,7 @@ func TestProcess(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Run(ctx); err != nil { // it cannot start while Postgres is down
+		if err := r.Run(ctx); err != nil { // it fails while Postgres is down
 			time.Sleep(20 * time.Millisecond)
 		}
 	}
@@ -184,8 +184,8 @@ type process struct {
 	stdout *bufio.Scanner
 }
 
-// startProcess starts one over a database. It is killed when the test ends, and ends itself when
-// this process does.
+// startProcess starts a process over a database. The process is killed when the test ends, and ends by itself when this
+// process ends.
 func startProcess(t *testing.T, address, trap string, version int) *process {
 	t.Helper()
 	program, err := os.Executable()
@@ -211,7 +211,7 @@ func startProcess(t *testing.T, address, trap string, version int) *process {
 	return p
 }
 
-// trapped returns when the process stands in its trap, with the id of its transaction if it has one.
+// trapped waits until the process is in its trap. It returns the id of the process's transaction, "" if it has none.
 func (p *process) trapped() (xid string) {
 	p.Helper()
 	for p.stdout.Scan() {
@@ -229,12 +229,12 @@ func (p *process) kill() {
 	_ = p.cmd.Wait()
 }
 
-// end lets the process stop by itself, and says how it did.
+// end lets the process stop by itself, and returns the state that it ended in.
 func (p *process) end() string {
 	_ = p.stdin.Close()
 	for p.stdout.Scan() {
 		p.Log(p.stdout.Text())
 	}
-	_ = p.cmd.Wait() // the state says it all
+	_ = p.cmd.Wait() // the state has the error too
 	return p.cmd.ProcessState.String()
 }
