@@ -17,13 +17,13 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestMalformedAddress: an address that makes no sense is the event's, and does not look like a network that is away.
+// TestMalformedAddress: the error for a malformed address is blamed on the event, and not taken for a network failure.
 func TestMalformedAddress(t *testing.T) {
 	t.Parallel()
 	addresses := []string{"http://[", "mailto:ada@example.org", "http://localhost:99999999/", ""}
 	for _, k := range kinds {
 		if k.name == "table" {
-			continue // a fold asks nobody
+			continue // a fold makes no HTTP requests
 		}
 		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
@@ -49,11 +49,12 @@ func TestMalformedAddress(t *testing.T) {
 	}
 }
 
-// TestPausesGrow: pages that are passed again and again on the way to an event that fails are no progress.
+// TestPausesGrow: pages that a partition passes again before each attempt at a failing event do not count as progress. So
+// the pauses grow.
 func TestPausesGrow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	const tries, least = 8, 1300 * time.Millisecond // pauses of 0.1 s, half as long again each time, less a half
+	const tries, least = 8, 1300 * time.Millisecond // pauses start at 0.1 s and grow by a factor of 1.5, and a random pause can be half of that
 	tried := make(chan time.Time, 1000)
 	fails := record("a", func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
 		tried <- time.Now()
@@ -73,8 +74,8 @@ func TestPausesGrow(t *testing.T) {
 	}
 }
 
-// TestIdleHandler: the event whose handler leaves its transaction alone for longer than a lease is blamed, whoever is told
-// that Postgres has ended the transaction.
+// TestIdleHandler: when a handler leaves its transaction idle for longer than a lease, Postgres ends the transaction, and
+// the event is blamed. It does not matter whether the handler returns that error, hides it, or never gets it.
 func TestIdleHandler(t *testing.T) {
 	t.Parallel()
 	const lease = 500 * time.Millisecond
@@ -111,15 +112,15 @@ func TestIdleHandler(t *testing.T) {
 				f.wait(r, last)
 				letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "a", Version: projection.Live}, "", 0, 10)
 				if err != nil || len(letters) != 1 || letters[0].Key != "counter-bad" {
-					t.Errorf("dead letters %+v, %v; want that of the idle handler", letters, err)
+					t.Errorf("dead letters %+v, %v; want only the event of the idle handler", letters, err)
 				}
 			})
 		}
 	}
 }
 
-// TestLongStatementIsNotIdle: a session that ends during a statement that takes longer than a lease was not idle: the
-// event is tried again.
+// TestLongStatementIsNotIdle: a transaction is not idle during a statement that takes longer than a lease. When the
+// session ends after such a statement, the event is not blamed but tried again.
 func TestLongStatementIsNotIdle(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -144,7 +145,8 @@ func TestLongStatementIsNotIdle(t *testing.T) {
 	f.checkModel("a")
 }
 
-// TestFencedTwice: a partition whose token stays as it was when it was fenced, and is another one later, goes on both times.
+// TestFencedTwice: a partition is fenced twice, first while its token stays the same, then by a new token. It continues
+// both times.
 func TestFencedTwice(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds {
@@ -161,7 +163,7 @@ func TestFencedTwice(t *testing.T) {
 				return nil
 			}))
 			f.wait(r, f.put("a", 1))
-			f.exec(`update tidemark.projection_partitions set checkpoint = 0, handled = 0`) // as after a crash that lost the commit
+			f.exec(`update tidemark.projection_partitions set checkpoint = 0, handled = 0`) // as after a crash of Postgres that lost the commit
 			f.wait(r, f.put("a", 2))
 			slow.Store(true)
 			for n := range 60 {
@@ -174,7 +176,7 @@ func TestFencedTwice(t *testing.T) {
 	}
 }
 
-// TestPartsStop: events that were split into parts count for StopAfter like others, and are tried as often.
+// TestPartsStop: events that the codec splits into parts count for StopAfter like other events, and are tried as often.
 func TestPartsStop(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -11,7 +11,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestUnsubscribe: who has unsubscribed is called no more, not even for an event that was read with the last one.
+// TestUnsubscribe: after unsubscribe the effect is not called again, not even for an event that was read in the same page
+// as the last one.
 func TestUnsubscribe(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -28,7 +29,7 @@ func TestUnsubscribe(t *testing.T) {
 				case un := <-unsubscribe:
 					un()
 					ended <- struct{}{}
-				default: // it has
+				default: // it has unsubscribed already
 				}
 				return nil
 			}))
@@ -45,13 +46,13 @@ func TestUnsubscribe(t *testing.T) {
 	if _, err := r.Subscribe(t.Context(), projection.Effect(counting, h.effect)); err != nil {
 		t.Fatal(err)
 	}
-	h.until(t, f.append(counting, 1)) // as the others would have
+	h.until(t, f.append(counting, 1)) // without unsubscribe, the other effects would get this event too
 	if n := calls.Load(); n != subscriptions {
 		t.Errorf("%d calls after unsubscribe", n-subscriptions)
 	}
 }
 
-// brokenLog cannot be read for some time.
+// brokenLog is a log that cannot be read while broken is set.
 type brokenLog struct {
 	*eventstore.Store
 	broken atomic.Bool
@@ -66,7 +67,7 @@ func (l *brokenLog) Next(
 	return l.Store.Next(ctx, after, filter, limit)
 }
 
-// TestSubscribeToABrokenLog: that events cannot be read is logged, and they come later.
+// TestSubscribeToABrokenLog: when events cannot be read, that is logged, and the subscription gets them later.
 func TestSubscribeToABrokenLog(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

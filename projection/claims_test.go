@@ -18,7 +18,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// runErr runs projections and returns why they cannot.
+// runErr runs projections and returns the error of Run.
 func (f *fixture) runErr(log projection.Log, projections ...*projection.Projection) error {
 	f.Helper()
 	r, err := projection.NewRunner(f.pool, log, quiet, projections...)
@@ -30,7 +30,7 @@ func (f *fixture) runErr(log projection.Log, projections ...*projection.Projecti
 	return r.Run(ctx)
 }
 
-// seats returns a projection whose table is called as the option says.
+// seats returns a projection with the given name, table and version.
 func seats(name, table string, version int) *projection.Projection {
 	o := &projection.Options{Version: version, Tables: []string{table}, DDL: `create table {` + table + `} (position bigint primary key, by text)`}
 	return projection.New(name, o, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
@@ -39,8 +39,8 @@ func seats(name, table string, version int) *projection.Projection {
 	}))
 }
 
-// TestTableOfAnother: a projection does not take the table of another one, at whatever version and under
-// whatever name, and the error names both. When the other one is dropped the table is free.
+// TestTableOfAnother: a projection cannot take the table of another projection, at any version and under any spelling of
+// the table's name. The error names both projections. When the other projection is dropped, the table is free.
 func TestTableOfAnother(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -55,9 +55,9 @@ func TestTableOfAnother(t *testing.T) {
 	}
 	var by string
 	if err := f.pool.QueryRow(t.Context(), `select by from m`).Scan(&by); err != nil || by != "first" {
-		t.Errorf("readers see what %q has written; %v", by, err)
+		t.Errorf("readers see rows of projection %q, want \"first\"; %v", by, err)
 	}
-	next, end := f.start(quiet, f.store, seats("first", "m", 2)) // the same projection may
+	next, end := f.start(quiet, f.store, seats("first", "m", 2)) // a new version of the same projection can have it
 	f.untilLive(next, 2)
 	end()
 	stop()
@@ -67,7 +67,8 @@ func TestTableOfAnother(t *testing.T) {
 	f.wait(r, f.put("a", 2))
 }
 
-// TestNameOfApplication: a projection does not take a name that the application uses, or a projection of another schema.
+// TestNameOfApplication: a projection cannot take the name of a table or view that the application uses, or that belongs
+// to a projection of another schema.
 func TestNameOfApplication(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -96,8 +97,8 @@ func TestNameOfApplication(t *testing.T) {
 	f.exec(`select by from v; select by from t; select by from mv; select by from s`)
 }
 
-// TestDropLive: the live version goes, with its view, when it is the last one and nobody runs it; then another
-// projection may have the name of its table.
+// TestDropLive: Drop removes the live version and its view when it is the last version and no process runs it. Then
+// another projection can take the name of its table.
 func TestDropLive(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -122,11 +123,11 @@ func TestDropLive(t *testing.T) {
 	f.wait(r, f.put("a", 2))
 	var by string
 	if err := f.pool.QueryRow(t.Context(), `select distinct by from m`).Scan(&by); err != nil || by != "second" {
-		t.Errorf("readers see what %q has written; %v", by, err)
+		t.Errorf("readers see rows of projection %q, want \"second\"; %v", by, err)
 	}
 }
 
-// TestTablesThatCannotBeMade: a projection whose DDL is wrong is in nobody's way.
+// TestTablesThatCannotBeMade: a projection whose DDL is wrong does not hold up other projections.
 func TestTablesThatCannotBeMade(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -143,7 +144,7 @@ func TestTablesThatCannotBeMade(t *testing.T) {
 	}
 }
 
-// TestRegisterBehindALock: a lock that is in the way for a moment ends no runner.
+// TestRegisterBehindALock: a runner that cannot register projections because of a lock tries again, and does not end.
 func TestRegisterBehindALock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -166,7 +167,7 @@ func TestRegisterBehindALock(t *testing.T) {
 	f.wait(r, position)
 }
 
-// TestOtherKind: what is stored under a name and a version is of one kind.
+// TestOtherKind: a projection cannot have another kind than the one that is stored under its name and version.
 func TestOtherKind(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -185,7 +186,7 @@ func TestOtherKind(t *testing.T) {
 	}
 }
 
-// TestOtherStore: a runner whose pool is not that of its log says so at once.
+// TestOtherStore: when a runner's pool and log are of different databases, Run returns an error at once.
 func TestOtherStore(t *testing.T) {
 	t.Parallel()
 	f, other := setup(t), setup(t)
@@ -197,7 +198,8 @@ func TestOtherStore(t *testing.T) {
 	}
 }
 
-// TestClockPutBack: leases, members and holds that end far in the future are those of a clock that was put back.
+// TestClockPutBack: leases, members and holds that end far in the future are not believed. They were written before the
+// server's clock was put back.
 func TestClockPutBack(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -218,13 +220,14 @@ func TestClockPutBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s := f.statusOf(r, "a"); s.Partitions[0].Owner != "" || s.LagTime < 0 {
-		t.Errorf("the status believes in owner %q, and that the lag is %s", s.Partitions[0].Owner, s.LagTime)
+		t.Errorf("the status has the owner %q and the lag %s, want no owner and no negative lag", s.Partitions[0].Owner, s.LagTime)
 	}
 	r, _ = f.start(&config, f.store, record("a", nil))
 	f.wait(r, f.put("a", 1))
 }
 
-// TestStalledWithoutClock: what stands is stalled, whatever the clock of the server says.
+// TestStalledWithoutClock: a projection without progress is stalled, even if it advanced in the future by the clock of the
+// server.
 func TestStalledWithoutClock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -238,7 +241,8 @@ func TestStalledWithoutClock(t *testing.T) {
 	f.until("stalled", func() bool { return f.statusOf(r, "a").Stalled })
 }
 
-// TestOnceOfAFrozenProcess: a transaction that has noted an effect and does not end makes no dead letter.
+// TestOnceOfAFrozenProcess: while the transaction of another process has noted the effect and does not end, the event
+// waits and does not become a dead letter.
 func TestOnceOfAFrozenProcess(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -275,8 +279,8 @@ func TestOnceOfAFrozenProcess(t *testing.T) {
 	f.checkModel("a")
 }
 
-// TestOnceEnds: a process that stands still after it has noted an effect does not keep it for good: Postgres ends its
-// transaction.
+// TestOnceEnds: when a process hangs after it has noted an effect, Postgres ends its transaction. Then another process can
+// note the effect.
 func TestOnceEnds(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -292,11 +296,11 @@ func TestOnceEnds(t *testing.T) {
 	})))
 	f.wait(r, f.put("a", 1))
 	if limit != "4s" || lock != "0" {
-		t.Errorf("the transaction may be idle for %s, and wait for locks for %s; want 4s and 0", limit, lock)
+		t.Errorf("the transaction can be idle for %s, and wait for locks for %s; want 4s and 0", limit, lock)
 	}
 }
 
-// TestHeldIsAProblem: a transaction that holds the tidemark back for long is a matter of health, and named.
+// TestHeldIsAProblem: while a transaction holds the tidemark back for long, Health returns an error that says so.
 func TestHeldIsAProblem(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -316,7 +320,7 @@ func TestHeldIsAProblem(t *testing.T) {
 	}
 	f.put("a", 2)
 	if err := r.Health(t.Context()); err != nil {
-		t.Errorf("held for a moment: %v", err)
+		t.Errorf("Health after the tidemark was held back for a moment: %v", err)
 	}
 	f.until("unhealthy", func() bool {
 		err := r.Health(t.Context())
@@ -328,7 +332,7 @@ func TestHeldIsAProblem(t *testing.T) {
 	f.until("healthy", func() bool { return r.Health(t.Context()) == nil })
 }
 
-// TestSwitchWaitsForReaders: Switch tries until its context is done while a reader holds the view.
+// TestSwitchWaitsForReaders: while a reader has a lock on the view, Switch tries until its context is done.
 func TestSwitchWaitsForReaders(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -18,7 +18,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// picky returns a projection of each kind, called like it, that cannot handle numbers below the floor.
+// picky returns a projection of each kind, named after the kind. They cannot handle numbers below the floor.
 func picky(f *fixture, floor *atomic.Int64) (projections []*projection.Projection) {
 	for _, k := range kinds {
 		projections = append(projections, k.make(f, k.name, projection.Options{MaxAttempts: 1}, func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
@@ -80,7 +80,7 @@ func TestDeadLetters(t *testing.T) {
 	}
 }
 
-// TestRetry: one key or all, as far as they go; what has been done is not done again.
+// TestRetry: Retry handles one key or all keys, each until an event fails. An event that was handled is not handled again.
 func TestRetry(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -99,10 +99,10 @@ func TestRetry(t *testing.T) {
 		f.checkFold(k, r, k.name)
 
 		floor.Store(-500)
-		n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}) // stops half-way in a, and goes on with the others
+		n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}) // stops at position 3 in key a, and continues with the other keys
 		var h *projection.HandlerError
 		if n != 5 || !errors.As(err, &h) || h.Position != 3 {
-			t.Errorf("%s: %d handled, %v; want 5, and why not the event at 3", k.name, n, err)
+			t.Errorf("%s: %d handled, %v; want 5, and the error of the event at 3", k.name, n, err)
 		}
 		f.equal(k.name+": a is left", []string{"counter-a 3: 1 tries, 1 wait, number -600 is too low", "counter-a 4: 0 tries, 0 wait, "}, f.letters(r, k.name, "counter-a", 0, 10))
 		f.equal(k.name+": only a is left", 1, len(f.letters(r, k.name, "", 0, 10)))
@@ -119,7 +119,7 @@ func TestRetry(t *testing.T) {
 	}
 }
 
-// audit returns action, actor and details of what was done, the oldest first.
+// audit returns the action, actor and details of each audit entry, the oldest first.
 func (f *fixture) audit(r *projection.Runner, name string) (found []string) {
 	f.Helper()
 	entries, err := r.Operator().Audit(f.Context(), name, 100)
@@ -134,8 +134,8 @@ func (f *fixture) audit(r *projection.Runner, name string) (found []string) {
 	return found
 }
 
-// TestEditAndSkip: another payload is used in the place of the event's, which stays as it is in the log; an
-// event is given up for a reason; both are written down with who did it.
+// TestEditAndSkip: Edit replaces the payload for the projection, and the event in the log does not change. Skip gives up
+// an event for a reason. Both are in the audit with their actor.
 func TestEditAndSkip(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -152,9 +152,9 @@ func TestEditAndSkip(t *testing.T) {
 		refused := func(what string, n int, err error) { t.Helper(); refusedWith(projection.ErrRefused, what, n, err) }
 		invalid := func(what string, n int, err error) { t.Helper(); refusedWith(eventstore.ErrInvalid, what, n, err) }
 		n, err := r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, json.RawMessage(`{"N":`))
-		invalid("edit to what is no JSON", n, err)
+		invalid("edit to invalid JSON", n, err)
 		n, err = r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, json.RawMessage(`"`+strings.Repeat("x", 20<<20)+`"`))
-		invalid("edit to what no event may hold", n, err)
+		invalid("edit to a payload that is too long", n, err)
 		_, err = r.Operator().DeadLetters(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "", 0, 1<<30)
 		invalid("a list without a bound", 0, err)
 		n, err = r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-b", 1, json.RawMessage(`{}`))
@@ -162,7 +162,7 @@ func TestEditAndSkip(t *testing.T) {
 		n, err = r.Operator().Skip(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, "")
 		invalid("skip for no reason", n, err)
 		n, err = r.Operator().Skip(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 2, "in a hurry")
-		refused("skip of what waits", n, err)
+		refused("skip of an event that only waits", n, err)
 		n, err = r.Operator().Skip(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-b", 1, "no such key")
 		refused("skip of another key", n, err)
 		f.equal(k.name+": all is as it was", 4, len(f.letters(r, k.name, "counter-a", 0, 10)))
@@ -171,7 +171,7 @@ func TestEditAndSkip(t *testing.T) {
 			t.Errorf("%s: an edit that does not help: %d, %v", k.name, n, err)
 		}
 		if n, err := r.Operator().Edit(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 1, json.RawMessage(`{"N":77}`)); n != 2 || err == nil {
-			t.Errorf("%s: edit: %d handled, %v; want 2, and why not the event at 3", k.name, n, err)
+			t.Errorf("%s: edit: %d handled, %v; want 2, and the error of the event at 3", k.name, n, err)
 		}
 		f.checkFold(k, r, k.name)
 		if n, err := r.Operator().Skip(ctx, projection.Ref{Name: k.name, Version: projection.Live}, "counter-a", 3, "a test"); n != 1 || err != nil {
@@ -200,7 +200,7 @@ func TestEditAndSkip(t *testing.T) {
 	f.equal("the log", map[string]string{"counter-a": `{"N":-1}{"N":0}{"N":-2}{"N":0}`}, f.streams(`select stream, data::text from tidemark.events order by position`))
 }
 
-// merged leaves out how many transactions a retry took: effects have one each.
+// merged joins the audit entries of one retry. Effects have an entry per event, because each is in its own transaction.
 func merged(audit []string) (lines []string) {
 	for _, line := range audit {
 		if n := len(lines); n > 0 && strings.HasPrefix(line, "retry ") && strings.HasPrefix(lines[n-1], "retry ") {
@@ -212,8 +212,8 @@ func merged(audit []string) (lines []string) {
 	return lines
 }
 
-// onceEffect is an effect in the same database, which happens once though a batch is done again when
-// an operator has changed something meanwhile.
+// onceEffect returns a subscription with an effect in the same database. The effect happens once, even when a batch is
+// done again because an operator has changed something.
 func onceEffect(f *fixture, name string, hook hook) *projection.Projection {
 	return projection.NewSubscription(name, nil, projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		if err := hook(ctx, nil, e); err != nil {
@@ -229,14 +229,14 @@ func onceEffect(f *fixture, name string, hook hook) *projection.Projection {
 	}))
 }
 
-// TestRetryWhileAppending retries, from the process that handles the events and from another, while
-// events are appended that fail when they are handled first. Each is handled once, in order.
+// TestRetryWhileAppending calls Retry in the process that handles the events and in another one, while events are appended
+// that fail at the first attempt. Each event is handled once, in order.
 func TestRetryWhileAppending(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	config := *quiet
 	config.BatchSize = 3
-	fickle := func() hook { // the same in both processes
+	fickle := func() hook { // both processes have the same hook
 		var tried sync.Map
 		return func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
 			if _, again := tried.LoadOrStore(e.Position, true); e.Data.N == bad && !again {
@@ -253,7 +253,7 @@ func TestRetryWhileAppending(t *testing.T) {
 		return append(projections, onceEffect(f, kinds[2].name, hooks[2]))
 	}
 	owner, _ := f.start(&config, f.store, all()...)
-	second, err := projection.NewRunner(f.pool, f.store, &config, all()...) // that does not run
+	second, err := projection.NewRunner(f.pool, f.store, &config, all()...) // it does not run, but can retry
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func TestRetryWhileAppending(t *testing.T) {
 		f.checkFold(k, owner, k.name)
 		f.equal(k.name+": parked", 0, f.statusOf(owner, k.name).Parked)
 		if retried[n].Load() < 3 {
-			t.Errorf("%s: %d events were retried: this has shown nothing", k.name, retried[n].Load())
+			t.Errorf("%s: %d events were retried, want 3 at least for this test to mean something", k.name, retried[n].Load())
 		}
 	}
 }

@@ -20,7 +20,7 @@ func itemsAt(positions ...eventstore.Position) []item {
 	return items
 }
 
-// TestCut: items beyond a limit are left, and the items of one event stay together.
+// TestCut: cut leaves out the items beyond a limit, and keeps the items of one event together.
 func TestCut(t *testing.T) {
 	t.Parallel()
 	page := []eventstore.Position{2, 4, 4, 4, 7, 9}
@@ -37,18 +37,18 @@ func TestCut(t *testing.T) {
 		{limits{before: 7}, 4, 6},
 		{limits{before: 4}, 1, 3},
 		{limits{before: 2}, 0, 1},
-		{limits{before: 10}, 6, 10}, // none of this partition is there
+		{limits{before: 10}, 6, 10}, // this partition has no item there
 		{limits{before: 20}, 6, 10},
 		{limits{bounded: true, bound: 5, before: 7}, 4, 5},
 		{limits{bounded: true, bound: 8, before: 7}, 4, 6},
 		{limits{maxItems: 1}, 1, 2},
-		{limits{maxItems: 2}, 4, 4}, // the parts of an event
+		{limits{maxItems: 2}, 4, 4}, // the parts of one event
 		{limits{maxItems: 4}, 4, 4},
 		{limits{maxItems: 5}, 5, 7},
 		{limits{maxItems: 6}, 6, 10},
 		{limits{maxItems: 9}, 6, 10},
 		{limits{maxItems: 2, before: 4}, 1, 3},
-		{limits{maxItems: 3, before: 7}, 4, 6}, // nothing is left: up to the limit
+		{limits{maxItems: 3, before: 7}, 4, 6}, // no item before the limit is left: up to the limit
 	} {
 		items, to := cut(itemsAt(page...), 10, test.limits)
 		if len(items) != test.items || to != test.to {
@@ -57,8 +57,8 @@ func TestCut(t *testing.T) {
 	}
 }
 
-// TestCutAgrees: whatever the limits, no item is torn from its event, none is beyond where the checkpoint goes, and none
-// before that is left out.
+// TestCutAgrees: with any limits, cut takes all items up to the position that it returns, and no item after it. So it
+// keeps the items of one event together.
 func TestCutAgrees(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -74,7 +74,7 @@ func TestCutAgrees(t *testing.T) {
 		}
 		items, to := cut(itemsAt(page...), 30, l)
 		if l.bounded && to > l.bound || to > 30 {
-			t.Fatalf("%+v: up to %d", l, to)
+			t.Fatalf("%+v: up to %d, which is beyond the bound or the page", l, to)
 		}
 		for n, p := range page {
 			if taken := n < len(items); taken != (p <= to) {
@@ -87,7 +87,7 @@ func TestCutAgrees(t *testing.T) {
 	})
 }
 
-// TestHalf: however the items of a batch are spread over events, halving ends with the items of one event.
+// TestHalf: for every batch, halving ends with the items of one event.
 func TestHalf(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -103,11 +103,11 @@ func TestHalf(t *testing.T) {
 			limit = half(len(items), limit)
 			items, _ = cut(itemsAt(page...), 30, limits{maxItems: limit})
 		}
-		t.Fatalf("after 20 times there are %d items with the limit %d", len(items), limit)
+		t.Fatalf("after halving 20 times there are %d items with the limit %d", len(items), limit)
 	})
 }
 
-// TestAfter: what a worker does next.
+// TestAfter: what a worker does after the outcome of a batch.
 func TestAfter(t *testing.T) {
 	t.Parallel()
 	other := errors.New("anything")
@@ -117,7 +117,7 @@ func TestAfter(t *testing.T) {
 		want           outcome
 	}{
 		{nil, false, false, proceed},
-		{nil, true, true, proceed}, // the loop looks for itself
+		{nil, true, true, proceed}, // the worker's loop notices the stop by itself
 		{other, false, false, fail},
 		{other, false, true, reload},
 		{other, true, true, end},
@@ -127,7 +127,7 @@ func TestAfter(t *testing.T) {
 		{errHeld, false, false, wait},
 		{errHeld, true, false, end},
 		{errFenced, false, true, reload},
-		{errFenced, false, false, fail}, // again under the same token
+		{errFenced, false, false, fail}, // fenced, and the token is still the same
 	} {
 		if got := after(test.err, test.stopped, test.stale); got != test.want {
 			t.Errorf("after %v, stopped %v, stale %v: %d, want %d", test.err, test.stopped, test.stale, got, test.want)
@@ -135,7 +135,7 @@ func TestAfter(t *testing.T) {
 	}
 }
 
-// TestVerdict: an event is given up only when the evidence is about the event.
+// TestVerdict: an event is given up only if the finding says that this event is to blame.
 func TestVerdict(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -146,7 +146,7 @@ func TestVerdict(t *testing.T) {
 		{finding{class: transient}, retryBatch},
 		{finding{class: fatal}, retryBatch},
 		{finding{class: unable}, retryBatch},
-		{finding{class: transient, alone: true}, retryBatch}, // one item, and still nothing says that it is to blame
+		{finding{class: transient, alone: true}, retryBatch}, // there is one item, but a transient error blames no item
 		{finding{class: poison}, halve},
 		{finding{class: unclear}, halve},
 		{finding{class: transient, named: true, attempts: 99, maxAttempts: 3}, retryEvent},
@@ -164,7 +164,7 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-// TestPartitionOf: keys stay in their partitions from release to release.
+// TestPartitionOf: a key has the same partition in every release.
 func TestPartitionOf(t *testing.T) {
 	t.Parallel()
 	for key, want := range map[string][3]int{ // of 4, 16 and 1000 partitions
@@ -177,10 +177,10 @@ func TestPartitionOf(t *testing.T) {
 		hash := fnv.New32a()
 		hash.Write([]byte(key))
 		if want := int(hash.Sum32() % 1024); partitionOf(key, 1024) != want {
-			t.Errorf("%q: %d of 1024, want %d as hash/fnv has it", key, partitionOf(key, 1024), want)
+			t.Errorf("%q: %d of 1024, want %d as in hash/fnv", key, partitionOf(key, 1024), want)
 		}
 		if partitionOf(key, 1) != 0 {
-			t.Errorf("%q has no place in one partition", key)
+			t.Errorf("%q: partition %d of 1, want 0", key, partitionOf(key, 1))
 		}
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestSameStatements: statements are compared by what they mean, and a projection whose statements are others stops
-// alone, with the difference.
+// TestSameStatements: white space, comments and letter case do not make DDL statements different. A projection with
+// different statements does not run and says why, and other projections run.
 func TestSameStatements(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -42,7 +42,7 @@ func TestSameStatements(t *testing.T) {
 		strings.Replace(first, "default 1", "default 2", 1),
 	} {
 		r, stop := f.start(quiet, f.store, made("a", other), made("b", `create table {b} (position bigint)`))
-		f.wait(r, f.put("x", 1), "b") // goes on
+		f.wait(r, f.put("x", 1), "b") // projection b still runs
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		err := r.Wait(ctx, 1<<40, "a")
 		cancel()

@@ -14,11 +14,11 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// otherLog is a log whose events the runner's database has under other ids, or has not: such as that of another copy of
-// one server.
+// otherLog is a log whose events have other ids than in the runner's database. The log of another copy of the same server
+// is such a log.
 type otherLog struct {
 	*eventstore.Store
-	refuse bool // that it is a continuation of what was seen
+	refuse bool // Next says that the log has diverged from the events that were read
 	asked  atomic.Int64
 }
 
@@ -36,7 +36,8 @@ func (l *otherLog) Next(ctx context.Context, after eventstore.Mark, filter event
 	return p, err
 }
 
-// TestOtherCopy: a log that the runner's database does not continue is read with growing pauses, and the status says so.
+// TestOtherCopy: when the log is not that of the runner's database, the log is read with growing pauses, and the status
+// says that the log went back.
 func TestOtherCopy(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds {
@@ -47,7 +48,7 @@ func TestOtherCopy(t *testing.T) {
 			log := &otherLog{Store: f.store}
 			f.put("a", 1)
 			r, _ := f.start(&projection.Config{Logger: slog.New(lines)}, log, k.make(f, "a", projection.Options{}, noHook))
-			f.until("the status says so", func() bool {
+			f.until("the status says that the log went back", func() bool {
 				return strings.Contains(f.statusOf(r, "a").Partitions[0].Error, "went back")
 			})
 			asked, logged := log.asked.Load(), lines.n.Load()
@@ -57,13 +58,13 @@ func TestOtherCopy(t *testing.T) {
 			}
 			f.noLetters()
 			if at := f.statusOf(r, "a").Checkpoint; at != 0 {
-				t.Errorf("the checkpoint is %d, behind events that the database has not", at)
+				t.Errorf("the checkpoint is %d, want 0: the database does not have the events", at)
 			}
 		})
 	}
 }
 
-// TestSubscriptionOfOtherCopy: the same for what concerns one process.
+// TestSubscriptionOfOtherCopy: a subscription of one process reads such a log with growing pauses too.
 func TestSubscriptionOfOtherCopy(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
