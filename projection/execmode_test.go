@@ -15,7 +15,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// connected returns a fixture whose pool is made as change wants it.
+// connected returns a fixture over the database at url. change adjusts the pool's configuration.
 func connected(t *testing.T, url string, change func(*pgxpool.Config)) *fixture {
 	t.Helper()
 	config, err := pgxpool.ParseConfig(url)
@@ -35,7 +35,7 @@ func connected(t *testing.T, url string, change func(*pgxpool.Config)) *fixture 
 	return f
 }
 
-// TestExecMode: all that a runner does works with the settings that a pooler in transaction mode needs.
+// TestExecMode: a runner and its operator work with the settings that a pooler in transaction mode needs.
 func TestExecMode(t *testing.T) {
 	t.Parallel()
 	f := connected(t, pgtest.URL(t), func(c *pgxpool.Config) {
@@ -47,7 +47,7 @@ func TestExecMode(t *testing.T) {
 	var floor atomic.Int64
 	r, _ := f.start(&config, f.store, picky(f, &floor)...)
 	f.put("many", make([]int, 250)...)
-	for n := range 250 { // rows to be copied in
+	for n := range 250 { // so many rows that they are copied in
 		f.put(fmt.Sprint("key", n), n)
 	}
 	f.wait(r, f.put("a", 1, -1, 2, -2, 3, -3, 4))
@@ -98,11 +98,11 @@ func TestExecMode(t *testing.T) {
 	if entries, err := r.Operator().Audit(t.Context(), "handler", 100); err != nil || len(entries) == 0 {
 		t.Errorf("audit %+v, %v", entries, err)
 	}
-	f.equal("what is parked again", []string{"counter-a 502: 1 tries, 5 wait, number -1 is too low"},
+	f.equal("dead letters after Reset", []string{"counter-a 502: 1 tries, 5 wait, number -1 is too low"},
 		f.letters(r, "handler", "", 0, 10))
 }
 
-// TestExecModeSwitch: a new version takes over, and the old one comes back.
+// TestExecModeSwitch: with the same settings a new version becomes live, and then the old version again.
 func TestExecModeSwitch(t *testing.T) {
 	t.Parallel()
 	f := connected(t, pgtest.URL(t), func(c *pgxpool.Config) {

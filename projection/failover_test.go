@@ -29,12 +29,12 @@ var failoverFor = flag.Duration("failover", 3*time.Second, "how long TestFailove
 
 const (
 	failoverWriters = 6
-	failoverPeriod  = time.Second            // between a standby that is up and one that gets nothing any more
-	failoverSilence = 200 * time.Millisecond // then until the primary dies
-	failoverLimit   = 2 * time.Minute        // bounds what follows the trouble
+	failoverPeriod  = time.Second            // how long the standby streams before its connection goes silent
+	failoverSilence = 200 * time.Millisecond // from then until the primary is killed
+	failoverLimit   = 2 * time.Minute        // bounds the time of the test after the last failover
 )
 
-// failover is a primary with a standby that takes its place, again and again.
+// failover is a primary with a standby that replaces it, and this is repeated.
 type failover struct {
 	*fixture
 	settings map[string]string
@@ -43,10 +43,9 @@ type failover struct {
 	rounds   int
 }
 
-// TestFailover appends, follows and projects while the primary is killed and its standby promoted. With a
-// synchronous standby nothing that was acknowledged is lost. With an asynchronous one it may be, and that is counted.
-// With either, the log holds nothing twice and every stream is in order, and followers and read models are
-// what the log is in the end.
+// TestFailover appends, follows and projects while primaries are killed and their standbys promoted. With a synchronous
+// standby no acknowledged event is lost. With an asynchronous standby events can be lost, and the test counts them. With
+// both, the log has no event twice, every stream is in order, and in the end followers and read models agree with the log.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	for name, settings := range map[string]map[string]string{
@@ -74,7 +73,7 @@ func newFailover(t *testing.T, settings map[string]string) *failover {
 	return f
 }
 
-// open returns a pool whose connections lead to the primary of the moment, as behind a balancer.
+// open returns a pool whose connections lead to the current primary, as behind a load balancer.
 func (f *failover) open() *pgxpool.Pool {
 	f.Helper()
 	config, err := pgxpool.ParseConfig("postgres://postgres@balancer/postgres?sslmode=disable")
@@ -102,7 +101,7 @@ func (f *failover) newStore() *eventstore.Store {
 	return store
 }
 
-// standBy gives the primary a standby and returns when that has all there is.
+// standBy gives the primary a standby, and returns when the standby has caught up and streams.
 func (f *failover) standBy() {
 	f.Helper()
 	primary := f.primary.Load()
@@ -119,7 +118,7 @@ func (f *failover) standBy() {
 	})
 }
 
-// fail kills the primary and lets the standby take its place, with a standby of its own.
+// fail kills the primary, promotes the standby, and gives the new primary a standby.
 func (f *failover) fail() {
 	f.Helper()
 	if err := f.primary.Load().Kill(); err != nil {
@@ -152,9 +151,9 @@ func (f *failover) run(synchronous bool) {
 		following.Go(func() { followers[n].run(ctx) })
 	}
 	for deadline := time.Now().Add(*failoverFor); time.Now().Before(deadline); f.fail() {
-		pass(ctx, failoverPeriod) // they work undisturbed
+		pass(ctx, failoverPeriod) // undisturbed work
 		f.primary.Load().Gate.Silence()
-		pass(ctx, failoverSilence) // what is stored now does not reach the standby
+		pass(ctx, failoverSilence) // events stored now do not reach the standby
 	}
 	over()
 	writing.Wait()
@@ -164,7 +163,7 @@ func (f *failover) run(synchronous bool) {
 	f.check(synchronous, writers, followers)
 }
 
-// pass lets time pass.
+// pass waits for a period, or until ctx is done.
 func pass(ctx context.Context, period time.Duration) {
 	select {
 	case <-time.After(period):
@@ -175,11 +174,11 @@ func pass(ctx context.Context, period time.Duration) {
 // failoverEnd is the stream of the last event.
 var failoverEnd = eventstore.StreamID{Category: "counter", Key: "end"}
 
-// last appends the last event. It may take until dead connections are found out.
+// last appends the last event. It tries until the store has noticed that its old connections are dead.
 func (f *failover) last(ctx context.Context) (position eventstore.Position) {
 	f.Helper()
 	draft := mustEncode(f, -1)
-	f.rollUntil("an append after the trouble", func() bool {
+	f.rollUntil("an append after the last failover", func() bool {
 		receipt, err := f.store.Append(eventstore.WithKey(ctx, "end", nil), failoverEnd, eventstore.NoStream, draft)
 		position = receipt.Position
 		return err == nil
@@ -196,7 +195,7 @@ func mustEncode(f *failover, n int) eventstore.Draft {
 	return draft
 }
 
-// failoverWriter appends its numbers in ascending order to a stream of its own, and keeps what was acknowledged.
+// failoverWriter appends its numbers in ascending order to a stream of its own, and keeps the receipts.
 type failoverWriter struct {
 	f       *failover
 	number  int
@@ -231,7 +230,7 @@ func (w *failoverWriter) run(ctx, trouble context.Context) {
 		case errors.Is(err, eventstore.ErrUnknownOutcome):
 			w.unknown++
 		}
-		if err != nil && exact { // it cannot know where its stream is now
+		if err != nil && exact { // the version of its stream is unknown now
 			if info, err := w.store.Stat(ctx, stream); err == nil {
 				expected = info.Version
 			}
@@ -239,7 +238,7 @@ func (w *failoverWriter) run(ctx, trouble context.Context) {
 	}
 }
 
-// failoverFollower keeps what it has seen of the log. It begins afresh when it is told that it cannot go on.
+// failoverFollower keeps the ids of the events that it has read. After an error it reads the log from the beginning.
 type failoverFollower struct {
 	store  *eventstore.Store
 	seen   []uuid.UUID
@@ -263,13 +262,13 @@ func (l *failoverFollower) run(ctx context.Context) {
 	}
 }
 
-// failoverCounts is what became of the events of a run.
+// failoverCounts counts the events of a run, and the errors found in the log and in the followers.
 type failoverCounts struct {
 	events, acknowledged, unknown int
-	lost                          int // acknowledged, and not in the log
-	moved                         int // not where its receipt says
-	doubled, disorder             int // in the log
-	skipped, ghosts               int // not seen by a follower, and seen although it is not in the log
+	lost                          int // acknowledged events that are not in the log
+	moved                         int // events whose position or version is not that of the receipt
+	doubled, disorder             int // events of the log that are there twice, or out of order
+	skipped, ghosts               int // events that a follower has missed, and events of a follower that are not in the log
 }
 
 func (f *failover) check(synchronous bool, writers []*failoverWriter, followers []*failoverFollower) {
@@ -312,7 +311,7 @@ func (f *failover) check(synchronous bool, writers []*failoverWriter, followers 
 	for _, l := range followers {
 		afresh += l.afresh
 		if !l.done {
-			f.Error("a follower did not come to the end")
+			f.Error("a follower did not reach the last event")
 		}
 		c.skipped += missing(log, l.seen)
 		c.ghosts += missing(l.seen, log)
@@ -320,7 +319,7 @@ func (f *failover) check(synchronous bool, writers []*failoverWriter, followers 
 			c.disorder++
 		}
 	}
-	f.Logf("%d failovers: %+v, followers began afresh %d times", f.rounds, c, afresh)
+	f.Logf("%d failovers: %+v, followers began again %d times", f.rounds, c, afresh)
 	if c.moved+c.doubled+c.disorder+c.skipped+c.ghosts > 0 {
 		f.Errorf("moved, doubled, out of order, skipped or ghosts: %+v", c)
 	}
@@ -328,7 +327,7 @@ func (f *failover) check(synchronous bool, writers []*failoverWriter, followers 
 		f.Errorf("%d acknowledged events are lost, although the standby was synchronous", c.lost)
 	}
 	if f.rounds == 0 || c.acknowledged == 0 {
-		f.Error("there was no such trouble")
+		f.Errorf("%d failovers and %d acknowledged events, want both to be more than 0", f.rounds, c.acknowledged)
 	}
 }
 

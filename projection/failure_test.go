@@ -19,10 +19,10 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// hook is called for each event that a projection of some kind handles; tx is nil unless it has one.
+// hook is called for each event that a projection handles. tx is nil unless the kind of projection has a transaction.
 type hook = func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error
 
-// kind is a way to write a projection that notes the positions it has handled, by stream.
+// kind is a way to write a projection. The projection records the positions of the events that it has handled.
 type kind struct {
 	name string
 	make func(f *fixture, name string, o projection.Options, hook hook) *projection.Projection
@@ -30,17 +30,18 @@ type kind struct {
 
 var kinds = []kind{{"handler", newHandler}, {"table", newPositions}, {"subscription", newEffect}}
 
-// batched are kinds that handle several events at once.
+// batched are the kinds that handle several events in one call.
 var batched = []kind{{"handler of batches", newBatches}, {"subscription of batches", newEffectBatches}}
 
 func isBatched(k kind) bool {
 	return slices.ContainsFunc(batched, func(b kind) bool { return b.name == k.name })
 }
 
-// whole is an event as a batch has it.
+// whole gives the whole event to a batch as the item's value.
 func whole(e eventstore.Event[counted]) (any, error) { return e, nil }
 
-// newBatches writes the events of a batch into the model before the hook fails for one of them.
+// newBatches returns a projection that writes the events of a batch into the model. It writes an event before it calls
+// the hook.
 func newBatches(_ *fixture, name string, o projection.Options, hook hook) *projection.Projection {
 	return projection.New(name, &o, projection.OnBatch(func(ctx context.Context, tx pgx.Tx, b projection.Batch) error {
 		for n, item := range b.Items {
@@ -56,7 +57,8 @@ func newBatches(_ *fixture, name string, o projection.Options, hook hook) *proje
 	}, projection.Each(counting, nil, whole)))
 }
 
-// newEffectBatches writes into the model what happens before the hook fails.
+// newEffectBatches returns a subscription that writes the events of a batch into the model, up to the event for which the
+// hook fails.
 func newEffectBatches(f *fixture, name string, o projection.Options, hook hook) *projection.Projection {
 	return projection.NewSubscription(name, &o, projection.EffectBatch(func(ctx context.Context, b projection.Batch) error {
 		for n, item := range b.Items {
@@ -73,7 +75,8 @@ func newEffectBatches(f *fixture, name string, o projection.Options, hook hook) 
 	}, projection.Each(counting, nil, whole)))
 }
 
-// newHandler writes into the model before the hook fails, so that what a failed batch leaves behind is seen.
+// newHandler returns a projection that writes each event into the model before it calls the hook. If the hook fails and
+// the write is not rolled back, the model shows it.
 func newHandler(_ *fixture, name string, o projection.Options, hook hook) *projection.Projection {
 	return projection.New(name, &o, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		if _, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, name, e.Position, e.Data.N); err != nil {
@@ -83,7 +86,8 @@ func newHandler(_ *fixture, name string, o projection.Options, hook hook) *proje
 	}))
 }
 
-// newEffect writes into the model once the hook is happy: an effect that is repeated is there twice.
+// newEffect returns a subscription that writes each event into the model after the hook has succeeded. The model has a
+// repeated effect twice.
 func newEffect(f *fixture, name string, o projection.Options, hook hook) *projection.Projection {
 	return projection.NewSubscription(name, &o, projection.Effect(counting, func(ctx context.Context, e eventstore.Event[counted]) error {
 		if err := hook(ctx, nil, e); err != nil {
@@ -137,7 +141,7 @@ func (f *fixture) putDrafts(key string, drafts ...eventstore.Draft) eventstore.P
 	return receipt.Position
 }
 
-// streams returns what a query finds, as lists of positions by stream.
+// streams returns the rows of a query as a list of positions for each stream.
 func (f *fixture) streams(sql string, args ...any) map[string]string {
 	f.Helper()
 	found := make(map[string]string)
@@ -152,8 +156,8 @@ func (f *fixture) streams(sql string, args ...any) map[string]string {
 	return found
 }
 
-// checkFold compares a read model with a fold of the log from scratch, but for what is parked, and
-// the counts in the status with both.
+// checkFold compares a read model with the events of the log that are not parked. It also compares the counts in the
+// status with the log and the dead letters.
 func (f *fixture) checkFold(k kind, r *projection.Runner, name string) {
 	f.Helper()
 	want := f.streams(`
@@ -168,7 +172,7 @@ func (f *fixture) checkFold(k kind, r *projection.Runner, name string) {
 		sql, args = `select stream, positions from `+pgx.Identifier{name}.Sanitize(), nil
 	}
 	if diff := cmp.Diff(want, f.streams(sql, args...)); diff != "" {
-		f.Errorf("%s: the read model is not what the log means (-log +model):\n%s", name, diff)
+		f.Errorf("%s: the read model differs from the log (-log +model):\n%s", name, diff)
 	}
 	var parked, handled int
 	for _, positions := range want {
@@ -182,7 +186,7 @@ func (f *fixture) checkFold(k kind, r *projection.Runner, name string) {
 	}
 }
 
-// statusOf returns the status of a projection, which is registered soon after it is started.
+// statusOf returns the status of a projection. It waits until the projection is registered.
 func (f *fixture) statusOf(r *projection.Runner, name string) (found projection.ProjectionStatus) {
 	f.Helper()
 	f.until(name+" registered", func() bool {
@@ -201,7 +205,7 @@ func (f *fixture) statusOf(r *projection.Runner, name string) (found projection.
 	return found
 }
 
-// until looks until something is so.
+// until polls until a condition holds, for 30 s at most.
 func (f *fixture) until(what string, so func() bool) {
 	f.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
@@ -219,7 +223,7 @@ func (f *fixture) stopped(r *projection.Runner, name, reason string) {
 		f.Errorf("%s: stopped with reason %q, want %q in it", name, s.Reason, reason)
 	}
 	if err := r.Health(f.Context()); err == nil || !strings.Contains(err.Error(), reason) {
-		f.Errorf("health: %v, want the reason why %s has stopped", err, name)
+		f.Errorf("health: %v, want the reason %q why %s has stopped", err, reason, name)
 	}
 }
 
@@ -237,10 +241,10 @@ type way struct {
 	name     string
 	fail     hook
 	text     string // in the dead letter's error
-	attempts int    // of handlers and effects; folds are pure, and tried once
-	calls    int    // if not attempts
-	named    bool   // the error is returned
-	handlers bool   // needs a transaction
+	attempts int    // attempts of handlers and effects; a fold is pure, so it is tried once
+	calls    int    // not 0 if the number of calls is not attempts, and is not checked
+	named    bool   // the hook returns the error
+	handlers bool   // the hook needs a transaction
 	options  projection.Options
 }
 
@@ -251,7 +255,7 @@ func execute(sql string) hook {
 	}
 }
 
-// swallow does not tell the runner of the error.
+// swallow hides the error of a hook from the runner.
 func swallow(fail hook) hook {
 	return func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		_ = fail(ctx, tx, e)
@@ -260,7 +264,7 @@ func swallow(fail hook) hook {
 }
 
 func ways(t *testing.T) []way {
-	// It is that of good events too, which take their time on a busy machine.
+	// It is the timeout of good events too, and they can be slow on a busy machine.
 	const patience = time.Second
 	forever := make(chan struct{})
 	t.Cleanup(func() { close(forever) })
@@ -296,8 +300,9 @@ func ways(t *testing.T) []way {
 	}
 }
 
-// TestFailures lets projections fail in all ways at one event of key b. It becomes a dead letter with
-// what follows of its key, and nothing else is held up; once it can be handled, Retry catches up.
+// TestFailures lets projections fail in all ways at one event of key b. The event becomes a dead letter, and later events
+// of key b wait behind it. Other keys are not held up. Once the event can be handled, Retry handles it and the events
+// behind it.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1, 2, 3, 1000} {
@@ -308,13 +313,13 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// attempt is a way to fail, of a kind of projection.
+// attempt is a kind of projection that fails in one way.
 type attempt struct {
 	kind
 	way
 	name  string
 	fixed atomic.Bool
-	calls atomic.Int64 // for the event that fails
+	calls atomic.Int64 // how often the failing event was tried
 }
 
 func (a *attempt) hook(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
@@ -394,20 +399,20 @@ func (f *fixture) checkParked(r *projection.Runner, a *attempt) {
 	}
 	for _, l := range letters[1:] {
 		if l.Error != "" {
-			f.Errorf("%s: a letter that waits has error %q", a.name, l.Error)
+			f.Errorf("%s: an event that only waits has error %q", a.name, l.Error)
 		}
 	}
-	// Who handles batches and does not say which item has failed is called again with fewer of them.
+	// A handler of batches that does not say which item has failed is called again with smaller batches.
 	if calls := a.calls.Load(); a.way.calls == 0 && (a.named || !isBatched(a.kind)) && calls != int64(attempts) {
 		f.Errorf("%s: the event was tried %d times, want %d", a.name, calls, attempts)
 	}
 }
 
-// TestTransient: what passes is tried again for as long as it takes, and never given up.
+// TestTransient: after a transient error the event is tried again until it succeeds, and is never given up.
 func TestTransient(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	const failures = 8 // more than MaxAttempts
+	const failures = 8 // more than the default of MaxAttempts
 	var projections []*projection.Projection
 	for _, k := range kinds {
 		var mu sync.Mutex
@@ -432,7 +437,8 @@ func TestTransient(t *testing.T) {
 	}
 }
 
-// TestFatal: the projection stops with the reason, and goes on where it was when it is told to.
+// TestFatal: a fatal error stops the projection, and the status has the reason. After Resume the projection continues
+// where it was.
 func TestFatal(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

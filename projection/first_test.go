@@ -13,7 +13,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestBeforeTransient: what is before an event that fails for as long as something is away is committed meanwhile.
+// TestBeforeTransient: while an event fails with a transient error, the events before it are committed.
 func TestBeforeTransient(t *testing.T) {
 	t.Parallel()
 	for _, k := range append([]kind{batched[0]}, kinds...) {
@@ -28,7 +28,7 @@ func TestBeforeTransient(t *testing.T) {
 				}
 				return nil
 			}))
-			f.until("what is before it is committed", func() bool { return f.statusOf(r, "p").Checkpoint == last-2 })
+			f.until("the events before it are committed", func() bool { return f.statusOf(r, "p").Checkpoint == last-2 })
 			back.Store(true)
 			f.wait(r, last)
 			f.checkFold(k, r, "p")
@@ -36,7 +36,7 @@ func TestBeforeTransient(t *testing.T) {
 	}
 }
 
-// TestSlowEffects: effects that take their time are noted after a second, and not only when the whole page has happened.
+// TestSlowEffects: while effects are slow, the checkpoint is written after a second, and not only after the whole page.
 func TestSlowEffects(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

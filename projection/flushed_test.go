@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestFlushed: while there is a backlog commits do not wait for the disk, and the last one does.
+// TestFlushed: while there is a backlog, commits do not wait for the disk. The last commit does.
 func TestFlushed(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

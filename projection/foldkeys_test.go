@@ -10,8 +10,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestFoldKeys: an event is folded once into each of its rows, one without keys into none, and one that fails for a row is
-// a dead letter of that row alone. It is nothing else that stops: not the partition, and not the event's other rows.
+// TestFoldKeys: an event is folded once into each of its rows, and an event without keys into no row. An event that fails
+// for one row is a dead letter of that row only. The partition and the event's other rows continue.
 func TestFoldKeys(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 4} {
@@ -48,7 +48,7 @@ func TestFoldKeys(t *testing.T) {
 			f.wait(r, b.append(1, change{N: 4, Op: "fail for b", Keys: []string{"a", "b", "c"}}, change{N: 5, Keys: []string{"b", "c"}}))
 			f.equal("rows", "a[1 4] b[1] c[3 4 5]", histories())
 			f.equal("dead letters", []string{"b 4: 1 tries, 1 wait, it is broken"}, f.letters(r, "book", "", 0, 10))
-			f.equal("events handled, each once", int64(3), f.status(r, "book").Handled) // that at 5 with its first key, which is parked
+			f.equal("events handled, each once", int64(3), f.status(r, "book").Handled) // the event at 5 counts with its first key, which is parked
 			b.broken.Store(false)
 			f.retry(r, 2, "book")
 			f.equal("events handled, each once", int64(4), f.status(r, "book").Handled)
@@ -57,7 +57,7 @@ func TestFoldKeys(t *testing.T) {
 			f.wait(r, b.append(7, change{N: 6, Op: "no such key"}, change{N: 7, Keys: []string{"a"}}))
 			f.equal("rows", "a[1 4 7] b[1 4 5] c[3 4 5]", histories())
 			if letters := f.letters(r, "book", "book-7", 0, 10); len(letters) != 1 || !strings.Contains(letters[0], "returned no key") {
-				t.Errorf("dead letters %q, want one of the stream, that has no key", letters)
+				t.Errorf("dead letters %q, want one under the stream, whose error says that there is no key", letters)
 			}
 		})
 	}

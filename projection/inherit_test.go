@@ -12,8 +12,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestInherit: a process that starts after a kill -9 of the only one takes its partitions at once, whatever time the
-// leases have left.
+// TestInherit: the only process is killed with kill -9. The next process takes its partitions at once, even though the
+// leases have not expired.
 func TestInherit(t *testing.T) {
 	t.Parallel()
 	f := setupProcesses(t, pgtest.URL(t))
@@ -27,12 +27,12 @@ func TestInherit(t *testing.T) {
 	f.appendKeys(10)
 	f.check()
 	if got := last.end(); got != "exit status 0" {
-		t.Errorf("its end: %s", got)
+		t.Errorf("the second process ended with %q", got)
 	}
 }
 
-// TestWaitSaysWhoIsSilent: a read that waits in vain says that no process runs the projection, or that its process
-// was not heard of.
+// TestWaitSaysWhoIsSilent: when Wait gives up, its error says that no process runs the projection, or that the process
+// that runs it was not heard of.
 func TestWaitSaysWhoIsSilent(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

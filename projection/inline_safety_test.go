@@ -21,7 +21,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// setupHandler starts a projection that writes events into the model and calls hook, which appends keep.
+// setupHandler starts a projection that appends keep inline. Its handler writes each event into the model and calls hook.
 func setupHandler(
 	t *testing.T, timeout time.Duration, hook func(context.Context, pgx.Tx, int) error,
 ) *inlined {
@@ -40,7 +40,8 @@ func setupHandler(
 	return f
 }
 
-// checkWritten compares the model with the log. Appends commit in another order than that of positions.
+// checkWritten compares the model with the log. It sorts the model, because appends do not commit in the order of
+// positions.
 func (f *inlined) checkWritten(name string) {
 	f.Helper()
 	written := f.model(name)
@@ -50,8 +51,7 @@ func (f *inlined) checkWritten(name string) {
 	}
 }
 
-// putMany appends numbers side by side, some of them negative, which fail. What others append is stored
-// once.
+// putMany appends numbers concurrently. The appends of negative numbers must fail. Each other append must be stored once.
 func (f *inlined) putMany(negative ...int) {
 	f.Helper()
 	before := len(f.log("counted"))
@@ -80,10 +80,10 @@ func (f *inlined) putMany(negative ...int) {
 	}
 }
 
-// TestInlineSlow: a handler that does not come to an end fails its append, and leaves nobody in doubt.
+// TestInlineSlow: a handler that takes longer than the timeout fails its append. No append has an unknown outcome.
 func TestInlineSlow(t *testing.T) {
 	t.Parallel()
-	// The timeout is that of good events too, which take their time on a busy machine.
+	// The timeout is for good events too, and they can be slow on a busy machine.
 	f := setupHandler(t, time.Second, func(ctx context.Context, tx pgx.Tx, n int) error {
 		if n >= 0 {
 			return nil
@@ -95,7 +95,7 @@ func TestInlineSlow(t *testing.T) {
 	f.checkWritten("written")
 }
 
-// TestInlineEnds: a handler that ends its transaction, which is that of the appends, fails its append alone.
+// TestInlineEnds: the handler's transaction is that of the appends. A handler that ends it fails only its own append.
 func TestInlineEnds(t *testing.T) {
 	t.Parallel()
 	ends := [][]string{{"commit"}, {"commit", "begin"}, {"rollback"}, {"rollback", "begin"}, {"commit; begin"}}
@@ -104,7 +104,7 @@ func TestInlineEnds(t *testing.T) {
 			return nil
 		}
 		for _, end := range ends[-n-1] {
-			_, _ = tx.Exec(ctx, end) // it does not look whether it has succeeded
+			_, _ = tx.Exec(ctx, end) // the handler ignores the error
 		}
 		return nil
 	})
@@ -123,8 +123,8 @@ func TestInlineEnds(t *testing.T) {
 	f.checkWritten("written")
 }
 
-// TestInlineIsolation: a transaction that does not see that a projection is kept inline does not append past
-// it.
+// TestInlineIsolation: an append in a transaction above read committed is refused, because the transaction may not see
+// that a projection is kept inline.
 func TestInlineIsolation(t *testing.T) {
 	t.Parallel()
 	f := setupHandler(t, 0, nil)
@@ -159,8 +159,8 @@ func TestInlineIsolation(t *testing.T) {
 	f.checkWritten("written")
 }
 
-// TestInlineDefaultIsolation: stores keep projections also where transactions keep their first snapshot
-// unless they say otherwise.
+// TestInlineDefaultIsolation: stores keep projections inline even when the default isolation level of their connections is
+// repeatable read.
 func TestInlineDefaultIsolation(t *testing.T) {
 	t.Parallel()
 	f := setupHandler(t, 0, nil)
@@ -188,8 +188,8 @@ func TestInlineDefaultIsolation(t *testing.T) {
 	f.checkWritten("written")
 }
 
-// putAlways appends from several sides, until stop is called. Where there is no store, it appends others'
-// events.
+// putAlways appends from several goroutines until stop is called. A goroutine for which store returns nil appends events
+// that the projections do not handle.
 func (f *inlined) putAlways(store func(n int) *eventstore.Store) (stop func()) {
 	ctx, cancel := context.WithCancel(f.Context())
 	var writers sync.WaitGroup
@@ -213,8 +213,8 @@ func (f *inlined) putAlways(store func(n int) *eventstore.Store) (stop func()) {
 	return func() { cancel(); writers.Wait() }
 }
 
-// TestInlineAddsTypes: a release whose projection handles more types does not run while those appends go on
-// that do not handle them.
+// TestInlineAddsTypes: a release that adds event types to a projection does not run while appends keep the projection
+// without these types.
 func TestInlineAddsTypes(t *testing.T) {
 	t.Parallel()
 	f := setupHandler(t, 0, nil)
@@ -231,9 +231,9 @@ func TestInlineAddsTypes(t *testing.T) {
 	}
 	var changed *projection.ChangedError
 	if err := run(); !errors.As(err, &changed) || !strings.Contains(err.Error(), "StopInline") {
-		t.Errorf("Run: %v, want that StopInline is to be called", err)
+		t.Errorf("Run: %v, want it to say that StopInline must be called", err)
 	}
-	f.append(other, 1) // it is not one that is kept
+	f.append(other, 1) // accepted: the projection that is kept inline does not handle this type
 	if err := f.runner.Operator().StopInline(t.Context(), projection.Ref{Name: "written", Version: projection.Live}); err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +245,8 @@ func TestInlineAddsTypes(t *testing.T) {
 	}
 }
 
-// TestInlineBusy: StartInline comes to an end although appends, of its events and of others, never do.
+// TestInlineBusy: StartInline and StopInline finish while appends continue, of events that the projection handles and of
+// others.
 func TestInlineBusy(t *testing.T) {
 	t.Parallel()
 	f := setupInline(t)
@@ -271,7 +272,7 @@ func TestInlineBusy(t *testing.T) {
 	f.check()
 }
 
-// TestInlineNames: a name means the same to the database, whatever is in it.
+// TestInlineNames: a projection can be kept inline when its name has special characters.
 func TestInlineNames(t *testing.T) {
 	t.Parallel()
 	const name = `a,b"{}\ c`
@@ -286,8 +287,8 @@ func TestInlineNames(t *testing.T) {
 	f.checkWritten(name)
 }
 
-// TestInlineRole: a service keeps a projection inline with no right but those of its role. Whether it is kept is for
-// operators to say: writers that do not know it would be refused.
+// TestInlineRole: the rights of a service's role are enough for its appends to keep a projection inline. Only an
+// operator's role can call StartInline, because it makes the database refuse writers that do not know the projection.
 func TestInlineRole(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -323,7 +324,7 @@ func TestInlineRole(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := service.runner.Operator().StartInline(t.Context(), projection.Ref{Name: "served", Version: projection.Live}); err == nil {
-		t.Error("the service's role may keep a projection inline")
+		t.Error("StartInline with the service's role succeeded, want an error")
 	}
 	if err := runner.Operator().StartInline(t.Context(), projection.Ref{Name: "served", Version: projection.Live}); err != nil {
 		t.Error(err)

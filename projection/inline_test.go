@@ -42,7 +42,7 @@ func sums(name string, options projection.Options, key func(eventstore.Event[cou
 
 func byStream(e eventstore.Event[counted]) string { return e.Stream.Key }
 
-// inlined is a database with projections that appends keep.
+// inlined is a database with projections that appends can keep inline.
 type inlined struct {
 	*fixture
 	schema string
@@ -51,7 +51,7 @@ type inlined struct {
 	aware  *eventstore.Store
 }
 
-// setupInline starts three projections, two tables and one with a handler, and a store that knows them.
+// setupInline starts three projections and a store that knows them. Two are tables, and one has a handler.
 func setupInline(t *testing.T) *inlined { return setupInlineIn(t, "") }
 
 func setupInlineIn(t *testing.T, schema string) *inlined {
@@ -79,7 +79,7 @@ func (f *inlined) keep(projections ...*projection.Projection) {
 	config := *quiet
 	config.Schema = f.schema
 	f.runner, _ = f.start(&config, f.store, projections...)
-	f.wait(f.runner, f.append(counting, 1)) // they are there
+	f.wait(f.runner, f.append(counting, 1)) // now they are registered
 }
 
 func (f *inlined) newStore(pool *pgxpool.Pool, inline *projection.Inline) *eventstore.Store {
@@ -159,8 +159,8 @@ func (f *inlined) check() {
 	}
 }
 
-// TestInline: after an append its events are in the read models, whoever appends beside it, and
-// while the projections begin and end to be kept inline.
+// TestInline: after an append its events are in the read models. This holds while others append, and while StartInline
+// and StopInline are called.
 func TestInline(t *testing.T) {
 	t.Parallel()
 	f := setupInline(t)
@@ -200,7 +200,7 @@ func TestInline(t *testing.T) {
 	f.startInline()
 	writers.Wait()
 	f.check()
-	// Waiting is of no use now, but still works.
+	// Wait is not needed for projections that are kept inline, but it still works.
 	end, err := f.store.Tidemark(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func TestInline(t *testing.T) {
 	f.check()
 }
 
-// TestInlineFailure: an event that cannot be handled fails its append alone.
+// TestInlineFailure: an event that cannot be handled fails its own append, and no other one.
 func TestInlineFailure(t *testing.T) {
 	t.Parallel()
 	f := setupInline(t)
@@ -234,7 +234,8 @@ func TestInlineFailure(t *testing.T) {
 	f.check()
 }
 
-// TestInlineInTx: it is part of a caller's transaction too, which goes on after a failure.
+// TestInlineInTx: in a caller's transaction the read models are part of that transaction, and the transaction can be used
+// after an append that failed.
 func TestInlineInTx(t *testing.T) {
 	t.Parallel()
 	f := setupInline(t)
@@ -264,7 +265,7 @@ func TestInlineInTx(t *testing.T) {
 	}
 }
 
-// schemas are those that a test is done in: the default one, and one whose name must be quoted.
+// schemas are the schemas that a test runs in: the default one, and one whose name must be quoted.
 var schemas = []string{"tidemark", "order"}
 
 func inSchemas(t *testing.T, test func(*inlined)) {
@@ -277,7 +278,8 @@ func inSchemas(t *testing.T, test func(*inlined)) {
 	}
 }
 
-// TestInlineUnaware: an append that does not know of the projections is refused, rather than missing from them.
+// TestInlineUnaware: an append through a store that does not know the inline projections is refused. Otherwise its events
+// would be missing from the read models.
 func TestInlineUnaware(t *testing.T) { inSchemas(t, testInlineUnaware) }
 
 func testInlineUnaware(f *inlined) {
@@ -291,7 +293,7 @@ func testInlineUnaware(f *inlined) {
 			t.Errorf("append of %v: %v, want it refused", numbers, err)
 		}
 	}
-	f.append(other, 1) // has nothing to do with them
+	f.append(other, 1) // accepted: the projections do not handle this type
 	for name, do := range map[string]func() error{
 		"pause": func() error {
 			return f.runner.Operator().Pause(t.Context(), projection.Ref{Name: "all", Version: projection.AllVersions}, "")
@@ -316,7 +318,7 @@ func testInlineUnaware(f *inlined) {
 	f.check()
 }
 
-// TestInlineAwaitsAppends: an append under way that does not know of the projection is waited for.
+// TestInlineAwaitsAppends: StartInline waits for an open append through a store that does not know the projection.
 func TestInlineAwaitsAppends(t *testing.T) { inSchemas(t, testInlineAwaitsAppends) }
 
 func testInlineAwaitsAppends(f *inlined) {
@@ -325,7 +327,7 @@ func testInlineAwaitsAppends(f *inlined) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = tx.Rollback(context.Background()) }() // of no effect after the commit
+	defer func() { _ = tx.Rollback(context.Background()) }() // does nothing after the commit
 	if err := f.put(f.store.WithTx(tx), "a", 1); err != nil {
 		t.Fatal(err)
 	}
@@ -333,10 +335,10 @@ func testInlineAwaitsAppends(f *inlined) {
 	go func() {
 		started <- f.runner.Operator().StartInline(context.WithoutCancel(t.Context()), projection.Ref{Name: "all", Version: projection.Live})
 	}()
-	f.until("it asks who is appending", func() bool {
+	f.until("StartInline asks which appends are open", func() bool {
 		select {
 		case err := <-started:
-			t.Fatalf("it did not wait for the open append: %v", err)
+			t.Fatalf("StartInline did not wait for the open append: %v", err)
 		default:
 		}
 		return f.rollNumber(`
@@ -345,7 +347,7 @@ func testInlineAwaitsAppends(f *inlined) {
 			 where datname = current_database()
 			   and query like 'select t from%appending() t'`) > 0
 	})
-	if err := f.put(f.aware, "b", 2); err != nil { // is done by the runner, or inline
+	if err := f.put(f.aware, "b", 2); err != nil { // the runner handles it, or the append does
 		t.Fatal(err)
 	}
 	if err := tx.Commit(t.Context()); err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestRowThatCannotBeRead: a row that holds what its Go type cannot stops its key, and no other one.
+// TestRowThatCannotBeRead: a row with a value that does not fit into its Go field stops its key, and no other key.
 func TestRowThatCannotBeRead(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -58,7 +58,7 @@ func TestRowThatCannotBeRead(t *testing.T) {
 				}
 				letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "owned", Version: projection.Live}, "", 0, 10)
 				if err != nil || len(letters) != 1 || letters[0].Key != "a" || letters[0].Waiting != 1 {
-					t.Fatalf("dead letters %+v, %v; want that of a, and one behind it", letters, err)
+					t.Fatalf("dead letters %+v, %v; want one of key a, with one event behind it", letters, err)
 				}
 				for _, part := range []string{"owned_v1", column, `"a"`} {
 					if !strings.Contains(letters[0].Error, part) {
@@ -72,7 +72,8 @@ func TestRowThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestValueThatCannotBeWritten: a value that does not fit its column stops its key, whether rows are upserted or copied in.
+// TestValueThatCannotBeWritten: a value that does not fit its column stops its key. This holds for rows that are upserted
+// and for rows that are copied in.
 func TestValueThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -116,7 +117,7 @@ func TestValueThatCannotBeWritten(t *testing.T) {
 				}
 				letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "fits", Version: projection.Live}, "", 0, 10)
 				if err != nil || len(letters) != 1 || letters[0].Key != "bad" {
-					t.Fatalf("dead letters %+v, %v; want that of the bad key", letters, err)
+					t.Fatalf("dead letters %+v, %v; want one of the bad key", letters, err)
 				}
 				text := letters[0].Error
 				if !strings.Contains(text, "fits_v1") || !strings.Contains(text, `"bad"`) || strings.Contains(text, "0xc") {
@@ -127,7 +128,8 @@ func TestValueThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// checkFits starts a table whose column c has a type, and a field of another one, and returns why it has stopped.
+// checkFits starts a table whose column c has a type that does not fit the field's Go type. It checks that the projection
+// stops, and that the reason names the column, the field and the field's type.
 func checkFits[Field any](f *fixture, name, column string) {
 	f.Helper()
 	type row struct {
@@ -145,7 +147,7 @@ func checkFits[Field any](f *fixture, name, column string) {
 	}
 }
 
-// TestFieldThatDoesNotFit: a field that its column can never hold stops the projection before there is any event.
+// TestFieldThatDoesNotFit: a field whose type can never fit its column stops the projection before the first event.
 func TestFieldThatDoesNotFit(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -164,7 +166,7 @@ func TestFieldThatDoesNotFit(t *testing.T) {
 	checkFits[int](f, "int_identity", "int generated always as identity")
 }
 
-// TestFieldThatFits: what can be stored is not complained about.
+// TestFieldThatFits: fields that can be stored in their columns do not stop the projection.
 func TestFieldThatFits(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -193,10 +195,10 @@ func TestFieldThatFits(t *testing.T) {
 	}
 }
 
-// seen is a row of which the fold notes what it sees of it.
+// seen is a row in which the fold records what it sees in the row.
 type seen struct {
 	Key    string `db:"key,key"`
-	Seen   string // all that was seen, event by event
+	Seen   string // what the fold has seen at each event
 	At     time.Time
 	Rough  time.Time
 	Wall   time.Time
@@ -223,7 +225,7 @@ const seenDDL = `create table {%s} (key text primary key, seen text not null, at
 	maybe timestamptz, times timestamptz[], money numeric(12, 2), cents numeric(12, 2), exact numeric, single real, fixed char(5),
 	doc jsonb, tree jsonb, note text, lapse interval, list varchar(5)[], blob bytea, stamp timestamptz)`
 
-// inputs are what an event puts into a row.
+// inputs are the values that an event puts into a row.
 type inputs struct {
 	Key   string
 	Nanos int64
@@ -234,7 +236,7 @@ type inputs struct {
 	Op    string
 }
 
-// look returns what there is to see of a row.
+// look returns the contents of a row as text, with the length of Seen instead of Seen.
 func (s *seen) look() string {
 	all := *s
 	all.Seen = ""
@@ -253,7 +255,7 @@ func (s *seen) put(e inputs) projection.Op {
 	case "delete":
 		return projection.Delete
 	case "skip":
-		s.Money, s.Note, s.Seen = -1, "skipped", "skipped" // which nobody sees
+		s.Money, s.Note, s.Seen = -1, "skipped", "skipped" // Skip discards these changes
 		return projection.Skip
 	}
 	s.At, s.Rough, s.Wall, s.Day, s.Maybe, s.Times = at, at, at, at, &at, []time.Time{at, at.Add(1)}
@@ -266,15 +268,15 @@ func (s *seen) put(e inputs) projection.Op {
 	return projection.Put
 }
 
-// TestKeptIsLoaded: what a fold sees is the same in a process that lives long, in one that is started after every event, and
-// in one that builds the table anew.
+// TestKeptIsLoaded: a fold sees the same in a process that keeps running, in a process that is started after every event,
+// and in a process that builds the table from the beginning.
 func TestKeptIsLoaded(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	runs := 0
 	rapid.Check(t, func(t *rapid.T) {
 		if runs++; runs > 6 {
-			return // enough for every run
+			return // six histories are enough for one run of the tests
 		}
 		name := fmt.Sprint("kept", runs)
 		counting := codec.New(codec.Of(name, func(e inputs) inputs { return e }))
@@ -339,8 +341,8 @@ func drawInputs(t *rapid.T) inputs {
 	}
 }
 
-// TestChangedByTheDatabase: a fold sees what triggers and actions of foreign keys have made of its row, in a process that lives
-// as in one that is started after each event, and in a rebuild.
+// TestChangedByTheDatabase: a fold sees the changes that triggers and foreign key actions have made to its row. It sees
+// the same in a process that keeps running, in a process that is started after each event, and in a rebuild.
 func TestChangedByTheDatabase(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -392,7 +394,7 @@ func TestChangedByTheDatabase(t *testing.T) {
 	n := 0
 	for i := range 12 {
 		want += fmt.Sprint(n, false, " ")
-		if n = 2 * (n + 1); i > 0 { // an upsert calls it for the insert and for the update
+		if n = 2 * (n + 1); i > 0 { // an upsert calls the trigger twice, for the insert and for the update
 			n *= 2
 		}
 	}
