@@ -23,7 +23,7 @@ type owned struct {
 
 var ownedCodec = codec.New(codec.Of("owned", func(e owned) owned { return e }))
 
-// ownedRow is a row of an owner.
+// ownedRow is the row of an owner.
 type ownedRow struct {
 	Owner string `db:"owner,key"`
 	Sum   int
@@ -31,7 +31,7 @@ type ownedRow struct {
 
 const ownedDDL = `create table {%s} (owner text primary key, sum int not null)`
 
-// owners are two projections that add up numbers by owner, in 16 partitions: by a fold, and by a handler.
+// owners has two projections that add up numbers by owner in 16 partitions. One has a fold, and the other a handler.
 type owners struct {
 	*fixture
 	key    atomic.Pointer[func(eventstore.Event[owned]) string]
@@ -66,7 +66,7 @@ func (o *owners) projections() []*projection.Projection {
 	return []*projection.Projection{table, handlers}
 }
 
-// append stores an event of each owner.
+// append stores an event with the number n for each owner.
 func (o *owners) append(n int, names ...string) (last eventstore.Position) {
 	o.Helper()
 	for _, name := range names {
@@ -86,10 +86,10 @@ func (o *owners) sums(want map[string]string) {
 	o.equal("handlers", want, o.streams(`select name, sum(n) || '' from model group by name`))
 }
 
-var eight = []string{"a", "b", "c", "d", "e", "f", "g", "h"} // of different partitions
+var eight = []string{"a", "b", "c", "d", "e", "f", "g", "h"} // keys of different partitions
 
-// TestRetryKeepsWhatLostItsKey: an event that was parked under a key, and has no key or another one when it
-// is tried again, stays parked and says why.
+// TestRetryKeepsWhatLostItsKey: an event is parked under its key. If it has no key or another key when it is tried again,
+// it stays parked, and Retry returns an error that says why.
 func TestRetryKeepsWhatLostItsKey(t *testing.T) {
 	t.Parallel()
 	o := &owners{fixture: setup(t)}
@@ -149,7 +149,7 @@ func TestRetryKeepsWhatLostItsKey(t *testing.T) {
 	o.sums(want)
 }
 
-// TestRetryOfUnknownType: a release that does not know the type of a dead letter cannot tell what it means.
+// TestRetryOfUnknownType: a release that does not know the type of a dead letter refuses to retry it, and can skip it.
 func TestRetryOfUnknownType(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -165,13 +165,14 @@ func TestRetryOfUnknownType(t *testing.T) {
 		t.Errorf("retry: %d, %v; want it refused", n, err)
 	}
 	f.equal("parked", 1, f.statusOf(old, "a").Parked)
-	if n, err := old.Operator().Skip(t.Context(), projection.Ref{Name: "a", Version: projection.Live}, "counter-a", 1, "nobody knows it"); n != 0 || err != nil {
+	if n, err := old.Operator().Skip(t.Context(), projection.Ref{Name: "a", Version: projection.Live}, "counter-a", 1, "unknown type"); n != 0 || err != nil {
 		t.Errorf("skip: %d, %v", n, err)
 	}
 	f.equal("parked after Skip", 0, f.statusOf(old, "a").Parked)
 }
 
-// TestRebuildKeyByOldRelease: a release that does not know all types would make another row of it.
+// TestRebuildKeyByOldRelease: a release that does not know all types of a projection refuses to rebuild a key, because it
+// would make a wrong row.
 func TestRebuildKeyByOldRelease(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -206,8 +207,8 @@ func TestRebuildKeyByOldRelease(t *testing.T) {
 	f.equal("rows", map[string]string{"a": "2"}, f.streams(`select stream, events || '' from rows`))
 }
 
-// TestRebuildKeyAndKeyless: an event that was parked when it had no key is folded once, whether its row is
-// rebuilt before it is retried or after.
+// TestRebuildKeyAndKeyless: an event that was parked without a key, and has one now, is folded once. RebuildKey of its row
+// is refused before the event is retried, and works after.
 func TestRebuildKeyAndKeyless(t *testing.T) {
 	t.Parallel()
 	o := &owners{fixture: setup(t)}
@@ -228,7 +229,7 @@ func TestRebuildKeyAndKeyless(t *testing.T) {
 	want := make(map[string]string)
 	for _, key := range eight {
 		rebuild(key, true)
-		rebuild("counter-of-"+key, false) // there is no such row, and its dead letter belongs to another one
+		rebuild("counter-of-"+key, false) // no row has the stream as its key, and the stream's dead letter belongs to another row
 		want[key] = "10"
 	}
 	o.sums(want)

@@ -14,12 +14,12 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestAbandonedEffect: one that comes back when nobody waits for it any more does not meddle with what its
-// partition does meanwhile. The race detector sees it.
+// TestAbandonedEffect: an effect that returns after it was abandoned does not disturb its partition, which has continued.
+// The race detector would find it.
 func TestAbandonedEffect(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	var returned atomic.Bool // and nothing else, or the race detector takes them for one after the other
+	var returned atomic.Bool // any other synchronization with the effect would hide a race from the race detector
 	options := &projection.Options{Timeout: 500 * time.Millisecond, MaxAttempts: 1, StopAfter: 1000}
 	f.put("a", -1)
 	f.put("b", 0, 0, 0)
@@ -27,7 +27,7 @@ func TestAbandonedEffect(t *testing.T) {
 		func(_ context.Context, e eventstore.Event[counted]) error {
 			switch e.Data.N {
 			case -1:
-				time.Sleep(1800 * time.Millisecond) // it is abandoned after 1500
+				time.Sleep(1800 * time.Millisecond) // the effect is abandoned after 1500 ms
 				returned.Store(true)
 			case -2:
 				return errors.New("it is parked")
@@ -47,7 +47,7 @@ func TestAbandonedEffect(t *testing.T) {
 	}
 }
 
-// TestSlowEffect: an event that comes after one which took too long is not given up before it was tried.
+// TestSlowEffect: the event after one that took longer than the timeout is not given up before it is tried.
 func TestSlowEffect(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -57,7 +57,7 @@ func TestSlowEffect(t *testing.T) {
 	r, _ := f.start(quiet, f.store, projection.NewSubscription("mails", options, projection.Effect(counting,
 		func(ctx context.Context, e eventstore.Event[counted]) error {
 			if e.Data.N == 1 {
-				<-ctx.Done() // too late, but done
+				<-ctx.Done() // longer than the timeout, but then the effect succeeds
 			}
 			return h.effect(ctx, e)
 		})))
@@ -66,6 +66,6 @@ func TestSlowEffect(t *testing.T) {
 		t.Errorf("effects (-log +heard):\n%s", diff)
 	}
 	if s := f.statusOf(r, "mails"); s.Parked != 0 {
-		t.Errorf("%d events are parked", s.Parked)
+		t.Errorf("%d events are parked, want none", s.Parked)
 	}
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// by returns a projection that writes each event into the model, and who has handled it.
+// by returns a projection that writes each event into the model, with the number of the runner that handles it.
 func by(who int, name string, partitions int, hook func(context.Context, eventstore.Event[counted])) *projection.Projection {
 	return projection.New(name, &projection.Options{Partitions: partitions}, projection.On(counting,
 		func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
@@ -32,7 +32,7 @@ func by(who int, name string, partitions int, hook func(context.Context, eventst
 		}))
 }
 
-// appendKeys stores an event in each of n streams and returns the position of the last one.
+// appendKeys stores one event in each of n streams, and returns the position of the last event.
 func (f *fixture) appendKeys(n int) (last eventstore.Position) {
 	f.Helper()
 	var changes []eventstore.Change
@@ -52,7 +52,8 @@ func (f *fixture) appendKeys(n int) (last eventstore.Position) {
 	return receipts[n-1].Position
 }
 
-// checkSet compares what a projection has handled with the log, whatever the order of its partitions.
+// checkSet compares the events that a projection has handled with the log. The order does not matter, because partitions
+// run in parallel.
 func (f *fixture) checkSet(name string, types ...string) {
 	f.Helper()
 	var want []eventstore.Position
@@ -67,7 +68,7 @@ func (f *fixture) checkSet(name string, types ...string) {
 	}
 }
 
-// eventually asks again and again, and returns how long it took until the answer was yes.
+// eventually polls until ask returns true, and returns how long that took.
 func (f *fixture) eventually(within time.Duration, what string, ask func() bool) time.Duration {
 	f.Helper()
 	start := time.Now()
@@ -75,7 +76,7 @@ func (f *fixture) eventually(within time.Duration, what string, ask func() bool)
 	defer retry.Stop()
 	for !ask() {
 		if time.Since(start) > within {
-			f.Fatalf("not within %s: %s", within, what)
+			f.Fatalf("did not happen within %s: %s", within, what)
 		}
 		<-retry.C
 	}
@@ -97,7 +98,7 @@ func (f *fixture) status(r *projection.Runner, name string) projection.Projectio
 	return projection.ProjectionStatus{}
 }
 
-// shares returns how many partitions of the projections each runner has.
+// shares returns how many partitions each runner has, of all projections together.
 func (f *fixture) shares(r *projection.Runner) map[string]int {
 	f.Helper()
 	s, err := r.Status(f.Context())
@@ -113,8 +114,8 @@ func (f *fixture) shares(r *projection.Runner) map[string]int {
 	return shares
 }
 
-// awaitShares returns when the partitions are spread like this, the smallest share first, and nobody
-// is without an owner.
+// awaitShares waits until every partition has an owner and the owners have as many partitions as wanted, the smallest
+// share first.
 func (f *fixture) awaitShares(within time.Duration, r *projection.Runner, want ...int) time.Duration {
 	f.Helper()
 	return f.eventually(within, fmt.Sprintf("partitions are spread %v", want), func() bool {
@@ -131,7 +132,7 @@ func (f *fixture) awaitShares(within time.Duration, r *projection.Runner, want .
 	})
 }
 
-// owner returns who has a lease of a projection; "" if nobody has.
+// owner returns the runner that has a lease of a projection, or "" if no runner has one.
 func (f *fixture) owner(name string) (owner string) {
 	f.Helper()
 	err := f.pool.QueryRow(f.Context(), `
@@ -144,18 +145,18 @@ func (f *fixture) owner(name string) (owner string) {
 	return owner
 }
 
-// expire makes it so that a runner was not heard of for the time of its leases.
+// expire makes the leases of a runner expire, as if it was not heard of for that time.
 func (f *fixture) expire(owner string) {
 	f.Helper()
 	f.exec(`update tidemark.projection_members set expires = clock_timestamp() - interval '1 second' where owner = $1`, owner)
 	f.exec(`update tidemark.projection_partitions set lease_expires = clock_timestamp() - interval '1 second' where lease_owner = $1`, owner)
 }
 
-// staller is the fixture for a runner that can be kept from renewing its leases, while its handlers go on.
+// staller is a fixture for a runner whose lease renewals can be held back while its handlers continue.
 type staller struct {
 	*fixture
-	stalled  atomic.Pointer[chan struct{}] // closed when it is over
-	renewing sync.RWMutex                  // held by signs of life under way
+	stalled  atomic.Pointer[chan struct{}] // nil if renewals are not held back; the channel is closed when they are not any more
+	renewing sync.RWMutex                  // read-locked by the renewals under way
 	advanced chan error                    // the outcome of each attempt to move a checkpoint
 }
 
@@ -173,11 +174,11 @@ func (f *fixture) staller() *staller {
 	return s
 }
 
-// stall keeps the runner from renewing until the test ends or wake is called.
+// stall holds back the runner's renewals until wake is called or the test ends.
 func (s *staller) stall() (wake func()) {
 	over := make(chan struct{})
 	s.stalled.Store(&over)
-	s.renewing.Lock() // what is under way ends
+	s.renewing.Lock() // wait for the renewals under way
 	defer s.renewing.Unlock()
 	wake = func() {
 		if s.stalled.CompareAndSwap(&over, nil) {
@@ -190,7 +191,7 @@ func (s *staller) stall() (wake func()) {
 
 type isRenewal struct{}
 
-// TraceBatchStart keeps a sign of life back, over whatever connection it goes.
+// TraceBatchStart holds back a renewal, on any connection.
 func (s *staller) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceBatchStartData) context.Context {
 	if !strings.Contains(data.Batch.QueuedQueries[0].SQL, "projection_members") {
 		return ctx
@@ -210,7 +211,7 @@ func (s *staller) TraceBatchStart(ctx context.Context, _ *pgx.Conn, data pgx.Tra
 func (s *staller) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
 
 func (s *staller) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchEndData) {
-	if ended, ok := ctx.Value(isRenewal{}).(func()); ok { // may be called twice
+	if ended, ok := ctx.Value(isRenewal{}).(func()); ok { // this method can be called twice
 		ended()
 	}
 }
@@ -234,14 +235,14 @@ func (s *staller) checkRefused() {
 	case err := <-s.advanced:
 		var refused *pgconn.PgError
 		if !errors.As(err, &refused) || refused.Code != "TM006" {
-			s.Fatalf("the commit behind the new owner: %v, want SQLSTATE TM006", err)
+			s.Fatalf("the former owner moves the checkpoint: %v, want SQLSTATE TM006", err)
 		}
 	case <-time.After(20 * time.Second):
-		s.Fatal("the batch did not come to its end")
+		s.Fatal("the batch did not end within 20 s")
 	}
 }
 
-// gate stops who goes through it first, until it is opened or the test ends.
+// gate stops the first call of pass until the gate is opened or the test ends.
 type gate struct {
 	once    atomic.Bool
 	reached chan struct{}
@@ -268,12 +269,12 @@ func (f *fixture) await(what string, c <-chan struct{}) {
 	select {
 	case <-c:
 	case <-time.After(20 * time.Second):
-		f.Fatal("waited in vain for " + what)
+		f.Fatal("did not happen within 20 s: " + what)
 	}
 }
 
-// TestStolenLease: a runner whose lease was stolen in the middle of its batch changes nothing when
-// it goes on, whether its successor has already passed the same events or is still at them.
+// TestStolenLease: a runner loses its lease in the middle of a batch and continues the batch. It changes nothing, whether
+// the new owner has already passed the same events or still handles them.
 func TestStolenLease(t *testing.T) {
 	t.Parallel()
 	for name, passed := range map[string]bool{"passed": true, "at the same events": false} {
@@ -283,7 +284,7 @@ func TestStolenLease(t *testing.T) {
 			old, first, second := f.staller(), f.gate(), f.gate()
 			f.append(counting, 2)
 			old.start(quiet, f.store, by(1, "a", 1, func(_ context.Context, event eventstore.Event[counted]) {
-				if event.Version == 2 { // when the first was written
+				if event.Version == 2 { // the first event is already written
 					first.pass()
 				}
 			}))
@@ -312,14 +313,14 @@ func TestStolenLease(t *testing.T) {
 			f.checkModel("a")
 			var others int
 			if err := f.pool.QueryRow(t.Context(), `select count(*) from model where n <> 2`).Scan(&others); err != nil || others > 0 {
-				t.Errorf("%d rows of the runner that had lost its lease, %v", others, err)
+				t.Errorf("%d rows of the runner that had lost its lease, %v; want none", others, err)
 			}
 		})
 	}
 }
 
-// TestStolenLeaseOfTable: rows that were folded in memory before the lease was stolen do not overwrite
-// what the successor has made of them.
+// TestStolenLeaseOfTable: rows that a runner has folded in memory before it lost its lease do not overwrite the rows of
+// the new owner.
 func TestStolenLeaseOfTable(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -348,7 +349,7 @@ func TestStolenLeaseOfTable(t *testing.T) {
 	f.checkTallies("tallies")
 }
 
-// TestPauseInABatch: what was under way when a projection was paused is not committed afterwards.
+// TestPauseInABatch: a batch that is under way when a projection is paused or stopped is not committed afterwards.
 func TestPauseInABatch(t *testing.T) {
 	t.Parallel()
 	for action, halt := range map[string]func(*projection.Operator, context.Context, projection.Ref, string) error{
@@ -379,7 +380,7 @@ func TestPauseInABatch(t *testing.T) {
 			before := f.model("a")
 			close(g.open)
 			var outcome string
-			f.eventually(20*time.Second, "the batch comes to its end", func() bool {
+			f.eventually(20*time.Second, "the batch ends", func() bool {
 				if err := f.pool.QueryRow(t.Context(), `select pg_xact_status($1::xid8)`, xid.Load()).Scan(&outcome); err != nil {
 					t.Fatal(err)
 				}
@@ -396,7 +397,7 @@ func TestPauseInABatch(t *testing.T) {
 				t.Errorf("state %q, reason %q; want %q", status.State, status.Reason, want)
 			}
 			if healthy := r.Health(t.Context()) == nil; healthy != (action == "pause") {
-				t.Errorf("healthy: %t", healthy)
+				t.Errorf("after %s, healthy is %t", action, healthy)
 			}
 			if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "a", Version: projection.AllVersions}); err != nil {
 				t.Fatal(err)
@@ -407,8 +408,8 @@ func TestPauseInABatch(t *testing.T) {
 	}
 }
 
-// TestPausedStaysPaused: nobody handles events of a paused projection, not even a runner that was
-// started later, until it is resumed from anywhere.
+// TestPausedStaysPaused: no runner handles events of a paused projection, not even a runner that is started later, until
+// some process calls Resume.
 func TestPausedStaysPaused(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -420,9 +421,9 @@ func TestPausedStaysPaused(t *testing.T) {
 	second, _ := f.start(quiet, f.store, by(2, "a", 2, nil), by(2, "b", 2, nil))
 	f.awaitShares(20*time.Second, second, 2, 2)
 	last := f.appendKeys(8)
-	f.wait(second, last, "b") // which has seen them all
+	f.wait(second, last, "b") // projection b has handled all events
 	if n := len(f.model("a")); n != 4 {
-		t.Errorf("%d events were handled of a paused projection", n-4)
+		t.Errorf("the paused projection has handled %d events, want none", n-4)
 	}
 	if err := second.Operator().Resume(t.Context(), projection.Ref{Name: "a", Version: projection.AllVersions}); err != nil {
 		t.Fatal(err)

@@ -19,11 +19,11 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// elsewhere is a log that is in no database, with the methods that every log has and no others.
+// elsewhere is a log outside the database. It has the methods that every log must have, and no optional ones.
 type elsewhere struct {
 	projection.Log
 	memory *eventstoretest.Memory
-	id     uuid.UUID // if it is not that of memory
+	id     uuid.UUID // overrides the identity of memory, if it is set
 }
 
 func newElsewhere() *elsewhere {
@@ -86,7 +86,7 @@ func times(positions []eventstore.Position, one eventstore.Position) (n int) {
 	return n
 }
 
-// TestLogElsewhere: projections of every kind follow a log that is not in their database: they handle it, park, retry and
+// TestLogElsewhere: projections of every kind follow a log that is not in their database. They handle, park, retry and
 // skip events, and are rebuilt.
 func TestLogElsewhere(t *testing.T) {
 	t.Parallel()
@@ -107,7 +107,7 @@ func TestLogElsewhere(t *testing.T) {
 			log.put(t, "x", 1, 2)
 			log.put(t, "y", -1, 3)
 			f.wait(r, log.put(t, "z", -2, 4))
-			f.equal("what is handled", map[string]string{"counter-x": "1 2"}, log.streams(f, k, "a"))
+			f.equal("handled numbers", map[string]string{"counter-x": "1 2"}, log.streams(f, k, "a"))
 
 			operator, err := projection.NewOperator(f.pool, &projection.OperatorConfig{Log: log})
 			if err != nil {
@@ -128,7 +128,7 @@ func TestLogElsewhere(t *testing.T) {
 			f.equal("after retry and skip", want, log.streams(f, k, "a"))
 			s, err := operator.Status(t.Context())
 			if p := s.Projections[0]; err != nil || s.Tidemark != 6 || s.LogEnd != 6 || s.Held != nil || p.Lag != 0 || p.Parked != 0 {
-				t.Errorf("status %+v, %v; want an end at 6, and nothing behind it", s, err)
+				t.Errorf("status %+v, %v; want the tidemark and the log's end at 6, and no lag", s, err)
 			}
 			if err := operator.Pause(t.Context(), live, "look at lag"); err != nil {
 				t.Fatal(err)
@@ -142,12 +142,12 @@ func TestLogElsewhere(t *testing.T) {
 			}
 			f.wait(r, last)
 			if err := r.Operator().StartInline(t.Context(), live); !errors.Is(err, projection.ErrRefused) {
-				t.Errorf("start inline: %v, want a refusal", err)
+				t.Errorf("start inline: %v, want ErrRefused", err)
 			}
 
-			// A process takes over where the other one was, and builds the next version beside it.
+			// Another process continues where the first one has stopped, and builds the next version.
 			stop()
-			if k.name == "subscription" { // which has no versions
+			if k.name == "subscription" { // a subscription has no versions
 				r, _ = f.start(quiet, log, k.make(f, "a", options, hook))
 				f.wait(r, log.put(t, "y", 8))
 				f.equal("in the next process", "-1 3 8", log.streams(f, k, "a")["counter-y"])
@@ -159,7 +159,7 @@ func TestLogElsewhere(t *testing.T) {
 			f.untilLive(r, 2)
 			f.wait(r, log.put(t, "y", 8))
 			if k.name == "table" {
-				want = map[string]string{"counter-x": "1 2 5 6 7", "counter-y": "-1 3 8", "counter-z": "-2 4"} // anew, from all events
+				want = map[string]string{"counter-x": "1 2 5 6 7", "counter-y": "-1 3 8", "counter-z": "-2 4"} // built from all events, so also from the one that was skipped
 				floor.Store(-10)
 				if _, err := r.Operator().Retry(t.Context(), projection.Ref{Name: "a", Version: 2}); err != nil {
 					t.Error(err)
@@ -172,7 +172,7 @@ func TestLogElsewhere(t *testing.T) {
 				f.equal("a key", "-1 3 8", log.streams(f, k, "a")["counter-y"])
 			}
 			if k.name != "table" {
-				return // a handler writes again what is read again
+				return // after a reset, a handler would write the events a second time
 			}
 			if err := r.Operator().Reset(t.Context(), live, 0); err != nil {
 				t.Fatal(err)
@@ -184,7 +184,8 @@ func TestLogElsewhere(t *testing.T) {
 	}
 }
 
-// TestLogElsewhereFromNow: a projection and a subscription of the process begin at the end of a log that is elsewhere.
+// TestLogElsewhereFromNow: with FromNow a projection begins at the end of a log outside the database, and so does a
+// subscription of one process.
 func TestLogElsewhereFromNow(t *testing.T) {
 	t.Parallel()
 	f, log := setup(t), newElsewhere()
@@ -205,15 +206,15 @@ func TestLogElsewhereFromNow(t *testing.T) {
 	f.until("the projection is registered", func() bool { return f.statusOf(r, "a").Checkpoint == 2 })
 	f.wait(r, log.put(t, "x", 3, 4))
 	f.equal("handled", []eventstore.Position{3, 4}, f.model("a"))
-	f.until("both were heard", func() bool {
+	f.until("the subscription has got both events", func() bool {
 		mu.Lock()
 		defer mu.Unlock()
 		return slices.Equal(heard, []int{3, 4})
 	})
 }
 
-// TestLogExchanged: checkpoints are of one log. A runner over another one is refused, and a log that went back since is
-// noticed by a process that never read it.
+// TestLogExchanged: checkpoints belong to one log. Run over another log returns an error. When the log has gone back, a
+// process notices this even if it has never read the log before.
 func TestLogExchanged(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds {
@@ -236,7 +237,7 @@ func TestLogExchanged(t *testing.T) {
 				t.Errorf("over the store of the database: %v; want a ChangedError", err)
 			}
 
-			exchanged.id = id // a backup that is older, in which other events came later
+			exchanged.id = id // an older backup of the log, to which other events were appended
 			exchanged.put(t, "x", 1, 2, 4, 5)
 			r, stop = f.start(quiet, exchanged, k.make(f, "a", projection.Options{}, noHook))
 			f.until("the status says that the log went back", func() bool {

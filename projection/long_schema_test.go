@@ -9,7 +9,8 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// TestLongSchema: runners hear of each other whatever the schema is called. A channel may have 63 bytes.
+// TestLongSchema: runners get each other's notifications whatever the length of the schema's name. The name of a channel
+// can have 63 bytes.
 func TestLongSchema(t *testing.T) {
 	t.Parallel()
 	for _, length := range []int{51, 52, 63} {
@@ -26,7 +27,7 @@ func TestLongSchema(t *testing.T) {
 		config := *quiet
 		config.Schema, config.Lease = schema, 30*time.Second
 		r, _ := f.start(&config, store, by(2, "a", 16, nil))
-		for range 5 { // one that polls notices within a second, by chance at once
+		for range 5 { // a runner that only polls notices within a second, and by chance at once
 			_, stop := f.start(&config, store, by(1, "a", 16, nil))
 			f.awaitShares(20*time.Second, r, 8, 8)
 			start := time.Now()

@@ -10,7 +10,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// sayings are the ways in which a handler can name its table.
+// sayings are the ways in which a handler can send a statement with the name of its table.
 var sayings = map[string]func(ctx context.Context, tx pgx.Tx, key string) error{
 	"Exec": func(ctx context.Context, tx pgx.Tx, key string) error {
 		_, err := tx.Exec(ctx, `insert into {b.said} values ($1)`, key)
@@ -48,8 +48,8 @@ var sayings = map[string]func(ctx context.Context, tx pgx.Tx, key string) error{
 	},
 }
 
-// TestNamesInBraces: in every statement that a handler sends, the name of a table in braces is that of the table of the
-// handler's own version.
+// TestNamesInBraces: in every statement that a handler sends, a table name in braces stands for the table of the handler's
+// own version.
 func TestNamesInBraces(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

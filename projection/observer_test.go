@@ -14,11 +14,11 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// toldLog collects what an observer is told.
+// toldLog collects the calls of an observer.
 type toldLog struct {
 	mu    sync.Mutex
 	lines []string
-	done  projection.BatchDone // the sum
+	done  projection.BatchDone // sums of Events and Parked, and the highest Checkpoint
 }
 
 func (l *toldLog) add(format string, args ...any) {
@@ -48,8 +48,7 @@ func (l *toldLog) observer() projection.Observer {
 	}
 }
 
-// TestObserver: the observer is told of every event, batch and failure, whatever kind of projection handles them, and of
-// a switch.
+// TestObserver: the observer is told of every event, batch and failure of every kind of projection, and of a switch.
 func TestObserver(t *testing.T) {
 	t.Parallel()
 	bad := errors.New("bad")
@@ -109,7 +108,7 @@ func TestObserver(t *testing.T) {
 			n := 0
 			for _, line := range []string{"event 1 of counter-good 1: <nil>", "event 2 of counter-bad 1: bad"} {
 				if n = slices.Index(told.lines, line); n < 0 {
-					t.Errorf("not told is %q but\n%q", line, told.lines)
+					t.Errorf("the observer was not told %q, only\n%q", line, told.lines)
 				}
 			}
 			var failures []string

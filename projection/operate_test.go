@@ -16,8 +16,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestRetryPassing: what is about the moment, not about the event, does not become the reason of a dead
-// letter; what is before it has been handled.
+// TestRetryPassing: an error in a retry that is not about the event, such as a transient one, does not become the error of
+// a dead letter. Events before a transient error are handled.
 func TestRetryPassing(t *testing.T) {
 	t.Parallel()
 	for name, trouble := range map[string]func(f *fixture, cancel func()) error{
@@ -65,7 +65,8 @@ func TestRetryPassing(t *testing.T) {
 	}
 }
 
-// TestRetryRefusedCommit: one of the events is refused when they are committed; nobody says which.
+// TestRetryRefusedCommit: the commit of a retry fails because of one event, and the error does not say which. Retry finds
+// the event and handles those before it.
 func TestRetryRefusedCommit(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -81,17 +82,16 @@ func TestRetryRefusedCommit(t *testing.T) {
 	f.wait(r, f.put("a", 1, 2, 3, 4, 2, 5))
 	mended.Store(true)
 	if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: "handler", Version: projection.Live}); n != 4 || err == nil || !strings.Contains(err.Error(), "unique") {
-		t.Errorf("retry: %d, %v; want 4, and why not the fifth", n, err)
+		t.Errorf("retry: %d, %v; want 4, and the error of the fifth event", n, err)
 	}
 	f.equal("model", fmt.Sprint(f.log("counted")[:4]), fmt.Sprint(f.model("handler")))
 	letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "handler", Version: projection.Live}, "counter-a", 0, 10)
 	if err != nil || len(letters) != 2 || !strings.Contains(letters[0].Error, "unique") {
-		t.Errorf("dead letters %+v, %v; want the fifth event, with the reason", letters, err)
+		t.Errorf("dead letters %+v, %v; want the fifth event with its error, and one behind it", letters, err)
 	}
 }
 
-// TestRetryLeavesOthersAlone: a batch of another partition that is under way during a retry is not done
-// again.
+// TestRetryLeavesOthersAlone: when a retry runs, a batch of another partition is under way. That batch is not done again.
 func TestRetryLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -119,7 +119,8 @@ func TestRetryLeavesOthersAlone(t *testing.T) {
 	f.equal("calls for b", int64(1), calls.Load())
 }
 
-// TestRetryStopped: a process that is stopped in the middle of a retry holds nobody up for ever.
+// TestRetryStopped: a process hangs in the middle of a retry. An operator can still pause the projection, and the retry
+// then fails.
 func TestRetryStopped(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -151,12 +152,13 @@ func TestRetryStopped(t *testing.T) {
 	}
 	close(g.open)
 	if err := <-failed; err == nil {
-		t.Error("the retry says that it went well")
+		t.Error("the retry returned no error, although the projection was paused")
 	}
 	f.equal("parked", 1, f.statusOf(r, "handler").Parked)
 }
 
-// TestRetryTakesTurns: a retry of events that take long does not keep the partition all the time.
+// TestRetryTakesTurns: a retry of slow events is done in several transactions, so it does not hold the partition all the
+// time.
 func TestRetryTakesTurns(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -165,7 +167,7 @@ func TestRetryTakesTurns(t *testing.T) {
 		if !slow.Load() {
 			panic("bad")
 		}
-		time.Sleep(400 * time.Millisecond) // a handler that takes its time
+		time.Sleep(400 * time.Millisecond) // a slow handler
 		return nil
 	}
 	r, _ := f.start(quiet, f.store, newHandler(f, "handler", projection.Options{}, hook))
@@ -179,12 +181,12 @@ func TestRetryTakesTurns(t *testing.T) {
 		}
 	}
 	if turns < 2 {
-		t.Errorf("%d transactions, want more", turns)
+		t.Errorf("%d transactions, want 2 at least", turns)
 	}
 	f.equal("model", fmt.Sprint(f.log("counted")), fmt.Sprint(f.model("handler")))
 }
 
-// handling returns the projection a, as a release has it that knows some codecs.
+// handling returns the projection a of a release that knows the given codecs.
 func handling(handler projection.Handler[counted], codecs ...*codec.Codec[counted]) *projection.Projection {
 	var sources []projection.HandlerSource
 	for _, c := range codecs {
@@ -193,7 +195,8 @@ func handling(handler projection.Handler[counted], codecs ...*codec.Codec[counte
 	return projection.New("a", nil, sources...)
 }
 
-// TestResetForgetsAdded: after a reset to 0 no events of types that were added are missing any more.
+// TestResetForgetsAdded: after a reset to 0 the status does not list added types any more, because none of their events
+// is missing.
 func TestResetForgetsAdded(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -213,7 +216,7 @@ func TestResetForgetsAdded(t *testing.T) {
 	}
 }
 
-// TestDeadLettersOfOnePosition: the parts of an event that was split come on one page.
+// TestDeadLettersOfOnePosition: the parts of an event that the codec splits are returned on the same page.
 func TestDeadLettersOfOnePosition(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

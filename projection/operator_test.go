@@ -15,7 +15,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestRefs: each method refuses the versions that it cannot take, a missing one always, and does nothing.
+// TestRefs: each method refuses the versions that it does not take, and changes nothing. Every method refuses a Ref without
+// a version.
 func TestRefs(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -24,7 +25,7 @@ func TestRefs(t *testing.T) {
 	o := r.Operator()
 	type method struct {
 		call      func(context.Context, projection.Ref) error
-		live, all bool // what it takes beside numbers
+		live, all bool // whether it takes Live and AllVersions
 	}
 	methods := map[string]method{
 		"Pause":  {func(ctx context.Context, ref projection.Ref) error { return o.Pause(ctx, ref, "a test") }, true, true},
@@ -58,7 +59,7 @@ func TestRefs(t *testing.T) {
 	for name, m := range methods {
 		for version, takes := range map[int]bool{0: false, projection.Live: m.live, projection.AllVersions: m.all, -3: false, -1 << 31: false} {
 			if takes {
-				continue // TestOperatorWithoutCode and others call it
+				continue // TestOperatorWithoutCode and other tests do it
 			}
 			err := m.call(t.Context(), projection.Ref{Name: "a", Version: version})
 			if !errors.As(err, new(*eventstore.InvalidError)) || !strings.Contains(err.Error(), "Ref.Version") {
@@ -71,12 +72,12 @@ func TestRefs(t *testing.T) {
 		}
 	}
 	if p := f.status(r, "a"); p.State != projection.StateRunning || p.Phase != projection.PhaseLive {
-		t.Errorf("after all refusals it is %s and %s", p.Phase, p.State)
+		t.Errorf("after the refusals the projection is %s and %s, want live and running", p.Phase, p.State)
 	}
 }
 
-// TestOperatorWithoutCode: an operator with a pool alone does to a projection, which another process runs, what needs no
-// code, and does not find what is not there.
+// TestOperatorWithoutCode: an Operator has only a pool, and another process runs the projection. The methods of Operator
+// work. Drop of a running version and Switch to an unknown version are refused.
 func TestOperatorWithoutCode(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -111,14 +112,14 @@ func TestOperatorWithoutCode(t *testing.T) {
 	next := f.append(other, 1)
 	f.wait(r, next) // it runs again
 	if err := o.Drop(t.Context(), projection.Ref{Name: "a", Version: 1}); !errors.Is(err, projection.ErrRefused) {
-		t.Errorf("drop what runs: %v, want ErrRefused", err)
+		t.Errorf("drop of a running version: %v, want ErrRefused", err)
 	}
 	if err := o.Switch(t.Context(), projection.Ref{Name: "a", Version: 2}); !errors.Is(err, projection.ErrRefused) {
-		t.Errorf("switch to what is not there: %v, want ErrRefused", err)
+		t.Errorf("switch to an unknown version: %v, want ErrRefused", err)
 	}
 }
 
-// meanwhile does something after the first query for the live version.
+// meanwhile calls do once, after the first query for the live version.
 type meanwhile struct {
 	once sync.Once
 	do   func()
@@ -136,7 +137,8 @@ func (m *meanwhile) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQ
 	}
 }
 
-// TestLiveChanges: the live version is the one that is live when the change is made.
+// TestLiveChanges: another version becomes live after an operator has looked up the live version. Then the operator's
+// change is made to the new live version.
 func TestLiveChanges(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

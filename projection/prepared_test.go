@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestHeldByPrepared: a transaction that was prepared and forgotten holds the tidemark, and the status names
-// it, before the server restarts and after.
+// TestHeldByPrepared: a prepared transaction that was never finished holds the tidemark back. The status names it, before
+// and after a restart of the server.
 func TestHeldByPrepared(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -48,7 +48,7 @@ func TestHeldByPrepared(t *testing.T) {
 	if _, err := tx.Exec(ctx, `prepare transaction 'the ''forgotten'' one'`); err != nil {
 		t.Fatal(err)
 	}
-	_ = tx.Rollback(ctx) // it is no longer the session's
+	_ = tx.Rollback(ctx) // does not end the prepared transaction
 	add(store, "after")
 
 	runner, err := projection.NewRunner(pool, store, nil)
@@ -80,6 +80,6 @@ func TestHeldByPrepared(t *testing.T) {
 		t.Fatal(err)
 	}
 	if status, err := runner.Status(ctx); err != nil || status.Held != nil || status.Tidemark < status.LogEnd {
-		t.Errorf("rolled back: %+v, %v", status, err)
+		t.Errorf("after the rollback of the prepared transaction: %+v, %v; want the tidemark not held back", status, err)
 	}
 }

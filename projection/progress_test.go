@@ -9,8 +9,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestProgressOfALongLog: a version over a long log is registered without counting the log while others wait. The
-// planner knows about how many events there are; here it was told ten times as many, to see who is asked.
+// TestProgressOfALongLog: when a version over a long log is registered, others wait, so the log is not counted. The total
+// is the planner's estimate. Here the estimate is ten times too high, which shows that the estimate is used.
 func TestProgressOfALongLog(t *testing.T) {
 	t.Parallel()
 	for name, mode := range map[string]pgx.QueryExecMode{
@@ -40,7 +40,7 @@ func TestProgressOfALongLog(t *testing.T) {
 			r2, _ := pooled.rollProcess(small(), rollHandler(projection.Options{Version: 2}, gate.hook))
 			<-gate.reached
 			if p := f.rollStatus(r2, 2).Progress; p.Total < 2500 || p.Total > 3500 {
-				t.Errorf("%d events to be handled, want about 3,000", p.Total)
+				t.Errorf("the total is %d events, want about 3,000", p.Total)
 			}
 			gate.open()
 			f.rollPhase(2, "live")
