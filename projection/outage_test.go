@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestDeafHandler: what handlers that ignore their context hold are their goroutines, not the pool.
+// TestDeafHandler: a handler that ignores its context keeps its goroutine, but it does not keep a connection of the pool.
 func TestDeafHandler(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -40,18 +40,18 @@ func TestDeafHandler(t *testing.T) {
 	}))
 	r, _ := f.start(quiet, f.store, deaf, record("good", nil))
 	last := f.put("a", bad, 0)
-	f.wait(r, last) // three attempts take three connections
+	f.wait(r, last) // three attempts take three connections, and the pool has two
 	f.checkModel("good")
 	if parked := f.statusOf(r, "deaf").Parked; parked != 2 {
-		t.Errorf("%d events are parked, want the one that is not handled and the one behind it", parked)
+		t.Errorf("%d events are parked, want 2: the event that is not handled and the one behind it", parked)
 	}
 	f.until("the pool free", func() bool { return pool.Stat().AcquiredConns() == 0 })
 }
 
-// trouble is what happens to the connections of a pool.
+// trouble controls the faults of a pool's connections.
 type trouble struct {
-	ends   atomic.Int32 // how many reads are yet to find that the other side has closed
-	silent atomic.Bool  // nothing arrives any more on the connections there are
+	ends   atomic.Int32 // how many of the next reads return io.EOF
+	silent atomic.Bool  // a connection that is written to while this is set receives nothing any more
 }
 
 type troubledConn struct {
@@ -74,7 +74,7 @@ func (c *troubledConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write makes a connection dead for good that is used in the silence.
+// Write makes the connection dead for good if it is used while silent is set.
 func (c *troubledConn) Write(p []byte) (int, error) {
 	if c.silent.Load() {
 		c.dead.Store(true)
@@ -94,7 +94,8 @@ func (c *troubledConn) Close() error {
 	return c.Conn.Close()
 }
 
-// troubled gives the fixture a pool with trouble. The test's own statements need another one.
+// troubled returns a fixture whose pool has the faults of the returned trouble. The test's own statements need the pool
+// of the old fixture.
 func (f *fixture) troubled() (*fixture, *trouble) {
 	f.Helper()
 	var tr trouble
@@ -112,8 +113,7 @@ func (f *fixture) troubled() (*fixture, *trouble) {
 	return &fixture{T: f.T, pool: pool, store: f.store}, &tr
 }
 
-// TestLostConnections: a connection that ends in the middle of a batch, without a word of the server,
-// says nothing about its event.
+// TestLostConnections: a connection ends in the middle of a batch, without an error from the server. No event is blamed.
 func TestLostConnections(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds[:2] {
@@ -124,12 +124,12 @@ func TestLostConnections(t *testing.T) {
 			var calls atomic.Int32
 			p := k.make(f, k.name, projection.Options{MaxAttempts: 1}, func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
 				if calls.Add(1) <= 20 {
-					tr.ends.Store(1) // the next answer is that to the checkpoint
+					tr.ends.Store(1) // the next answer is usually the one to the checkpoint's statement
 				}
 				return nil
 			})
 			r, _ := other.start(quiet, f.store, p)
-			for events := int32(1); calls.Load() < events; events++ { // another statement may have met the end
+			for events := int32(1); calls.Load() < events; events++ { // the end may have met another statement
 				f.wait(r, f.put("a", 0))
 			}
 			f.checkFold(k, r, k.name)
@@ -140,8 +140,8 @@ func TestLostConnections(t *testing.T) {
 	}
 }
 
-// TestSilentConnection: a batch on a connection that is dead, but that nobody has closed, is given up
-// and done again, although its process goes on renewing its lease.
+// TestSilentConnection: the connection of a batch is dead but not closed. The batch is given up and done again, although
+// its process continues to renew its lease.
 func TestSilentConnection(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -152,7 +152,7 @@ func TestSilentConnection(t *testing.T) {
 	r, _ := other.start(&config, f.store, record("a", func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
 		once.Do(func() {
 			tr.silent.Store(true)
-			time.AfterFunc(50*time.Millisecond, func() { tr.silent.Store(false) }) // another server has taken over
+			time.AfterFunc(50*time.Millisecond, func() { tr.silent.Store(false) }) // as after a failover to another server
 		})
 		return nil
 	}))
@@ -160,7 +160,7 @@ func TestSilentConnection(t *testing.T) {
 	f.checkModel("a")
 }
 
-// TestLockedTable: that somebody has locked the read model says nothing about events.
+// TestLockedTable: while another session locks the read model, no event is blamed.
 func TestLockedTable(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -180,7 +180,7 @@ func TestLockedTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = tx.Rollback(context.Background()) }() // of no effect the second time
+	defer func() { _ = tx.Rollback(context.Background()) }() // does nothing the second time
 	if _, err := tx.Exec(t.Context(), `lock table locked_v1 in share mode`); err != nil {
 		t.Fatal(err)
 	}
@@ -192,13 +192,13 @@ func TestLockedTable(t *testing.T) {
 	}
 	f.wait(r, last+1)
 	if s := f.statusOf(r, "locked"); s.Parked > 0 {
-		t.Errorf("%d events are parked", s.Parked)
+		t.Errorf("%d events are parked, want none", s.Parked)
 	}
 	f.checkFold(k, r, "locked")
 }
 
-// TestLogGoesBack: after a failover that has lost the end of the log, with the read model, a runner
-// does not handle what it remembers of it.
+// TestLogGoesBack: a failover loses the end of the log and of the read model. The runner handles the new events, and not
+// the lost events that it has in memory.
 func TestLogGoesBack(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -210,7 +210,7 @@ func TestLogGoesBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = tx.Rollback(context.Background()) }() // of no effect after the commit
+	defer func() { _ = tx.Rollback(context.Background()) }() // does nothing after the commit
 	for _, sql := range []string{
 		`set local session_replication_role = replica`,
 		`delete from tidemark.events where position > 1`,
@@ -233,11 +233,11 @@ func TestLogGoesBack(t *testing.T) {
 	f.checkModel("a")
 	var sum int
 	if err := f.pool.QueryRow(t.Context(), `select sum(n) from model`).Scan(&sum); err != nil || sum != 4+5+6+7 {
-		t.Errorf("the numbers add up to %d, want those of the log there is; %v", sum, err)
+		t.Errorf("the numbers add up to %d, want %d, the sum of the new events; %v", sum, 4+5+6+7, err)
 	}
 }
 
-// TestFailureOver: a failure that was of no event is over when nothing more happens.
+// TestFailureOver: a failure that is not about an event leaves the status when its cause is gone, without a new event.
 func TestFailureOver(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -245,12 +245,12 @@ func TestFailureOver(t *testing.T) {
 	r, stop := f.start(quiet, log, record("a", nil))
 	f.wait(r, f.put("a", 0))
 	log.fail.Store(true)
-	f.put("other", 0) // so that it reads again
+	f.put("other", 0) // makes the runner read again
 	f.until("failing", func() bool { return !f.statusOf(r, "a").Partitions[0].FailingSince.IsZero() })
 	log.fail.Store(false)
 	f.until("healthy", func() bool { return r.Health(t.Context()) == nil })
 
-	// A failure that another process has left behind.
+	// A failure of a process that has ended leaves the status too.
 	stop()
 	f.exec(`update tidemark.projection_partitions set error = 'as it ended', failing_since = now()`)
 	r, _ = f.start(quiet, f.store, record("a", nil))
@@ -270,8 +270,8 @@ func (l *failingLog) Next(ctx context.Context, after eventstore.Mark, filter eve
 	return p, err
 }
 
-// TestRenewWhileLocked: an operation that takes long on one projection does not cost its process the
-// leases of the others.
+// TestRenewWhileLocked: while a long operation locks the rows of one projection, the process renews its leases of the
+// others.
 func TestRenewWhileLocked(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

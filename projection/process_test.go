@@ -25,12 +25,11 @@ import (
 
 var soakFor = flag.Duration("soak", 5*time.Second, "how long the tests with several processes make trouble")
 
-// processFixture is a database that processes run projections over; this process only appends, waits
-// and looks.
+// processFixture is a database over which other processes run projections. This process only appends, waits and checks.
 type processFixture struct {
 	*fixture
 	url    string
-	runner *projection.Runner // that does not run
+	runner *projection.Runner // does not run, but can wait and read the status
 }
 
 func setupProcesses(t *testing.T, address string) *processFixture {
@@ -53,8 +52,8 @@ func setupProcesses(t *testing.T, address string) *processFixture {
 	return f
 }
 
-// load appends until ctx is done, each time a few events to some of the streams. What fails is not
-// repeated: the read models are compared with the log.
+// load appends until ctx is done, each time a few events to some of the streams. It does not repeat a commit that fails,
+// because check compares the read models with the log.
 func (f *processFixture) load(ctx context.Context, writer uint64) {
 	random := rand.New(rand.NewPCG(1, writer))
 	for ctx.Err() == nil {
@@ -71,7 +70,7 @@ func (f *processFixture) load(ctx context.Context, writer uint64) {
 			})
 		}
 		if _, err := f.store.Commit(ctx, changes...); err != nil {
-			time.Sleep(10 * time.Millisecond) // not to burn the processor while Postgres is down
+			time.Sleep(10 * time.Millisecond) // spares the processor while Postgres is down
 		}
 	}
 }
@@ -92,15 +91,15 @@ func (f *processFixture) check() {
 	ctx, cancel := context.WithTimeout(f.Context(), 30*time.Second)
 	defer cancel()
 	if err := f.runner.Wait(ctx, last); err != nil {
-		status, _ := f.runner.Status(f.Context()) // says more, if Postgres answers
+		status, _ := f.runner.Status(f.Context()) // has more details, if Postgres answers
 		f.Fatalf("%v; status: %+v", err, status)
 	}
 	f.checkTallies("handled")
 	f.checkTallies("folded")
 }
 
-// TestStoppedProcess stops a process in the middle of a batch, until another one has taken over and
-// gone past. When it wakes up, nothing of its batch remains.
+// TestStoppedProcess stops a process in the middle of a batch, until another process has taken over and has passed the
+// same events. When the stopped process continues, nothing of its batch is stored.
 func TestStoppedProcess(t *testing.T) {
 	t.Parallel()
 	for _, trap := range []string{"handler", "fold"} {
@@ -123,14 +122,14 @@ func TestStoppedProcess(t *testing.T) {
 			}
 			other := startProcess(t, f.url, "", 1)
 			f.appendKeys(20)
-			f.check() // the other has gone past
+			f.check() // the other process has passed the same events
 			if _, err := stopped.stdin.Write([]byte("go on\n")); err != nil {
 				t.Fatal(err)
 			}
 			if err := stopped.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
-			f.awaitShares(30*time.Second, f.runner, 8, 8) // it is back
+			f.awaitShares(30*time.Second, f.runner, 8, 8) // the stopped process has its share again
 			if xid != "" {
 				var status string
 				if err := f.pool.QueryRow(t.Context(), `select pg_xact_status($1::xid8)`, xid).Scan(&status); err != nil || status != "aborted" {
@@ -142,26 +141,25 @@ func TestStoppedProcess(t *testing.T) {
 			f.appendKeys(20)
 			f.check()
 			if got := other.end(); got != "exit status 0" {
-				t.Errorf("the other process's end: %s", got)
+				t.Errorf("the other process ended with %q", got)
 			}
 			f.appendKeys(20)
 			f.check()
 			if got := stopped.end(); got != "exit status 0" {
-				t.Errorf("the stopped process's end: %s", got)
+				t.Errorf("the stopped process ended with %q", got)
 			}
 		})
 	}
 }
 
-// TestKilledProcesses kills processes that run the same projections, one after the other, while
-// events are appended.
+// TestKilledProcesses kills processes that run the same projections, one after another, while events are appended.
 func TestKilledProcesses(t *testing.T) {
 	t.Parallel()
 	f := setupProcesses(t, pgtest.URL(t))
 	makeProcessTrouble(t, f, 300*time.Millisecond, nil)
 }
 
-// TestRestartedPostgres crashes Postgres as well.
+// TestRestartedPostgres kills processes too, and crashes Postgres now and then.
 func TestRestartedPostgres(t *testing.T) {
 	t.Parallel()
 	node := pgtest.NewNode(t, nil)
@@ -176,8 +174,8 @@ func TestRestartedPostgres(t *testing.T) {
 	})
 }
 
-// TestRollingProcesses deploys version 2 of the projections, process by process, while events are
-// appended and the processes of version 1 end, one of them by kill -9. Readers never see less than before.
+// TestRollingProcesses deploys version 2 of the projections, process by process, while events are appended. The processes
+// of version 1 end, one of them by kill -9. Readers never see fewer rows or events than before.
 func TestRollingProcesses(t *testing.T) {
 	t.Parallel()
 	f := setupProcesses(t, pgtest.URL(t))
@@ -217,7 +215,7 @@ func TestRollingProcesses(t *testing.T) {
 		})
 	}
 	young := []*process{startProcess(t, f.url, "", 2)}
-	f.eventually(30*time.Second, "version 2 is being built, or is there", func() bool {
+	f.eventually(30*time.Second, "version 2 is registered", func() bool {
 		var n int
 		err := f.pool.QueryRow(t.Context(), `select count(*) from tidemark.projections where version = 2`).Scan(&n)
 		return err == nil && n == 2
@@ -226,22 +224,21 @@ func TestRollingProcesses(t *testing.T) {
 	young = append(young, startProcess(t, f.url, "", 2))
 	f.eventually(60*time.Second, "readers see version 2", func() bool { return live(2) })
 	if got := old[1].end(); got != "exit status 0" {
-		t.Errorf("the end of a process of version 1: %s", got)
+		t.Errorf("a process of version 1 ended with %q", got)
 	}
 	before := reads.Load()
-	f.eventually(30*time.Second, "readers have read on", func() bool { return reads.Load() > before+20 })
+	f.eventually(30*time.Second, "readers have read 20 times more", func() bool { return reads.Load() > before+20 })
 	stop()
 	running.Wait()
 	f.check()
 	for _, p := range young {
 		if got := p.end(); got != "exit status 0" {
-			t.Errorf("the end of a process of version 2: %s", got)
+			t.Errorf("a process of version 2 ended with %q", got)
 		}
 	}
 }
 
-// makeProcessTrouble kills a process each period, and lets Postgres crash now and then, if crash is
-// given.
+// makeProcessTrouble kills and replaces a process each period. If crash is given, it calls crash after every second kill.
 func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, crash func()) {
 	t.Helper()
 	var processes []*process
@@ -249,7 +246,7 @@ func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, c
 		processes = append(processes, startProcess(t, f.url, "", 1))
 	}
 	f.eventually(30*time.Second, "the processes are there", func() bool {
-		var n int // the tables of projections are there before the first process
+		var n int // counts processes, not projections: these can be stored before the first process runs
 		err := f.pool.QueryRow(t.Context(), `select count(distinct owner) from tidemark.projection_members`).Scan(&n)
 		return err == nil && n == 3
 	})
@@ -282,11 +279,11 @@ func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, c
 	f.check()
 	t.Logf("%d events, %d processes killed, Postgres crashed %d times", len(f.log("counted")), kills, crashes)
 	if kills == 0 || (crash != nil) != (crashes > 0) {
-		t.Error("there was no such trouble")
+		t.Errorf("%d processes killed and %d crashes of Postgres: too few for this test to mean something", kills, crashes)
 	}
 	for _, p := range processes {
 		if got := p.end(); got != "exit status 0" {
-			t.Errorf("a process's end: %s", got)
+			t.Errorf("a process ended with %q", got)
 		}
 	}
 }

@@ -77,7 +77,8 @@ func TestNewRunnerRefuses(t *testing.T) {
 	}
 }
 
-// TestCause: what a handler appends within its transaction was caused by the event it handles.
+// TestCause: an event that a handler appends in its transaction has the handled event as its cause, and the handled
+// event's correlation id and actor.
 func TestCause(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

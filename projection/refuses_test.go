@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestDefinitionsRefuse: what cannot work panics where it is written, and the text names the option and its value.
+// TestDefinitionsRefuse: a definition that cannot work panics, and the text names the option and its value.
 func TestDefinitionsRefuse(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -159,7 +159,7 @@ func TestConstructorsRefuse(t *testing.T) {
 	}
 }
 
-// TestPoolOfOne: a runner does not run over a pool in which a batch would wait for itself.
+// TestPoolOfOne: Run refuses a pool of one connection, because a batch would wait for a connection that it holds itself.
 func TestPoolOfOne(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -18,8 +18,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestPausedSubscription: no effect begins after the subscription was paused, also when its runner was
-// only waiting for the next event, and nobody has told it.
+// TestPausedSubscription: no effect begins after Pause has returned. This holds even when the runner waits for the next
+// event and gets no notification of the pause.
 func TestPausedSubscription(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -41,7 +41,7 @@ func TestPausedSubscription(t *testing.T) {
 	}
 	last := f.append(counting, 1)
 	f.wait(r, last, "b")
-	// The page reaches both: what is wrong happens now, or within the time that a few more take.
+	// Both projections get the same page. A wrong effect would happen now, or while a few more events are handled.
 	for range 10 {
 		last = f.append(counting, 1)
 		f.wait(r, last, "b")
@@ -54,11 +54,11 @@ func TestPausedSubscription(t *testing.T) {
 	}
 	f.wait(r, last)
 	if n := effects.Load(); n != 12 {
-		t.Errorf("%d effects of 12 events", n)
+		t.Errorf("%d effects of 12 events after Resume, want 12", n)
 	}
 }
 
-// The codecs of an old release, of a newer one that has one type more, and of one that has retired it.
+// extra is an event type that a newer release has added, and that a still newer one has retired.
 type extra struct{ N int }
 
 func countedType() codec.Type[any] {
@@ -69,7 +69,7 @@ func extraType() codec.Type[any] {
 	return codec.Of("extra", func(e extra) any { return e })
 }
 
-// release returns the projection as a release has it.
+// release returns the projection a of a release that knows the given types.
 func release(types ...codec.Type[any]) *projection.Projection {
 	return projection.New("a", &projection.Options{Partitions: 4}, projection.On(codec.New(types...),
 		func(ctx context.Context, tx pgx.Tx, event eventstore.Event[any]) error {
@@ -92,7 +92,8 @@ func (f *fixture) appendExtra(n int) (last eventstore.Position) {
 	return last
 }
 
-// waitWithin waits for a shorter time than the leases of these tests: nobody waits for one to expire.
+// waitWithin waits for a position for a limited time. Give it less than the leases of the test, so the test fails if the
+// runner waits for a lease to expire.
 func (f *fixture) waitWithin(d time.Duration, r *projection.Runner, position eventstore.Position) {
 	f.Helper()
 	ctx, cancel := context.WithTimeout(f.Context(), d)
@@ -108,7 +109,7 @@ func talking() (*projection.Config, *logged) {
 	return &config, said
 }
 
-// logged is what a logger was told.
+// logged collects the text that a logger writes.
 type logged struct {
 	mu   sync.Mutex
 	text strings.Builder
@@ -126,8 +127,8 @@ func (l *logged) has(text string) bool {
 	return strings.Contains(l.text.String(), text)
 }
 
-// TestOldRelease: a release that does not know an event type does not pass over events of it when a
-// newer one runs beside it, and leaves the projection to that one at once.
+// TestOldRelease: an old release does not know an event type, and a newer release that knows it runs beside it. The old
+// release does not pass over events of this type, and leaves the projection to the newer release at once.
 func TestOldRelease(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -146,7 +147,7 @@ func TestOldRelease(t *testing.T) {
 	f.checkSet("a", "counted", "extra")
 	f.eventually(20*time.Second, "the old release says that it leaves the projection", func() bool { return said.has("is not run by this process") })
 
-	// One that is started again neither handles anything nor keeps the newer one from it.
+	// An old release that is started again handles no events, and does not hold up the newer release.
 	stopOld()
 	stopNewer()
 	f.start(config, f.store, release(countedType()))
@@ -156,8 +157,8 @@ func TestOldRelease(t *testing.T) {
 	f.checkSet("a", "counted", "extra")
 }
 
-// TestRetiredType: a release that has retired an event type runs the projection. One that has just
-// dropped it does not, until somebody accepts that.
+// TestRetiredType: a release that has retired an event type in its codec runs the projection. A release that has only
+// removed the type does not run it, until an operator calls AcceptTypes.
 func TestRetiredType(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -171,12 +172,12 @@ func TestRetiredType(t *testing.T) {
 	stop()
 	f.checkSet("a", "counted", "extra")
 	if said.has("is not run by this process") {
-		t.Error("a release that has retired a type was locked out")
+		t.Error("a release that has retired a type does not run the projection")
 	}
 
 	r, _ = f.start(config, f.store, release(countedType()))
 	last := f.appendKeys(10)
-	f.eventually(20*time.Second, "it is left to others", func() bool { return said.has("is not run by this process") })
+	f.eventually(20*time.Second, "the projection is left to other processes", func() bool { return said.has("is not run by this process") })
 	if n := len(f.model("a")); n != 25 {
 		t.Errorf("a release that does not know a type has handled %d events", n-25)
 	}
@@ -187,7 +188,7 @@ func TestRetiredType(t *testing.T) {
 	f.checkSet("a", "counted", "extra")
 }
 
-// stopper ends a context at the n-th statement.
+// stopper calls stop at the n-th statement.
 type stopper struct {
 	left atomic.Int64
 	stop context.CancelFunc
@@ -202,14 +203,14 @@ func (s *stopper) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQ
 
 func (s *stopper) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// TestStopAtEveryStatement: at whichever statement a runner is stopped, the next one goes on where it
-// was. Most of all a checkpoint never goes back.
+// TestStopAtEveryStatement: a runner is stopped at any of its statements, and the next runner continues at the same
+// place. Above all, a checkpoint never goes back.
 func TestStopAtEveryStatement(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	for n := range int64(16) {
 		f.append(counting, 1)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // if there are fewer statements
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // ends Run if there are fewer than n+1 statements
 		s := &stopper{stop: cancel}
 		s.left.Store(n + 1)
 		config := f.pool.Config()

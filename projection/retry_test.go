@@ -14,14 +14,14 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestRetryAppends: what a handler appends, through its transaction, is stored once, also in a retry,
-// and says what caused it.
+// TestRetryAppends: an event that a handler appends in its transaction is stored once, in a retry too, and has the
+// handled event as its cause.
 func TestRetryAppends(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	var floor atomic.Int64
 	r, _ := f.start(quiet, f.store, kinds[0].make(f, "follow", projection.Options{}, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
-		defer func() { _ = tx.Rollback(ctx) }() // a habit that does no harm
+		defer func() { _ = tx.Rollback(ctx) }() // a common habit, which must do no harm
 		draft, err := other.Encode(e.Data)
 		if err == nil {
 			_, err = f.store.WithTx(tx).Append(ctx, eventstore.StreamID{Category: "follower", Key: e.Stream.Key}, eventstore.Any, draft)
@@ -36,7 +36,7 @@ func TestRetryAppends(t *testing.T) {
 	f.retry(r, 2, "follow")
 	f.wait(r, f.put("a", 3))
 	f.checkFold(kinds[0], r, "follow")
-	f.equal("what was appended", map[string]string{"follower-a": "1 -1 2 3 "}, f.streams(`
+	f.equal("appended events", map[string]string{"follower-a": "1 -1 2 3 "}, f.streams(`
 		select o.stream, (o.data->>'N') || ' '
 		  from tidemark.events o
 		  join tidemark.events c on c.id::text = o.metadata->>'causation_id' and c.data->>'N' = o.data->>'N'
@@ -44,7 +44,7 @@ func TestRetryAppends(t *testing.T) {
 		 order by o.position`))
 }
 
-// TestRetryCommit: a handler that commits cannot leave half of a retry behind either.
+// TestRetryCommit: a handler that commits or rolls back in a retry cannot store a part of the retry.
 func TestRetryCommit(t *testing.T) {
 	t.Parallel()
 	for _, sql := range []string{`commit`, `rollback`, `rollback; begin`, `rollback and chain`} {
@@ -72,8 +72,8 @@ func TestRetryCommit(t *testing.T) {
 	}
 }
 
-// TestKeylessLetters: an event that has no key yet is parked under its stream. When it has one at
-// last, since the payload was edited or the code was mended, it takes effect under that.
+// TestKeylessLetters: an event without a key is parked under its stream. When it has a key, because the payload was edited
+// or the code was fixed, it is handled under that key.
 func TestKeylessLetters(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -137,7 +137,7 @@ func TestKeylessLetters(t *testing.T) {
 			mended.Store(true)
 			for _, p := range []string{"sums", "keyed"} {
 				if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: p, Version: projection.Live}); n != 4 || err == nil || !strings.Contains(err.Error(), "schema 99") {
-					t.Errorf("%s: retry: %d, %v; want 4, and why not schema 99", p, n, err)
+					t.Errorf("%s: retry: %d, %v; want 4, and an error about schema 99", p, n, err)
 				}
 			}
 			check(map[string]string{"key 1": fmt.Sprint(1 + 11 + 21 + 31 + 41), "key 2": "2", "key 6": "6"})

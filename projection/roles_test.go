@@ -15,8 +15,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// asService returns a fixture that is connected as the role of services, on a fresh database. Besides what
-// that role is given it may create tables.
+// asService returns a fixture that is connected with the role of services, and one of the owner, on a new database. The
+// service's role can also create tables in schema public.
 func asService(t *testing.T) (service, owner *fixture) {
 	t.Helper()
 	url := pgtest.URL(t)
@@ -43,8 +43,8 @@ func asService(t *testing.T) (service, owner *fixture) {
 	return service, owner
 }
 
-// TestServiceRole: a service needs no more rights than it is given to run projections, repair and switch
-// them, and to ask how they are, also while somebody holds the tidemark back.
+// TestServiceRole: the rights of a service's role are enough to run projections, to repair and switch them, and to read
+// their status, even while a transaction holds the tidemark back.
 func TestServiceRole(t *testing.T) {
 	t.Parallel()
 	f, owner := asService(t)

@@ -17,8 +17,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// rolled is a row of the read model that gets new versions: how many events a stream has, and the
-// position of the last one. Both only grow.
+// rolled is a row of the read model that gets new versions. It has the number of events of a stream, and the position of
+// the last one. Both only grow.
 type rolled struct {
 	Key     string `db:"key,key"`
 	N, Last int64
@@ -31,7 +31,7 @@ const (
 
 type rollHook func(context.Context, pgx.Tx, eventstore.Event[counted]) error
 
-// rollKind makes a projection of that read model, in one of the ways there are; hook is called for each event.
+// rollKind is a way to make a projection of that read model. The hook is called for each event.
 type rollKind func(o projection.Options, hook rollHook) *projection.Projection
 
 func rollOptions(o projection.Options) *projection.Options {
@@ -75,7 +75,7 @@ func rollWrite(hook rollHook) projection.Handler[counted] {
 
 var rollKinds = map[string]rollKind{"table": rollTable, "handler": rollHandler}
 
-// rollProcess starts projections as another process would: with connections of its own.
+// rollProcess starts projections as another process would, with its own connections.
 func (f *fixture) rollProcess(config *projection.Config, projections ...*projection.Projection) (*projection.Runner, func()) {
 	f.Helper()
 	pool, err := pgxpool.NewWithConfig(context.Background(), f.pool.Config())
@@ -92,7 +92,7 @@ func (f *fixture) rollProcess(config *projection.Config, projections ...*project
 	return other.start(config, store, projections...)
 }
 
-// rollPatience is what nothing takes, however busy the machine is.
+// rollPatience is how long these tests wait. Nothing takes this long, even on a busy machine.
 const rollPatience = time.Minute
 
 // rollUntil waits for a condition.
@@ -102,7 +102,7 @@ func (f *fixture) rollUntil(what string, ok func() bool) {
 	defer poll.Stop()
 	for deadline := time.Now().Add(rollPatience); !ok(); <-poll.C {
 		if time.Now().After(deadline) {
-			f.Fatalf("it takes too long: %s", what)
+			f.Fatalf("did not happen within %s: %s", rollPatience, what)
 		}
 	}
 }
@@ -114,7 +114,7 @@ func (f *fixture) rollPhase(version int, phase string) {
 	})
 }
 
-// rollNumber returns what a query says.
+// rollNumber returns the number that a query finds.
 func (f *fixture) rollNumber(sql string, args ...any) (n int64) {
 	f.Helper()
 	if err := f.pool.QueryRow(f.Context(), sql, args...).Scan(&n); err != nil {
@@ -149,7 +149,7 @@ func (f *fixture) rollHistory(streams, each int) (last eventstore.Position) {
 	return last
 }
 
-// checkRolled compares what readers see with the log.
+// checkRolled compares the view that readers use with the log.
 func (f *fixture) checkRolled() {
 	f.Helper()
 	fold := `select substr(stream, 9) as key, count(*) as n, max(position) as last from tidemark.events where type = 'counted' group by stream`
@@ -166,18 +166,18 @@ func (f *fixture) checkRolled() {
 	}
 }
 
-// rollTraffic is writers and readers at work while versions change.
+// rollTraffic has writers and readers that work while versions change.
 type rollTraffic struct {
 	*fixture
 	cancel   context.CancelFunc
 	running  sync.WaitGroup
-	runners  [2]atomic.Pointer[projection.Runner] // that are asked to wait
+	runners  [2]atomic.Pointer[projection.Runner] // the runners whose Wait the writers call
 	appended atomic.Int64
 	reads    atomic.Int64
 }
 
-// rollLoad starts writers that append, wait for their own event, and read it; one that waits for
-// nothing; and readers that see to it that the read model never goes backwards.
+// rollLoad starts three writers that append, wait for their own event and read it. It also starts a writer that does not
+// wait, and readers that check that the read model never goes backwards.
 func (f *fixture) rollLoad(r *projection.Runner) *rollTraffic {
 	f.Helper()
 	pool, err := pgxpool.NewWithConfig(context.Background(), f.pool.Config())
@@ -220,19 +220,19 @@ func (t *rollTraffic) check(ctx context.Context, do func() error) {
 
 func (t *rollTraffic) stop() { t.cancel(); t.running.Wait() }
 
-// outrun says that the slowest version which runs is far behind. A writer that waits for nothing and is faster than
-// that version on a busy machine would keep it from ever taking over, which no engine could help.
+// outrun reports whether the slowest running version is more than 100 positions behind. On a busy machine a writer that
+// does not wait can be faster than that version. Then the version could never become live, whatever the engine does.
 func (t *rollTraffic) outrun(ctx context.Context, pool *pgxpool.Pool) (far bool) {
 	_ = pool.QueryRow(ctx, `
 		select (select max(position) from tidemark.events) - min(checkpoint) > 100
 		  from tidemark.projection_partitions
-		 where lease_expires > clock_timestamp()`).Scan(&far) // null while none runs
+		 where lease_expires > clock_timestamp()`).Scan(&far) // null while no version runs
 	return far
 }
 
 func (t *rollTraffic) write(ctx context.Context, pool *pgxpool.Pool, number int) error {
 	for n := 0; ctx.Err() == nil; n++ {
-		key := fmt.Sprintf("new-%d-%d", number, n/20) // now and then a new one: the number of rows grows, too
+		key := fmt.Sprintf("new-%d-%d", number, n/20) // a new key after 20 appends, so the number of rows grows too
 		receipt, err := t.rollAppend(key, 1+n%4)
 		if err != nil {
 			return err
@@ -242,7 +242,7 @@ func (t *rollTraffic) write(ctx context.Context, pool *pgxpool.Pool, number int)
 		if r == nil {
 			r = t.runners[0].Load()
 		}
-		// A Wait that takes this long is a failure.
+		// A Wait that takes longer is a failure.
 		waiting, cancel := context.WithTimeout(ctx, rollPatience)
 		err = r.Wait(waiting, receipt.Position)
 		cancel()
@@ -268,7 +268,7 @@ func (t *rollTraffic) read(ctx context.Context, pool *pgxpool.Pool) error {
 		}
 		for n := range now {
 			if now[n] < before[n] {
-				return fmt.Errorf("a reader went backwards: rows, sum and position were %v, and are %v", before, now)
+				return fmt.Errorf("the read model went backwards: rows, sum and position were %v, and are %v", before, now)
 			}
 		}
 		before = now
@@ -276,11 +276,11 @@ func (t *rollTraffic) read(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// grow waits until there are more events, and more reads.
+// grow waits until there are 30 more appends and 30 more reads.
 func (t *rollTraffic) grow() {
 	t.Helper()
 	appended, reads := t.appended.Load()+30, t.reads.Load()+30
-	t.rollUntil("writers and readers get on", func() bool {
+	t.rollUntil("30 more appends and 30 more reads", func() bool {
 		return t.Failed() || t.appended.Load() > appended && t.reads.Load() > reads
 	})
 }
@@ -296,7 +296,7 @@ func (t *rollTraffic) switchTo(r *projection.Runner, version int) {
 
 var errRollHalt = errors.New("it has to stop here")
 
-// rollEffect is a side effect in the same database.
+// rollEffect returns a hook with a side effect in the same database, guarded by Once.
 func rollEffect(version int) rollHook {
 	return func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		first, err := projection.Once(ctx, tx, "effect")
@@ -307,7 +307,7 @@ func rollEffect(version int) rollHook {
 	}
 }
 
-// rollEffects: each event has had its effect once.
+// rollEffects checks that each event has had its effect once.
 func (f *fixture) rollEffects() {
 	f.Helper()
 	missing := f.rollNumber(`select count(*) from tidemark.events where type = 'counted' and position not in (select position from effects)`)
@@ -317,8 +317,8 @@ func (f *fixture) rollEffects() {
 	}
 }
 
-// TestRolling deploys version 2 beside version 1 while there is rollTraffic, goes back, goes forward
-// again, and takes version 1 away.
+// TestRolling deploys version 2 beside version 1 under rollTraffic, switches back to 1 and again to 2, and stops the
+// process of version 1.
 func TestRolling(t *testing.T) {
 	t.Parallel()
 	for name, make := range rollKinds {
@@ -335,7 +335,7 @@ func TestRolling(t *testing.T) {
 					return make(projection.Options{Version: n, Partitions: partitions[n-1]}, hook)
 				}
 				config := *quiet
-				config.BatchSize = 20 // many batches, and many moments between them
+				config.BatchSize = 20 // many batches, so that a switch can come between them
 				last := f.rollHistory(40, 10)
 				r1, stop1 := f.rollProcess(&config, version(1))
 				f.wait(r1, last)
@@ -367,8 +367,8 @@ func TestRolling(t *testing.T) {
 	}
 }
 
-// TestRollingWithoutTheOldProcess: version 1 is not run any more, or has stopped at an event that
-// it cannot handle; version 2 takes its place, and handles what version 1 did not.
+// TestRollingWithoutTheOldProcess: no process runs version 1 any more, or version 1 has stopped at an event that it cannot
+// handle. Version 2 becomes live, and handles the events that version 1 has not handled.
 func TestRollingWithoutTheOldProcess(t *testing.T) {
 	t.Parallel()
 	for name, make := range rollKinds {

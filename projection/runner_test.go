@@ -36,7 +36,7 @@ var (
 // nothing is a handler that does nothing.
 func nothing(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 
-// alarm is a logger's handler that tells when a projection has failed.
+// alarm is a log handler that sends a value when a projection has failed.
 type alarm chan struct{}
 
 func (a alarm) Enabled(_ context.Context, l slog.Level) bool { return l >= slog.LevelError }
@@ -51,7 +51,7 @@ func (a alarm) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// alarmed returns a configuration, and what gets a value when a projection has failed.
+// alarmed returns a configuration, and a channel that gets a value when a projection has failed.
 func alarmed() (*projection.Config, <-chan struct{}) {
 	failed := make(alarm, 1)
 	config := *quiet
@@ -59,7 +59,8 @@ func alarmed() (*projection.Config, <-chan struct{}) {
 	return &config, failed
 }
 
-// fixture is a store and a read model that counts events and adds up their numbers.
+// fixture is a test with a database and a store. The database has the table model, into which handlers write a row for
+// each event.
 type fixture struct {
 	*testing.T
 	pool  *pgxpool.Pool
@@ -83,7 +84,7 @@ func (f *fixture) exec(sql string, args ...any) {
 	}
 }
 
-// append stores n events of the codec's type and returns the position of the last one.
+// append stores n events of the codec's type, and returns the position of the last event.
 func (f *fixture) append(counting *codec.Codec[counted], n int) (last eventstore.Position) {
 	f.Helper()
 	var drafts []eventstore.Draft
@@ -101,7 +102,7 @@ func (f *fixture) append(counting *codec.Codec[counted], n int) (last eventstore
 	return receipt.Position
 }
 
-// model returns the positions in the read model in the order they were written.
+// model returns the positions in the read model in the order in which they were written.
 func (f *fixture) model(name string) []eventstore.Position {
 	f.Helper()
 	rows, _ := f.pool.Query(f.Context(), `select position from model where name = $1 order by written`, name)
@@ -131,7 +132,7 @@ func (f *fixture) checkModel(name string) {
 	}
 }
 
-// record returns a projection that writes each event into the model, once before hook is called.
+// record returns a projection that writes each event into the model and then calls hook.
 func record(name string, hook func(context.Context, pgx.Tx, eventstore.Event[counted]) error) *projection.Projection {
 	return projection.New(name, nil, projection.On(counting, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[counted]) error {
 		if _, err := tx.Exec(ctx, `insert into model values ($1, $2, $3)`, name, event.Position, event.Data.N); err != nil {
@@ -186,8 +187,8 @@ func TestRestart(t *testing.T) {
 	f.checkModel("new")
 }
 
-// TestExactlyOnce fails a projection in every way, at every event, after it has written to the
-// read model. Nothing may be there twice, nothing may be missing.
+// TestExactlyOnce lets a projection fail in several ways, at every event, after it has written to the read model. No event
+// is there twice, and no event is missing.
 func TestExactlyOnce(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(context.Context, pgx.Tx) error{
@@ -220,8 +221,7 @@ func TestExactlyOnce(t *testing.T) {
 	}
 }
 
-// TestCheckpointIsWithTheReadModel: when the checkpoint cannot be saved, the writes of the batch
-// are not there either.
+// TestCheckpointIsWithTheReadModel: when the checkpoint cannot be saved, the writes of the batch are rolled back.
 func TestCheckpointIsWithTheReadModel(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -260,13 +260,13 @@ func TestTwoProcesses(t *testing.T) {
 		last = f.append(counting, 3)
 	}
 	for _, r := range runners {
-		f.wait(r, last) // each learns of the other's progress
+		f.wait(r, last) // each runner learns of the other's progress
 	}
 	f.checkModel("a")
 	t.Logf("handled by the first %d, by the second %d events", worked[0].Load(), worked[1].Load())
 }
 
-// countingLog counts the events that were read of the log.
+// countingLog counts the events that were read from the log.
 type countingLog struct {
 	*eventstore.Store
 	events atomic.Int64
@@ -317,7 +317,7 @@ func TestFailureStopsOnlyItself(t *testing.T) {
 	f.checkModel("good")
 
 	ctx, cancel := context.WithCancelCause(t.Context())
-	go func() { // give up once the failure is known
+	go func() { // ends the Wait once the projection has failed
 		<-failing
 		cancel(context.DeadlineExceeded)
 	}()
@@ -339,7 +339,7 @@ func TestFailureStopsOnlyItself(t *testing.T) {
 	f.checkModel("bad")
 }
 
-// TestCheckpointPassesOtherEvents: events of other types do not keep anybody waiting.
+// TestCheckpointPassesOtherEvents: the checkpoint advances over events of other types, so Wait does not wait for them.
 func TestCheckpointPassesOtherEvents(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -355,7 +355,7 @@ func TestCheckpointPassesOtherEvents(t *testing.T) {
 	f.checkModel("a")
 }
 
-// TestFullLastPage: a log that ends with a full page is at its end.
+// TestFullLastPage: Wait returns and the rows are written when the log ends with a full page.
 func TestFullLastPage(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -372,8 +372,7 @@ func TestFullLastPage(t *testing.T) {
 	f.checkModel("a")
 }
 
-// TestSources: one projection is fed by two kinds of events, each decoded by its own codec, in the
-// order of positions.
+// TestSources: a projection has two sources with two codecs. It gets the events of both in the order of positions.
 func TestSources(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -12,7 +12,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestShares: the partitions are spread evenly, whoever comes and goes.
+// TestShares: the partitions are spread evenly whenever a runner starts or stops.
 func TestShares(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -33,7 +33,7 @@ func TestShares(t *testing.T) {
 	f.checkSet("a", "counted")
 }
 
-// TestSharesOfManyProjections: those that have one partition are not all with the same runner.
+// TestSharesOfManyProjections: projections with one partition are spread over the runners.
 func TestSharesOfManyProjections(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -48,11 +48,11 @@ func TestSharesOfManyProjections(t *testing.T) {
 	r := run(1)
 	f.awaitShares(20*time.Second, r, 6)
 	run(2)
-	f.awaitShares(20*time.Second, r, 3, 3) // as it is for names that follow one another
+	f.awaitShares(20*time.Second, r, 3, 3) // even, because the names follow one another
 }
 
-// TestTakeover: what a runner gives back when it stops is taken over long before a lease expires: in
-// milliseconds by those who listen, and within a second or two by those who only poll.
+// TestTakeover: when a runner stops, other runners take over its partitions long before a lease expires. Runners that
+// listen do so within milliseconds, and runners that only poll within a second or two.
 func TestTakeover(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -82,8 +82,8 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// TestSilentRunner: the partitions of a runner that is not heard of are taken over when its leases
-// expire, and not before; when it is back it gets its share.
+// TestSilentRunner: when a runner is not heard of, its partitions are taken over when its leases expire, and not before.
+// When the runner is back, it gets its share again.
 func TestSilentRunner(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -99,7 +99,7 @@ func TestSilentRunner(t *testing.T) {
 	f.awaitShares(20*time.Second, r, 4)
 	took := time.Since(start)
 	t.Logf("taken over after %s", took)
-	if took < lease/2 || took > 2*lease { // it had renewed them up to lease/3 before, and others look every lease/3
+	if took < lease/2 || took > 2*lease { // its last renewal was up to lease/3 before, and the other runner looks every lease/3
 		t.Errorf("the partitions of a runner that is not heard of were taken over after %s, its lease is %s", took, lease)
 	}
 	f.wait(r, f.appendKeys(10))
@@ -109,7 +109,7 @@ func TestSilentRunner(t *testing.T) {
 	f.checkSet("a", "counted")
 }
 
-// TestMembersThatAreGone: who has died does not count when the partitions are shared out.
+// TestMembersThatAreGone: a member that has expired does not count when partitions are spread.
 func TestMembersThatAreGone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -147,7 +147,7 @@ func TestPartitionsShareReading(t *testing.T) {
 	}
 }
 
-// TestWaitForAnotherRunner: who waits learns in milliseconds of the progress that another runner makes.
+// TestWaitForAnotherRunner: Wait returns within milliseconds after another runner has reached the position.
 func TestWaitForAnotherRunner(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -168,7 +168,7 @@ func TestWaitForAnotherRunner(t *testing.T) {
 		last := f.append(counting, 1)
 		start := time.Now()
 		f.wait(second, last)
-		if worker.Load() == 0 { // or it may have been handed over
+		if worker.Load() == 0 { // false if the partition was handed over to the second runner
 			took = append(took, time.Since(start))
 		}
 		last = f.append(counting, 1)
@@ -180,11 +180,11 @@ func TestWaitForAnotherRunner(t *testing.T) {
 	}
 	slices.Sort(took)
 	if len(took) == 0 {
-		t.Fatal("no runner has waited for the other")
+		t.Fatal("neither runner has waited for the other")
 	}
 	median := took[len(took)/2]
 	t.Logf("median of %d: %s", len(took), median)
 	if median > 200*time.Millisecond {
-		t.Errorf("who waits for another runner waits for %s, want milliseconds", median)
+		t.Errorf("Wait for another runner takes %s (median), want milliseconds", median)
 	}
 }

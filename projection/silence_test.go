@@ -19,9 +19,9 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestSilentNetwork: packets are dropped, of all connections for a while or of the established ones for good.
-// Handlers, tables and effects, also those that ask the store, come to the end of the log within seconds
-// after the network works, and no event is blamed.
+// TestSilentNetwork: packets are dropped, of all connections for a while or of the established ones for good. A handler,
+// and an effect that reads from the store, reach the end of the log within seconds after the network works again. No event
+// is blamed.
 func TestSilentNetwork(t *testing.T) {
 	t.Parallel()
 	node := pgtest.NewNode(t, nil)
@@ -98,20 +98,20 @@ func testSilentNetwork(t *testing.T, node *pgtest.Node, direct *pgxpool.Pool, co
 				t.Fatalf("after %s: %v", time.Since(start), err)
 			}
 		}
-		t.Logf("there after %s", time.Since(start).Round(time.Millisecond))
+		t.Logf("reached after %s", time.Since(start).Round(time.Millisecond))
 	}
 	wait(add(20), time.Minute)
 	if silent {
 		gate.Silence()
 		add(20)
 		if _, err := store.Tidemark(t.Context()); err == nil {
-			t.Error("Tidemark answers in the silence")
+			t.Error("Tidemark returned no error while packets were dropped")
 		}
 		gate.Open()
 	} else {
 		gate.Forget()
 	}
-	wait(add(20), 3*time.Minute) // seconds, and more on a busy machine
+	wait(add(20), 3*time.Minute) // usually seconds, but more on a busy machine
 	status, err := runner.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -16,11 +16,11 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// statusOf returns the whole status, and that of the first projection.
+// statusNow returns the whole status, and that of the first projection.
 func (f *fixture) statusNow(r *projection.Runner) (projection.Status, projection.ProjectionStatus) {
 	f.Helper()
 	var s projection.Status
-	f.eventually(10*time.Second, "the projection is there", func() (there bool) {
+	f.eventually(10*time.Second, "the projection is registered", func() (there bool) {
 		var err error
 		if s, err = r.Status(f.Context()); err != nil {
 			f.Fatal(err)
@@ -30,7 +30,7 @@ func (f *fixture) statusNow(r *projection.Runner) (projection.Status, projection
 	return s, s.Projections[0]
 }
 
-// TestStatusHeld: who holds the tidemark back is named, as long as somebody does.
+// TestStatusHeld: while a transaction holds the tidemark back, the status names it.
 func TestStatusHeld(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -63,18 +63,18 @@ func TestStatusHeld(t *testing.T) {
 		t.Errorf("held by %+v, want importer with pid %d", s.Held, tx.Conn().PgConn().PID())
 	}
 	if p.Lag != 0 || p.Stalled {
-		t.Errorf("lag %d, stalled %t: what cannot be read is not lag", p.Lag, p.Stalled)
+		t.Errorf("lag %d, stalled %t: events behind the tidemark must not count as lag", p.Lag, p.Stalled)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(r, end)
 	if s, _ = f.statusNow(r); s.Held != nil || s.Tidemark != end {
-		t.Errorf("after its end: held by %+v, tidemark %d, want %d", s.Held, s.Tidemark, end)
+		t.Errorf("after the transaction's end: held by %+v, tidemark %d, want %d", s.Held, s.Tidemark, end)
 	}
 }
 
-// TestStatusWhileRegistered: a projection is told of with its partitions, or not at all.
+// TestStatusWhileRegistered: the status has a projection with all its partitions, or does not have it.
 func TestStatusWhileRegistered(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -98,7 +98,7 @@ func TestStatusWhileRegistered(t *testing.T) {
 	})
 }
 
-// TestStatusLag: a projection that is paused says how far it is behind, and is not unhealthy.
+// TestStatusLag: the status of a paused projection says how far it is behind. The projection is healthy.
 func TestStatusLag(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -129,7 +129,8 @@ func TestStatusLag(t *testing.T) {
 	}
 }
 
-// TestStalled: behind by more than is allowed, for longer than is allowed.
+// TestStalled: a projection is stalled when it is more than StallLag events behind and has made no progress for
+// StallAfter.
 func TestStalled(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -155,7 +156,7 @@ func TestStalled(t *testing.T) {
 		return p.LagTime > 10*config.StallAfter && p.Partitions[0].Error != ""
 	})
 	if _, p := f.statusNow(r); p.Stalled {
-		t.Errorf("stalled with a lag of %d", p.Lag)
+		t.Errorf("stalled with a lag of %d, which StallLag allows", p.Lag)
 	}
 	last := f.append(counting, 1)
 	if _, p := f.statusNow(r); !p.Stalled || p.Lag != 3 || !strings.Contains(p.Problem(), "stalled: 3 events behind") || !strings.Contains(p.Problem(), "stuck") {
@@ -165,11 +166,11 @@ func TestStalled(t *testing.T) {
 		t.Errorf("health: %v", err)
 	}
 	if _, p := f.statusNow(patient); p.Stalled {
-		t.Error("stalled before its time")
+		t.Error("stalled before StallAfter")
 	}
 	mended.Store(true)
 	f.wait(r, last)
 	if _, p := f.statusNow(r); p.Stalled || p.Problem() != "" {
-		t.Errorf("after it was mended: %+v", p)
+		t.Errorf("after the handler was fixed: %+v", p)
 	}
 }
