@@ -15,8 +15,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestTableConstraint: rows that the table refuses are found out when they are written, long after
-// they were folded; also when nothing follows them, or nothing that concerns the table.
+// TestTableConstraint: Postgres refuses a row when it is written, which can be long after its event was folded. The event
+// is found and becomes a dead letter, even when no event follows, or only events of other types.
 func TestTableConstraint(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1, 2, 3, 1000} {
@@ -30,7 +30,7 @@ func TestTableConstraint(t *testing.T) {
 					row.Positions += fmt.Sprint(e.Position, " ")
 					row.Numbers += fmt.Sprint(e.Data.N, " ")
 					if e.Data.N == -2 {
-						row.Numbers = "\x00" // no text that Postgres stores
+						row.Numbers = "\x00" // Postgres cannot store this text
 					}
 					return projection.Put
 				}))
@@ -55,8 +55,8 @@ func TestTableConstraint(t *testing.T) {
 	}
 }
 
-// TestDroppedTable: without its table a projection does not get on and says why; once the table is there again it goes
-// on.
+// TestDroppedTable: without its table a projection makes no progress and says why. Once the table is there again, the
+// projection continues.
 func TestDroppedTable(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -81,8 +81,8 @@ func TestDroppedTable(t *testing.T) {
 	}
 }
 
-// TestCheckpointAhead: a log that ends before the checkpoint was restored from a backup. That is said
-// once, and nothing is changed, until an operator does.
+// TestCheckpointAhead: the log ends before the checkpoint, as after a restore from a backup. The projection says so once
+// and stops. Nothing is changed until an operator changes it.
 func TestCheckpointAhead(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -101,10 +101,10 @@ func TestCheckpointAhead(t *testing.T) {
 	}
 	f.stopped(r, "restored", "was a backup restored?")
 	if s := f.statusOf(r, "restored"); s.Checkpoint != 1000000 || s.Handled != 2 {
-		t.Errorf("checkpoint %d after %d events, want both as they were", s.Checkpoint, s.Handled)
+		t.Errorf("checkpoint %d after %d events, want both unchanged", s.Checkpoint, s.Handled)
 	}
 	f.checkFold(kinds[0], r, "good")
-	if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "restored", Version: projection.Live}, 2); err != nil { // as the reason says
+	if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "restored", Version: projection.Live}, 2); err != nil { // the reason in the status says to do this
 		t.Fatal(err)
 	}
 	if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "restored", Version: projection.AllVersions}); err != nil {
@@ -114,7 +114,7 @@ func TestCheckpointAhead(t *testing.T) {
 	f.checkFold(kinds[0], r, "restored")
 }
 
-// TestManyPoison: what many bad events in one batch cost is linear in their number.
+// TestManyPoison: the number of calls for many bad events in one batch grows linearly with the number of events.
 func TestManyPoison(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -142,12 +142,13 @@ func TestManyPoison(t *testing.T) {
 			t.Errorf("%s: %d parked, want %d", k.name, s.Parked, 2*keys)
 		}
 		if c := calls[n].Load(); c > 4*keys {
-			t.Errorf("%s: %d calls for %d events of which every third is bad", k.name, c, 3*keys)
+			t.Errorf("%s: %d calls for %d events of which every third is bad, want %d at most", k.name, c, 3*keys, 4*keys)
 		}
 	}
 }
 
-// TestMaxParked: a projection stops before more is parked than it may, and goes on from there.
+// TestMaxParked: a projection stops before it has more than MaxParked dead letters. After Retry and Resume it continues
+// where it was.
 func TestMaxParked(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -183,8 +184,8 @@ func TestMaxParked(t *testing.T) {
 	}
 }
 
-// TestSplitConstraint: the parts of one event have keys of their own, and Postgres refuses one of them. Nobody
-// knows which: all become dead letters, and the rest goes on.
+// TestSplitConstraint: the parts of one event have different keys, and Postgres refuses the row of one part. The error
+// does not say which part it is, so all parts become dead letters. The projection continues with other events.
 func TestSplitConstraint(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -200,7 +201,7 @@ func TestSplitConstraint(t *testing.T) {
 	r, _ := f.start(quiet, f.store, table)
 	f.wait(r, f.append(counting, 6))
 	if n := texts(f, `select key from parts where key in ('3', '1003') or total = 5 order by key`); !slices.Equal(n, []string{"5"}) {
-		t.Errorf("rows %v, want that of the last event alone", n)
+		t.Errorf("rows %v, want only the row of the last event", n)
 	}
 	letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "parts", Version: projection.Live}, "", 0, 10)
 	if err != nil || len(letters) != 2 {
@@ -208,7 +209,7 @@ func TestSplitConstraint(t *testing.T) {
 	}
 }
 
-// TestFailWithoutError: a fold that fails without saying why is not taken for one that skips the event.
+// TestFailWithoutError: Fail(nil) makes the event a dead letter, and does not skip it.
 func TestFailWithoutError(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -222,8 +223,8 @@ func TestFailWithoutError(t *testing.T) {
 	}
 }
 
-// TestTableThatCannotHoldRows: a table that does not go with its row type stops the projection, rather than making a
-// dead letter of each key.
+// TestTableThatCannotHoldRows: a table that does not fit its row type stops the projection. Otherwise each key would have
+// a dead letter.
 func TestTableThatCannotHoldRows(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

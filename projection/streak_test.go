@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestHandlerThatAlwaysFails: it stops the projection after some keys and does not drain the log. When it is corrected the
-// projection goes on where it was.
+// TestHandlerThatAlwaysFails: a handler that always fails stops the projection after StopAfter keys, before all events of
+// the log are parked. When the handler is fixed, the projection continues where it was.
 func TestHandlerThatAlwaysFails(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds {
@@ -45,7 +45,7 @@ func TestHandlerThatAlwaysFails(t *testing.T) {
 				}
 				parked := f.statusOf(r, k.name).Parked
 				if parked != want && parked != want-1 {
-					t.Errorf("%d events are parked, want %d, or one less if the batch has not committed the last of them", parked, want)
+					t.Errorf("%d events are parked, want %d, or one less if the batch with the last of them was not committed", parked, want)
 				}
 				groups, err := r.Operator().DeadLetterGroups(t.Context(), projection.Ref{Name: k.name, Version: projection.Live})
 				if err != nil || len(groups) != 1 || groups[0].Count != parked {
@@ -63,8 +63,8 @@ func TestHandlerThatAlwaysFails(t *testing.T) {
 	}
 }
 
-// TestBadEventsAmongGoodOnes: as long as events are handled in between, bad ones do not stop the projection; nor do those that
-// fail for different reasons.
+// TestBadEventsAmongGoodOnes: bad events do not stop the projection while good events are handled between them. Bad events
+// with different reasons do not stop it either.
 func TestBadEventsAmongGoodOnes(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -91,12 +91,12 @@ func TestBadEventsAmongGoodOnes(t *testing.T) {
 	for n := range 6 {
 		last = f.put(fmt.Sprint("differs", n), bad-1-n)
 	}
-	r, _ := f.start(&config, f.store, projections...) // all of them are one batch
+	r, _ := f.start(&config, f.store, projections...) // all events are one batch
 	f.wait(r, last)
 	for _, k := range kinds {
 		f.checkFold(k, r, k.name)
 	}
 	if err := r.Health(t.Context()); err == nil || !strings.Contains(err.Error(), "13 events are parked") {
-		t.Errorf("health: %v, want how many are parked", err)
+		t.Errorf("health: %v, want it to say that 13 events are parked", err)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// heard is what effects were called for.
+// heard collects the positions of the events that effects were called for.
 type heard struct {
 	mu        sync.Mutex
 	positions []eventstore.Position
@@ -41,7 +41,7 @@ func (h *heard) all() []eventstore.Position {
 	return slices.Clone(h.positions)
 }
 
-// until waits until an event was heard.
+// until waits until the effect was called for the event at a position.
 func (h *heard) until(t *testing.T, position eventstore.Position) {
 	t.Helper()
 	timeout := time.After(20 * time.Second)
@@ -49,7 +49,7 @@ func (h *heard) until(t *testing.T, position eventstore.Position) {
 		select {
 		case <-h.changed:
 		case <-timeout:
-			t.Fatalf("position %d was not heard; heard %v", position, h.all())
+			t.Fatalf("the effect was not called for position %d within 20 s, only for %v", position, h.all())
 		}
 	}
 }
@@ -59,7 +59,7 @@ func (h *heard) effect(_ context.Context, e eventstore.Event[counted]) error {
 	return nil
 }
 
-// TestSubscription: every event has its effect, in order, and after a restart none has it again.
+// TestSubscription: the effect is called for every event in order. After a restart it is not called again.
 func TestSubscription(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -78,7 +78,7 @@ func TestSubscription(t *testing.T) {
 	}
 }
 
-// TestSubscriptionFails: what has happened is not repeated because a later effect fails.
+// TestSubscriptionFails: when an effect fails, the effects before it are not repeated.
 func TestSubscriptionFails(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -96,8 +96,8 @@ func TestSubscriptionFails(t *testing.T) {
 	}
 }
 
-// TestOnce: effects in the same database happen once although events are handled again: each batch
-// is, since its checkpoint cannot be saved the first time.
+// TestOnce: the checkpoint of each batch cannot be saved the first time, so each batch is handled again. Effects in the
+// same database happen once.
 func TestOnce(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -142,7 +142,7 @@ func TestOnce(t *testing.T) {
 		t.Errorf("mails (-log +sent):\n%s", diff)
 	}
 	if n := len(h.all()); n <= 20 {
-		t.Errorf("the effect was called %d times: no event was handled again", n)
+		t.Errorf("the effect was called %d times for 20 events: no event was handled again", n)
 	}
 	if _, err := projection.Once(t.Context(), nil, "x"); !errors.Is(err, projection.ErrNoEvent) {
 		t.Errorf("outside of a handler: %v, want ErrNoEvent", err)
@@ -173,11 +173,11 @@ func TestConsumerGroup(t *testing.T) {
 		t.Errorf("effects (-log +heard):\n%s", diff)
 	}
 	if len(first) == 0 || len(second) == 0 {
-		t.Errorf("one heard %d, the other %d events", len(first), len(second))
+		t.Errorf("one process got %d events and the other %d, want both to get some", len(first), len(second))
 	}
 }
 
-// awaitShares waits until the partitions of a runner's projection are held in such shares.
+// awaitShares waits until the processes have the given numbers of partitions of a runner's projection.
 func awaitShares(t *testing.T, r *projection.Runner, want ...int) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; {
@@ -200,7 +200,7 @@ func awaitShares(t *testing.T, r *projection.Runner, want ...int) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("the partitions are held %v, want shares of %v", owners, want)
+			t.Fatalf("the owners have %v partitions, want shares of %v", owners, want)
 		}
 	}
 }
@@ -223,7 +223,7 @@ func (f *fixture) appendTo(key string, n int) eventstore.Position {
 	return receipt.Position
 }
 
-// TestFromNow: a new subscription may begin at the end of the log, and goes on where it was.
+// TestFromNow: a new subscription with FromNow begins at the end of the log. After a restart it continues where it was.
 func TestFromNow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -236,7 +236,7 @@ func TestFromNow(t *testing.T) {
 	f.wait(r, 1)
 	f.wait(r, f.append(counting, 3))
 	stop()
-	last := f.append(counting, 2) // while nobody runs it
+	last := f.append(counting, 2) // while no process runs it
 	r, _ = f.start(quiet, f.store, mails())
 	f.wait(r, last)
 	if diff := cmp.Diff(f.log("counted")[5:], h.all()); diff != "" {
@@ -244,8 +244,8 @@ func TestFromNow(t *testing.T) {
 	}
 }
 
-// TestSubscribe: functions of this process hear of what is stored from now on, until they do not
-// want to any more.
+// TestSubscribe: effects given to Subscribe are called for the events that are stored from now on, until unsubscribe is
+// called.
 func TestSubscribe(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -282,7 +282,7 @@ func TestSubscribe(t *testing.T) {
 	all.until(t, last)
 	failing.until(t, last-2)
 	unsubscribe()
-	unsubscribe() // does no harm
+	unsubscribe() // a second call does nothing
 	f.append(other, 1)
 	end := f.append(counting, 1)
 	typed.until(t, end)
@@ -303,7 +303,7 @@ func TestSubscribe(t *testing.T) {
 	}
 }
 
-// TestSubscriptionAll: also a subscription that is kept can have all events.
+// TestSubscriptionAll: NewSubscription can have EffectAll too.
 func TestSubscriptionAll(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -16,7 +16,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// slowVersion returns a projection whose batches are of one event and take long, once slow is set.
+// slowVersion returns a projection, and a configuration with which its batches have one event. While slow is set, each
+// batch takes 400 ms.
 func slowVersion(slow *atomic.Bool) (*projection.Config, *projection.Projection) {
 	config := *quiet
 	config.BatchSize = 1
@@ -32,11 +33,12 @@ func slowVersion(slow *atomic.Bool) (*projection.Config, *projection.Projection)
 	return &config, rollHandler(projection.Options{}, hook)
 }
 
-// otherColumns is a table to which a view that others depend on cannot be changed.
+// otherColumns has another column type than rollDDL. The view for readers cannot be changed to such a table while another
+// view depends on it.
 var otherColumns = strings.Replace(rollDDL, "n bigint", "n numeric", 1)
 
-// TestBlockedSwitch: a version that cannot take over, since a view depends on the one readers see, does not keep
-// the live version from its work, and does not fill the log. An operator who calls Switch need not wait.
+// TestBlockedSwitch: a version cannot become live, because another view depends on the view for readers. The live version
+// is not interrupted, and few warnings are logged. When the other view is dropped, Switch succeeds without a long wait.
 func TestBlockedSwitch(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -57,14 +59,14 @@ func TestBlockedSwitch(t *testing.T) {
 	}
 	f.rollProcess(&told, two())
 	r2, _ := f.rollProcess(&told, two())
-	f.rollUntil("version 2 has tried to take over", func() bool { return warnings.Load() > 0 })
+	f.rollUntil("version 2 has tried to become live", func() bool { return warnings.Load() > 0 })
 	fenced := `select fencing_token from tidemark.projection_partitions where version = 1`
 	before := f.rollNumber(fenced)
 	slow.Store(true)
 	f.wait(r1, f.rollHistory(10, 1))
 	slow.Store(false)
 	if n := warnings.Load(); n > 8 {
-		t.Errorf("%d warnings in about four seconds", n)
+		t.Errorf("%d warnings in about four seconds, want 8 at most", n)
 	}
 	if after := f.rollNumber(fenced); after != before {
 		t.Errorf("the live version was interrupted %d times", after-before)
@@ -75,13 +77,12 @@ func TestBlockedSwitch(t *testing.T) {
 		t.Fatal(err)
 	}
 	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("Switch took %s when nothing was in the way any more", took)
+		t.Errorf("Switch took %s after the other view was dropped, want 2 s at most", took)
 	}
 	f.checkRolled()
 }
 
-// TestStuckVersion: a version that is nearly where the live one is, and fails there, does not keep that one from its
-// work either.
+// TestStuckVersion: a version that fails shortly before it has caught up does not hold up the live version.
 func TestStuckVersion(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -112,7 +113,7 @@ func TestStuckVersion(t *testing.T) {
 	f.checkRolled()
 }
 
-// TestNoLiveVersion: when somebody has deleted the live version by hand, the one that is built says so, and waits.
+// TestNoLiveVersion: when the live version was deleted by hand, a version that is being built waits and logs why.
 func TestNoLiveVersion(t *testing.T) {
 	t.Parallel()
 	for name, kind := range rollKinds {
@@ -128,18 +129,18 @@ func TestNoLiveVersion(t *testing.T) {
 			<-gate.reached
 			f.exec(`delete from tidemark.projections where version = 1`)
 			gate.open()
-			f.rollUntil("version 2 says that none is live", said.Load)
+			f.rollUntil("version 2 logs that no version is live", said.Load)
 		})
 	}
 }
 
-// TestInlineDuringASwitch: what appends keep, or are about to, does not get another version under their hands.
+// TestInlineDuringASwitch: no other version becomes live while appends keep the live version inline, or are about to.
 func TestInlineDuringASwitch(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	r, _ := f.rollProcess(quiet, rollTable(projection.Options{}, nil))
 	f.wait(r, f.rollHistory(2, 2))
-	gate := newRollGate(f, 3) // version 2 cannot take over until it is opened
+	gate := newRollGate(f, 3) // version 2 cannot become live until the gate is opened
 	r2, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 2}, gate.hook))
 	<-gate.reached
 	f.rollUntil("version 1 is held", func() bool {
@@ -147,21 +148,21 @@ func TestInlineDuringASwitch(t *testing.T) {
 	})
 	f.exec(`update tidemark.projections set inline = -1 where version = 1`) // as StartInline does
 	gate.open()
-	f.rollUntil("version 1 goes on", func() bool {
+	f.rollUntil("version 1 is not held any more", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projections where held_until > clock_timestamp()`) == 0
 	})
 	if s := f.rollStatus(r2, 2); s.Phase != "building" {
-		t.Fatalf("version 2 is %s", s.Phase)
+		t.Fatalf("version 2 is %s, want building", s.Phase)
 	}
 	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 2}); !errors.Is(err, projection.ErrRefused) {
-		t.Errorf("switch below a projection that appends keep: %v, want ErrRefused", err)
+		t.Errorf("switch while appends are about to keep version 1: %v, want ErrRefused", err)
 	}
 	f.exec(`update tidemark.projections set inline = null where version = 1`)
 	f.rollPhase(2, "live")
 	f.checkRolled()
 }
 
-// asking counts the statements of one kind.
+// asking counts the statements that contain a text.
 type asking struct {
 	text string
 	n    atomic.Int64
@@ -176,7 +177,8 @@ func (a *asking) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQu
 
 func (a *asking) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// TestBoundIsPatient: a version that may not go beyond a live one that is paused does not ask all the time.
+// TestBoundIsPatient: a version must not overtake the live version, which is paused. While it waits, it does not ask the
+// database all the time.
 func TestBoundIsPatient(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -200,15 +202,15 @@ func TestBoundIsPatient(t *testing.T) {
 	}
 	last := f.rollHistory(1, 1)
 	asked.n.Store(0)
-	f.rollUntil("version 1 wants to go on", func() bool { return asked.n.Load() > 5 })
+	f.rollUntil("version 1 waits for version 2", func() bool { return asked.n.Load() > 5 })
 	before := asked.n.Load()
 	time.Sleep(time.Second)
 	if n := asked.n.Load() - before; n > 30 {
-		t.Errorf("it asked %d times in a second", n)
+		t.Errorf("version 1 asked the database %d times in a second, want 30 at most", n)
 	}
 	if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "tally", Version: 2}); err != nil {
 		t.Fatal(err)
 	}
 	f.wait(r, last)
-	f.rollUntil("version 1 goes on", func() bool { return f.rollStatus(r, 1).Checkpoint >= last })
+	f.rollUntil("version 1 continues", func() bool { return f.rollStatus(r, 1).Checkpoint >= last })
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// rollGate is a hook that holds a version up after so many events, until it is opened.
+// rollGate is a hook that holds up a version after a number of events, until the gate is opened.
 type rollGate struct {
 	after   int64
 	seen    atomic.Int64
@@ -69,7 +69,7 @@ func (f *fixture) rollTables(version int) int64 {
 	return f.rollNumber(`select count(*) from pg_tables where tablename = $1`, fmt.Sprintf("tally_v%d", version))
 }
 
-// rollNotice returns a configuration, and whether that message has been logged.
+// rollNotice returns a configuration, and a flag that is set when the message is logged.
 func rollNotice(message string) (*projection.Config, *atomic.Bool) {
 	logged := new(atomic.Bool)
 	config := *quiet
@@ -85,15 +85,15 @@ type rollWriter func(string)
 
 func (w rollWriter) Write(line []byte) (int, error) { w(string(line)); return len(line), nil }
 
-// small makes many batches of few events.
+// small returns a configuration with batches of ten events.
 func small() *projection.Config {
 	c := *quiet
 	c.BatchSize = 10
 	return &c
 }
 
-// TestBuild looks at a version while it is built, pauses it, stops its process half-way, starts it
-// again, and lets it take over.
+// TestBuild reads the status of a version while it is built, pauses it, stops its process half-way and starts it again.
+// Then the version becomes live.
 func TestBuild(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -117,7 +117,7 @@ func TestBuild(t *testing.T) {
 	if err := r1.Operator().Pause(t.Context(), projection.Ref{Name: "tally", Version: 2}, "too much at a time"); err != nil {
 		t.Fatal(err)
 	}
-	gate.open() // what it is doing is not committed
+	gate.open() // the batch under way is not committed
 	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 2}); !errors.Is(err, projection.ErrRefused) {
 		t.Errorf("switch to a paused version: %v, want ErrRefused", err)
 	}
@@ -141,15 +141,15 @@ func TestBuild(t *testing.T) {
 	f.rollPhase(2, "live")
 	f.wait(r2, f.rollHistory(1, 1))
 	if n := effects.Load(); n != 1 {
-		t.Errorf("it had %d effects, want 1: only what is handled by the live version has any", n)
+		t.Errorf("version 2 had %d effects, want 1: the event that it has handled as the live version", n)
 	}
 	if n := again.seen.Load(); n != 57 {
-		t.Errorf("after the restart it handled %d events, want 57: those after the checkpoint", n)
+		t.Errorf("after the restart version 2 handled %d events, want the 57 after the checkpoint", n)
 	}
 	f.checkRolled()
 }
 
-// TestCancelBuild drops a version that is being built, with batches under way, while its process runs on.
+// TestCancelBuild drops a version that is being built while a batch is under way. The version's process continues to run.
 func TestCancelBuild(t *testing.T) {
 	t.Parallel()
 	for name, kind := range rollKinds {
@@ -172,12 +172,12 @@ func TestCancelBuild(t *testing.T) {
 					 where datname = current_database()
 					   and wait_event_type = 'Lock'`) > 0
 			})
-			gate.open() // its batch goes on now
+			gate.open() // the batch continues now
 			if err := <-dropped; err != nil {
 				t.Fatal(err)
 			}
 			if n := f.rollTables(2); n != 0 {
-				t.Error("its table is still there")
+				t.Error("the table of version 2 is still there")
 			}
 			if err := r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 1}); !errors.Is(err, projection.ErrRefused) {
 				t.Errorf("drop the live version: %v, want ErrRefused", err)
@@ -185,14 +185,14 @@ func TestCancelBuild(t *testing.T) {
 			if err := r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 7}); !errors.Is(err, projection.ErrRefused) || !errors.Is(err, projection.ErrUnknownProjection) {
 				t.Errorf("drop an unknown version: %v", err)
 			}
-			f.rollUntil("the other process forgets it", lost.Load)
-			f.rollUntil("what was dropped handles no event any more", func() bool {
+			f.rollUntil("the other process has lost the lease", lost.Load)
+			f.rollUntil("the dropped version handles no event any more", func() bool {
 				seen := gate.seen.Load()
-				f.wait(r2, f.rollHistory(1, 1)) // for the live one, which the first process runs
+				f.wait(r2, f.rollHistory(1, 1)) // waits for the live version, which the first process runs
 				return gate.seen.Load() == seen
 			})
 			f.checkRolled()
-			// It can be built again, from the beginning.
+			// Version 2 can be built again, from the beginning.
 			f.rollProcess(quiet, kind(projection.Options{Version: 2}, nil))
 			f.rollPhase(2, "live")
 			f.checkRolled()
@@ -200,7 +200,7 @@ func TestCancelBuild(t *testing.T) {
 	}
 }
 
-// TestSwitchWaits: an old version that is behind takes over only when it has what readers have seen.
+// TestSwitchWaits: an old version that is behind becomes live only when it has all events that readers have seen.
 func TestSwitchWaits(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -217,7 +217,7 @@ func TestSwitchWaits(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := r2.Operator().Switch(ctx, projection.Ref{Name: "tally", Version: 1}); err == nil {
-		t.Error("it has switched to a version that nobody runs, and which is behind")
+		t.Error("Switch to a version that is behind and that no process runs returned no error")
 	}
 	f.checkRolled()
 	f.rollProcess(quiet, one)
@@ -231,8 +231,8 @@ func TestSwitchWaits(t *testing.T) {
 	}
 }
 
-// TestWaitAfterTheSwitch: a process whose version is ahead, but is not what readers see any more, must not say
-// that they see an event. It does not hear of the switch, so that it learns of it late.
+// TestWaitAfterTheSwitch: the version of a process is ahead of the live version, but is not live any more. Its Wait must
+// not return before readers see the event. The process only polls, so it learns late of the switch.
 func TestWaitAfterTheSwitch(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -248,8 +248,8 @@ func TestWaitAfterTheSwitch(t *testing.T) {
 		r2, stop2 := f.rollProcess(quiet, rollTable(projection.Options{Version: 2}, gate.hook))
 		f.rollPhase(2, "live")
 		last = f.rollHistory(1, 1)
-		<-gate.reached // version 2 is held up before it
-		f.rollUntil("version 1 has it", func() bool { return f.rollStatus(r1, 1).Checkpoint >= last })
+		<-gate.reached // version 2 is held up before the last event
+		f.rollUntil("version 1 has handled the event", func() bool { return f.rollStatus(r1, 1).Checkpoint >= last })
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		if err := r1.Wait(ctx, last); err == nil {
 			t.Error("Wait returned although readers do not see the event")
@@ -264,7 +264,8 @@ func TestWaitAfterTheSwitch(t *testing.T) {
 	}
 }
 
-// TestOnlyHigherVersionsTakeOver: a build that somebody else has overtaken does not set readers back.
+// TestOnlyHigherVersionsTakeOver: version 3 becomes live while version 2 is still being built. When version 2 has caught
+// up, it does not replace version 3.
 func TestOnlyHigherVersionsTakeOver(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -278,7 +279,7 @@ func TestOnlyHigherVersionsTakeOver(t *testing.T) {
 	gate.open()
 	last := f.rollHistory(1, 1)
 	f.rollUntil("version 2 has caught up", func() bool { return f.rollStatus(r3, 2).Checkpoint >= last })
-	// It looks five times a second: what it does when it has caught up is in the audit soon.
+	// A version that has caught up tries to become live five times a second.
 	deadline := time.Now().Add(600 * time.Millisecond)
 	f.rollUntil("version 2 has tried", func() bool { return time.Now().After(deadline) })
 	if live := f.rollNumber(`select version from tidemark.projections where phase = 'live'`); live != 3 {
@@ -286,8 +287,8 @@ func TestOnlyHigherVersionsTakeOver(t *testing.T) {
 	}
 }
 
-// TestOtherKeys: a new version has as many partitions, but other keys. Then a partition of it has not the events of
-// the old version's partition of the same number, and no effect may get lost between them.
+// TestOtherKeys: a new version has as many partitions as the old one, but other keys. So partitions with the same number
+// do not have the same events in both versions. No effect must get lost.
 func TestOtherKeys(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -308,14 +309,14 @@ func TestOtherKeys(t *testing.T) {
 	}
 	_, stop1 := f.rollProcess(small(), version(1))
 	last := f.rollHistory(20, 2)
-	f.rollUntil("version 1 has got as far as it can", func() bool {
+	f.rollUntil("seven of eight partitions of version 1 have caught up", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projection_partitions where checkpoint >= $1`, last) == 7
 	})
 	r2, _ := f.rollProcess(quiet, version(2))
-	f.rollUntil("version 2 has got as far as it can", func() bool {
+	f.rollUntil("all partitions of version 2 have made progress", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projection_partitions where version = 2 and checkpoint > 0`) == 8
 	})
-	deadline := time.Now().Add(600 * time.Millisecond) // it looks five times a second
+	deadline := time.Now().Add(600 * time.Millisecond) // it tries five times a second
 	f.rollUntil("version 2 has tried", func() bool { return time.Now().After(deadline) })
 	if f.rollStatus(r2, 2).Phase == "live" {
 		stop1()

@@ -25,22 +25,22 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// change is what happens to an entry of a book. N is different for each, so that an entry's history
-// shows which of them were folded into it, and in which order.
+// change is an event of a book. N is different for each change, so an entry's history shows which changes were folded into
+// it, and in which order.
 type change struct {
 	Key, Op string
 	N       int64
-	Keys    []string // in place of Key, in events of the second codec
+	Keys    []string // replaces Key in events of the second codec
 }
 
-// entry is a row.
+// entry is a row of a book.
 type entry struct {
 	Name    string `db:"name,key"`
 	Total   int64
 	History []int64
 }
 
-// book is a table of entries, fed by event types of its own, of two codecs, from several streams.
+// book is a table of entries. It has two event types, each in its own codec, and its events are in several streams.
 type book struct {
 	*fixture
 	name   string
@@ -68,7 +68,7 @@ func (b *book) projection(partitions int) *projection.Projection {
 
 // folds returns the same fold for both codecs. Events of the second one may have several keys, or none.
 func folds[Row any](b *book, fold func(*Row, eventstore.Event[change]) projection.Op) []projection.FoldSource[Row] {
-	// Some keys cannot be in a payload.
+	// A payload cannot have these bytes.
 	special := strings.NewReplacer("ZERO", "\x00", "BAD", "\xff")
 	one := projection.Fold(b.codecs[0], func(e eventstore.Event[change]) string { return special.Replace(e.Data.Key) }, fold)
 	several := projection.FoldKeys(b.codecs[1], func(e eventstore.Event[change]) []string {
@@ -80,7 +80,7 @@ func folds[Row any](b *book, fold func(*Row, eventstore.Event[change]) projectio
 	return []projection.FoldSource[Row]{one, several}
 }
 
-// fold spoils the row before it fails: nothing of that may be seen.
+// fold changes the row before it fails. Nothing of that change must be stored.
 func (b *book) fold(row *entry, event eventstore.Event[change]) projection.Op {
 	c := event.Data
 	row.Total, row.History = row.Total+c.N, append(row.History, c.N)
@@ -108,15 +108,15 @@ func (b *book) fold(row *entry, event eventstore.Event[change]) projection.Op {
 	case "nothing":
 		return projection.Op{}
 	case "check":
-		row.History = append(row.History, -1) // which nothing takes back, in whichever batch it is
+		row.History = append(row.History, -1) // no later change removes the -1, so the table refuses the row whatever the batch is
 	default:
 		panic("unknown change")
 	}
 	return projection.Put
 }
 
-// append stores changes in one go and returns the position of the last one. It is the stream that
-// they are given to, and the number of the change, that decide about their types.
+// append stores changes in one append, and returns the position of the last one. The event type of a change depends on the
+// stream and on the number of the change.
 func (b *book) append(stream int, changes ...change) eventstore.Position {
 	b.Helper()
 	var drafts []eventstore.Draft
@@ -138,8 +138,8 @@ func (b *book) append(stream int, changes ...change) eventstore.Position {
 	return receipt.Position
 }
 
-// fromLog folds the log from scratch. What follows a bad change of a key is parked, unless bad ones
-// are skipped.
+// fromLog folds the log from scratch, without bad changes. Unless skipBad is set, it also leaves out the changes that wait
+// behind a bad change of the same key.
 func (b *book) fromLog(skipBad bool) []entry {
 	b.Helper()
 	rows, parked := make(map[string]entry), make(map[string]bool)
@@ -184,7 +184,7 @@ func (b *book) fromLog(skipBad bool) []entry {
 	return slices.SortedFunc(maps.Values(rows), func(a, b entry) int { return cmp.Compare(a.Name, b.Name) })
 }
 
-// badOps are the changes that can never be folded, or not be stored.
+// badOps are the changes that can never be folded or stored.
 var badOps = []string{"fail", "panic", "rekey", "nothing", "check"}
 
 // rows returns the table as readers see it.
@@ -210,16 +210,16 @@ func (b *book) check() {
 	}
 }
 
-// TestTableModel: whatever happens to a table, in the end it is the log, folded from scratch: changes
-// of all kinds over a few keys in several streams, batches of any size, any number of partitions, runners that are
-// stopped in the middle, folds that fail for a while, and operators who retry, skip and rebuild keys.
+// TestTableModel: in the end a table has the rows that a fold of the log from scratch has. The test draws changes of all
+// kinds over a few keys in several streams, any batch size and number of partitions, runners that are stopped in the
+// middle, folds that fail for a while, and operators who retry, skip and rebuild keys.
 func TestTableModel(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	histories := 0
 	rapid.Check(t, func(t *rapid.T) {
 		if histories++; histories > 8 {
-			return // enough for every run
+			return // eight histories are enough for one run of the tests
 		}
 		b := f.book(fmt.Sprint("model", histories))
 		config := *quiet
@@ -253,11 +253,11 @@ func TestTableModel(t *testing.T) {
 			"mend": func(t *rapid.T) {
 				b.broken.Store(false)
 				if rapid.Bool().Draw(t, "retry") {
-					_, _ = r.Operator().Retry(b.Context(), projection.Ref{Name: b.name, Version: 1}) // the bad ones fail again
+					_, _ = r.Operator().Retry(b.Context(), projection.Ref{Name: b.name, Version: 1}) // an error is normal: bad changes fail again
 				}
 			},
 			"rebuild a key": func(t *rapid.T) {
-				_ = r.Operator().RebuildKey(b.Context(), projection.Ref{Name: b.name, Version: 1}, key.Draw(t, "key")) // not if a change of it is bad
+				_ = r.Operator().RebuildKey(b.Context(), projection.Ref{Name: b.name, Version: 1}, key.Draw(t, "key")) // an error is normal: it fails if a change of the key is bad
 			},
 		})
 		b.broken.Store(false)
@@ -275,7 +275,7 @@ func TestTableModel(t *testing.T) {
 				break
 			}
 			for _, l := range letters {
-				var next *projection.HandlerError // of the same key
+				var next *projection.HandlerError // the next change of the key is bad too
 				if _, err := r.Operator().Skip(b.Context(), projection.Ref{Name: b.name, Version: 1}, l.Key, l.Position, "a test"); err != nil && !errors.As(err, &next) && !strings.Contains(err.Error(), "check constraint") {
 					t.Fatal(err)
 				}
@@ -287,8 +287,8 @@ func TestTableModel(t *testing.T) {
 	})
 }
 
-// TestTableManyRows: batches with enough new rows are copied in and small ones are not, live as well
-// as while catching up, and it makes no difference.
+// TestTableManyRows: batches with many new rows are copied in, and small batches are not. The rows are right in both
+// cases, while the table catches up and when it is live.
 func TestTableManyRows(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 4, 16} {
@@ -305,7 +305,7 @@ func TestTableManyRows(t *testing.T) {
 			b.append(1, many(0, 16*400, "put")...)
 			b.append(2, many(0, 1000, "add")...)
 			config := *quiet
-			config.BatchSize = 5000 // all that is new is one batch
+			config.BatchSize = 5000 // all new events are one batch
 			r, stop := b.start(&config, b.store, b.projection(partitions))
 			b.wait(r, b.append(3, many(500, 700, "delete")...))
 			b.check()
@@ -314,7 +314,7 @@ func TestTableManyRows(t *testing.T) {
 				insert into public.statements values (left(ltrim(current_query(), E' \t\n'), 4)); return null; end $$`)
 			f.exec(`create trigger note after insert on book_v1 for each statement execute function note()`)
 			b.wait(r, b.append(2, many(16*400, 16*400+partitions*300, "put")...))
-			b.wait(r, b.append(3, many(400, 600, "add")...)) // again after it was deleted
+			b.wait(r, b.append(3, many(400, 600, "add")...)) // some of these rows were deleted before
 			b.wait(r, b.append(3, change{Key: "single", Op: "put"}))
 			b.check()
 			stop()
@@ -324,7 +324,7 @@ func TestTableManyRows(t *testing.T) {
 			b.wait(r, b.append(2, many(16*400, 16*400+300, "add")...))
 			b.check()
 			if kinds := texts(f, `select distinct lower(kind) from statements order by 1`); !slices.Equal(kinds, []string{"copy", "inse"}) {
-				t.Errorf("statements %v: want both kinds", kinds)
+				t.Errorf("statements %v, want copy and insert", kinds)
 			}
 		})
 	}
@@ -339,11 +339,11 @@ func TestTableEviction(t *testing.T) {
 	for i := range 3000 {
 		changes = append(changes, change{Key: fmt.Sprint(i), Op: "put"})
 	}
-	// The more partitions of tables, the fewer rows each of them keeps: a thousand here.
+	// The more partitions tables have, the fewer rows each partition keeps in memory: a thousand here.
 	others := f.book("others").projection(128)
 	r, _ := b.start(quiet, b.store, b.projection(1), others)
 	b.wait(r, b.append(1, changes...), "book")
-	for range 20 { // too few to be copied in: a row taken for a new one would be overwritten
+	for range 20 { // few changes, so rows are not copied in: a row that is wrongly taken for a new row would be overwritten
 		changes = nil
 		for range 150 {
 			changes = append(changes, change{Key: fmt.Sprint(rand.IntN(3000)), Op: []string{"add", "put", "delete", "skip"}[rand.IntN(4)]})
@@ -353,7 +353,7 @@ func TestTableEviction(t *testing.T) {
 	b.check()
 }
 
-// TestTableFullPages: a full page that is the last one does not keep its rows to itself.
+// TestTableFullPages: when the last page is full, its rows are written.
 func TestTableFullPages(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -368,8 +368,8 @@ func TestTableFullPages(t *testing.T) {
 	b.check()
 }
 
-// TestTableRebuildKey: a row that was damaged is folded anew, dead letters of its key included,
-// while events for it and others go on coming. A table can be reset too, but only to the beginning.
+// TestTableRebuildKey: RebuildKey folds a damaged row again, with the dead letters of its key, while events of the key and
+// of other keys are appended. Reset of a table is possible to position 0 only.
 func TestTableRebuildKey(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 4} {
@@ -387,12 +387,12 @@ func TestTableRebuildKey(t *testing.T) {
 			f.exec(`update book_v1 set total = 0 where name = 'a'`)
 			f.exec(`insert into book_v1 values ('gone', 1, '{1}'), ('never', 1, '{1}')`)
 			if err := r.Operator().RebuildKey(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, "b"); err == nil {
-				t.Error("a key was rebuilt that has an event that fails")
+				t.Error("RebuildKey returned no error for a key with an event that fails")
 			}
 			b.broken.Store(false)
 			var stopped atomic.Bool
 			last := make(chan eventstore.Position)
-			go func() { // the only one who appends meanwhile
+			go func() { // no other goroutine appends while this one runs
 				var position eventstore.Position
 				for !stopped.Load() {
 					position = b.append(3, change{Key: "a", Op: "add"}, change{Key: "b", Op: "add"})
@@ -427,8 +427,8 @@ func TestTableRebuildKey(t *testing.T) {
 	}
 }
 
-// TestTableRebuildKeyConnection: while a key is rebuilt its partition is locked, and all other connections of the pool may
-// be waiting for that. So it reads what was appended meanwhile on the connection that it has.
+// TestTableRebuildKeyConnection: RebuildKey locks the partition of the key, and all other connections of the pool can be
+// waiting for that lock. So RebuildKey reads the events that were appended in the meantime on the connection that it has.
 func TestTableRebuildKeyConnection(t *testing.T) {
 	t.Parallel()
 	b := setup(t).book("book")

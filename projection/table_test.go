@@ -17,11 +17,11 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestTableOneBadChange: a fold that fails, panics, changes the key or says nothing, and a row that
-// Postgres refuses, stop one key, whose row stays as it was.
+// TestTableOneBadChange: a fold that fails, panics, changes the key or returns the zero Op stops one key, and so does a
+// row that Postgres refuses. The row stays as it was.
 func TestTableOneBadChange(t *testing.T) {
 	t.Parallel()
-	for _, rows := range []int{5, 300} { // upserted, and copied in
+	for _, rows := range []int{5, 300} { // 5 rows are upserted, and 300 are copied in
 		t.Run(fmt.Sprint(rows), func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
@@ -50,7 +50,7 @@ func TestTableOneBadChange(t *testing.T) {
 			reasons := make(map[string]string)
 			for _, l := range letters {
 				if l.Waiting != 1 {
-					t.Errorf("%d changes wait behind that of %s, want 1", l.Waiting, l.Key)
+					t.Errorf("%d changes wait behind the bad change of %s, want 1", l.Waiting, l.Key)
 				}
 				reasons[l.Key], _, _ = strings.Cut(l.Error, "\n")
 			}
@@ -65,7 +65,7 @@ func TestTableOneBadChange(t *testing.T) {
 			if len(reasons) != len(badOps) {
 				t.Errorf("parked: %v", reasons)
 			}
-			// The same, now that it is live and the rows are there.
+			// The same when the table is live and the rows exist.
 			changes = nil
 			for i := range rows {
 				changes = append(changes, change{Key: fmt.Sprint(i), Op: []string{"add", "delete", "skip"}[i%3]})
@@ -77,12 +77,12 @@ func TestTableOneBadChange(t *testing.T) {
 	}
 }
 
-// TestTableBadRowOfAnEarlierPage: the row that Postgres refuses was held back when its page was full. The page after
-// it has one event for the same partition, or none.
+// TestTableBadRowOfAnEarlierPage: the row that Postgres refuses was kept in memory because its page was full. The next
+// page has one event for the same partition, or none.
 func TestTableBadRowOfAnEarlierPage(t *testing.T) {
 	t.Parallel()
 	for batch := range 3 {
-		for partitions := range 2 { // "a" and "b" are of different ones, if there are two
+		for partitions := range 2 { // with two partitions, "a" and "b" are in different ones
 			t.Run(fmt.Sprint(batch+1, partitions+1), func(t *testing.T) {
 				t.Parallel()
 				b := setup(t).book("book")
@@ -94,14 +94,14 @@ func TestTableBadRowOfAnEarlierPage(t *testing.T) {
 				b.wait(r, last)
 				b.check()
 				if letters, err := r.Operator().DeadLetters(t.Context(), projection.Ref{Name: "book", Version: projection.Live}, "", 0, 10); err != nil || len(letters) != 1 || letters[0].Key != "a" {
-					t.Errorf("dead letters %+v, %v; want that of a", letters, err)
+					t.Errorf("dead letters %+v, %v; want one of key a", letters, err)
 				}
 			})
 		}
 	}
 }
 
-// TestTableKeys: keys that the column, or any column, cannot hold stop themselves only.
+// TestTableKeys: a key that its column cannot hold stops no other key.
 func TestTableKeys(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -112,7 +112,7 @@ func TestTableKeys(t *testing.T) {
 	for name, c := range map[string]struct {
 		column string
 		good   string
-		bad    [2]string // the first before rows are loaded
+		bad    [2]string // the first is used with a new table, the second after a restart, when rows are loaded
 	}{
 		"no uuid":         {"uuid", id(1), [2]string{"none", "nothing"}},
 		"uuid in capital": {"uuid", id(1), [2]string{strings.ToUpper(id(2)), strings.ToUpper(id(3))}},
@@ -146,7 +146,7 @@ func TestTableKeys(t *testing.T) {
 	}
 }
 
-// texts returns what a query of one column does.
+// texts returns the rows of a query with one column of type text.
 func texts(f *fixture, sql string) []string {
 	f.Helper()
 	rows, _ := f.pool.Query(f.Context(), sql)
@@ -157,7 +157,7 @@ func texts(f *fixture, sql string) []string {
 	return all
 }
 
-// longKey returns a key that no index takes, and that cannot be compressed.
+// longKey returns a key that is too long for an index and cannot be compressed.
 func longKey() string {
 	var key strings.Builder
 	for i := range 300 {
@@ -214,7 +214,7 @@ const everythingDDL = `create table {everything} (
 	blob bytea, uid uuid, maybe_uid uuid,
 	note text not null default 'untouched', twice int generated always as (http_code * 2) stored)`
 
-// example returns a row that depends on n; every third of them has as little as possible.
+// example returns a row that depends on n. Every third row has as few values as possible.
 func example(n int64) everything {
 	at := time.Date(2024, 2, 29, 12, 30, 15, 123456000, time.UTC).Add(time.Duration(n) * time.Minute)
 	e := everything{Money: "0.00", Day: at.Format(time.DateOnly), Feeling: "so so", HTTPCode: int32(n), At: at, OpenedOn: at.Truncate(24 * time.Hour)}
@@ -230,8 +230,8 @@ func example(n int64) everything {
 	return e
 }
 
-// TestTableTypes: every kind of column comes back as it was written, whether rows are copied in, or
-// upserted, and loaded again.
+// TestTableTypes: rows of every kind of column are loaded as they were written. Rows that were copied in and rows that
+// were upserted are the same.
 func TestTableTypes(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -278,7 +278,7 @@ func TestTableTypes(t *testing.T) {
 	}
 	updated := text()
 	for i := range updated {
-		updated[i] = strings.Replace(updated[i], `"by hand"`, "untouched", 1) // the row's fields have nothing to do with it
+		updated[i] = strings.Replace(updated[i], `"by hand"`, "untouched", 1) // the row type has no field for this column
 	}
 	if diff := gocmp.Diff(copied, updated); diff != "" || len(copied) != many {
 		t.Errorf("%d rows; the same rows, copied and updated, differ (-copied +updated):\n%s", len(copied), diff)
@@ -310,7 +310,7 @@ func TestTableTooLong(t *testing.T) {
 	}
 }
 
-// TestTableRefused: rows and options that cannot work are a programmer's mistake.
+// TestTableRefused: NewTable panics for row types and options that cannot work.
 func TestTableRefused(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -353,8 +353,8 @@ func checkRow[Row any](t *testing.T, f *fixture, what string, options *projectio
 		func(eventstore.Event[change]) string { return "" }, func(*Row, eventstore.Event[change]) projection.Op { return projection.Put }))
 }
 
-// TestTableChanged: a table that is not the one that is stored, or cannot be made, is refused before
-// anything is run, and nothing of it remains.
+// TestTableChanged: Run refuses a table that differs from the stored definition, and a table that cannot be created. No
+// projection runs, and nothing of the table is stored.
 func TestTableChanged(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -391,7 +391,7 @@ func TestTableChanged(t *testing.T) {
 	}
 }
 
-// TestTableView: readers keep what they may do when a version with other columns takes the place of the old one.
+// TestTableView: readers keep their rights when a version with other columns replaces the old one.
 func TestTableView(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -415,7 +415,7 @@ func TestTableView(t *testing.T) {
 	r, _ = b.start(quiet, b.store, projection.NewTable("book", &projection.Options{Version: 2,
 		DDL: `create table {book} (total bigint, name text primary key, history bigint[], more text)`}, folds(b, b.fold)...))
 	deadline := time.Now().Add(30 * time.Second)
-	for live := false; !live; { // it switches by itself
+	for live := false; !live; { // version 2 becomes live by itself
 		status, err := r.Status(t.Context())
 		if err != nil || time.Now().After(deadline) {
 			t.Fatalf("version 2 is not live: %+v, %v", status, err)

@@ -14,13 +14,13 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// many returns a projection that notes positions, with so many partitions.
+// many returns a projection with the given number of partitions. It writes the positions of its events into the model.
 func many(f *fixture, name string, partitions int) *projection.Projection {
 	return newHandler(f, name, projection.Options{Partitions: partitions}, noHook)
 }
 
-// TestPartitionsChanged: two processes have other numbers of partitions for one projection, and its rows are
-// deleted while they run. Each runs it only as it is in the database, and says why not otherwise.
+// TestPartitionsChanged: two processes have different numbers of partitions for one projection, and its rows are deleted
+// while they run. A process runs the projection only if its number is that of the database, and otherwise says why not.
 func TestPartitionsChanged(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -36,7 +36,7 @@ func TestPartitionsChanged(t *testing.T) {
 	}
 	f.wait(four, f.put("x", 4))
 	f.checkOnce("a")
-	f.until("the first process says why it does not run it", func() bool {
+	f.until("the first process says why it does not run the projection", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		err := one.Wait(ctx, 1<<40)
@@ -44,7 +44,7 @@ func TestPartitionsChanged(t *testing.T) {
 	})
 	stop()
 
-	// The other way round: what runs four is left with one.
+	// The other way round: after four partitions the projection has one.
 	f.exec(`delete from tidemark.projections where name = 'a'`)
 	f.exec(`delete from model`)
 	again, _ := f.start(&config, f.store, many(f, "a", 1))
@@ -52,8 +52,8 @@ func TestPartitionsChanged(t *testing.T) {
 	f.checkOnce("a")
 }
 
-// TestTampered changes the tables of projections at random while processes run them: none panics, none stands
-// still for good, and what is registered anew afterwards is complete.
+// TestTampered changes the tables of projections at random while processes run the projections. No process panics or
+// hangs. When the rows are deleted and the projections are registered again, their read models are complete.
 func TestTampered(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -63,13 +63,13 @@ func TestTampered(t *testing.T) {
 	for _, partitions := range []int{1, 4, 16} {
 		r, err := projection.NewRunner(f.pool, f.store, &config, many(f, "a", partitions), newEffect(f, "b", projection.Options{Partitions: partitions}, noHook),
 			newPositions(f, "c", projection.Options{Partitions: partitions}, noHook),
-			newPositions(f, "c", projection.Options{Partitions: partitions, Version: 2}, noHook)) // which is built meanwhile
+			newPositions(f, "c", projection.Options{Partitions: partitions, Version: 2}, noHook)) // a version that is built at the same time
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
-		running.Go(func() { _ = r.Run(ctx) }) // of a projection that another process has otherwise it says so
+		running.Go(func() { _ = r.Run(ctx) }) // an error is normal here: another process has the same projection with other partitions
 		running.Go(func() {
 			for ctx.Err() == nil {
 				_, _ = r.Status(ctx)
@@ -117,7 +117,7 @@ func TestTampered(t *testing.T) {
 	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
 		sql := tampering[random.IntN(len(tampering))]
 		if _, err := f.pool.Exec(t.Context(), sql, []string{"a", "b", "c"}[random.IntN(3)]); err != nil {
-			t.Logf("%s: %v", sql, err) // two changes may contradict each other
+			t.Logf("%s: %v", sql, err) // normal: a change can contradict an earlier one
 		}
 		draft, err := counting.Encode(counted{random.IntN(10)})
 		if err != nil {
@@ -140,7 +140,7 @@ func TestTampered(t *testing.T) {
 
 func noHook(context.Context, pgx.Tx, eventstore.Event[counted]) error { return nil }
 
-// checkOnce fails unless the model has every event of the log once.
+// checkOnce checks that the model has every event of the log once.
 func (f *fixture) checkOnce(name string) {
 	f.Helper()
 	var missing, doubled int
@@ -152,8 +152,8 @@ func (f *fixture) checkOnce(name string) {
 	}
 }
 
-// TestSwitchWithoutPartitions: a version cannot take the place of one whose partitions were deleted by hand, and the error
-// says so.
+// TestSwitchWithoutPartitions: when the partitions of the live version were deleted by hand, another version cannot become
+// live. The error of Switch says why.
 func TestSwitchWithoutPartitions(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -162,7 +162,7 @@ func TestSwitchWithoutPartitions(t *testing.T) {
 	stop()
 	f.exec(`delete from tidemark.projection_partitions where version = 1`)
 	r, _ = f.start(quiet, f.store, newPositions(f, "c", projection.Options{Version: 2}, noHook))
-	f.until("the new version is there", func() bool {
+	f.until("Switch says that rows were deleted", func() bool {
 		err := r.Operator().Switch(t.Context(), projection.Ref{Name: "c", Version: 2})
 		return err != nil && strings.Contains(err.Error(), "were their rows deleted?")
 	})

@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestAddedUpTo: what is missing of a type that is added is what the partition has passed that is farthest, also
-// when it gets there just then.
+// TestAddedUpTo: events of an added type are missing up to the highest checkpoint of the partitions. The checkpoint of a
+// batch that is committed during the registration counts too.
 func TestAddedUpTo(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -41,7 +41,7 @@ func TestAddedUpTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, _ = f.rollProcess(quiet, version(counting, other))
-	f.rollUntil("somebody waits for the batch", func() bool {
+	f.rollUntil("the registration waits for the batch", func() bool {
 		return f.rollNumber(`
 			select count(*)
 			  from pg_stat_activity
@@ -58,7 +58,7 @@ func TestAddedUpTo(t *testing.T) {
 	}
 }
 
-// TestAddedWithoutEvents: of a type of which no event was stored nothing is missing, and nobody is warned.
+// TestAddedWithoutEvents: when no event of an added type is stored, no event is missing, and no warning is logged.
 func TestAddedWithoutEvents(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -69,11 +69,12 @@ func TestAddedWithoutEvents(t *testing.T) {
 	r, _ = f.start(config, f.store, handling(nothing, counting, other))
 	f.wait(r, f.append(other, 1))
 	if added := f.statusOf(r, "a").Added; len(added) > 0 || said.has("level=WARN") {
-		t.Errorf("added %v, and was somebody warned: %t", added, said.has("level=WARN"))
+		t.Errorf("added types %v, and a warning was logged: %t; want neither", added, said.has("level=WARN"))
 	}
 }
 
-// TestAddedUnknown: a search for events of a new type that takes too long keeps nobody from starting: there may be some.
+// TestAddedUnknown: when the search for stored events of an added type takes too long, the runner starts anyway. The
+// status lists the type, because there may be events.
 func TestAddedUnknown(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -90,7 +91,7 @@ func TestAddedUnknown(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, _ = f.start(quiet, f.store, handling(nothing, counting, other))
-	f.until("the type is noted", func() bool {
+	f.until("the type is stored", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projections where 'other' = any (types)`) > 0
 	})
 	if err := tx.Rollback(t.Context()); err != nil {
@@ -99,8 +100,8 @@ func TestAddedUnknown(t *testing.T) {
 	f.equal("added", map[string]eventstore.Position{"other": last}, f.statusOf(r, "a").Added)
 }
 
-// TestEveryType: a subscription that gets more types, up to all of them, is run by the release that has all, and
-// no other release passes over events, not even after Accept.
+// TestEveryType: a new release gives a subscription all types. Only that release runs the subscription. The old release
+// does not pass over events, not even after the new release has called AcceptTypes.
 func TestEveryType(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -119,14 +120,14 @@ func TestEveryType(t *testing.T) {
 	old, _ := f.start(config, f.store, few())
 	f.wait(old, f.append(counting, 3))
 	r, stop := f.start(quiet, f.store, every())
-	f.eventually(20*time.Second, "the old release leaves it", func() bool { return said.has("is not run by this process") })
+	f.eventually(20*time.Second, "the old release leaves the subscription", func() bool { return said.has("is not run by this process") })
 	f.waitWithin(10*time.Second, r, f.append(other, 2))
 	if err := r.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "mails", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	f.waitWithin(10*time.Second, r, f.append(other, 2))
 	if added := f.status(r, "mails").Added; len(added) != 0 {
-		t.Errorf("after Accept: %v", added)
+		t.Errorf("added types after AcceptTypes: %v, want none", added)
 	}
 	stop()
 	last := f.append(other, 2) // while only the old release runs
@@ -135,7 +136,7 @@ func TestEveryType(t *testing.T) {
 	if err := old.Wait(ctx, last); err == nil {
 		t.Error("the old release has passed over events")
 	}
-	// Back to a few types for good.
+	// An operator accepts the few types of the old release.
 	if err := old.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "mails", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +148,7 @@ func TestEveryType(t *testing.T) {
 	}
 }
 
-// named is counted with a key, and at another schema with the key under another name.
+// family is an event with a key. At schema 2 the key has another name, see renamedField.
 type family struct {
 	Name string
 	N    int
@@ -158,8 +159,8 @@ type renamedField struct {
 	N     int
 }
 
-// TestOldReleaseAndNewSchema: a release that does not know a schema leaves the projection to one that does: it
-// would look for such an event's key in vain, and so in another partition.
+// TestOldReleaseAndNewSchema: a release that does not know a schema leaves the projection to a release that knows it. The
+// old release could not find the key of such an event, and would handle it in the wrong partition.
 func TestOldReleaseAndNewSchema(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -199,12 +200,12 @@ func TestOldReleaseAndNewSchema(t *testing.T) {
 	f.equal("sums", int64(20), f.rollNumber(`select count(*) from sums where n = 11`))
 	s := f.statusOf(newer, "sums")
 	if s.Parked > 0 || len(s.Added) > 0 {
-		t.Errorf("%d events are parked, and these are missing: %v", s.Parked, s.Added)
+		t.Errorf("%d events are parked, and these types are added: %v; want none", s.Parked, s.Added)
 	}
 	stopOld()
 	stopNewer()
 
-	// The release is taken back: somebody has to say so.
+	// The new release is taken back. An operator must call AcceptTypes.
 	r, _ := f.start(quiet, f.store, table(first))
 	last = put(0, 1, `{"Name": "name0", "N": 100}`)
 	if err := r.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "sums", Version: projection.Live}); err != nil {

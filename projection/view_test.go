@@ -16,7 +16,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestColumns: readers get the new columns, and keep their rights.
+// TestColumns: when a version with other columns becomes live, readers see the new columns and keep their rights.
 func TestColumns(t *testing.T) {
 	t.Parallel()
 	for name, ddl := range map[string]string{
@@ -52,7 +52,8 @@ func TestColumns(t *testing.T) {
 	}
 }
 
-// TestDependentView: what somebody else has made of the view does not get lost, and the live version goes on.
+// TestDependentView: another view depends on the view for readers, so a version with other columns cannot become live. The
+// other view is not lost, and the live version continues.
 func TestDependentView(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -64,12 +65,12 @@ func TestDependentView(t *testing.T) {
 		return f.rollNumber(`select coalesce(min(checkpoint), 0) from tidemark.projection_partitions where version = 2`) > 0
 	})
 	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 2}); err == nil || !strings.Contains(err.Error(), "tally") || !strings.Contains(err.Error(), "depend") {
-		t.Errorf("switch: %v, want it to say what is in the way", err)
+		t.Errorf("switch: %v, want it to say that a view depends on tally", err)
 	}
 	for range 3 {
 		f.wait(r1, f.rollHistory(3, 3))
 		if n := f.rollNumber(`select n::bigint from theirs`); n != f.rollNumber(`select count(*) from tidemark.events`) {
-			t.Errorf("the view on top shows %d events", n)
+			t.Errorf("the dependent view shows %d events, want all", n)
 		}
 	}
 	f.exec(`drop view theirs`)
@@ -77,7 +78,8 @@ func TestDependentView(t *testing.T) {
 	f.checkRolled()
 }
 
-// TestLongReader: a report that reads the view for long does not hold up other readers, or the live version.
+// TestLongReader: a long report reads the view, and a new version waits for it to become live. Other readers and the live
+// version are not held up.
 func TestLongReader(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -91,7 +93,7 @@ func TestLongReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	r2, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 2}, nil))
-	f.rollUntil("version 2 wants to take over", func() bool {
+	f.rollUntil("version 2 waits for the lock on the view", func() bool {
 		return f.rollNumber(`select count(*) from pg_locks where not granted and mode = 'AccessExclusiveLock'`) > 0
 	})
 	var slow []time.Duration
@@ -102,12 +104,12 @@ func TestLongReader(t *testing.T) {
 		slow = append(slow, time.Since(start))
 	}
 	slices.Sort(slow)
-	t.Logf("an append, a Wait and a read took %v in the middle, at most %v", slow[10], slow[19])
+	t.Logf("an append, a Wait and a read took %v (median), at most %v", slow[10], slow[19])
 	if slow[19] > 600*time.Millisecond {
-		t.Errorf("an append, a Wait and a read took %v: a long reader must not be felt", slow[19])
+		t.Errorf("an append, a Wait and a read took %v beside a long reader, want 600 ms at most", slow[19])
 	}
 	if s := f.rollStatus(r2, 2); s.Phase != "building" {
-		t.Errorf("version 2 is %s below a reader", s.Phase)
+		t.Errorf("version 2 is %s while the report reads the view, want building", s.Phase)
 	}
 	if err := report.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -116,7 +118,7 @@ func TestLongReader(t *testing.T) {
 	f.checkRolled()
 }
 
-// TestRegisterTogether starts eight processes at once, with a new name, and then with a new version.
+// TestRegisterTogether starts eight processes at the same time, first with a new projection and then with a new version.
 func TestRegisterTogether(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -135,12 +137,12 @@ func TestRegisterTogether(t *testing.T) {
 	f.wait(r, last)
 	f.checkRolled()
 	if n := f.rollNumber(`select count(*) from tidemark.projection_audit where action in ('create', 'switch')`); n != 3 {
-		t.Errorf("%d versions were made or shown, want two made and one shown", n)
+		t.Errorf("the audit has %d entries for create and switch, want two for create and one for switch", n)
 	}
 }
 
-// TestAddedType: a type that an existing projection is given later is reported, with the position its events are missing
-// up to, until it is accepted; a new version handles all of them.
+// TestAddedType: when a type is added to an existing projection, the status lists it until AcceptTypes is called, with the
+// position up to which its events are missing. A new version handles all events of the type.
 func TestAddedType(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -164,13 +166,13 @@ func TestAddedType(t *testing.T) {
 	}
 	events := func() int64 { return f.rollNumber(`select sum(n)::bigint from tally`) }
 	if n := events(); n != 6 {
-		t.Errorf("it has %d events, want 6: the new type from now on", n)
+		t.Errorf("version 1 has %d events, want 6: those of the added type only from now on", n)
 	}
 	if err := r.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "tally", Version: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if got := f.rollStatus(r, 1).Added; len(got) != 0 {
-		t.Errorf("after Accept: %v", got)
+		t.Errorf("added types after AcceptTypes: %v, want none", got)
 	}
 	r2, _ := f.rollProcess(quiet, version(2, counting, other))
 	f.rollPhase(2, "live")
@@ -178,7 +180,7 @@ func TestAddedType(t *testing.T) {
 	if n := events(); n != 9 || len(f.rollStatus(r2, 2).Added) != 0 {
 		t.Errorf("version 2 has %d events, want all 9; added %v", n, f.rollStatus(r2, 2).Added)
 	}
-	// Both versions in one process, and the old one dropped under it.
+	// One process runs both versions, and the old version is dropped while it runs.
 	stop()
 	both, _ := f.rollProcess(quiet, version(1, counting, other), version(2, counting, other))
 	for _, to := range []int{1, 2} {
@@ -196,8 +198,8 @@ func TestAddedType(t *testing.T) {
 	}
 }
 
-// TestHandlerWritesToTheView: a handler that writes to the view is stopped in the first version already, and not
-// found out when the next one writes into the tables that readers see.
+// TestHandlerWritesToTheView: a handler that writes to the view for readers stops its projection, in the first version
+// already. Otherwise the next version would write into the table that readers see.
 func TestHandlerWritesToTheView(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -15,13 +15,12 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestWaitTogether: whoever waits for a projection has a deadline of their own, also while another one is asking the
-// database, which does not answer.
+// TestWaitTogether: each Wait keeps its own deadline, even while another Wait asks the database and gets no answer.
 func TestWaitTogether(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.start(quiet, f.store, record("a", nil))
-	r, err := projection.NewRunner(f.pool, f.store, quiet, record("a", nil)) // has to ask for what the other one does
+	r, err := projection.NewRunner(f.pool, f.store, quiet, record("a", nil)) // does not run, so its Wait asks the database
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +35,7 @@ func TestWaitTogether(t *testing.T) {
 	}
 	patient := make(chan error, 1)
 	go func() { patient <- r.Wait(t.Context(), last+1) }()
-	f.eventually(20*time.Second, "the first one is asking", func() bool {
+	f.eventually(20*time.Second, "the first Wait asks the database", func() bool {
 		return f.rollNumber(`
 			select count(*)
 			  from pg_stat_activity
@@ -49,7 +48,7 @@ func TestWaitTogether(t *testing.T) {
 	defer cancel()
 	unlock := time.AfterFunc(5*time.Second, func() { _ = stuck.Rollback(context.Background()) })
 	if err := r.Wait(ctx, last+1); err == nil || time.Since(start) > 2*time.Second {
-		t.Errorf("it waited %s with a deadline of 50ms: %v", time.Since(start), err)
+		t.Errorf("Wait took %s with a deadline of 50ms: %v", time.Since(start), err)
 	}
 	if unlock.Stop() {
 		_ = stuck.Rollback(t.Context())
@@ -60,8 +59,8 @@ func TestWaitTogether(t *testing.T) {
 	}
 }
 
-// TestWaitSaysWhy: who waits in vain is told that the projection is paused, or that the runner has ended; and then
-// the runner is not healthy either.
+// TestWaitSaysWhy: the error of Wait says that the projection is paused, or that the runner has ended. When the runner has
+// ended, Health returns an error too.
 func TestWaitSaysWhy(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -98,7 +97,8 @@ func TestWaitSaysWhy(t *testing.T) {
 	}
 }
 
-// TestHealthOfOthers: a live version that no process runs is a problem of those that know its name.
+// TestHealthOfOthers: when no process runs the live version, Health returns an error for runners of other versions of the
+// same name.
 func TestHealthOfOthers(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -110,7 +110,7 @@ func TestHealthOfOthers(t *testing.T) {
 	_, stop = f.rollProcess(&config, rollTable(projection.Options{Version: 1}, nil), rollTable(projection.Options{Version: 2}, nil))
 	f.rollPhase(2, "live")
 	stop()
-	r, _ = f.rollProcess(&config, rollTable(projection.Options{Version: 1}, nil)) // the release was taken back
+	r, _ = f.rollProcess(&config, rollTable(projection.Options{Version: 1}, nil)) // the release with version 2 was taken back
 	f.rollHistory(3, 1)
 	f.until("unhealthy", func() bool {
 		err := r.Health(t.Context())
@@ -118,7 +118,8 @@ func TestHealthOfOthers(t *testing.T) {
 	})
 }
 
-// TestWaitBeforeRun: whoever waits without a deadline for what nobody runs finds the reason in the log, and not often.
+// TestWaitBeforeRun: when calls wait without a deadline for a projection that no process runs, the reason is logged, once
+// for all of them.
 func TestWaitBeforeRun(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -133,7 +134,7 @@ func TestWaitBeforeRun(t *testing.T) {
 	for range 3 {
 		waiting.Go(func() {
 			if err := r.Wait(ctx, position); !errors.Is(err, context.Canceled) {
-				t.Errorf("%v, want that it was cancelled", err)
+				t.Errorf("%v, want context.Canceled", err)
 			}
 		})
 	}
@@ -145,7 +146,7 @@ func TestWaitBeforeRun(t *testing.T) {
 	}
 }
 
-// TestWaitForTables: position 0 is reached when the tables are there, and not before.
+// TestWaitForTables: Wait for position 0 returns when the tables exist, and not before.
 func TestWaitForTables(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -153,19 +154,19 @@ func TestWaitForTables(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = lock.Rollback(context.Background()) }() // of no effect after the commit
+	defer func() { _ = lock.Rollback(context.Background()) }() // does nothing after the commit
 	if _, err := lock.Exec(t.Context(), `lock table tidemark.projections in access exclusive mode`); err != nil {
 		t.Fatal(err)
 	}
 	r, _ := f.start(quiet, f.store, rollTable(projection.Options{}, nil))
 	waited := make(chan error, 1)
 	go func() { waited <- r.Wait(context.WithoutCancel(t.Context()), 0) }()
-	f.until("it waits for the lock", func() bool {
+	f.until("the runner waits for the lock", func() bool {
 		return f.rollNumber(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) > 0
 	})
 	select {
 	case err := <-waited:
-		t.Fatalf("it did not wait for the tables: %v", err)
+		t.Fatalf("Wait did not wait for the tables: %v", err)
 	default:
 	}
 	if err := lock.Commit(t.Context()); err != nil {
