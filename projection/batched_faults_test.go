@@ -22,8 +22,8 @@ func plainValue(e eventstore.Event[counted]) (any, error) {
 	return e.Data.N, nil
 }
 
-// TestBatchAbandoned: when a handler never returns, the event that it was given is blamed, and not an event before it that
-// is already parked.
+// TestBatchAbandoned: when a handler never returns, the event that it was given is blamed, and not an event before it
+// that is already parked.
 func TestBatchAbandoned(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -125,8 +125,8 @@ func TestBatchOfOne(t *testing.T) {
 	f.equal("calls of a batch with one item", int32(3), calls.Load())
 }
 
-// TestBatchIdle: when a batch handler leaves the transaction idle for too long, the partition looks for the event of the
-// batch that is to blame.
+// TestBatchIdle: when a batch handler leaves the transaction idle for too long, the partition looks for the event of
+// the batch that is to blame.
 func TestBatchIdle(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -49,12 +49,13 @@ func TestMalformedAddress(t *testing.T) {
 	}
 }
 
-// TestPausesGrow: pages that a partition passes again before each attempt at a failing event do not count as progress. So
-// the pauses grow.
+// TestPausesGrow: pages that a partition passes again before each attempt at a failing event do not count as progress.
+// So the pauses grow.
 func TestPausesGrow(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	const tries, least = 8, 1300 * time.Millisecond // pauses start at 0.1 s and grow by a factor of 1.5, and a random pause can be half of that
+	// Pauses start at 0.1 s and grow by a factor of 1.5. At random, a pause can be half as long.
+	const tries, least = 8, 1300 * time.Millisecond
 	tried := make(chan time.Time, 1000)
 	fails := record("a", func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
 		tried <- time.Now()
@@ -74,8 +75,8 @@ func TestPausesGrow(t *testing.T) {
 	}
 }
 
-// TestIdleHandler: when a handler leaves its transaction idle for longer than a lease, Postgres ends the transaction, and
-// the event is blamed. It does not matter whether the handler returns that error, hides it, or never gets it.
+// TestIdleHandler: when a handler leaves its transaction idle for longer than a lease, Postgres ends the transaction,
+// and the event is blamed. It does not matter whether the handler returns that error, hides it, or never gets it.
 func TestIdleHandler(t *testing.T) {
 	t.Parallel()
 	const lease = 500 * time.Millisecond

@@ -11,8 +11,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestUnsubscribe: after unsubscribe the effect is not called again, not even for an event that was read in the same page
-// as the last one.
+// TestUnsubscribe: after unsubscribe the effect is not called again, not even for an event that was read in the same
+// page as the last one.
 func TestUnsubscribe(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -39,8 +39,8 @@ func seats(name, table string, version int) *projection.Projection {
 	}))
 }
 
-// TestTableOfAnother: a projection cannot take the table of another projection, at any version and under any spelling of
-// the table's name. The error names both projections. When the other projection is dropped, the table is free.
+// TestTableOfAnother: a projection cannot take the table of another projection, at any version and under any spelling
+// of the table's name. The error names both projections. When the other projection is dropped, the table is free.
 func TestTableOfAnother(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -67,8 +67,8 @@ func TestTableOfAnother(t *testing.T) {
 	f.wait(r, f.put("a", 2))
 }
 
-// TestNameOfApplication: a projection cannot take the name of a table or view that the application uses, or that belongs
-// to a projection of another schema.
+// TestNameOfApplication: a projection cannot take the name of a table or view that the application uses, or that
+// belongs to a projection of another schema.
 func TestNameOfApplication(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -226,8 +226,8 @@ func TestClockPutBack(t *testing.T) {
 	f.wait(r, f.put("a", 1))
 }
 
-// TestStalledWithoutClock: a projection without progress is stalled, even if it advanced in the future by the clock of the
-// server.
+// TestStalledWithoutClock: a projection without progress is stalled, even if it advanced in the future by the clock of
+// the server.
 func TestStalledWithoutClock(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -279,8 +279,8 @@ func TestOnceOfAFrozenProcess(t *testing.T) {
 	f.checkModel("a")
 }
 
-// TestOnceEnds: when a process hangs after it has noted an effect, Postgres ends its transaction. Then another process can
-// note the effect.
+// TestOnceEnds: when a process hangs after it has noted an effect, Postgres ends its transaction. Then another process
+// can note the effect.
 func TestOnceEnds(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

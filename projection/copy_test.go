@@ -9,9 +9,9 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestTableStrangeTypes: a text is stored unchanged in a column of a type that pgx does not know. This holds even for so
-// many new rows that rows of known types would be copied in. The texts have 8 bytes, and so has the binary form of the
-// types.
+// TestTableStrangeTypes: a text is stored unchanged in a column of a type that pgx does not know. This holds even for
+// so many new rows that rows of known types would be copied in. The texts have 8 bytes, and so has the binary form of
+// the types.
 func TestTableStrangeTypes(t *testing.T) {
 	t.Parallel()
 	type row struct {

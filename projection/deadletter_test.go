@@ -80,7 +80,8 @@ func TestDeadLetters(t *testing.T) {
 	}
 }
 
-// TestRetry: Retry handles one key or all keys, each until an event fails. An event that was handled is not handled again.
+// TestRetry: Retry handles one key or all keys, each until an event fails. An event that was handled is not handled
+// again.
 func TestRetry(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -99,7 +100,7 @@ func TestRetry(t *testing.T) {
 		f.checkFold(k, r, k.name)
 
 		floor.Store(-500)
-		n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}) // stops at position 3 in key a, and continues with the other keys
+		n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: k.name, Version: projection.Live}) // stops key a at position 3
 		var h *projection.HandlerError
 		if n != 5 || !errors.As(err, &h) || h.Position != 3 {
 			t.Errorf("%s: %d handled, %v; want 5, and the error of the event at 3", k.name, n, err)
@@ -134,8 +135,8 @@ func (f *fixture) audit(r *projection.Runner, name string) (found []string) {
 	return found
 }
 
-// TestEditAndSkip: Edit replaces the payload for the projection, and the event in the log does not change. Skip gives up
-// an event for a reason. Both are in the audit with their actor.
+// TestEditAndSkip: Edit replaces the payload for the projection, and the event in the log does not change. Skip gives
+// up an event for a reason. Both are in the audit with their actor.
 func TestEditAndSkip(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -229,8 +230,8 @@ func onceEffect(f *fixture, name string, hook hook) *projection.Projection {
 	}))
 }
 
-// TestRetryWhileAppending calls Retry in the process that handles the events and in another one, while events are appended
-// that fail at the first attempt. Each event is handled once, in order.
+// TestRetryWhileAppending calls Retry in the process that handles the events and in another one, while events are
+// appended that fail at the first attempt. Each event is handled once, in order.
 func TestRetryWhileAppending(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

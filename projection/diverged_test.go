@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// otherLog is a log whose events have other ids than in the runner's database. The log of another copy of the same server
-// is such a log.
+// otherLog is a log whose events have other ids than in the runner's database. The log of another copy of the same
+// server is such a log.
 type otherLog struct {
 	*eventstore.Store
 	refuse bool // Next says that the log has diverged from the events that were read

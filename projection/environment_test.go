@@ -229,7 +229,8 @@ func TestConstraintBetweenPartitions(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.exec(`create table seats (seat int primary key, owner text)`)
-	// Events with the number 1 take the one seat, and events with 0 free it, slowly. The keys are in different partitions.
+	// Events with the number 1 take the one seat, and events with 0 free it, slowly. The keys are in different
+	// partitions.
 	p := projection.New("a", &projection.Options{Partitions: 4}, projection.On(counting, func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
 		sql := `insert into seats values (1, $1)`
 		if e.Data.N == 0 {
@@ -261,8 +262,8 @@ func TestConstraintBetweenPartitions(t *testing.T) {
 	}
 }
 
-// TestLastingFailure: while a failure lasts that is not about an event, the status has the time since when it lasts. The
-// partition tries again with growing pauses. The projection is unhealthy and, after StallAfter, stalled.
+// TestLastingFailure: while a failure lasts that is not about an event, the status has the time since when it lasts.
+// The partition tries again with growing pauses. The projection is unhealthy and, after StallAfter, stalled.
 func TestLastingFailure(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

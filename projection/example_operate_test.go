@@ -138,7 +138,8 @@ func ExampleRunner_Health() {
 	wait(runner, deposit(store, "ada", Deposited{Amount: 5}))
 	fmt.Println(runner.Health(ctx))
 
-	check(runner.Operator().Stop(ctx, projection.Ref{Name: "balances", Version: projection.AllVersions}, "the numbers are wrong")) // after Pause, Health would return nil
+	// Stop makes the projection unhealthy. Pause does not.
+	check(runner.Operator().Stop(ctx, projection.Ref{Name: "balances", Version: projection.AllVersions}, "the numbers are wrong"))
 	fmt.Println(runner.Health(ctx))
 	// Output:
 	// <nil>

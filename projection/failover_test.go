@@ -44,8 +44,9 @@ type failover struct {
 }
 
 // TestFailover appends, follows and projects while primaries are killed and their standbys promoted. With a synchronous
-// standby no acknowledged event is lost. With an asynchronous standby events can be lost, and the test counts them. With
-// both, the log has no event twice, every stream is in order, and in the end followers and read models agree with the log.
+// standby no acknowledged event is lost. With an asynchronous standby events can be lost, and the test counts them.
+// With both, the log has no event twice, every stream is in order, and in the end followers and read models agree with
+// the log.
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	for name, settings := range map[string]map[string]string{

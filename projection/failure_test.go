@@ -57,8 +57,8 @@ func newBatches(_ *fixture, name string, o projection.Options, hook hook) *proje
 	}, projection.Each(counting, nil, whole)))
 }
 
-// newEffectBatches returns a subscription that writes the events of a batch into the model, up to the event for which the
-// hook fails.
+// newEffectBatches returns a subscription that writes the events of a batch into the model, up to the event for which
+// the hook fails.
 func newEffectBatches(f *fixture, name string, o projection.Options, hook hook) *projection.Projection {
 	return projection.NewSubscription(name, &o, projection.EffectBatch(func(ctx context.Context, b projection.Batch) error {
 		for n, item := range b.Items {
@@ -300,9 +300,9 @@ func ways(t *testing.T) []way {
 	}
 }
 
-// TestFailures lets projections fail in all ways at one event of key b. The event becomes a dead letter, and later events
-// of key b wait behind it. Other keys are not held up. Once the event can be handled, Retry handles it and the events
-// behind it.
+// TestFailures lets projections fail in all ways at one event of key b. The event becomes a dead letter, and later
+// events of key b wait behind it. Other keys are not held up. Once the event can be handled, Retry handles it and the
+// events behind it.
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1, 2, 3, 1000} {

@@ -10,8 +10,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestFoldKeys: an event is folded once into each of its rows, and an event without keys into no row. An event that fails
-// for one row is a dead letter of that row only. The partition and the event's other rows continue.
+// TestFoldKeys: an event is folded once into each of its rows, and an event without keys into no row. An event that
+// fails for one row is a dead letter of that row only. The partition and the event's other rows continue.
 func TestFoldKeys(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 4} {

@@ -21,7 +21,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// setupHandler starts a projection that appends keep inline. Its handler writes each event into the model and calls hook.
+// setupHandler starts a projection that appends keep inline. Its handler writes each event into the model and calls
+// hook.
 func setupHandler(
 	t *testing.T, timeout time.Duration, hook func(context.Context, pgx.Tx, int) error,
 ) *inlined {
@@ -51,7 +52,8 @@ func (f *inlined) checkWritten(name string) {
 	}
 }
 
-// putMany appends numbers concurrently. The appends of negative numbers must fail. Each other append must be stored once.
+// putMany appends numbers concurrently. The appends of negative numbers must fail. Each other append must be stored
+// once.
 func (f *inlined) putMany(negative ...int) {
 	f.Helper()
 	before := len(f.log("counted"))
@@ -159,8 +161,8 @@ func TestInlineIsolation(t *testing.T) {
 	f.checkWritten("written")
 }
 
-// TestInlineDefaultIsolation: stores keep projections inline even when the default isolation level of their connections is
-// repeatable read.
+// TestInlineDefaultIsolation: stores keep projections inline even when the default isolation level of their connections
+// is repeatable read.
 func TestInlineDefaultIsolation(t *testing.T) {
 	t.Parallel()
 	f := setupHandler(t, 0, nil)
@@ -188,8 +190,8 @@ func TestInlineDefaultIsolation(t *testing.T) {
 	f.checkWritten("written")
 }
 
-// putAlways appends from several goroutines until stop is called. A goroutine for which store returns nil appends events
-// that the projections do not handle.
+// putAlways appends from several goroutines until stop is called. A goroutine for which store returns nil appends
+// events that the projections do not handle.
 func (f *inlined) putAlways(store func(n int) *eventstore.Store) (stop func()) {
 	ctx, cancel := context.WithCancel(f.Context())
 	var writers sync.WaitGroup
@@ -245,8 +247,8 @@ func TestInlineAddsTypes(t *testing.T) {
 	}
 }
 
-// TestInlineBusy: StartInline and StopInline finish while appends continue, of events that the projection handles and of
-// others.
+// TestInlineBusy: StartInline and StopInline finish while appends continue, of events that the projection handles and
+// of others.
 func TestInlineBusy(t *testing.T) {
 	t.Parallel()
 	f := setupInline(t)

@@ -234,8 +234,8 @@ func TestInlineFailure(t *testing.T) {
 	f.check()
 }
 
-// TestInlineInTx: in a caller's transaction the read models are part of that transaction, and the transaction can be used
-// after an append that failed.
+// TestInlineInTx: in a caller's transaction the read models are part of that transaction, and the transaction can be
+// used after an append that failed.
 func TestInlineInTx(t *testing.T) {
 	t.Parallel()
 	f := setupInline(t)
@@ -278,8 +278,8 @@ func inSchemas(t *testing.T, test func(*inlined)) {
 	}
 }
 
-// TestInlineUnaware: an append through a store that does not know the inline projections is refused. Otherwise its events
-// would be missing from the read models.
+// TestInlineUnaware: an append through a store that does not know the inline projections is refused. Otherwise its
+// events would be missing from the read models.
 func TestInlineUnaware(t *testing.T) { inSchemas(t, testInlineUnaware) }
 
 func testInlineUnaware(f *inlined) {

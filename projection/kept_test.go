@@ -72,8 +72,8 @@ func TestRowThatCannotBeRead(t *testing.T) {
 	}
 }
 
-// TestValueThatCannotBeWritten: a value that does not fit its column stops its key. This holds for rows that are upserted
-// and for rows that are copied in.
+// TestValueThatCannotBeWritten: a value that does not fit its column stops its key. This holds for rows that are
+// upserted and for rows that are copied in.
 func TestValueThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	type row struct {
@@ -128,8 +128,8 @@ func TestValueThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// checkFits starts a table whose column c has a type that does not fit the field's Go type. It checks that the projection
-// stops, and that the reason names the column, the field and the field's type.
+// checkFits starts a table whose column c has a type that does not fit the field's Go type. It checks that the
+// projection stops, and that the reason names the column, the field and the field's type.
 func checkFits[Field any](f *fixture, name, column string) {
 	f.Helper()
 	type row struct {
@@ -268,8 +268,8 @@ func (s *seen) put(e inputs) projection.Op {
 	return projection.Put
 }
 
-// TestKeptIsLoaded: a fold sees the same in a process that keeps running, in a process that is started after every event,
-// and in a process that builds the table from the beginning.
+// TestKeptIsLoaded: a fold sees the same in a process that keeps running, in a process that is started after every
+// event, and in a process that builds the table from the beginning.
 func TestKeptIsLoaded(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

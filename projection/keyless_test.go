@@ -88,8 +88,8 @@ func (o *owners) sums(want map[string]string) {
 
 var eight = []string{"a", "b", "c", "d", "e", "f", "g", "h"} // keys of different partitions
 
-// TestRetryKeepsWhatLostItsKey: an event is parked under its key. If it has no key or another key when it is tried again,
-// it stays parked, and Retry returns an error that says why.
+// TestRetryKeepsWhatLostItsKey: an event is parked under its key. If it has no key or another key when it is tried
+// again, it stays parked, and Retry returns an error that says why.
 func TestRetryKeepsWhatLostItsKey(t *testing.T) {
 	t.Parallel()
 	o := &owners{fixture: setup(t)}
@@ -171,8 +171,8 @@ func TestRetryOfUnknownType(t *testing.T) {
 	f.equal("parked after Skip", 0, f.statusOf(old, "a").Parked)
 }
 
-// TestRebuildKeyByOldRelease: a release that does not know all types of a projection refuses to rebuild a key, because it
-// would make a wrong row.
+// TestRebuildKeyByOldRelease: a release that does not know all types of a projection refuses to rebuild a key, because
+// it would make a wrong row.
 func TestRebuildKeyByOldRelease(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -207,8 +207,8 @@ func TestRebuildKeyByOldRelease(t *testing.T) {
 	f.equal("rows", map[string]string{"a": "2"}, f.streams(`select stream, events || '' from rows`))
 }
 
-// TestRebuildKeyAndKeyless: an event that was parked without a key, and has one now, is folded once. RebuildKey of its row
-// is refused before the event is retried, and works after.
+// TestRebuildKeyAndKeyless: an event that was parked without a key, and has one now, is folded once. RebuildKey of its
+// row is refused before the event is retried, and works after.
 func TestRebuildKeyAndKeyless(t *testing.T) {
 	t.Parallel()
 	o := &owners{fixture: setup(t)}

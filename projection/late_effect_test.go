@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestAbandonedEffect: an effect that returns after it was abandoned does not disturb its partition, which has continued.
-// The race detector would find it.
+// TestAbandonedEffect: an effect that returns after it was abandoned does not disturb its partition, which has
+// continued. The race detector would find it.
 func TestAbandonedEffect(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

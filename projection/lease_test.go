@@ -52,8 +52,8 @@ func (f *fixture) appendKeys(n int) (last eventstore.Position) {
 	return receipts[n-1].Position
 }
 
-// checkSet compares the events that a projection has handled with the log. The order does not matter, because partitions
-// run in parallel.
+// checkSet compares the events that a projection has handled with the log. The order does not matter, because
+// partitions run in parallel.
 func (f *fixture) checkSet(name string, types ...string) {
 	f.Helper()
 	var want []eventstore.Position
@@ -155,7 +155,7 @@ func (f *fixture) expire(owner string) {
 // staller is a fixture for a runner whose lease renewals can be held back while its handlers continue.
 type staller struct {
 	*fixture
-	stalled  atomic.Pointer[chan struct{}] // nil if renewals are not held back; the channel is closed when they are not any more
+	stalled  atomic.Pointer[chan struct{}] // nil while renewals are not held back; wake closes the channel
 	renewing sync.RWMutex                  // read-locked by the renewals under way
 	advanced chan error                    // the outcome of each attempt to move a checkpoint
 }
@@ -273,8 +273,8 @@ func (f *fixture) await(what string, c <-chan struct{}) {
 	}
 }
 
-// TestStolenLease: a runner loses its lease in the middle of a batch and continues the batch. It changes nothing, whether
-// the new owner has already passed the same events or still handles them.
+// TestStolenLease: a runner loses its lease in the middle of a batch and continues the batch. It changes nothing,
+// whether the new owner has already passed the same events or still handles them.
 func TestStolenLease(t *testing.T) {
 	t.Parallel()
 	for name, passed := range map[string]bool{"passed": true, "at the same events": false} {
@@ -408,8 +408,8 @@ func TestPauseInABatch(t *testing.T) {
 	}
 }
 
-// TestPausedStaysPaused: no runner handles events of a paused projection, not even a runner that is started later, until
-// some process calls Resume.
+// TestPausedStaysPaused: no runner handles events of a paused projection, not even a runner that is started later,
+// until some process calls Resume.
 func TestPausedStaysPaused(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

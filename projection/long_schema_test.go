@@ -9,8 +9,8 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// TestLongSchema: runners get each other's notifications whatever the length of the schema's name. The name of a channel
-// can have 63 bytes.
+// TestLongSchema: runners get each other's notifications whatever the length of the schema's name. The name of a
+// channel can have 63 bytes.
 func TestLongSchema(t *testing.T) {
 	t.Parallel()
 	for _, length := range []int{51, 52, 63} {

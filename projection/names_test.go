@@ -48,8 +48,8 @@ var sayings = map[string]func(ctx context.Context, tx pgx.Tx, key string) error{
 	},
 }
 
-// TestNamesInBraces: in every statement that a handler sends, a table name in braces stands for the table of the handler's
-// own version.
+// TestNamesInBraces: in every statement that a handler sends, a table name in braces stands for the table of the
+// handler's own version.
 func TestNamesInBraces(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -16,8 +16,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestRetryPassing: an error in a retry that is not about the event, such as a transient one, does not become the error of
-// a dead letter. Events before a transient error are handled.
+// TestRetryPassing: an error in a retry that is not about the event, such as a transient one, does not become the error
+// of a dead letter. Events before a transient error are handled.
 func TestRetryPassing(t *testing.T) {
 	t.Parallel()
 	for name, trouble := range map[string]func(f *fixture, cancel func()) error{
@@ -65,8 +65,8 @@ func TestRetryPassing(t *testing.T) {
 	}
 }
 
-// TestRetryRefusedCommit: the commit of a retry fails because of one event, and the error does not say which. Retry finds
-// the event and handles those before it.
+// TestRetryRefusedCommit: the commit of a retry fails because of one event, and the error does not say which. Retry
+// finds the event and handles those before it.
 func TestRetryRefusedCommit(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -91,7 +91,8 @@ func TestRetryRefusedCommit(t *testing.T) {
 	}
 }
 
-// TestRetryLeavesOthersAlone: when a retry runs, a batch of another partition is under way. That batch is not done again.
+// TestRetryLeavesOthersAlone: when a retry runs, a batch of another partition is under way. That batch is not done
+// again.
 func TestRetryLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -157,8 +158,8 @@ func TestRetryStopped(t *testing.T) {
 	f.equal("parked", 1, f.statusOf(r, "handler").Parked)
 }
 
-// TestRetryTakesTurns: a retry of slow events is done in several transactions, so it does not hold the partition all the
-// time.
+// TestRetryTakesTurns: a retry of slow events is done in several transactions, so it does not hold the partition all
+// the time.
 func TestRetryTakesTurns(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -15,8 +15,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestRefs: each method refuses the versions that it does not take, and changes nothing. Every method refuses a Ref without
-// a version.
+// TestRefs: each method refuses the versions that it does not take, and changes nothing. Every method refuses a Ref
+// without a version.
 func TestRefs(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -76,8 +76,8 @@ func TestRefs(t *testing.T) {
 	}
 }
 
-// TestOperatorWithoutCode: an Operator has only a pool, and another process runs the projection. The methods of Operator
-// work. Drop of a running version and Switch to an unknown version are refused.
+// TestOperatorWithoutCode: an Operator has only a pool, and another process runs the projection. The methods of
+// Operator work. Drop of a running version and Switch to an unknown version are refused.
 func TestOperatorWithoutCode(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -17,7 +17,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestDeafHandler: a handler that ignores its context keeps its goroutine, but it does not keep a connection of the pool.
+// TestDeafHandler: a handler that ignores its context keeps its goroutine, but it does not keep a connection of the
+// pool.
 func TestDeafHandler(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -113,7 +114,8 @@ func (f *fixture) troubled() (*fixture, *trouble) {
 	return &fixture{T: f.T, pool: pool, store: f.store}, &tr
 }
 
-// TestLostConnections: a connection ends in the middle of a batch, without an error from the server. No event is blamed.
+// TestLostConnections: a connection ends in the middle of a batch, without an error from the server. No event is
+// blamed.
 func TestLostConnections(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds[:2] {
@@ -140,8 +142,8 @@ func TestLostConnections(t *testing.T) {
 	}
 }
 
-// TestSilentConnection: the connection of a batch is dead but not closed. The batch is given up and done again, although
-// its process continues to renew its lease.
+// TestSilentConnection: the connection of a batch is dead but not closed. The batch is given up and done again,
+// although its process continues to renew its lease.
 func TestSilentConnection(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -197,8 +199,8 @@ func TestLockedTable(t *testing.T) {
 	f.checkFold(k, r, "locked")
 }
 
-// TestLogGoesBack: a failover loses the end of the log and of the read model. The runner handles the new events, and not
-// the lost events that it has in memory.
+// TestLogGoesBack: a failover loses the end of the log and of the read model. The runner handles the new events, and
+// not the lost events that it has in memory.
 func TestLogGoesBack(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestHeldByPrepared: a prepared transaction that was never finished holds the tidemark back. The status names it, before
-// and after a restart of the server.
+// TestHeldByPrepared: a prepared transaction that was never finished holds the tidemark back. The status names it,
+// before and after a restart of the server.
 func TestHeldByPrepared(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -52,8 +52,8 @@ func setupProcesses(t *testing.T, address string) *processFixture {
 	return f
 }
 
-// load appends until ctx is done, each time a few events to some of the streams. It does not repeat a commit that fails,
-// because check compares the read models with the log.
+// load appends until ctx is done, each time a few events to some of the streams. It does not repeat a commit that
+// fails, because check compares the read models with the log.
 func (f *processFixture) load(ctx context.Context, writer uint64) {
 	random := rand.New(rand.NewPCG(1, writer))
 	for ctx.Err() == nil {
@@ -174,8 +174,8 @@ func TestRestartedPostgres(t *testing.T) {
 	})
 }
 
-// TestRollingProcesses deploys version 2 of the projections, process by process, while events are appended. The processes
-// of version 1 end, one of them by kill -9. Readers never see fewer rows or events than before.
+// TestRollingProcesses deploys version 2 of the projections, process by process, while events are appended. The
+// processes of version 1 end, one of them by kill -9. Readers never see fewer rows or events than before.
 func TestRollingProcesses(t *testing.T) {
 	t.Parallel()
 	f := setupProcesses(t, pgtest.URL(t))
@@ -238,7 +238,8 @@ func TestRollingProcesses(t *testing.T) {
 	}
 }
 
-// makeProcessTrouble kills and replaces a process each period. If crash is given, it calls crash after every second kill.
+// makeProcessTrouble kills and replaces a process each period. If crash is given, it calls crash after every second
+// kill.
 func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, crash func()) {
 	t.Helper()
 	var processes []*process

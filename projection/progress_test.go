@@ -9,8 +9,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestProgressOfALongLog: when a version over a long log is registered, others wait, so the log is not counted. The total
-// is the planner's estimate. Here the estimate is ten times too high, which shows that the estimate is used.
+// TestProgressOfALongLog: when a version over a long log is registered, others wait, so the log is not counted. The
+// total is the planner's estimate. Here the estimate is ten times too high, which shows that the estimate is used.
 func TestProgressOfALongLog(t *testing.T) {
 	t.Parallel()
 	for name, mode := range map[string]pgx.QueryExecMode{

@@ -159,7 +159,8 @@ func TestConstructorsRefuse(t *testing.T) {
 	}
 }
 
-// TestPoolOfOne: Run refuses a pool of one connection, because a batch would wait for a connection that it holds itself.
+// TestPoolOfOne: Run refuses a pool of one connection, because a batch would wait for a connection that it holds
+// itself.
 func TestPoolOfOne(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

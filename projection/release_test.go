@@ -92,8 +92,8 @@ func (f *fixture) appendExtra(n int) (last eventstore.Position) {
 	return last
 }
 
-// waitWithin waits for a position for a limited time. Give it less than the leases of the test, so the test fails if the
-// runner waits for a lease to expire.
+// waitWithin waits for a position for a limited time. Give it less than the leases of the test, so the test fails if
+// the runner waits for a lease to expire.
 func (f *fixture) waitWithin(d time.Duration, r *projection.Runner, position eventstore.Position) {
 	f.Helper()
 	ctx, cancel := context.WithTimeout(f.Context(), d)

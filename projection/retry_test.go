@@ -72,8 +72,8 @@ func TestRetryCommit(t *testing.T) {
 	}
 }
 
-// TestKeylessLetters: an event without a key is parked under its stream. When it has a key, because the payload was edited
-// or the code was fixed, it is handled under that key.
+// TestKeylessLetters: an event without a key is parked under its stream. When it has a key, because the payload was
+// edited or the code was fixed, it is handled under that key.
 func TestKeylessLetters(t *testing.T) {
 	t.Parallel()
 	type row struct {

@@ -17,8 +17,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// rolled is a row of the read model that gets new versions. It has the number of events of a stream, and the position of
-// the last one. Both only grow.
+// rolled is a row of the read model that gets new versions. It has the number of events of a stream, and the position
+// of the last one. Both only grow.
 type rolled struct {
 	Key     string `db:"key,key"`
 	N, Last int64
@@ -176,8 +176,8 @@ type rollTraffic struct {
 	reads    atomic.Int64
 }
 
-// rollLoad starts three writers that append, wait for their own event and read it. It also starts a writer that does not
-// wait, and readers that check that the read model never goes backwards.
+// rollLoad starts three writers that append, wait for their own event and read it. It also starts a writer that does
+// not wait, and readers that check that the read model never goes backwards.
 func (f *fixture) rollLoad(r *projection.Runner) *rollTraffic {
 	f.Helper()
 	pool, err := pgxpool.NewWithConfig(context.Background(), f.pool.Config())
@@ -367,8 +367,8 @@ func TestRolling(t *testing.T) {
 	}
 }
 
-// TestRollingWithoutTheOldProcess: no process runs version 1 any more, or version 1 has stopped at an event that it cannot
-// handle. Version 2 becomes live, and handles the events that version 1 has not handled.
+// TestRollingWithoutTheOldProcess: no process runs version 1 any more, or version 1 has stopped at an event that it
+// cannot handle. Version 2 becomes live, and handles the events that version 1 has not handled.
 func TestRollingWithoutTheOldProcess(t *testing.T) {
 	t.Parallel()
 	for name, make := range rollKinds {

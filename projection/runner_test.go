@@ -187,8 +187,8 @@ func TestRestart(t *testing.T) {
 	f.checkModel("new")
 }
 
-// TestExactlyOnce lets a projection fail in several ways, at every event, after it has written to the read model. No event
-// is there twice, and no event is missing.
+// TestExactlyOnce lets a projection fail in several ways, at every event, after it has written to the read model. No
+// event is there twice, and no event is missing.
 func TestExactlyOnce(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(context.Context, pgx.Tx) error{

@@ -82,8 +82,8 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
-// TestSilentRunner: when a runner is not heard of, its partitions are taken over when its leases expire, and not before.
-// When the runner is back, it gets its share again.
+// TestSilentRunner: when a runner is not heard of, its partitions are taken over when its leases expire, and not
+// before. When the runner is back, it gets its share again.
 func TestSilentRunner(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -19,9 +19,9 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestSilentNetwork: packets are dropped, of all connections for a while or of the established ones for good. A handler,
-// and an effect that reads from the store, reach the end of the log within seconds after the network works again. No event
-// is blamed.
+// TestSilentNetwork: packets are dropped, of all connections for a while or of the established ones for good. A
+// handler, and an effect that reads from the store, reach the end of the log within seconds after the network works
+// again. No event is blamed.
 func TestSilentNetwork(t *testing.T) {
 	t.Parallel()
 	node := pgtest.NewNode(t, nil)

@@ -63,7 +63,7 @@ func TestStatusHeld(t *testing.T) {
 		t.Errorf("held by %+v, want importer with pid %d", s.Held, tx.Conn().PgConn().PID())
 	}
 	if p.Lag != 0 || p.Stalled {
-		t.Errorf("lag %d, stalled %t: events behind the tidemark must not count as lag", p.Lag, p.Stalled)
+		t.Errorf("lag %d, stalled %t: events after the tidemark must not count as lag", p.Lag, p.Stalled)
 	}
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)

@@ -15,8 +15,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestTableConstraint: Postgres refuses a row when it is written, which can be long after its event was folded. The event
-// is found and becomes a dead letter, even when no event follows, or only events of other types.
+// TestTableConstraint: Postgres refuses a row when it is written, which can be long after its event was folded. The
+// event is found and becomes a dead letter, even when no event follows, or only events of other types.
 func TestTableConstraint(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{1, 2, 3, 1000} {
@@ -81,8 +81,8 @@ func TestDroppedTable(t *testing.T) {
 	}
 }
 
-// TestCheckpointAhead: the log ends before the checkpoint, as after a restore from a backup. The projection says so once
-// and stops. Nothing is changed until an operator changes it.
+// TestCheckpointAhead: the log ends before the checkpoint, as after a restore from a backup. The projection says so
+// once and stops. Nothing is changed until an operator changes it.
 func TestCheckpointAhead(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -104,7 +104,7 @@ func TestCheckpointAhead(t *testing.T) {
 		t.Errorf("checkpoint %d after %d events, want both unchanged", s.Checkpoint, s.Handled)
 	}
 	f.checkFold(kinds[0], r, "good")
-	if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "restored", Version: projection.Live}, 2); err != nil { // the reason in the status says to do this
+	if err := r.Operator().Reset(t.Context(), projection.Ref{Name: "restored", Version: projection.Live}, 2); err != nil { // as the reason advises
 		t.Fatal(err)
 	}
 	if err := r.Operator().Resume(t.Context(), projection.Ref{Name: "restored", Version: projection.AllVersions}); err != nil {
@@ -223,8 +223,8 @@ func TestFailWithoutError(t *testing.T) {
 	}
 }
 
-// TestTableThatCannotHoldRows: a table that does not fit its row type stops the projection. Otherwise each key would have
-// a dead letter.
+// TestTableThatCannotHoldRows: a table that does not fit its row type stops the projection. Otherwise each key would
+// have a dead letter.
 func TestTableThatCannotHoldRows(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

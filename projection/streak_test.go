@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestHandlerThatAlwaysFails: a handler that always fails stops the projection after StopAfter keys, before all events of
-// the log are parked. When the handler is fixed, the projection continues where it was.
+// TestHandlerThatAlwaysFails: a handler that always fails stops the projection after StopAfter keys, before all events
+// of the log are parked. When the handler is fixed, the projection continues where it was.
 func TestHandlerThatAlwaysFails(t *testing.T) {
 	t.Parallel()
 	for _, k := range kinds {
@@ -63,8 +63,8 @@ func TestHandlerThatAlwaysFails(t *testing.T) {
 	}
 }
 
-// TestBadEventsAmongGoodOnes: bad events do not stop the projection while good events are handled between them. Bad events
-// with different reasons do not stop it either.
+// TestBadEventsAmongGoodOnes: bad events do not stop the projection while good events are handled between them. Bad
+// events with different reasons do not stop it either.
 func TestBadEventsAmongGoodOnes(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -33,12 +33,13 @@ func slowVersion(slow *atomic.Bool) (*projection.Config, *projection.Projection)
 	return &config, rollHandler(projection.Options{}, hook)
 }
 
-// otherColumns has another column type than rollDDL. The view for readers cannot be changed to such a table while another
-// view depends on it.
+// otherColumns has another column type than rollDDL. The view for readers cannot be changed to such a table while
+// another view depends on it.
 var otherColumns = strings.Replace(rollDDL, "n bigint", "n numeric", 1)
 
-// TestBlockedSwitch: a version cannot become live, because another view depends on the view for readers. The live version
-// is not interrupted, and few warnings are logged. When the other view is dropped, Switch succeeds without a long wait.
+// TestBlockedSwitch: a version cannot become live, because another view depends on the view for readers. The live
+// version is not interrupted, and few warnings are logged. When the other view is dropped, Switch succeeds without a
+// long wait.
 func TestBlockedSwitch(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -177,8 +178,8 @@ func (a *asking) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQu
 
 func (a *asking) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// TestBoundIsPatient: a version must not overtake the live version, which is paused. While it waits, it does not ask the
-// database all the time.
+// TestBoundIsPatient: a version must not overtake the live version, which is paused. While it waits, it does not ask
+// the database all the time.
 func TestBoundIsPatient(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -149,7 +149,8 @@ func TestBuild(t *testing.T) {
 	f.checkRolled()
 }
 
-// TestCancelBuild drops a version that is being built while a batch is under way. The version's process continues to run.
+// TestCancelBuild drops a version that is being built while a batch is under way. The version's process continues to
+// run.
 func TestCancelBuild(t *testing.T) {
 	t.Parallel()
 	for name, kind := range rollKinds {
@@ -231,8 +232,8 @@ func TestSwitchWaits(t *testing.T) {
 	}
 }
 
-// TestWaitAfterTheSwitch: the version of a process is ahead of the live version, but is not live any more. Its Wait must
-// not return before readers see the event. The process only polls, so it learns late of the switch.
+// TestWaitAfterTheSwitch: the version of a process is ahead of the live version, but is not live any more. Its Wait
+// must not return before readers see the event. The process only polls, so it learns late of the switch.
 func TestWaitAfterTheSwitch(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -264,8 +265,8 @@ func TestWaitAfterTheSwitch(t *testing.T) {
 	}
 }
 
-// TestOnlyHigherVersionsTakeOver: version 3 becomes live while version 2 is still being built. When version 2 has caught
-// up, it does not replace version 3.
+// TestOnlyHigherVersionsTakeOver: version 3 becomes live while version 2 is still being built. When version 2 has
+// caught up, it does not replace version 3.
 func TestOnlyHigherVersionsTakeOver(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -287,8 +288,8 @@ func TestOnlyHigherVersionsTakeOver(t *testing.T) {
 	}
 }
 
-// TestOtherKeys: a new version has as many partitions as the old one, but other keys. So partitions with the same number
-// do not have the same events in both versions. No effect must get lost.
+// TestOtherKeys: a new version has as many partitions as the old one, but other keys. So partitions with the same
+// number do not have the same events in both versions. No effect must get lost.
 func TestOtherKeys(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

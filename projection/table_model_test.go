@@ -25,8 +25,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// change is an event of a book. N is different for each change, so an entry's history shows which changes were folded into
-// it, and in which order.
+// change is an event of a book. N is different for each change, so an entry's history shows which changes were folded
+// into it, and in which order.
 type change struct {
 	Key, Op string
 	N       int64
@@ -115,8 +115,8 @@ func (b *book) fold(row *entry, event eventstore.Event[change]) projection.Op {
 	return projection.Put
 }
 
-// append stores changes in one append, and returns the position of the last one. The event type of a change depends on the
-// stream and on the number of the change.
+// append stores changes in one append, and returns the position of the last one. The event type of a change depends on
+// the stream and on the number of the change.
 func (b *book) append(stream int, changes ...change) eventstore.Position {
 	b.Helper()
 	var drafts []eventstore.Draft
@@ -138,8 +138,8 @@ func (b *book) append(stream int, changes ...change) eventstore.Position {
 	return receipt.Position
 }
 
-// fromLog folds the log from scratch, without bad changes. Unless skipBad is set, it also leaves out the changes that wait
-// behind a bad change of the same key.
+// fromLog folds the log from scratch, without bad changes. Unless skipBad is set, it also leaves out the changes that
+// wait behind a bad change of the same key.
 func (b *book) fromLog(skipBad bool) []entry {
 	b.Helper()
 	rows, parked := make(map[string]entry), make(map[string]bool)
@@ -210,9 +210,9 @@ func (b *book) check() {
 	}
 }
 
-// TestTableModel: in the end a table has the rows that a fold of the log from scratch has. The test draws changes of all
-// kinds over a few keys in several streams, any batch size and number of partitions, runners that are stopped in the
-// middle, folds that fail for a while, and operators who retry, skip and rebuild keys.
+// TestTableModel: in the end a table has the rows that a fold of the log from scratch has. The test draws changes of
+// all kinds over a few keys in several streams, any batch size and number of partitions, runners that are stopped in
+// the middle, folds that fail for a while, and operators who retry, skip and rebuild keys.
 func TestTableModel(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -257,7 +257,7 @@ func TestTableModel(t *testing.T) {
 				}
 			},
 			"rebuild a key": func(t *rapid.T) {
-				_ = r.Operator().RebuildKey(b.Context(), projection.Ref{Name: b.name, Version: 1}, key.Draw(t, "key")) // an error is normal: it fails if a change of the key is bad
+				_ = r.Operator().RebuildKey(b.Context(), projection.Ref{Name: b.name, Version: 1}, key.Draw(t, "key")) // fails if a change of the key is bad
 			},
 		})
 		b.broken.Store(false)
@@ -368,8 +368,8 @@ func TestTableFullPages(t *testing.T) {
 	b.check()
 }
 
-// TestTableRebuildKey: RebuildKey folds a damaged row again, with the dead letters of its key, while events of the key and
-// of other keys are appended. Reset of a table is possible to position 0 only.
+// TestTableRebuildKey: RebuildKey folds a damaged row again, with the dead letters of its key, while events of the key
+// and of other keys are appended. Reset of a table is possible to position 0 only.
 func TestTableRebuildKey(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 4} {
@@ -427,8 +427,9 @@ func TestTableRebuildKey(t *testing.T) {
 	}
 }
 
-// TestTableRebuildKeyConnection: RebuildKey locks the partition of the key, and all other connections of the pool can be
-// waiting for that lock. So RebuildKey reads the events that were appended in the meantime on the connection that it has.
+// TestTableRebuildKeyConnection: RebuildKey locks the partition of the key, and all other connections of the pool can
+// be waiting for that lock. So RebuildKey reads the events that were appended in the meantime on the connection that it
+// has.
 func TestTableRebuildKeyConnection(t *testing.T) {
 	t.Parallel()
 	b := setup(t).book("book")

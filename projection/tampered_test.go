@@ -19,8 +19,9 @@ func many(f *fixture, name string, partitions int) *projection.Projection {
 	return newHandler(f, name, projection.Options{Partitions: partitions}, noHook)
 }
 
-// TestPartitionsChanged: two processes have different numbers of partitions for one projection, and its rows are deleted
-// while they run. A process runs the projection only if its number is that of the database, and otherwise says why not.
+// TestPartitionsChanged: two processes have different numbers of partitions for one projection, and its rows are
+// deleted while they run. A process runs the projection only if its number is that of the database, and otherwise says
+// why not.
 func TestPartitionsChanged(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -152,8 +153,8 @@ func (f *fixture) checkOnce(name string) {
 	}
 }
 
-// TestSwitchWithoutPartitions: when the partitions of the live version were deleted by hand, another version cannot become
-// live. The error of Switch says why.
+// TestSwitchWithoutPartitions: when the partitions of the live version were deleted by hand, another version cannot
+// become live. The error of Switch says why.
 func TestSwitchWithoutPartitions(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

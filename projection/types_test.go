@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// TestAddedUpTo: events of an added type are missing up to the highest checkpoint of the partitions. The checkpoint of a
-// batch that is committed during the registration counts too.
+// TestAddedUpTo: events of an added type are missing up to the highest checkpoint of the partitions. The checkpoint of
+// a batch that is committed during the registration counts too.
 func TestAddedUpTo(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -159,8 +159,8 @@ type renamedField struct {
 	N     int
 }
 
-// TestOldReleaseAndNewSchema: a release that does not know a schema leaves the projection to a release that knows it. The
-// old release could not find the key of such an event, and would handle it in the wrong partition.
+// TestOldReleaseAndNewSchema: a release that does not know a schema leaves the projection to a release that knows it.
+// The old release could not find the key of such an event, and would handle it in the wrong partition.
 func TestOldReleaseAndNewSchema(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -52,8 +52,8 @@ func TestColumns(t *testing.T) {
 	}
 }
 
-// TestDependentView: another view depends on the view for readers, so a version with other columns cannot become live. The
-// other view is not lost, and the live version continues.
+// TestDependentView: another view depends on the view for readers, so a version with other columns cannot become live.
+// The other view is not lost, and the live version continues.
 func TestDependentView(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -78,8 +78,8 @@ func TestDependentView(t *testing.T) {
 	f.checkRolled()
 }
 
-// TestLongReader: a long report reads the view, and a new version waits for it to become live. Other readers and the live
-// version are not held up.
+// TestLongReader: a long report reads the view, and a new version waits for it to become live. Other readers and the
+// live version are not held up.
 func TestLongReader(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -118,7 +118,8 @@ func TestLongReader(t *testing.T) {
 	f.checkRolled()
 }
 
-// TestRegisterTogether starts eight processes at the same time, first with a new projection and then with a new version.
+// TestRegisterTogether starts eight processes at the same time, first with a new projection and then with a new
+// version.
 func TestRegisterTogether(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -141,8 +142,8 @@ func TestRegisterTogether(t *testing.T) {
 	}
 }
 
-// TestAddedType: when a type is added to an existing projection, the status lists it until AcceptTypes is called, with the
-// position up to which its events are missing. A new version handles all events of the type.
+// TestAddedType: when a type is added to an existing projection, the status lists it until AcceptTypes is called, with
+// the position up to which its events are missing. A new version handles all events of the type.
 func TestAddedType(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -59,8 +59,8 @@ func TestWaitTogether(t *testing.T) {
 	}
 }
 
-// TestWaitSaysWhy: the error of Wait says that the projection is paused, or that the runner has ended. When the runner has
-// ended, Health returns an error too.
+// TestWaitSaysWhy: the error of Wait says that the projection is paused, or that the runner has ended. When the runner
+// has ended, Health returns an error too.
 func TestWaitSaysWhy(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -97,8 +97,8 @@ func TestWaitSaysWhy(t *testing.T) {
 	}
 }
 
-// TestHealthOfOthers: when no process runs the live version, Health returns an error for runners of other versions of the
-// same name.
+// TestHealthOfOthers: when no process runs the live version, Health returns an error for runners of other versions of
+// the same name.
 func TestHealthOfOthers(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -118,8 +118,8 @@ func TestHealthOfOthers(t *testing.T) {
 	})
 }
 
-// TestWaitBeforeRun: when calls wait without a deadline for a projection that no process runs, the reason is logged, once
-// for all of them.
+// TestWaitBeforeRun: when calls wait without a deadline for a projection that no process runs, the reason is logged,
+// once for all of them.
 func TestWaitBeforeRun(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
