@@ -89,7 +89,7 @@ func (o *owners) sums(want map[string]string) {
 var eight = []string{"a", "b", "c", "d", "e", "f", "g", "h"} // keys of different partitions
 
 // TestRetryKeepsWhatLostItsKey: an event is parked under its key. If it has no key or another key when it is tried
-// again, it stays parked, and Retry returns an error that says why.
+// again, it stays parked, and Edit or Retry returns an error that says why.
 func TestRetryKeepsWhatLostItsKey(t *testing.T) {
 	t.Parallel()
 	o := &owners{fixture: setup(t)}

@@ -13,8 +13,8 @@ import (
 )
 
 // TestEffectOfAParkedEvent: the live version cannot handle some events, and the next version can. The effect of such an
-// event happens once, in the version that handles it first. It does not happen again when the old version retries the
-// event after the switch.
+// event happens once, in the version that handles it first, whether the old version tries the event again before the
+// switch or after it.
 func TestEffectOfAParkedEvent(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

@@ -289,7 +289,7 @@ func TestOnlyHigherVersionsTakeOver(t *testing.T) {
 }
 
 // TestOtherKeys: a new version has as many partitions as the old one, but other keys. So partitions with the same
-// number do not have the same events in both versions. No effect must get lost.
+// number do not have the same events in both versions. No effect is lost.
 func TestOtherKeys(t *testing.T) {
 	t.Parallel()
 	f := setup(t)

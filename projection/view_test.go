@@ -78,8 +78,8 @@ func TestDependentView(t *testing.T) {
 	f.checkRolled()
 }
 
-// TestLongReader: a long report reads the view, and a new version waits for it to become live. Other readers and the
-// live version are not held up.
+// TestLongReader: a new version cannot become live until a long report has ended that reads the view. Other readers and
+// the live version are not held up.
 func TestLongReader(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
