@@ -17,12 +17,12 @@ var (
 	notes   = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
-// anchor is what GitHub makes of a heading.
+// anchor returns the anchor that GitHub gives a heading.
 func anchor(heading string) string {
 	return strings.ReplaceAll(notes.ReplaceAllString(strings.ToLower(heading), ""), " ", "-")
 }
 
-// TestLinks: what the documents link to is there, and so are the examples that they name.
+// TestLinks: the files and headings that the documents link to exist, and so do the examples that the documents name.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	var documents []string

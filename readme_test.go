@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	// What the program imports, so that a change to it runs the test again.
+	// The packages that the program imports: a change to one of them makes `go test` run the test again.
 	_ "github.com/tidemark-es/tidemark/aggregate"
 	_ "github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
