@@ -15,12 +15,12 @@ import (
 	"unicode/utf8"
 )
 
-// maxDepth bounds how deep arrays and objects of a body are nested.
+// maxDepth bounds how deep the arrays and objects of a body can be nested.
 const maxDepth = 100
 
-// Decode reads a body that holds one JSON object into what into points to. Members must be called exactly as
-// the fields are, and be there once, at every depth. Everything else is an [Error]: 415 for another
-// Content-Type, 400 for the rest, also for a body that is nested more than 100 deep.
+// Decode reads a body that holds one JSON object into the value that into points to. Each member must have exactly the
+// name of a field, and be there once, at every depth. Every other body is an [Error]: 415 for another Content-Type, 400
+// for all other reasons, also for a body that is nested more than 100 deep.
 func Decode(r *http.Request, into any) error {
 	target := reflect.ValueOf(into)
 	if target.Kind() != reflect.Pointer || target.IsNil() {
@@ -48,13 +48,13 @@ func Decode(r *http.Request, into any) error {
 		if errors.As(err, &wrong) {
 			return BadRequest("%s: %s: want %s", cmp.Or(memberPath(target.Type(), wrong.Field), "the body"), wrong.Value, wanted(wrong.Type))
 		}
-		return BadRequest("the body is not what is wanted here: %s", plain(err))
+		return BadRequest("the body cannot be decoded: %s", plain(err))
 	}
 	return nil
 }
 
-// memberPath returns the path of a member as a client knows it: without the names of embedded structs, which the
-// decoder puts in.
+// memberPath returns the path of a member as a client knows it. The decoder puts the names of embedded structs into the
+// path; memberPath takes them out.
 func memberPath(t reflect.Type, path string) string {
 	if path == "" {
 		return ""
@@ -76,8 +76,8 @@ func memberPath(t reflect.Type, path string) string {
 	return strings.Join(members, ".")
 }
 
-// element returns the type of the values in arrays and maps, however deep these are; nil if there is none, since a
-// type is made of itself alone.
+// element returns the type of the values in arrays and maps, however deep these are nested. It returns nil if there is
+// no such type, because a type is made of itself alone.
 func element(t reflect.Type) reflect.Type {
 	seen := make(map[reflect.Type]bool)
 	for t = inside(t); t != nil && (t.Kind() == reflect.Slice || t.Kind() == reflect.Array || t.Kind() == reflect.Map); t = inside(t.Elem()) {
@@ -89,7 +89,7 @@ func element(t reflect.Type) reflect.Type {
 	return t
 }
 
-// wanted says in the words of JSON what a Go type takes.
+// wanted says in the words of JSON which values a Go type accepts.
 func wanted(t reflect.Type) string {
 	switch {
 	case t == nil:
@@ -134,15 +134,16 @@ func oneObject(body []byte) error {
 	}
 	var first json.RawMessage
 	if err := json.NewDecoder(bytes.NewReader(body)).Decode(&first); err != nil {
-		return BadRequest("the body is not what is wanted here: %s", plain(err))
+		return BadRequest("the body cannot be decoded: %s", plain(err))
 	}
 	return BadRequest("the body holds more than one JSON object")
 }
 
 func plain(err error) string { return strings.TrimPrefix(err.Error(), "json: ") }
 
-// checkMembers returns an error if valid JSON is nested too deep, has a member twice, or one that the type
-// does not have. The decoder takes the last one of several members, and one that differs in case.
+// checkMembers returns an error if valid JSON is nested too deep, has a member twice, or has a member that the type
+// does not have. The decoder alone would take the last of several members with one name, and a member whose name
+// differs only in case.
 func checkMembers(body []byte, t reflect.Type) error {
 	c := checker{body: body}
 	return c.value(t, 0)
@@ -154,7 +155,7 @@ type checker struct {
 	at   int
 }
 
-// next returns the next byte that is no space, and stays before it.
+// next returns the next byte that is not a space, and stays before it.
 func (c *checker) next() byte {
 	for c.body[c.at] == ' ' || c.body[c.at] == '\t' || c.body[c.at] == '\r' || c.body[c.at] == '\n' {
 		c.at++
@@ -162,7 +163,7 @@ func (c *checker) next() byte {
 	return c.body[c.at]
 }
 
-// value checks the next value, which is for t, nil if anything may be in it.
+// value checks the next value. It is for t, which is nil if the value can hold anything.
 func (c *checker) value(t reflect.Type, depth int) error {
 	if depth > maxDepth {
 		return BadRequest("the body is nested more than %d deep", maxDepth)
@@ -246,7 +247,7 @@ func (c *checker) text() (s string) {
 	if !escaped {
 		return string(c.body[start+1 : c.at-1])
 	}
-	_ = json.Unmarshal(c.body[start:c.at], &s) // it is valid
+	_ = json.Unmarshal(c.body[start:c.at], &s) // the JSON is valid
 	return s
 }
 
@@ -264,7 +265,8 @@ var (
 	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
-// inside returns the type that the decoder fills itself, nil if it leaves that to a method, or takes anything.
+// inside returns the type that the decoder fills itself. It returns nil if a method of the type does the decoding, or
+// if the type accepts anything.
 func inside(t reflect.Type) reflect.Type {
 	for t != nil {
 		pointer := reflect.PointerTo(t)
@@ -279,8 +281,8 @@ func inside(t reflect.Type) reflect.Type {
 	return nil
 }
 
-// fieldsOf returns the members of a struct and their types. Where an embedded struct has a name too, the outer
-// one counts, as for the decoder.
+// fieldsOf returns the members of a struct and their types. If an embedded struct has a member of the same name, the
+// outer one counts, as in the decoder.
 func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	fields := make(map[string]reflect.Type)
 	for level, seen := []reflect.Type{t}, map[reflect.Type]bool{}; len(level) > 0; {
@@ -310,8 +312,8 @@ func fieldsOf(t reflect.Type) map[string]reflect.Type {
 	return fields
 }
 
-// member returns what a field is called in JSON, "" if it is not there, or the struct whose fields are there
-// in its place.
+// member returns the name of a field in JSON, and "" if the field is not in the JSON. For an embedded struct whose
+// fields stand in its place it returns the struct.
 func member(field reflect.StructField) (name string, embedded reflect.Type) {
 	tag := field.Tag.Get("json")
 	if tag == "-" {

@@ -35,13 +35,13 @@ func logged() (*httpapi.Config, *bytes.Buffer) {
 	return &httpapi.Config{Logger: slog.New(slog.NewTextHandler(output, nil))}, output
 }
 
-// unreadable is a reader that has nothing but an error.
+// unreadable is a reader that returns only an error.
 type unreadable struct{}
 
 func (unreadable) Read([]byte) (int, error) { return 0, errors.New("secret") }
 
-// TestPanic: a panic before the answer is a problem document, one after it has begun aborts the answer, and so
-// does http.ErrAbortHandler.
+// TestPanic: a panic before the answer has begun is a problem document. A later panic aborts the answer, and so does
+// http.ErrAbortHandler.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	for name, panics := range map[string]httpapi.Handler{
@@ -120,7 +120,7 @@ type broken struct{ text string }
 func (b *broken) Error() string   { return b.text }
 func (b *broken) Is(e error) bool { return e == errBroken }
 
-// TestRegistration: what cannot be a route is told at once, with the route.
+// TestRegistration: a route that cannot be registered panics at once, with its name.
 func TestRegistration(t *testing.T) {
 	t.Parallel()
 	var none func(http.ResponseWriter, *http.Request) error
@@ -147,7 +147,7 @@ func TestRegistration(t *testing.T) {
 	}
 }
 
-// TestStream: a stream is not cut off by the timeout, can flush, and ends with Close or the client.
+// TestStream: a stream is not cut off by the timeout, can flush, and ends with Close or with the client.
 func TestStream(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{"GET", "POST"} {
@@ -205,8 +205,8 @@ func TestHijack(t *testing.T) {
 	}
 }
 
-// TestTwoUpdates: a handler that appends twice under one key fails, each time; it does not answer 200 while
-// the second stream is not stored.
+// TestTwoUpdates: a handler that appends twice under one key fails each time. It never answers 200 while the second
+// stream is not stored.
 func TestTwoUpdates(t *testing.T) {
 	t.Parallel()
 	store := eventstoretest.NewMemory()
@@ -235,7 +235,7 @@ func TestTwoUpdates(t *testing.T) {
 	}
 }
 
-// TestPrincipal: a key stands for its caller, who is never stored in clear.
+// TestPrincipal: a key belongs to its caller, and the caller is never stored in clear.
 func TestPrincipal(t *testing.T) {
 	t.Parallel()
 	hook := func(r *http.Request) string { return r.Header.Get("X-User") }
@@ -272,8 +272,8 @@ func TestPrincipal(t *testing.T) {
 	}
 }
 
-// TestRepeatedHeaders: a header that counts once is refused when it was sent twice, and what is only noted is
-// replaced.
+// TestRepeatedHeaders: a header that decides about the request is refused when it was sent twice. A header that is only
+// stored is replaced.
 func TestRepeatedHeaders(t *testing.T) {
 	t.Parallel()
 	mux := handle(nil, returning(nil))
@@ -286,7 +286,7 @@ func TestRepeatedHeaders(t *testing.T) {
 	}
 }
 
-// TestDecodeMembers: members are called exactly as the fields, and are there once, at every depth.
+// TestDecodeMembers: members have exactly the names of the fields, and are there once, at every depth.
 func TestDecodeMembers(t *testing.T) {
 	t.Parallel()
 	type embedded struct {
@@ -323,7 +323,7 @@ func TestDecodeMembers(t *testing.T) {
 		`{"amount":1}{"amount":2}`:                                      "more than one",
 		`{"amount":1}]`:                                                 "more than one",
 		"{\"owner\":\"\xff\"}":                                          "UTF-8",
-		`{"amount":1,}`:                                                 "not what is wanted",
+		`{"amount":1,}`:                                                 "cannot be decoded",
 		`{"amount":1e3}`:                                                "amount: number 1e3: want a whole number of at most 9223372036854775807",
 		`{"owner":1}`:                                                   "owner: number: want a string",
 		`{"map":{"a":{"owner":1}}}`:                                     "map.owner: number: want a string",
@@ -350,7 +350,8 @@ type (
 	nest    []nest
 )
 
-// TestDecodeWants: a value of the wrong kind is told from what its type takes, also where a type is made of itself.
+// TestDecodeWants: the error for a value of the wrong kind says what the type accepts, also for a type that is made of
+// itself.
 func TestDecodeWants(t *testing.T) {
 	t.Parallel()
 	type body struct {
@@ -405,7 +406,8 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// TestUnavailable: what says that Postgres cannot be used is 503 with Retry-After, and its text stays inside.
+// TestUnavailable: an error that says that Postgres cannot be used is answered with 503. Retry-After is sent if a
+// repeat is safe. The text of the error stays inside.
 func TestUnavailable(t *testing.T) {
 	t.Parallel()
 	server := func(code string) error {
@@ -446,7 +448,7 @@ func TestUnavailable(t *testing.T) {
 	}
 }
 
-// TestReadOnly: a database that became read-only is 503 with Retry-After, and works again later.
+// TestReadOnly: a database that became read-only is answered with 503 and Retry-After, and works again later.
 func TestReadOnly(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
@@ -477,7 +479,7 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// TestWaitError: the client is told what it waits for, and not why that is late.
+// TestWaitError: the client is told which read model and position it waits for, but not why the read model is late.
 func TestWaitError(t *testing.T) {
 	t.Parallel()
 	late := &projection.WaitError{Projection: "balances", Checkpoint: 3, Position: 7, Reason: errors.New("secret"), Err: context.DeadlineExceeded}
@@ -490,7 +492,7 @@ func TestWaitError(t *testing.T) {
 	}
 }
 
-// TestClientHasGone: an error because the client has gone is not logged as an error.
+// TestClientHasGone: an error that comes after the client has gone is not logged as a warning or an error.
 func TestClientHasGone(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{errors.New("write: broken pipe"), context.Canceled, fmt.Errorf("%w: %w", query.ErrBehind, context.Canceled),
@@ -505,7 +507,7 @@ func TestClientHasGone(t *testing.T) {
 	}
 }
 
-// TestBadID: an id that no stream can have is refused once, and what the client is told holds nothing it has not sent.
+// TestBadID: an id that no stream can have is refused. The answer holds nothing that the client has not sent.
 func TestBadID(t *testing.T) {
 	t.Parallel()
 	mux := newTallies(eventstoretest.NewMemory())

@@ -10,34 +10,36 @@ import (
 	"time"
 )
 
-// PositionHeader is sent with the answer to a command and says where its events are. A query
-// sent with it waits until its read models have reached that position.
+// PositionHeader is sent with the answer to a command and holds the position of its events. A query that is sent with
+// this header waits until its read models have reached that position.
 const PositionHeader = "Tidemark-Position"
 
 const (
 	requestID         = "X-Request-Id"          // the header that holds the correlation id
-	requestIDReplaced = "X-Request-Id-Replaced" // says why that of the request does not
+	requestIDReplaced = "X-Request-Id-Replaced" // says why the id of the request was replaced
 )
 
 // Config adjusts a [Mux]. Nil and the zero value are the defaults.
 type Config struct {
-	// Problems says what the application's errors mean to a client. The first one that fits an
-	// error counts. What the framework's errors mean is known; of those only query.ErrBehind comes
-	// before Problems, since it carries why a projection is failing.
+	// Problems says what the application's errors mean to a client. The first entry that matches an error counts. The
+	// framework's errors need no entry, but an entry for one of them replaces its meaning. query.ErrBehind and
+	// projection.WaitError come before Problems, because they can hold the error that a projection fails with. An
+	// [Error] comes before Problems too.
 	Problems []Problem
 	// TypePrefix is put before the name of a problem to make its type; empty means "urn:problem:".
 	TypePrefix string
-	// Members returns further members of the problem document for an error that fits one of
-	// Problems, such as what is left of what there was not enough of. Nil means none.
+	// Members returns further members of the problem document for an error that matches one of Problems, such as how
+	// many items are left in stock. Nil means none.
 	Members func(error) map[string]any
 	// MaxBody bounds the body of a request in bytes; 0 means 64 KiB.
 	MaxBody int64
-	// Timeout bounds the work on one request, once it was received; 0 means 10 s. See also [Mux.HandleStream].
+	// Timeout bounds the work on one request, from when the server has read its headers; 0 means 10 s. See also
+	// [Mux.HandleStream].
 	Timeout time.Duration
-	// Principal returns who sends a request, such as a user's id, "" for nobody in particular. An idempotency
-	// key stands for its caller: the same key and request of another principal is another key. Nil means the
-	// Authorization header. Set Principal where that header changes between repeats, as tokens do that expire,
-	// and where callers are known by something else, such as a cookie. Only a hash is stored.
+	// Principal returns the caller of a request, such as a user's id, or "" if the request names no caller. An
+	// idempotency key belongs to its caller: the same key and request of another principal is another key. Nil means
+	// the Authorization header. Set Principal if that header changes between repeats, as with tokens that expire, or if
+	// callers are known by something else, such as a cookie. Only a hash is stored.
 	Principal func(*http.Request) string
 	// Logger is told about errors that are answered with 500 and about timeouts; nil means slog.Default().
 	Logger *slog.Logger
@@ -54,8 +56,8 @@ type Mux struct {
 	close  context.CancelFunc
 }
 
-// NewMux returns a mux without handlers. A nil config is the default. It returns an error when one of the problems
-// lacks an error or a name, or its status is not one of an error, or when a bound is negative.
+// NewMux returns a mux without handlers. A nil config is the default. It returns an error when one of the problems has
+// no error or no name, when the status of a problem is not from 400 to 599, or when a bound is negative.
 func NewMux(config *Config) (*Mux, error) {
 	m := &Mux{mux: http.NewServeMux()}
 	if config != nil {
@@ -82,11 +84,11 @@ func NewMux(config *Config) (*Mux, error) {
 // queries, all others commands.
 func (m *Mux) Handle(pattern string, handler Handler) { m.handle(pattern, handler, false) }
 
-// HandleStream is [Mux.Handle] for a handler whose answer may take longer than Config.Timeout: server-sent
-// events, long downloads. Its context ends when the client goes, and after [Mux.Close], for commands too. To
-// flush, to hijack and to set deadlines it uses [http.NewResponseController]; http.Server.WriteTimeout is
-// not lifted by itself. After an error, or a panic, of a handler that has begun to answer, the connection is
-// closed, so that the client sees that something is missing.
+// HandleStream is [Mux.Handle] for a handler whose answer can take longer than Config.Timeout: server-sent events, long
+// downloads. The handler's context ends when the client goes, and after [Mux.Close]; this holds for commands too. The
+// handler uses [http.NewResponseController] to flush, to hijack and to set deadlines. It must set a write deadline
+// itself if http.Server.WriteTimeout is too short. When a handler returns an error or panics after its answer has
+// begun, the connection is closed, so that the client sees that something is missing.
 func (m *Mux) HandleStream(pattern string, handler Handler) { m.handle(pattern, handler, true) }
 
 func (m *Mux) handle(pattern string, handler Handler, stream bool) {
@@ -113,7 +115,7 @@ func (m *Mux) serve(w *response, r *http.Request, handler Handler, stream bool) 
 	if stream || isQuery(r) {
 		defer context.AfterFunc(m.open, cancel)() // stops listening
 		if m.open.Err() != nil {
-			cancel() // AfterFunc does it some time later
+			cancel() // at once: AfterFunc calls it in another goroutine
 		}
 	}
 	r = m.identify(w, r.WithContext(ctx))
@@ -122,7 +124,7 @@ func (m *Mux) serve(w *response, r *http.Request, handler Handler, stream bool) 
 	}
 }
 
-// run calls a handler. A panic becomes an error, all but the one that aborts the answer on purpose.
+// run calls a handler. A panic becomes an error, except http.ErrAbortHandler, with which a handler aborts its answer.
 func (m *Mux) run(w *response, r *http.Request, handler Handler) (err error) {
 	defer func() {
 		if p := recover(); p == http.ErrAbortHandler { //nolint:errorlint // the value that net/http defines
@@ -146,8 +148,8 @@ type panicked struct {
 
 func (p *panicked) Error() string { return "panic: " + p.what }
 
-// Close ends the queries under way, and each later one at once: no query waits any longer for a read
-// model. Commands are not touched. It is for [http.Server.RegisterOnShutdown].
+// Close ends the queries and streams under way, and later ones at once: no query waits any longer for a read model.
+// Commands that are not streams are completed. Pass Close to [http.Server.RegisterOnShutdown].
 func (m *Mux) Close() { m.close() }
 
 // ServeHTTP answers a request.

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// TestRefused: a request that is wrong in itself does not reach a handler.
+// TestRefused: a malformed request does not reach a handler.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	text := strings.Repeat("x", 64<<10+1)
@@ -90,7 +90,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// TestMetadata looks at what is stored with the event of a request.
+// TestMetadata looks at the metadata that is stored with the event of a request.
 func TestMetadata(t *testing.T) {
 	t.Parallel()
 	text := strings.Repeat("x", 201)
@@ -137,7 +137,7 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// TestVersions goes from an ETag to If-Match.
+// TestVersions: the ETag of an answer is accepted as If-Match while the version is the present one.
 func TestVersions(t *testing.T) {
 	t.Parallel()
 	mux := newTallies(eventstoretest.NewMemory())
@@ -152,7 +152,7 @@ func TestVersions(t *testing.T) {
 	wantProblem(t, "two tags", ask(mux, "POST", "/tallies/a", `{}`, "If-Match", first, "If-Match", `"2"`), 400, "urn:problem:invalid-request")
 }
 
-// TestIdempotencyKey sends a request many times at once: it is done once and answered alike.
+// TestIdempotencyKey sends a request many times at once: it is done once, and every answer is the same.
 func TestIdempotencyKey(t *testing.T) {
 	t.Parallel()
 	store := eventstoretest.NewMemory()
@@ -213,8 +213,7 @@ func (waiter) Wait(ctx context.Context, position eventstore.Position, _ ...strin
 
 var answer = query.WaitFor(func(context.Context, string) (string, error) { return "answer", nil }, waiter{})
 
-// newWaiting returns a mux with a query that waits for a position, and a command that works until
-// done is closed.
+// newWaiting returns a mux with a query that waits for a position, and with a command that works until done is closed.
 func newWaiting(config *httpapi.Config, done <-chan struct{}) *httpapi.Mux {
 	mux := made(httpapi.NewMux(config))
 	mux.Handle("GET /", func(_ http.ResponseWriter, r *http.Request) error {
@@ -232,7 +231,7 @@ func newWaiting(config *httpapi.Config, done <-chan struct{}) *httpapi.Mux {
 	return mux
 }
 
-// TestTimeout: a query waits and a command works, but not for longer than that.
+// TestTimeout: a query that waits and a command that works both end after the timeout.
 func TestTimeout(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -263,7 +262,7 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// TestClosed: a query that comes after Close does not begin to work.
+// TestClosed: a query that arrives after Close finds its context done from the start.
 func TestClosed(t *testing.T) {
 	t.Parallel()
 	mux := handle(nil, func(_ http.ResponseWriter, r *http.Request) error { return r.Context().Err() })
@@ -276,7 +275,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestClose: queries that wait end at once, and so do later ones; commands are completed.
+// TestClose: queries that wait end at once, and so do later ones. Commands are completed.
 func TestClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -25,8 +25,8 @@ import (
 // maxHeader bounds the headers that are stored, in bytes.
 const maxHeader = 200
 
-// identify gives the request an id, and puts it and what else it says of itself into the context. An id that
-// cannot be stored is replaced, which the answer says.
+// identify gives the request an id, and puts the id and the trace context into the context. An id that cannot be stored
+// is replaced, and the answer says so.
 func (m *Mux) identify(w http.ResponseWriter, r *http.Request) *http.Request {
 	ctx := r.Context()
 	id, unfit := storable(r.Header.Values(requestID))
@@ -40,7 +40,7 @@ func (m *Mux) identify(w http.ResponseWriter, r *http.Request) *http.Request {
 	return r.WithContext(eventstore.WithMetadata(ctx, eventstore.Metadata{CorrelationID: id, TraceParent: trace}))
 }
 
-// storable returns the value of a header if it can be stored as metadata, else "" and why not.
+// storable returns the value of a header if it can be stored as metadata, else "" and the reason.
 func storable(values []string) (value, unfit string) {
 	if len(values) == 0 {
 		return "", ""
@@ -61,8 +61,8 @@ func storable(values []string) (value, unfit string) {
 	return value, ""
 }
 
-// prepare checks what can be checked before a handler runs, reads the body, and puts idempotency
-// key and position into the context.
+// prepare does the checks that are possible before a handler runs. It reads the body, and puts idempotency key and
+// position into the context.
 func (m *Mux) prepare(w http.ResponseWriter, r *http.Request) (*http.Request, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, m.config.MaxBody))
 	if err != nil {
@@ -114,8 +114,8 @@ func single(r *http.Request, name string) (value string, ok bool, err error) {
 	}
 }
 
-// withKey puts the idempotency key into the context, if there is one. It stands for the caller, and for all
-// of the request that says what is wanted.
+// withKey puts the idempotency key into the context, if there is one. The key belongs to the caller, and to everything
+// in the request that says what to do: method, address, If-Match and body.
 func (m *Mux) withKey(r *http.Request, body []byte) (context.Context, error) {
 	const header = "Idempotency-Key"
 	name, ok, err := single(r, header)
@@ -142,8 +142,8 @@ func (m *Mux) principal(r *http.Request) string {
 	return ""
 }
 
-// keyName returns the name under which a client's key is stored. The principal, which may be a password, is
-// hashed together with the key: a reader of the table cannot try passwords without knowing the key.
+// keyName returns the name under which a client's key is stored. The principal can be a password. It is hashed together
+// with the key, so that a reader of the table cannot try passwords without knowing the key.
 func keyName(principal, name string) string {
 	if principal == "" {
 		return "http/" + name
@@ -154,7 +154,7 @@ func keyName(principal, name string) string {
 
 func isQuery(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
 
-// isText reports whether Postgres can store what the address says.
+// isText reports whether Postgres can store the texts of the address.
 func isText(path string, form url.Values) bool {
 	texts := []string{path}
 	for name, values := range form {

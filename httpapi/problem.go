@@ -19,16 +19,16 @@ import (
 	"github.com/tidemark-es/tidemark/query"
 )
 
-// Problem says what an error means to a client: the status of the answer, and the name of the
-// problem, such as "unknown-account", which clients tell problems apart by.
+// Problem says what an error means to a client: the status of the answer, and the name of the problem, such as
+// "unknown-account". Clients tell problems apart by the name.
 type Problem struct {
 	Err    error // by errors.Is
 	Status int
 	Name   string
 }
 
-// What clients are told of the framework's own errors. Their texts may name servers, statements, and streams that
-// the client has not asked for.
+// The problems that the framework's own errors become. The texts of these errors are not sent: they can name servers,
+// statements, and streams that the client has not asked for.
 var (
 	reused      = &Error{http.StatusUnprocessableEntity, "idempotency-key-reused", "the Idempotency-Key was used before for another request"}
 	raced       = &Error{http.StatusConflict, "version-conflict", "something that the request changes was changed at the same time: send the request again"}
@@ -39,8 +39,8 @@ var (
 	unavailable = &Error{http.StatusServiceUnavailable, "unavailable", "the database cannot be used at the moment: try again"}
 )
 
-// Error is a problem that a handler has found in the request itself. It is answered as it is,
-// whatever is in Config.Problems. The status must be one of an error.
+// Error is a problem that a handler has found in the request itself. It is answered as it is, whatever is in
+// Config.Problems. The status must be from 400 to 599.
 type Error struct {
 	Status int
 	Name   string
@@ -61,8 +61,8 @@ func BadRequest(format string, args ...any) error {
 	return &Error{http.StatusBadRequest, "invalid-request", fmt.Sprintf(format, args...)}
 }
 
-// problemFor finds out what an error means for the client, and what else to tell. Without a name
-// it is not known.
+// problemFor returns the problem that an error means to the client, and further members for its document. A problem
+// without a name means that the error is not known.
 func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any) {
 	var late *projection.WaitError
 	if errors.As(err, &late) {
@@ -91,8 +91,8 @@ func (m *Mux) problemFor(r *http.Request, err error) (*Error, map[string]any) {
 	return known, nil
 }
 
-// detail returns what the client is told of an application's error: its text, unless that is around an error
-// of the framework or of Postgres.
+// detail returns the text that a client gets for an application's error. It is the text of the error, unless the error
+// wraps one of the framework or of Postgres.
 func detail(err, matched error, known *Error) string {
 	var fromServer *pgconn.PgError
 	switch {
@@ -104,7 +104,7 @@ func detail(err, matched error, known *Error) string {
 	return err.Error()
 }
 
-// knownProblem returns what an error of the framework means, nil for another one.
+// knownProblem returns the problem that an error of the framework means, and nil for another error.
 func knownProblem(r *http.Request, err error) *Error {
 	var invalid *eventstore.InvalidError
 	switch {
@@ -130,8 +130,8 @@ func knownProblem(r *http.Request, err error) *Error {
 	return nil
 }
 
-// conflictProblem: at another version than was asked for the precondition failed. Otherwise others were
-// faster, too often, here or in another stream.
+// conflictProblem returns 412 if the stream is not at the version that If-Match asks for. Every other conflict is 409:
+// other commits to the same or another stream came first, in every attempt.
 func conflictProblem(r *http.Request, err error) *Error {
 	var conflict *eventstore.ConflictError
 	seen, malformed := IfMatch(r)
@@ -152,15 +152,15 @@ func isUnavailable(err error) bool {
 	return isUnready(err) || errors.Is(err, eventstore.ErrNoAnswer) || pgerr.Unavailable(err)
 }
 
-// isUnready reports whether the store has refused to work with the database as it is: a standby, one that was
-// not migrated, or restored without its sequences, or of an earlier state. Nothing was stored.
+// isUnready reports whether the store refuses to work with the database as it is: a standby, or a database that was not
+// migrated, was restored without its sequences, or went back to an earlier state. Nothing was stored.
 func isUnready(err error) bool {
 	return slices.ContainsFunc([]error{eventstore.ErrNoTidemark, eventstore.ErrUnproven, eventstore.ErrDiverged, eventstore.ErrNotMigrated},
 		func(unready error) bool { return errors.Is(err, unready) })
 }
 
-// repeatable reports whether the request may be repeated without doing something twice. A command without a
-// key may have been done, unless Postgres has refused it.
+// repeatable reports whether a repeat of the request cannot do its work twice. A command without a key can have been
+// done, unless the database has refused it.
 func repeatable(r *http.Request, problem *Error, err error) bool {
 	_, keyed := eventstore.KeyFrom(r.Context())
 	keyed = keyed || r.Header.Get("Idempotency-Key") != ""
@@ -200,8 +200,8 @@ func (m *Mux) fail(client context.Context, w *response, r *http.Request, err err
 	m.write(w, problem, body)
 }
 
-// retract takes back what the handler has promised, or ends the connection if the answer has begun: the client must see
-// that something is missing.
+// retract removes the headers that the handler has set for its answer. If the answer has begun it ends the connection
+// instead: the client must see that something is missing.
 func (w *response) retract() {
 	if w.begun.Load() {
 		panic(http.ErrAbortHandler)
@@ -215,8 +215,8 @@ func (w *response) retract() {
 var promises = []string{"ETag", "Location", PositionHeader, "Last-Modified", "Cache-Control", "Expires",
 	"Content-Length", "Content-Encoding", "Content-Range", "Content-Disposition"}
 
-// logProblem tells the operator what the client is not told. When the client has gone, the error is most
-// often about that.
+// logProblem logs, for the operator, what the client is not told. When the client has gone, the error is most often a
+// consequence of that.
 func (m *Mux) logProblem(client context.Context, w http.ResponseWriter, r *http.Request, problem *Error, err error) {
 	var p *panicked
 	switch {
@@ -226,8 +226,8 @@ func (m *Mux) logProblem(client context.Context, w http.ResponseWriter, r *http.
 		m.log(w, r, slog.LevelInfo, "request failed after the client had gone", err)
 	case problem.Name == "":
 		m.log(w, r, slog.LevelError, "request failed", err)
-	case client.Err() != nil: // it does not matter to anybody how long it took
-	case problem == timeout: // the client is not told what it was waiting for
+	case client.Err() != nil: // the client does not wait any more
+	case problem == timeout: // the client is not told what took too long
 		m.log(w, r, slog.LevelWarn, "request took too long", err)
 	case problem == unknown:
 		m.log(w, r, slog.LevelWarn, "request has an unknown outcome", err)
@@ -236,7 +236,8 @@ func (m *Mux) logProblem(client context.Context, w http.ResponseWriter, r *http.
 	}
 }
 
-// document returns a problem document. If its members cannot be written it has none, and there is an error.
+// document returns a problem document. If the members cannot be written, it returns the document without them, and an
+// error.
 func (m *Mux) document(problem *Error, members map[string]any) ([]byte, error) {
 	p := document{Type: m.config.TypePrefix + problem.Name, Title: http.StatusText(problem.Status), Status: problem.Status, Detail: problem.Detail}
 	if problem.Name == "" {
@@ -251,7 +252,7 @@ func (m *Mux) document(problem *Error, members map[string]any) ([]byte, error) {
 
 func (m *Mux) write(w *response, problem *Error, body []byte) {
 	if body == nil {
-		body, _ = m.document(problem, nil) // of texts only
+		body, _ = m.document(problem, nil) // never fails: it holds only texts and a number
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(problem.Status)
@@ -267,7 +268,7 @@ func (m *Mux) log(w http.ResponseWriter, r *http.Request, level slog.Level, what
 	m.config.Logger.Log(r.Context(), level, what, about...)
 }
 
-// withMembers adds members behind those that a JSON object has.
+// withMembers appends members to a JSON object, except those of RFC 9457.
 func withMembers(object []byte, members map[string]any) ([]byte, error) {
 	members = maps.Clone(members)
 	for _, taken := range []string{"type", "title", "status", "detail"} {

@@ -18,7 +18,7 @@ import (
 	"github.com/tidemark-es/tidemark/query"
 )
 
-// ask sends a request; headers are pairs of name and value, and left out where that is empty.
+// ask sends a request. headers are pairs of name and value; a header with an empty value is left out.
 func ask(h http.Handler, method, target, body string, headers ...string) *httptest.ResponseRecorder {
 	request := httptest.NewRequest(method, target, strings.NewReader(body))
 	for i := 0; i < len(headers); i += 2 {
@@ -52,8 +52,8 @@ func wantProblem(t *testing.T, what any, a *httptest.ResponseRecorder, status in
 	}
 }
 
-// TestProblems: what an error means without configuration, and that only the text of an unknown
-// one is logged instead of sent.
+// TestProblems: the problem of each error without configuration. Only the text of an unknown error is logged instead of
+// sent.
 func TestProblems(t *testing.T) {
 	t.Parallel()
 	conflict := fmt.Errorf("around: %w", &eventstore.ConflictError{Stream: eventstore.StreamID{Category: "a", Key: "b"}, Expected: 3, Actual: 4})
@@ -101,8 +101,8 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestConfiguredProblems: the first rule that fits counts, before what the framework's errors mean.
-// Only what a rule fits gets members; they replace none of the document's own.
+// TestConfiguredProblems: the first rule that matches counts, before the meaning of the framework's errors. Only an
+// error that matches a rule gets members. Members never replace those of the document itself.
 func TestConfiguredProblems(t *testing.T) {
 	t.Parallel()
 	errGone, errShort, errOdd := errors.New("gone"), errors.New("too short"), errors.New("odd")
@@ -139,7 +139,7 @@ func TestConfiguredProblems(t *testing.T) {
 	}
 }
 
-// TestBehindComesFirst: a read model that fails for a reason that is in Problems is behind.
+// TestBehindComesFirst: a read model that fails is behind, also if the reason matches one of Problems.
 func TestBehindComesFirst(t *testing.T) {
 	t.Parallel()
 	errGone := errors.New("gone")
@@ -147,8 +147,8 @@ func TestBehindComesFirst(t *testing.T) {
 	wantProblem(t, "behind", ask(mux, "GET", "/", ""), 503, "urn:problem:read-model-behind")
 }
 
-// TestFailedHeaders: what a handler has promised before it failed is not in the answer, and the
-// request can be found in the log.
+// TestFailedHeaders: headers that a handler sets before it fails are not in the answer. The request can be found in the
+// log.
 func TestFailedHeaders(t *testing.T) {
 	t.Parallel()
 	var output bytes.Buffer
@@ -189,7 +189,7 @@ func TestDefaultLogger(t *testing.T) {
 	}
 }
 
-// TestNotServed: what the mux answers itself.
+// TestNotServed: the answers of the mux itself to requests without a handler.
 func TestNotServed(t *testing.T) {
 	t.Parallel()
 	mux := made(httpapi.NewMux(nil))

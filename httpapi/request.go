@@ -15,10 +15,10 @@ import (
 // oneTag is one entity tag of RFC 9110, with its text.
 var oneTag = regexp.MustCompile(`^(W/)?"([\x21\x23-\x7e]*)"$`)
 
-// IfMatch returns the version that the header If-Match asks for, as the expected version of a
-// command: [eventstore.Any] without the header, [eventstore.Exists] for "*". Anything other than one
-// ETag of ours is an [Error]: 412 for a well-formed tag that is none, weak ones among them, since nothing can
-// match it; 400 for what is malformed or empty, and for several tags, since a client has seen one.
+// IfMatch returns the version that the header If-Match asks for, as the expected version of a command: [eventstore.Any]
+// without the header, [eventstore.Exists] for "*". A header that is not one ETag of ours is an [Error]. The error is
+// 412 for a well-formed tag that is not ours, such as a weak tag, because no version can match it. It is 400 for a
+// header that is malformed or empty, and for several tags, because a client has seen one version.
 func IfMatch(r *http.Request) (eventstore.Version, error) {
 	values := r.Header.Values("If-Match")
 	if len(values) == 0 {
@@ -39,8 +39,8 @@ func IfMatch(r *http.Request) (eventstore.Version, error) {
 	return eventstore.Version(n), nil
 }
 
-// NewID returns an id for what a request creates: a random one, or with an idempotency key always
-// the same, so that a repeat names the same thing.
+// NewID returns an id for the thing that a request creates. The id is random. With an idempotency key it is always the
+// same, so that a repeat of the request names the same thing.
 func NewID(r *http.Request) string {
 	if key, ok := eventstore.KeyFrom(r.Context()); ok {
 		return uuid.NewSHA1(uuid.NameSpaceURL, []byte(key.Name)).String()
@@ -48,8 +48,8 @@ func NewID(r *http.Request) string {
 	return uuid.NewString()
 }
 
-// Limit returns the parameter limit of a query: how many rows a page has, from 1 to most. Without
-// the parameter it is usual. The error is an [Error].
+// Limit returns the parameter limit of a query: how many rows a page has, from 1 to most. Without the parameter it
+// returns usual. The error is an [Error].
 func Limit(r *http.Request, usual, most int) (int, error) {
 	text := r.FormValue("limit")
 	if text == "" {

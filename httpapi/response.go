@@ -9,7 +9,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// ETag returns the entity tag of an aggregate at a version, as [IfMatch] reads it.
+// ETag returns the entity tag of an aggregate at a version. [IfMatch] reads it.
 func ETag(version eventstore.Version) string { return `"` + version.String() + `"` }
 
 // WriteJSON answers with a JSON document.
@@ -24,8 +24,8 @@ func WriteJSON(w http.ResponseWriter, status int, body any) error {
 	return nil
 }
 
-// WriteReceipt answers a command: the id of what was changed, its version, which is the ETag too,
-// and the position, which is in [PositionHeader] too.
+// WriteReceipt answers a command with the id of the aggregate that was changed, its version and the position. The
+// version is also the ETag, and the position is also in [PositionHeader].
 func WriteReceipt(w http.ResponseWriter, status int, id string, receipt eventstore.Receipt) error {
 	w.Header().Set("ETag", ETag(receipt.Version))
 	w.Header().Set(PositionHeader, receipt.Position.String())
@@ -36,9 +36,9 @@ func WriteReceipt(w http.ResponseWriter, status int, id string, receipt eventsto
 	}{id, receipt.Version, receipt.Position})
 }
 
-// WritePage answers with a page of rows under a name. If it is full there may be more: then next
-// makes from the last row what the client sends as the parameter after. Nil means that there are
-// no further pages.
+// WritePage answers with a page of rows under a name. A page of limit rows can have a next one. For such a page, next
+// makes from the last row the value that the client sends as the parameter after. A nil next means that there are no
+// further pages.
 func WritePage[R any](w http.ResponseWriter, name string, rows []R, limit int, next func(R) string) error {
 	page := map[string]any{name: append([]R{}, rows...)}
 	if next != nil && len(rows) > 0 && len(rows) == limit {
@@ -47,9 +47,9 @@ func WritePage[R any](w http.ResponseWriter, name string, rows []R, limit int, n
 	return WriteJSON(w, http.StatusOK, page)
 }
 
-// Health returns a handler for readiness probes: how each projection is doing, with status 503 while
-// one of them has a problem, and which, or while status fails. Usually status is the method of a [projection.Runner]. The reasons are
-// for operators: do not serve it to the public.
+// Health returns a handler for readiness probes, which answers with the state of each projection. The status is 503
+// while a projection has a problem, which is then in the answer, and while the function status fails. Usually status is
+// the method of a [projection.Runner]. The reasons are for operators: do not serve them to the public.
 func Health(status func(context.Context) (projection.Status, error)) Handler {
 	type model struct {
 		Name       string              `json:"name"`
@@ -58,7 +58,7 @@ func Health(status func(context.Context) (projection.Status, error)) Handler {
 		State      string              `json:"state"`
 		Checkpoint eventstore.Position `json:"checkpoint"`
 		Lag        int64               `json:"lag"`         // events
-		LagSeconds float64             `json:"lag_seconds"` // age of the first of them
+		LagSeconds float64             `json:"lag_seconds"` // age of the first of these events
 		Parked     int                 `json:"parked"`
 		Problem    string              `json:"problem,omitempty"`
 	}

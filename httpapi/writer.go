@@ -8,8 +8,8 @@ import (
 	"sync/atomic"
 )
 
-// response knows whether an answer has begun. What else the writer below can do is reached through
-// [http.ResponseController], and, for those who ask by type, as Flusher, Hijacker and ReaderFrom.
+// response knows whether an answer has begun. Code reaches the other abilities of the writer below through
+// [http.ResponseController], or by a type assertion to Flusher, Hijacker or ReaderFrom.
 type response struct {
 	to    http.ResponseWriter
 	begun atomic.Bool
@@ -23,14 +23,14 @@ func (w *response) Write(p []byte) (int, error) {
 }
 
 func (w *response) WriteHeader(status int) {
-	w.to.WriteHeader(status) // which panics if there is no such status
-	// Others of 1xx, such as 103 Early Hints, come before the answer.
+	w.to.WriteHeader(status) // panics if there is no such status
+	// Other statuses of 1xx, such as 103 Early Hints, come before the answer.
 	if status >= http.StatusOK || status == http.StatusSwitchingProtocols {
 		w.begun.Store(true)
 	}
 }
 
-// ReadFrom keeps the fast way of the writer below for files.
+// ReadFrom keeps the fast way in which the writer below copies files.
 func (w *response) ReadFrom(from io.Reader) (int64, error) {
 	n, err := io.Copy(w.to, from)
 	if n > 0 || err == nil {
