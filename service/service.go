@@ -20,8 +20,8 @@ import (
 type Config struct {
 	// Schema is the Postgres schema of Tidemark's tables; empty means "tidemark".
 	Schema string
-	// MaxConns is how many connections the pool may have, unless the connection string says pool_max_conns. 0 means 16: a
-	// runner takes half of them for its batches, at most.
+	// MaxConns is how many connections the pool can have, unless the connection string sets pool_max_conns. 0 means 16:
+	// a runner takes at most half of them for its batches.
 	MaxConns int32
 }
 
@@ -32,9 +32,9 @@ const (
 	drainTime    = 10 * time.Second // for requests under way, when the service closes
 )
 
-// Connect returns a pool of connections to the database that url names, after it has applied the migrations that are
-// missing. Several processes may do so at the same time. Close the pool at the end. It returns an
-// [eventstore.InvalidError] for a Config or a url that is not acceptable.
+// Connect returns a pool of connections to the database that url names. Before that it applies the migrations that are
+// missing; several processes may do so at the same time. The caller closes the pool. Connect returns an
+// [eventstore.InvalidError] for a Config or a url that is not valid.
 func Connect(ctx context.Context, url string, config *Config) (*pgxpool.Pool, error) {
 	var c Config
 	if config != nil {
@@ -68,13 +68,14 @@ func Connect(ctx context.Context, url string, config *Config) (*pgxpool.Pool, er
 type Runner interface {
 	// Run runs until ctx is done.
 	Run(ctx context.Context) error
-	// Wait returns when the named projections, or all, have reached a position. Position 0 is reached when their tables
-	// are there.
+	// Wait returns when the named projections, or all of them, have reached a position. Position 0 is reached when
+	// their tables exist.
 	Wait(ctx context.Context, position eventstore.Position, names ...string) error
 }
 
-// Run lets a runner run for as long as do does. do is called when the tables of the read models are there. The runner
-// goes on after ctx is done, until do has returned. When the runner fails, ctx of do is done. The error is the first of both.
+// Run runs a runner until do has returned. It calls do when the tables of the read models exist. When ctx is done, the
+// runner keeps running until do has returned. When the runner fails, the context of do is done. Run returns the first
+// error of the two.
 func Run(ctx context.Context, runner Runner, do func(context.Context) error) error {
 	return Alongside(ctx, runner.Run, func(ctx context.Context) error {
 		if err := runner.Wait(ctx, 0); err != nil {
@@ -84,9 +85,9 @@ func Run(ctx context.Context, runner Runner, do func(context.Context) error) err
 	})
 }
 
-// Alongside runs background for as long as do runs: the context of background is done when do has returned, and not
-// before, so that do can rely on it while it finishes. When background fails, the context of do is done. The error is
-// the first of both.
+// Alongside runs background until do has returned. The context of background is done only then, so that do can rely on
+// background while it finishes. When background fails, the context of do is done. Alongside returns the first error of
+// the two.
 func Alongside(ctx context.Context, background, do func(context.Context) error) error {
 	backgroundCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, ctx := errgroup.WithContext(ctx)
@@ -98,8 +99,8 @@ func Alongside(ctx context.Context, background, do func(context.Context) error) 
 	return group.Wait()
 }
 
-// Serve serves until ctx is done. Then it calls onShutdown, such as httpapi.Mux.Close, which lets requests end that
-// wait, and gives the requests under way 10 s. Clients that take longer are cut off.
+// Serve serves until ctx is done. Then it calls the functions onShutdown, such as httpapi.Mux.Close, which ends
+// requests that wait. The requests under way get 10 s. After that their connections are closed.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler, onShutdown ...func()) error {
 	server := &http.Server{Handler: handler, ReadTimeout: readTime, IdleTimeout: idleTime}
 	for _, f := range onShutdown {

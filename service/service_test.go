@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// TestConnect: the schema is there, and the pool has as many connections as it is told.
+// TestConnect: the schema is migrated, and the pool has the configured number of connections.
 func TestConnect(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -65,12 +65,11 @@ func TestConnectRefuses(t *testing.T) {
 		}
 	}
 	if _, err := service.Connect(t.Context(), "postgres://127.0.0.1:1/x?sslmode=disable", nil); err == nil || !strings.Contains(err.Error(), "service.Connect: ") {
-		t.Errorf("nobody listens there: %v", err)
+		t.Errorf("no server listens there: %v", err)
 	}
 }
 
-// TestAlongside: what runs in the background outlives ctx, ends with do, and takes do with it when
-// it fails.
+// TestAlongside: the background outlives ctx and ends with do. When the background fails, do ends too.
 func TestAlongside(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -105,7 +104,7 @@ func TestAlongside(t *testing.T) {
 	}
 }
 
-// runner is a runner that says in which order things happen.
+// runner is a runner that records the order of events.
 type runner struct {
 	events chan string
 	fails  error
@@ -129,7 +128,7 @@ func (r *runner) Wait(ctx context.Context, position eventstore.Position, _ ...st
 	return nil
 }
 
-// TestRunAndServe: requests are taken when the tables are there; at the end a request under way is finished while the
+// TestRunAndServe: requests are taken when the tables exist. At the end a request under way is finished while the
 // runner still runs.
 func TestRunAndServe(t *testing.T) {
 	t.Parallel()
@@ -179,7 +178,7 @@ func TestRunAndServe(t *testing.T) {
 	}
 }
 
-// TestRunFails: when the runner fails nothing is served.
+// TestRunFails: when the runner fails, nothing is served.
 func TestRunFails(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
