@@ -9,14 +9,13 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Handler does what a command asks for and returns the receipt of what it appended to the stream
-// that the command is about.
+// Handler does the work of a command, and returns the receipt of the events that it appended to the command's stream.
 type Handler[C any] func(ctx context.Context, command C) (eventstore.Receipt, error)
 
-// Next is the rest of the way to a handler, as middleware sees it.
+// Next is the rest of the way to a handler: the middleware after the present one, and the handler itself.
 type Next func(ctx context.Context, command any) (eventstore.Receipt, error)
 
-// Middleware wraps the way to the handlers.
+// Middleware wraps the way to all handlers.
 type Middleware func(Next) Next
 
 // ErrUnknown means that no handler was registered for a type of command.
@@ -28,8 +27,8 @@ type Bus struct {
 	next     Next
 }
 
-// NewBus returns a bus without handlers. The first middleware is the outermost. It panics when one is nil, or returns
-// nil.
+// NewBus returns a bus without handlers. The first middleware is the outermost. NewBus panics when a middleware is nil,
+// or returns nil.
 func NewBus(middleware ...Middleware) *Bus {
 	b := &Bus{handlers: make(map[reflect.Type]Next)}
 	b.next = b.handle
@@ -44,8 +43,8 @@ func NewBus(middleware ...Middleware) *Bus {
 	return b
 }
 
-// Register makes handler the one for commands of type C. It panics when there is one already, when the bus or the
-// handler is nil, or when C is an interface, which no command has as its type.
+// Register sets the handler for commands of type C. It panics when C has a handler already, when the bus or the handler
+// is nil, or when C is an interface, because no command has an interface as its type.
 func Register[C any](b *Bus, handler Handler[C]) {
 	t := reflect.TypeFor[C]()
 	switch {
@@ -64,9 +63,9 @@ func Register[C any](b *Bus, handler Handler[C]) {
 	}
 }
 
-// Dispatch sends a command to its handler and returns what that returns. A command with a method
-// Validate() error is checked first, inside the middleware, and the error returned as it is.
-// Without a handler it returns [ErrUnknown].
+// Dispatch sends a command to its handler and returns the handler's result. If the command has a method Validate()
+// error, Dispatch calls it first, inside the middleware, and returns its error unchanged. Without a handler it returns
+// [ErrUnknown].
 func (b *Bus) Dispatch(ctx context.Context, command any) (eventstore.Receipt, error) {
 	return b.next(ctx, command)
 }
