@@ -1,18 +1,18 @@
 // Package query answers questions from read models.
 //
-// A query is a plain struct, such as StatementOf; a [Handler] answers it, usually with a SELECT
-// on a table that a projection keeps. Read models lag a little behind the events. A caller who
-// has just changed something puts the position of the receipt into the context with
-// [AtLeast], and a handler made by [WaitFor] waits until its projections have come that far:
+// A query is a plain struct, such as StatementOf. A [Handler] answers it, usually with a SELECT on a table that a
+// projection keeps. Read models are a little behind the events. After a command, a caller puts the position of the
+// receipt into the context with [AtLeast]. A handler made by [WaitFor] then waits until its projections have reached
+// that position:
 //
 //	receipt, err := bus.Dispatch(ctx, Deposit{...})
 //	balance, err := balanceOf(query.AtLeast(ctx, receipt.Position), BalanceOf{...})
 //
 // # Guarantees
 //
-//   - A handler made by After sees a read model that contains every event up to the position in
-//     its context, or is not called.
-//   - Without a position in the context nothing waits.
+//   - A handler given to [WaitFor] is called only when its read models contain every event up to the position in the
+//     context.
+//   - Without a position in the context a handler made by [WaitFor] does not wait.
 //
-// Handlers are functions and as safe for concurrent use as what they close over.
+// Handlers are functions. They are as safe for concurrent use as the values that they close over.
 package query

@@ -20,13 +20,14 @@ type Waiter interface {
 	Wait(ctx context.Context, position eventstore.Position, projections ...string) error
 }
 
-// ErrBehind means that a projection did not reach the position in time. The event is stored;
-// asking again later is safe.
+// ErrBehind means that a projection did not reach the position before ctx was done. The event is stored. It is safe to
+// ask again later.
 var ErrBehind = errors.New("read model has not reached the position yet")
 
-// WaitFor returns a handler that waits for the position in its context, see [AtLeast], to be reached by the named
-// projections before it calls handler. When ctx is done first it returns [ErrBehind] and the waiter's error, such as a
-// projection.WaitError. WaitFor panics when the handler or the waiter is nil, or a name is empty.
+// WaitFor returns a handler that waits until the named projections have reached the position in its context, see
+// [AtLeast], and then calls handler. When ctx is done first, the returned handler returns [ErrBehind] together with the
+// waiter's error, such as a projection.WaitError. WaitFor panics when the handler or the waiter is nil, or a name is
+// empty.
 func WaitFor[Q, R any](handler Handler[Q, R], waiter Waiter, projections ...string) Handler[Q, R] {
 	switch {
 	case handler == nil:
