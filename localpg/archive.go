@@ -31,7 +31,7 @@ func jarURL(repository, release string) string {
 		strings.TrimSuffix(repository, "/"), name, release, name, release)
 }
 
-// platform returns what a system is called there.
+// platform returns the name that this project gives a system.
 func platform(system, arch string, alpine bool) string {
 	if arch == "arm64" {
 		arch = "arm64v8"
@@ -79,7 +79,7 @@ func get(ctx context.Context, url string) ([]byte, error) {
 	}
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {
-		return nil, err // names the address
+		return nil, err // the error names the address
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
@@ -153,13 +153,13 @@ func unpackEntry(content io.Reader, header *tar.Header, path string) error {
 			return err
 		}
 		_, err = io.Copy(file, content)
-		// The archive says what is executable; all of it is readable, whatever the umask.
+		// The archive says which files are executable. All files are made readable, whatever the umask.
 		return errors.Join(err, file.Chmod(header.FileInfo().Mode().Perm()|0o444), file.Close())
 	}
 	return nil // nothing else is in these archives
 }
 
-// makeFolder creates a folder, and those above it, that every user may enter.
+// makeFolder creates a folder that every user may enter, and the folders above it.
 func makeFolder(path string) error {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return nil

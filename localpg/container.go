@@ -25,14 +25,15 @@ var removeContainer string
 
 const (
 	imageVar = "TIDEMARK_POSTGRES_IMAGE"
-	// hostVar names the environment variable for the host at which ports of containers are found, where that is neither
-	// this machine nor the one of the daemon: in a container that uses the daemon of its host.
+	// hostVar names the environment variable for the host at which the ports of containers are found. It is needed
+	// where that is neither this machine nor the machine of the daemon: in a container that uses the daemon of its
+	// host.
 	hostVar      = "TIDEMARK_DOCKER_HOST"
 	defaultImage = "postgres:17-alpine"
-	// volume is where a kept cluster is mounted. It is not where images have
-	// theirs, since they disagree about that from version to version.
+	// volume is where a kept cluster is mounted. It is not the folder that images use by default, because that differs
+	// from version to version.
 	volume = "/tidemark"
-	// daemonWithin is how long the Docker daemon may take to say that it is there.
+	// daemonWithin is how long the Docker daemon can take to answer.
 	daemonWithin = 10 * time.Second
 )
 
@@ -61,7 +62,7 @@ func findDocker(ctx context.Context) (docker, error) {
 	return d, nil
 }
 
-// daemonHost returns the host whose ports the daemon publishes, an error if it is this one.
+// daemonHost returns the host whose ports the daemon publishes. It returns an error if that is this machine.
 func (d docker) daemonHost(ctx context.Context) (string, error) {
 	if host := os.Getenv(hostVar); host != "" {
 		return host, nil
@@ -115,8 +116,7 @@ func (c *Config) startContainer(ctx context.Context) (*Server, error) {
 	if cluster.lock != nil {
 		defer cluster.lock.Close() // the watchdog has its own copy
 	}
-	// The watchdog comes first, so that there is no moment at which a container
-	// exists and is not looked after. It is what removes the container.
+	// The watchdog removes the container. It is started first, so that no container exists without a watchdog.
 	name := "tidemark-pg-" + rand.Text()[:16]
 	w, err := watch(removeContainer, []string{d.command, name, strconv.Itoa(c.grace())}, nil, cluster.lock)
 	if err != nil {
@@ -138,7 +138,7 @@ func (c *Config) runContainer(ctx context.Context, d docker, name string, cluste
 	}
 	args := []string{
 		"run", "--detach", "--name", name, "--publish", published,
-		"--env", "POSTGRES_PASSWORD", // from the environment: everybody sees arguments
+		"--env", "POSTGRES_PASSWORD", // from the environment, because every user can see arguments
 		"--env", "POSTGRES_INITDB_ARGS=--no-sync --encoding=UTF8 --locale=C",
 		"--env", "PGDATA=" + volume + "/data",
 	}
@@ -158,10 +158,10 @@ func (c *Config) runContainer(ctx context.Context, d docker, name string, cluste
 	if err != nil {
 		return "", fmt.Errorf("find the container's address in %q: %w", ports, err)
 	}
-	// While the image still prepares the cluster, its server does not listen on
-	// the network: the first connection that succeeds is to the real one.
+	// While the image prepares the cluster, its server does not listen on the network. So the first connection that
+	// succeeds is to the final server.
 	address := fmt.Sprintf("postgres://postgres:%s@%s/postgres?sslmode=disable", cluster.password, net.JoinHostPort(d.host, port))
-	var asked time.Time // a process each time
+	var asked time.Time // asking starts a process, so it is done once a second at most
 	ended := func() bool {
 		if time.Since(asked) < time.Second {
 			return false
@@ -171,22 +171,22 @@ func (c *Config) runContainer(ctx context.Context, d docker, name string, cluste
 		return err == nil && running == "false"
 	}
 	if err := awaitReady(ctx, address, ended); err != nil {
-		logs, _ := exec.CommandContext(ctx, d.command, "logs", "--tail", "50", name).CombinedOutput() // what there is of it will do
+		logs, _ := exec.CommandContext(ctx, d.command, "logs", "--tail", "50", name).CombinedOutput() // an incomplete log is enough
 		return "", fmt.Errorf("start a container of %s: %w: %s", image, err, lastWords(string(logs)))
 	}
 	return address, nil
 }
 
-// containerCluster is the cluster that a container serves. Its port may be open
-// to the network, hence the password.
+// containerCluster is the cluster that a container serves. It has a password, because its port may be open to the
+// network.
 type containerCluster struct {
 	password string
-	binds    []string // where the cluster is kept; nil for one that is not
+	binds    []string // where the cluster is kept; nil if it is temporary
 	lock     *os.File // held on a kept cluster
 }
 
-// containerCluster settles where the cluster is. A kept one is beside that of
-// local binaries, since the two have different owners.
+// containerCluster decides where the cluster is. A kept cluster is beside that of local binaries, because the two have
+// different owners.
 func (c *Config) containerCluster(ctx context.Context) (containerCluster, error) {
 	if c.Dir == "" {
 		return containerCluster{password: rand.Text()}, nil
@@ -208,7 +208,7 @@ func (c *Config) containerCluster(ctx context.Context) (containerCluster, error)
 	}, nil
 }
 
-// keptPassword reads the password of a kept cluster, or makes one up.
+// keptPassword reads the password of a kept cluster, or creates one.
 func keptPassword(path string) (string, error) {
 	content, err := os.ReadFile(path)
 	if err == nil && len(content) > 0 {
@@ -221,8 +221,8 @@ func keptPassword(path string) (string, error) {
 	return password, os.WriteFile(path, []byte(password), 0o600)
 }
 
-// grace is how many seconds the container's server gets to shut down: a
-// throw-away cluster needs no checkpoint on its way out.
+// grace is how many seconds the container's server gets to shut down. It is 0 for a temporary cluster, which needs no
+// checkpoint when it stops.
 func (c *Config) grace() int {
 	if c.Dir == "" {
 		return 0

@@ -23,9 +23,8 @@ import (
 	"github.com/tidemark-es/tidemark/localpg"
 )
 
-// A test binary that finds helperVar set is a program that starts a server,
-// prints its URL, waits for its standard input to end, and then ends in the way
-// the variable says. dirVar is its Config.Dir.
+// A test binary for which helperVar is set is a program that starts a server, prints its URL, and waits until its
+// standard input ends. Then it ends in the way that the variable names. dirVar is its Config.Dir.
 const (
 	helperVar = "LOCALPG_TEST_HELPER"
 	dirVar    = "LOCALPG_TEST_DIR"
@@ -49,7 +48,7 @@ func help(mode string) {
 		panic("for a test")
 	case "interrupt":
 		<-ctx.Done()
-		// The server must not have got the signal as well.
+		// The signal must not have reached the server.
 		if _, err := pgx.Connect(context.Background(), server.URL()); err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -81,7 +80,7 @@ func TestNothingIsLeft(t *testing.T) {
 			}
 			end := h.end
 			if test.signal != 0 {
-				end = h.wait // the end of its standard input might be faster than the signal
+				end = h.wait // closing its standard input could end it before the signal does
 			}
 			if got := end(); got != test.want {
 				t.Errorf("the helper's end: %s, want %s", got, test.want)
@@ -91,7 +90,7 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 }
 
-// TestNobody runs a helper as an ordinary user when these tests run as root.
+// TestNobody runs a helper as an ordinary user when the tests run as root.
 func TestNobody(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -100,10 +99,10 @@ func TestNobody(t *testing.T) {
 	if os.Getenv("TIDEMARK_POSTGRES") == string(localpg.Container) {
 		t.Skip("an ordinary user may not use Docker")
 	}
-	// The test binary is in a folder that only root may enter. It is copied by
-	// another process, since a file that we had open could not be executed yet.
+	// The test binary is in a folder that only root may enter. Another process copies it, because a file that we had
+	// open for writing could not be executed yet.
 	home := openFolder(t)
-	if err := os.Chown(home, 65534, 65534); err != nil { // where a download is kept
+	if err := os.Chown(home, 65534, 65534); err != nil { // the folder also keeps a download
 		t.Fatal(err)
 	}
 	program := filepath.Join(home, "helper")
@@ -169,19 +168,19 @@ func startHelper(t *testing.T, mode, dir, program string, as *syscall.Credential
 	return nil
 }
 
-// end lets the helper end and says how it did.
+// end makes the helper end, and returns how it ended.
 func (h *helper) end() string {
 	_ = h.stdin.Close()
 	return h.wait()
 }
 
-// wait waits until the helper ends by itself and says how it did.
+// wait waits until the helper ends by itself, and returns how it ended.
 func (h *helper) wait() string {
-	_ = h.cmd.Wait() // the state says it all
+	_ = h.cmd.Wait() // the state below says how it ended
 	return h.cmd.ProcessState.String()
 }
 
-// traces returns a function that says what is left of a server, "" for nothing.
+// traces returns a function that names the first thing that is left of a server, or "" if nothing is left.
 func traces(t *testing.T, address string) func() string {
 	t.Helper()
 	parsed, err := url.Parse(address)
@@ -223,7 +222,7 @@ func containerTraces(t *testing.T, port string) func() string {
 	}
 }
 
-// awaitGone waits for a watchdog, which outlives its owner, to do its work.
+// awaitGone waits until a watchdog, which outlives its owner, has cleaned up.
 func awaitGone(t *testing.T, left func() string) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)

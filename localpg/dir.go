@@ -19,10 +19,10 @@ import (
 type keptDir struct {
 	data  string
 	lock  *os.File
-	owner *syscall.Credential // whom the server runs as; nil for the user we are
+	owner *syscall.Credential // the user that the server runs as; nil for our own
 }
 
-// openDir creates the folder of a kept cluster if need be and locks it.
+// openDir locks the folder of a kept cluster, and creates it first if it does not exist.
 func openDir(ctx context.Context, dir string, runAs *syscall.Credential) (*keptDir, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -39,7 +39,7 @@ func openDir(ctx context.Context, dir string, runAs *syscall.Credential) (*keptD
 	if err != nil {
 		return nil, err
 	}
-	if owner != nil { // whoever may run the cluster may lock it
+	if owner != nil { // a user who may run the cluster may also lock it
 		if err := lock.Chown(int(owner.Uid), int(owner.Gid)); err != nil {
 			lock.Close()
 			return nil, err
@@ -48,8 +48,8 @@ func openDir(ctx context.Context, dir string, runAs *syscall.Credential) (*keptD
 	return &keptDir{data: filepath.Join(dir, "data"), lock: lock, owner: owner}, nil
 }
 
-// dirOwner settles whom the server of a kept cluster runs as: for root, the
-// folder's owner, who is runAs if the folder is new.
+// dirOwner returns the user that the server of a kept cluster runs as, and nil for our own. For root it is the folder's
+// owner. A new folder is given to runAs.
 func dirOwner(dir string, runAs *syscall.Credential) (*syscall.Credential, error) {
 	if runAs == nil {
 		return nil, nil
@@ -66,13 +66,12 @@ func dirOwner(dir string, runAs *syscall.Credential) (*syscall.Credential, error
 		return nil, err
 	}
 	if len(entries) > 0 {
-		return nil, fmt.Errorf("%s belongs to root, as whom Postgres refuses to run: give it to another user", dir)
+		return nil, fmt.Errorf("%s belongs to root, and Postgres refuses to run as root: give the folder to another user", dir)
 	}
 	return runAs, os.Chown(dir, int(runAs.Uid), int(runAs.Gid))
 }
 
-// pick returns the folder whose binaries made this cluster, or the first one
-// if there is no cluster yet.
+// pick returns the folder of the binaries that made this cluster, or the first folder if there is no cluster yet.
 func (k *keptDir) pick(ctx context.Context, folders []string) (string, error) {
 	content, err := os.ReadFile(filepath.Join(k.data, "PG_VERSION"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -97,12 +96,11 @@ func (k *keptDir) pick(ctx context.Context, folders []string) (string, error) {
 		k.data, made, strings.Join(have, ", "))
 }
 
-// handover bounds the wait for a server whose owner has died and whose watchdog
-// is still at work.
+// handover bounds the wait for a server whose owner has died, while its watchdog is still stopping it.
 const handover = 30 * time.Second
 
-// lockFile opens and locks a file. The lock is the operating system's: it goes
-// away with the last process that inherited the file.
+// lockFile opens and locks a file. The lock belongs to the operating system: it ends with the last process that
+// inherited the file.
 func lockFile(ctx context.Context, path string) (*os.File, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -148,7 +146,7 @@ func awaitLock(ctx context.Context, file *os.File) error {
 // lockHolder returns the process that last locked the file.
 func lockHolder(file *os.File) int {
 	content := make([]byte, 20)
-	n, _ := file.ReadAt(content, 0) // always ends with io.EOF
+	n, _ := file.ReadAt(content, 0) // the error is always io.EOF
 	pid, _ := strconv.Atoi(string(content[:n]))
 	return pid
 }

@@ -24,7 +24,7 @@ func TestDirKeepsTheCluster(t *testing.T) {
 		t.Errorf("after Stop: %s", what)
 	}
 
-	// Once more, after a stop and then after a crash of the owner.
+	// Once more, first after a stop and then after a crash of the owner.
 	h := startHelper(t, "exit", config.Dir, testBinary(t), nil)
 	if got := query(t, h.url, "select value from kept"); got != "data" {
 		t.Errorf("after a stop: %q", got)
@@ -50,7 +50,7 @@ func TestDirHasOneUser(t *testing.T) {
 	query(t, h.url, "select 'not disturbed'")
 	left := traces(t, h.url)
 	h.end()
-	awaitGone(t, left) // before the folder goes
+	awaitGone(t, left) // before the folder is removed
 }
 
 func TestStaleLockFile(t *testing.T) {
@@ -61,7 +61,7 @@ func TestStaleLockFile(t *testing.T) {
 		t.Skip("in a container no other process can have the server's number")
 	}
 	stop(t, server)
-	// What a crash leaves, with a number that an innocent process has now.
+	// The lock file that a crash leaves, with a number that another process has now.
 	stale := fmt.Sprintf("%d\n%s/data\n1\n5432\n\n\n\n", os.Getppid(), config.Dir)
 	if err := os.WriteFile(filepath.Join(config.Dir, "data", "postmaster.pid"), []byte(stale), 0o644); err != nil {
 		t.Fatal(err)

@@ -23,16 +23,15 @@ const (
 	// versionVar names the environment variable that holds the major version to download.
 	versionVar     = "TIDEMARK_POSTGRES_VERSION"
 	defaultVersion = "17"
-	// repositoryVar names the environment variable that holds the address of a
-	// Maven repository to fetch it from.
+	// repositoryVar names the environment variable that holds the address of the Maven repository to download from.
 	repositoryVar     = "TIDEMARK_POSTGRES_REPOSITORY"
 	defaultRepository = "https://repo1.maven.org/maven2"
-	// downloadTimeout bounds a download, so that a network that goes silent ends it.
+	// downloadTimeout bounds a download, so that it ends when the network is silent.
 	downloadTimeout = 5 * time.Minute
 )
 
-// releases are the versions that can be downloaded, of each major version one that
-// the repository holds for all systems.
+// releases are the versions that can be downloaded. For each major version it is one that the repository holds for all
+// systems.
 var releases = map[string]string{
 	"14": "14.18.0",
 	"15": "15.13.0",
@@ -41,8 +40,8 @@ var releases = map[string]string{
 	"18": "18.3.0",
 }
 
-// startDownload fetches Postgres's binaries into a cache folder, unless they are
-// there already, and runs them like installed ones.
+// startDownload downloads Postgres's binaries into a cache folder, unless they are there already. It runs them like
+// installed ones.
 func (c *Config) startDownload(ctx context.Context) (*Server, error) {
 	major := cmp.Or(os.Getenv(versionVar), defaultVersion)
 	release, ok := releases[major]
@@ -69,8 +68,8 @@ func (c *Config) startDownload(ctx context.Context) (*Server, error) {
 	return c.startCluster(ctx, Download, []string{filepath.Join(d.folder(), "bin")})
 }
 
-// cacheFolder returns where downloaded binaries are kept. Root's own cache is
-// closed to the user that the server runs as, so root takes the system's.
+// cacheFolder returns the folder for downloaded binaries. For root it is a folder of the system, because the user that
+// the server runs as cannot enter root's own cache.
 func cacheFolder(system string) (string, error) {
 	if os.Geteuid() == 0 && os.Getenv("XDG_CACHE_HOME") == "" {
 		if system == "darwin" {
@@ -80,7 +79,7 @@ func cacheFolder(system string) (string, error) {
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("there is no folder to keep it in, set XDG_CACHE_HOME: %w", err)
+		return "", fmt.Errorf("there is no folder to keep the binaries in: set XDG_CACHE_HOME: %w", err)
 	}
 	return filepath.Join(cache, "tidemark"), nil
 }
@@ -90,15 +89,15 @@ type download struct {
 	release    string
 	repository string
 	cache      string
-	runAs      *syscall.Credential // whom the server runs as; nil for the user we are
+	runAs      *syscall.Credential // the user that the server runs as; nil for our own
 	logger     *slog.Logger
 }
 
 // folder is where the binaries are. It appears when they are complete.
 func (d *download) folder() string { return filepath.Join(d.cache, "postgres-"+d.release) }
 
-// ensure returns when the binaries are in the cache folder and run. Of several
-// processes one fetches them, the others wait for it.
+// ensure returns when the binaries are in the cache folder and run. Of several processes one downloads them, and the
+// others wait.
 func (d *download) ensure(ctx context.Context) error {
 	if d.check(ctx) == nil {
 		return nil
@@ -114,7 +113,7 @@ func (d *download) ensure(ctx context.Context) error {
 	}
 	defer unlock()
 	if d.check(ctx) == nil {
-		return nil // another process has fetched them meanwhile
+		return nil // another process has downloaded them in the meantime
 	}
 	d.logger.InfoContext(ctx, "downloading Postgres, once", "version", d.release, "into", d.folder())
 	if err := d.fetch(ctx); err != nil {
@@ -123,7 +122,7 @@ func (d *download) ensure(ctx context.Context) error {
 	return d.check(ctx)
 }
 
-// fetch replaces what is in the cache folder, in one step.
+// fetch replaces the binaries in the cache folder, in one step.
 func (d *download) fetch(ctx context.Context) error {
 	jar, err := fetchFile(ctx, jarURL(d.repository, d.release))
 	if err != nil {
@@ -137,8 +136,8 @@ func (d *download) fetch(ctx context.Context) error {
 	if err := unpackJar(jar, unfinished); err != nil {
 		return fmt.Errorf("unpack it into %s: %w", unfinished, err)
 	}
-	_ = os.Chmod(d.folder(), 0o700)                  // or its owner could not empty it; it may not be there
-	if err := os.RemoveAll(d.folder()); err != nil { // it does not run
+	_ = os.Chmod(d.folder(), 0o700)                  // so that it can be emptied; the folder may not exist
+	if err := os.RemoveAll(d.folder()); err != nil { // the binaries in it do not run
 		return err
 	}
 	return os.Rename(unfinished, d.folder())
@@ -162,15 +161,15 @@ func (d *download) run(ctx context.Context, path string, args ...string) ([]byte
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: d.runAs}
 		out, err := cmd.CombinedOutput()
-		// A process that another goroutine starts has the file that we have written open for a moment.
+		// Another goroutine can start a process at the moment in which we have the file open for writing. Until that
+		// process calls exec, it keeps our file open, and the file cannot be executed.
 		if !errors.Is(err, syscall.ETXTBSY) || ctx.Err() != nil {
 			return out, err
 		}
 	}
 }
 
-// lock lets one process at a time fetch. The operating system takes the lock away
-// with the process.
+// lock lets one process at a time download. The operating system releases the lock when the process ends.
 func (d *download) lock(ctx context.Context) (unlock func(), err error) {
 	file, err := os.OpenFile(d.folder()+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -191,7 +190,7 @@ func (d *download) lock(ctx context.Context) (unlock func(), err error) {
 		case <-retry.C:
 		case <-ctx.Done():
 			file.Close()
-			return nil, fmt.Errorf("another process has been fetching it: %w", ctx.Err())
+			return nil, fmt.Errorf("another process is still downloading the binaries: %w", ctx.Err())
 		}
 	}
 }

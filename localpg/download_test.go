@@ -75,8 +75,8 @@ func serve(t *testing.T, r *repository) string {
 	return server.URL
 }
 
-// TestDownload: the binaries are fetched once, however many ask for them at the same time, and are open to the
-// server's user whatever the umask.
+// TestDownload: the binaries are downloaded once, however many callers ask for them at the same time. The server's user
+// can read them, whatever the umask.
 func TestDownload(t *testing.T) {
 	t.Parallel()
 	source, cache := newRepository(t), filepath.Join(openFolder(t), "cache")
@@ -103,7 +103,7 @@ func TestDownload(t *testing.T) {
 	}
 }
 
-// TestDownloadThatFails: the error says what was asked for and what happened. Nothing is left that would be taken
+// TestDownloadThatFails: the error says what was asked for and what happened. Nothing is left that could be mistaken
 // for the binaries, and the next download succeeds.
 func TestDownloadThatFails(t *testing.T) {
 	t.Parallel()
@@ -136,7 +136,7 @@ func TestDownloadThatFails(t *testing.T) {
 	}
 }
 
-// TestDownloadIsRepaired: binaries that do not run, and what a killed download has left, are replaced.
+// TestDownloadIsRepaired: binaries that do not run are replaced, and so are the remains of a killed download.
 func TestDownloadIsRepaired(t *testing.T) {
 	t.Parallel()
 	source, cache := newRepository(t), openFolder(t)
@@ -164,11 +164,11 @@ func TestDownloadIsRepaired(t *testing.T) {
 	}
 }
 
-// TestNoNetwork: where there is nothing, the error says so in plain words and what to do.
+// TestNoNetwork: if there is no source at all, the error says so in plain words, and says what to do.
 func TestNoNetwork(t *testing.T) {
 	t.Parallel()
 	address := httptest.NewServer(nil)
-	address.Close() // nothing listens there any more
+	address.Close() // no server listens there any more
 	err := localpg.Ensure(t.Context(), filepath.Join(openFolder(t), "cache"), address.URL)
 	if !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Fatalf("%v, want the refused connection", err)
@@ -187,7 +187,7 @@ func TestNoNetwork(t *testing.T) {
 	}
 }
 
-// TestDownloadIsCancelled: who gives up need not wait for another process's download.
+// TestDownloadIsCancelled: a caller that gives up need not wait for the download of another one.
 func TestDownloadIsCancelled(t *testing.T) {
 	t.Parallel()
 	asked, cancelled := make(chan struct{}), make(chan struct{})
@@ -208,7 +208,7 @@ func TestDownloadIsCancelled(t *testing.T) {
 	waiting, giveUp := context.WithCancel(t.Context())
 	giveUp()
 	if err := localpg.Ensure(waiting, cache, silent.URL); !errors.Is(err, context.Canceled) {
-		t.Errorf("the one that waits: %v, want context.Canceled", err)
+		t.Errorf("the waiting caller: %v, want context.Canceled", err)
 	}
 	cancel()
 	<-cancelled

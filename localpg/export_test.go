@@ -7,13 +7,13 @@ import (
 	"log/slog"
 )
 
-// ErrAbsent is what a source that is not there reports.
+// ErrAbsent is the error of a source that is not there.
 var ErrAbsent = errAbsent
 
-// Absence is an error of a source that is not there.
+// Absence returns the error of a source that is not there for a reason.
 func Absence(reason error) error { return absence{reason} }
 
-// Choose lets tests see which source is taken, with sources of their own.
+// Choose calls choose with sources of a test, so that the test sees which source is taken.
 func Choose(config *Config, try func(Source) (*Server, error)) (*Server, error) {
 	return config.choose(try)
 }

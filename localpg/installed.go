@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// distributions are where packages put Postgres without adding it to PATH.
+// distributions are the folders in which packages install Postgres without adding it to PATH.
 var distributions = []string{
 	"/usr/lib/postgresql/*/bin",                            // Debian
 	"/usr/pgsql-*/bin",                                     // Red Hat
@@ -24,9 +24,8 @@ var distributions = []string{
 	"/Applications/Postgres.app/Contents/Versions/*.*/bin", // Postgres.app
 }
 
-// installed returns the folders that hold Postgres's binaries: the one in
-// PG_BIN and no other if that is set, else the one on PATH and then those of
-// packages, newest first.
+// installed returns the folders that hold Postgres's binaries. If PG_BIN is set, it is that folder alone. Else it is
+// the folder on PATH, and then those of packages, newest first.
 func installed() ([]string, error) {
 	if bin := os.Getenv("PG_BIN"); bin != "" {
 		if !hasServer(bin) {
@@ -36,7 +35,7 @@ func installed() ([]string, error) {
 	}
 	var packaged []string
 	for _, pattern := range distributions {
-		found, _ := filepath.Glob(pattern) // fails on a malformed pattern only
+		found, _ := filepath.Glob(pattern) // fails only for a malformed pattern
 		packaged = append(packaged, found...)
 	}
 	slices.SortStableFunc(packaged, func(a, b string) int { return pathVersion(b) - pathVersion(a) })
@@ -48,7 +47,8 @@ func installed() ([]string, error) {
 	return folders, nil
 }
 
-// onPath follows links, since those on PATH may name some of the binaries only.
+// onPath returns the folder of the initdb on PATH. It follows links, because a folder on PATH can have links to some of
+// the binaries only.
 func onPath() []string {
 	path, err := exec.LookPath("initdb")
 	if err != nil {
@@ -73,7 +73,7 @@ var number = regexp.MustCompile(`\d+`)
 
 // pathVersion returns the major version that a package's folder is named after.
 func pathVersion(dir string) int {
-	version, _ := strconv.Atoi(number.FindString(dir)) // 0, the oldest, without one
+	version, _ := strconv.Atoi(number.FindString(dir)) // without a number it is 0, the oldest
 	return version
 }
 

@@ -28,13 +28,13 @@ func (c *Config) startLocal(ctx context.Context) (*Server, error) {
 	return c.startCluster(ctx, Local, folders)
 }
 
-// startCluster runs the first of these folders' binaries that fits.
+// startCluster runs the first of these folders' binaries that fits the cluster.
 func (c *Config) startCluster(ctx context.Context, source Source, folders []string) (*Server, error) {
 	runAs, err := serverUser()
 	if err != nil {
 		return nil, err
 	}
-	// A throw-away cluster needs no checkpoint on its way out.
+	// A temporary cluster needs no checkpoint when it stops.
 	home, bin, signal := c.privateFolder(runAs), folders[0], "QUIT"
 	data := filepath.Join(home, "data")
 	var lock *os.File
@@ -64,8 +64,8 @@ func (c *Config) startCluster(ctx context.Context, source Source, folders []stri
 	return &Server{url: address, source: source, stop: w.stop, done: w.done}, nil
 }
 
-// serverUser returns the user that the server runs as: postgres or else nobody
-// for root, and nil, meaning the user we are, for everybody else.
+// serverUser returns the user that the server runs as. For root it is postgres, or else nobody. For every other user it
+// is nil: the server runs as that user.
 func serverUser() (*syscall.Credential, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -84,9 +84,8 @@ func serverUser() (*syscall.Credential, error) {
 	return nil, errors.New("running as root, which Postgres refuses, and there is no user postgres or nobody to run it as")
 }
 
-// privateFolder returns the name of a folder for the watchdog to create. A unix
-// socket's whole path may take some 100 bytes, and root's own temporary folder
-// may be closed to the server's user; /tmp suits both.
+// privateFolder returns the name of a folder that the watchdog creates. The path of a unix socket must not be longer
+// than about 100 bytes, and root's own temporary folder can be closed to the server's user: then the folder is in /tmp.
 func (c *Config) privateFolder(runAs *syscall.Credential) string {
 	base := os.TempDir()
 	if folder := memoryFolder(); folder != "" && !c.Durable && c.Dir == "" {

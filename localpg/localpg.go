@@ -18,12 +18,10 @@ import (
 // forceVar names the environment variable that forces one [Source].
 const forceVar = "TIDEMARK_POSTGRES"
 
-// ErrNoPostgres is returned, wrapped in a sentence that says what to provide,
-// when there is no Postgres to hand out.
+// ErrNoPostgres is returned when there is no Postgres. The error that wraps it says what to provide.
 var ErrNoPostgres = errors.New("no Postgres found")
 
-// Source says where a [Server] comes from. Its values are those of
-// TIDEMARK_POSTGRES.
+// Source says where a [Server] comes from. The environment variable TIDEMARK_POSTGRES has the same values.
 type Source string
 
 // The sources, in the order in which Start tries them.
@@ -34,28 +32,25 @@ const (
 	Download  Source = "download"
 )
 
-// Config says what kind of server is wanted. Nil and the zero value ask for a
-// throw-away server that is fast rather than durable.
+// Config says what kind of server to start. Nil and the zero value ask for a temporary server that is fast rather than
+// durable.
 type Config struct {
-	// URL is the connection string of an existing server, which is taken in place
-	// of every other one. Empty means none.
+	// URL is the connection string of an existing server. If it is set, no other source is tried. Empty means none.
 	URL string
 
 	// URLVar names the environment variable that holds an existing server's
 	// connection string. Empty means DATABASE_URL.
 	URLVar string
 
-	// Durable leaves fsync, synchronous_commit and full_page_writes on, as
-	// examples and benchmarks want. By default they are off, and the data are in memory, in /dev/shm, where 4 GiB are
-	// free there.
+	// Durable leaves fsync, synchronous_commit and full_page_writes on, as examples and benchmarks want. By default
+	// they are off, and on Linux the data are in memory (/dev/shm) if 4 GiB are free there and Dir is empty.
 	Durable bool
 
 	// Dir keeps the cluster in this folder across runs. Empty means a private
 	// temporary folder that disappears with the server.
 	Dir string
 
-	// Settings are further server settings, which win over ours. They do not
-	// apply to a server named by URLVar.
+	// Settings are further server settings, which win over ours. They do not apply to a server named by its URL.
 	Settings map[string]string
 
 	// Logger is told, at debug level, which server was started. Nil means
@@ -68,37 +63,36 @@ type Server struct {
 	url    string
 	source Source
 	stop   func() error
-	done   <-chan struct{} // nil if we would not notice
+	done   <-chan struct{} // nil if the end of the server cannot be noticed
 }
 
-// URL returns a connection string for a database that exists, with a user who
-// may create others.
+// URL returns a connection string for a database that exists, with a user who may create other databases.
 func (s *Server) URL() string { return s.url }
 
-// Source says where the server comes from.
+// Source returns where the server comes from.
 func (s *Server) Source() Source { return s.source }
 
-// Done returns a channel that is closed when the server has ended, by Stop or
-// by itself. For servers that were not started from binaries it is nil.
+// Done returns a channel that is closed when the server has ended, by Stop or by itself. It is nil for a server that
+// was not started from binaries.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
-// Stop stops the server and returns when nothing of it is left. A server named
-// by URLVar is left alone. Stop may be called again, and then reports the same.
+// Stop stops the server and returns when nothing of it is left. A server named by its URL is left alone. Stop can be
+// called again, and then returns the same error.
 func (s *Server) Stop() error { return s.stop() }
 
-// errAbsent means that a source is not there at all, so that the next one is
-// tried. A source that is there but does not work is reported instead.
+// errAbsent means that a source is not there at all, so that the next one is tried. A source that is there but does not
+// work ends the search with its error.
 var errAbsent = errors.New("absent")
 
-// absence is the reason why a source is not there, in words of its own.
+// absence is the reason why a source is not there. Its text is that of the reason alone.
 type absence struct{ reason error }
 
 func (a absence) Error() string        { return a.reason.Error() }
 func (a absence) Is(target error) bool { return target == errAbsent }
 func (a absence) Unwrap() error        { return a.reason }
 
-// Start hands out a Postgres that accepts connections. Cancelling ctx gives up
-// on starting; it means nothing to a server that has been handed out.
+// Start returns a Postgres that accepts connections. Cancelling ctx ends an attempt to start one. It has no effect on a
+// server that Start has returned.
 func Start(ctx context.Context, config *Config) (*Server, error) {
 	if config == nil {
 		config = &Config{}
@@ -153,7 +147,7 @@ func (c *Config) choose(try func(Source) (*Server, error)) (*Server, error) {
 		"machine to a network, for a download", ErrNoPostgres, reasons[len(reasons)-1], c.urlVar())
 }
 
-// answerWithin is how long a server that is given may take to answer.
+// answerWithin is how long a server that is named by its URL can take to answer.
 const answerWithin = 10 * time.Second
 
 var errSilent = fmt.Errorf("no answer within %s: is it Postgres?", answerWithin)
@@ -166,7 +160,7 @@ func (c *Config) startURL(ctx context.Context) (*Server, error) {
 	if url == "" {
 		return nil, fmt.Errorf("%s is %w", c.urlVar(), errAbsent)
 	}
-	// A port may take connections, and send nothing back.
+	// A port can accept connections and send nothing back.
 	ctx, cancel := context.WithTimeoutCause(ctx, answerWithin, errSilent)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url)
@@ -194,8 +188,8 @@ func (c *Config) settings() []string {
 		settings["fsync"] = "off"
 		settings["synchronous_commit"] = "off"
 		settings["full_page_writes"] = "off"
-		settings["max_wal_size"] = "256MB"              // it may be in memory
-		settings["dynamic_shared_memory_type"] = "mmap" // in the folder of the server, which does not outlive it
+		settings["max_wal_size"] = "256MB"              // the WAL may be in memory
+		settings["dynamic_shared_memory_type"] = "mmap" // in the server's folder, which is removed with the server
 	}
 	maps.Copy(settings, c.Settings)
 	var args []string
@@ -208,8 +202,8 @@ func (c *Config) settings() []string {
 // readyTimeout bounds the wait for a server that runs but does not answer.
 const readyTimeout = time.Minute
 
-// awaitReady returns when url accepts connections, or when there is no more
-// point in waiting: ctx or the server itself has ended.
+// awaitReady returns when url accepts connections. It returns an error when ctx is done, when the server has ended, or
+// after readyTimeout.
 func awaitReady(ctx context.Context, url string, ended func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()

@@ -21,12 +21,11 @@ import (
 	"github.com/tidemark-es/tidemark/localpg"
 )
 
-// noURL is an environment variable that nobody sets.
+// noURL is an environment variable that is never set.
 const noURL = "LOCALPG_TEST_NO_URL"
 
 func TestMain(m *testing.M) {
-	// These tests start servers of their own, also where all others use a
-	// given one.
+	// These tests start servers of their own, also where all other tests use a given one.
 	if os.Getenv("TIDEMARK_POSTGRES") == string(localpg.URL) {
 		os.Unsetenv("TIDEMARK_POSTGRES")
 	}
@@ -133,7 +132,8 @@ func TestGivenServerIsLeftAlone(t *testing.T) {
 	query(t, given.URL(), "select 'still there'")
 }
 
-// TestGivenServerIsSilent: a server that takes connections and says nothing is given up, with the reason.
+// TestGivenServerIsSilent: Start gives up on a server that accepts connections and sends nothing, and the error says
+// why.
 func TestGivenServerIsSilent(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -177,7 +177,7 @@ func TestFirstSourceThatIsThereWins(t *testing.T) {
 	}{
 		{localpg.URL, nil, []localpg.Source{localpg.URL}},
 		{localpg.Container, nil, []localpg.Source{localpg.URL, localpg.Local, localpg.Container}},
-		{localpg.Local, broken, []localpg.Source{localpg.URL, localpg.Local}}, // there, but of no use
+		{localpg.Local, broken, []localpg.Source{localpg.URL, localpg.Local}}, // there, but broken
 		{"", localpg.ErrNoPostgres, []localpg.Source{localpg.URL, localpg.Local, localpg.Container, localpg.Download}},
 	} {
 		var tried []localpg.Source
@@ -221,8 +221,7 @@ func stop(t *testing.T, server *localpg.Server) {
 	}
 }
 
-// query returns the single text value that sql, perhaps several statements,
-// ends with.
+// query executes sql, which can be several statements, and returns the single text value of the last one.
 func query(t *testing.T, url, sql string) string {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)

@@ -2,11 +2,11 @@ package localpg
 
 import "syscall"
 
-// leastMemory is how many bytes must be free in memory for a throw-away server's data to be kept there.
+// leastMemory is how many bytes must be free in memory to keep a temporary server's data there.
 const leastMemory = 4 << 30
 
-// memoryFolder returns a folder whose files are in memory, and "" if there is none with enough room. Postgres makes and
-// removes hundreds of files for each database, which file systems on disks take their time for.
+// memoryFolder returns a folder whose files are in memory, and "" if there is no such folder with enough room. Postgres
+// creates and removes hundreds of files for each database, which is slow on a disk.
 func memoryFolder() string {
 	const folder = "/dev/shm"
 	const tmpfs, everybody = 0x01021994, 0o1777

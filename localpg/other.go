@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// On other systems there is no watchdog, and without it no promise that nothing
-// is left behind: only a server named by its connection string is handed out.
+// On other systems there is no watchdog, and without it something could be left behind. Only a server that is named by
+// its connection string is used.
 
 func (c *Config) startLocal(context.Context) (*Server, error) {
 	return nil, fmt.Errorf("running Postgres on this system is %w", errAbsent)

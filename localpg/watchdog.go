@@ -12,19 +12,18 @@ import (
 	"syscall"
 )
 
-// watchdog is a shell process that outlives its owner for as long as it takes
-// to clean up. It runs in a session of its own, out of reach of Ctrl-C.
+// watchdog is a shell process. When its owner ends, it cleans up and then ends too. It runs in a session of its own, so
+// that Ctrl-C does not reach it.
 type watchdog struct {
-	lifeline *os.File      // the watchdog's standard input: closing it ends the watch
+	lifeline *os.File      // the watchdog's standard input: when it is closed, the watchdog cleans up
 	done     chan struct{} // closed when the watchdog has ended
-	err      error         // how it ended; read it after done
+	err      error         // how the watchdog ended; read it after done
 }
 
-// watch starts script with args, as the user runAs if that is not nil. The
-// watchdog and everything it starts inherit lock, unless that is nil.
+// watch starts script with args, as the user runAs if that is not nil. The watchdog and everything that it starts
+// inherit lock, unless lock is nil.
 func watch(script string, args []string, runAs *syscall.Credential, lock *os.File) (*watchdog, error) {
-	// Both ends are close-on-exec, so nothing else the owner starts can keep
-	// the lifeline open.
+	// Both ends are close-on-exec: no other process that the owner starts can keep the lifeline open.
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("open the watchdog's pipe: %w", err)
@@ -55,7 +54,7 @@ func watch(script string, args []string, runAs *syscall.Credential, lock *os.Fil
 	return w, nil
 }
 
-// ended says whether the watchdog, and with it what it watches, is gone.
+// ended reports whether the watchdog has ended, and with it the server.
 func (w *watchdog) ended() bool {
 	select {
 	case <-w.done:
@@ -65,7 +64,7 @@ func (w *watchdog) ended() bool {
 	}
 }
 
-// stop lets the watchdog clean up and waits until it has.
+// stop makes the watchdog clean up, and waits until it has ended.
 func (w *watchdog) stop() error {
 	w.lifeline.Close()
 	<-w.done

@@ -1,17 +1,16 @@
 # Runs one Postgres for exactly as long as its owner lives.
 #
-# Standard input is a pipe whose write end only the owner holds, so it ends when
-# the owner stops the server, exits, panics or is killed. Descriptor 3 may be the
-# lock on a kept cluster: everything started here inherits it, so the lock is
-# free again only when all of it is gone.
+# Standard input is a pipe. Only the owner holds its write end, so the pipe ends when the owner stops the server, exits,
+# panics or is killed. Descriptor 3 may be the lock on a kept cluster. Everything started here inherits it, so the lock
+# is free again only when all of these processes have ended.
 #
-# Arguments: the folder of the binaries, a private folder to create and remove,
-# the data folder, the signal that stops the server, the server's arguments.
+# Arguments: the folder of the binaries, a private folder to create and remove, the data folder, the signal that stops
+# the server, the server's arguments.
 bin=$1 home=$2 data=$3 signal=$4
 shift 4
 
-# Only the end of the pipe ends this process: whoever signals it wants the server
-# gone as well, and that is what happens once the owner is.
+# Only the end of the pipe ends this process. A process that signals it wants the server to stop as well, and the server
+# stops when the owner has ended.
 trap '' HUP INT QUIT TERM PIPE
 exec 4<&0 </dev/null
 umask 077
@@ -27,7 +26,7 @@ fail() {
 
 # A cluster appears under its name only when it is complete.
 if ! [ -e "$data/PG_VERSION" ]; then
-	case $data in # what is not kept need not be safe on disk
+	case $data in # a cluster that is not kept need not be safe on disk
 	"$home"/*) sync=--no-sync ;;
 	*) sync= ;;
 	esac
@@ -36,13 +35,13 @@ if ! [ -e "$data/PG_VERSION" ]; then
 	mv "$data.new" "$data" || exit 1
 fi
 
-# Holding the lock, we know that nobody runs this cluster, whatever process now
-# has the number in a lock file that a crash left behind.
+# We hold the lock, so no other process runs this cluster. A crash may have left a lock file behind. The number in it
+# can belong to another process now, so the file is removed.
 rm -f "$data/postmaster.pid"
 "$bin/postgres" -D "$data" -k "$home" "$@" >"$log" 2>&1 4<&- &
 server=$!
 
-# The signal is repeated because a server that has only just started ignores it.
+# The signal is repeated because a server that has just started ignores it.
 {
 	read -r _ <&4
 	while kill -s "$signal" "$server"; do sleep 0.1; done
