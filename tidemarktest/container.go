@@ -14,11 +14,11 @@ import (
 	"github.com/testcontainers/testcontainers-go/wait"
 )
 
-// startWithin leaves time to fetch an image.
+// startWithin bounds a start. It leaves time to download an image.
 const startWithin = 5 * time.Minute
 
-// containers are those of this process, by their images. They live as long as the process, which is why they are
-// global.
+// containers are the containers of this process, by their images. They live as long as the process. That is why the
+// variable is global.
 var containers struct {
 	sync.Mutex
 	urls  map[string]string
@@ -37,7 +37,7 @@ func stopContainers() error {
 	return errors.Join(errs...)
 }
 
-// container returns the URL of a server in a container of an image.
+// container returns the URL of a server in a container of an image. All callers in this process share it.
 func container(image string) (string, error) {
 	containers.Lock()
 	defer containers.Unlock()

@@ -7,16 +7,16 @@
 //		…
 //	}
 //
-// The Postgres behind it is the one that TEST_DATABASE_URL names, one that is installed, one in Docker, or one that
-// is downloaded once (package localpg); with [Config.Image] it is a container that testcontainers-go runs. All tests
-// of a process share the server; each has a database, which is a copy of a migrated one and takes some milliseconds.
+// The Postgres behind it is the one that TEST_DATABASE_URL names, one that is installed, one in Docker, or one that is
+// downloaded once (package localpg). With [Config.Image] it is a container that testcontainers-go runs. All tests of a
+// process share the server. Each has a database of its own: a copy of a migrated one, made in some milliseconds.
 //
 // # Guarantees
 //
 //   - Tests that run in parallel do not see each other.
-//   - At the end of the test the runner is stopped, the store and the pool are closed and the database is dropped.
-//     A runner that has ended by itself fails the test.
-//   - When the process ends, however it does, the server that was started for it ends too. A container of
-//     [Config.Image] ends with the reaper of testcontainers, if that is enabled.
-//   - Nothing is skipped: a test for which there is no Postgres fails, and says what to provide.
+//   - At the end of the test the runner is stopped, the store and the pool are closed and the database is dropped. A
+//     runner that has ended with an error fails the test.
+//   - However the process ends, the server that was started for it ends too. The reaper of testcontainers removes a
+//     container of [Config.Image], if the reaper is enabled.
+//   - No test is skipped: a test for which there is no Postgres fails, and its error says what to provide.
 package tidemarktest

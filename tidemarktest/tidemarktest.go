@@ -17,17 +17,18 @@ import (
 
 // Config adjusts [New]. Nil and the zero value are the defaults.
 type Config struct {
-	// Image is the image of Postgres that testcontainers-go runs for the tests of this process. Empty means what the
-	// environment variable TIDEMARKTEST_IMAGE says, and without that the first server that package localpg finds.
+	// Image is the image of Postgres that testcontainers-go runs for the tests of this process. Empty means the value
+	// of the environment variable TIDEMARKTEST_IMAGE. If that is empty too, it is the first server that package localpg
+	// finds.
 	Image string
 	// Connections is how many connections the pool may have; 0 means 8.
 	Connections int
-	// Store and Runner are the configurations of what the test is given; nil means their defaults.
+	// Store and Runner are the configurations of the test's store and runner; nil means their defaults.
 	Store  *eventstore.Config
 	Runner *projection.Config
 }
 
-// Env is what a test needs of Tidemark. Its methods are for the goroutine of the test.
+// Env is the database of a test, with a store. Its methods must be called from the goroutine of the test.
 type Env struct {
 	URL   string // of the database
 	Pool  *pgxpool.Pool
@@ -59,7 +60,7 @@ func New(t testing.TB, config *Config) *Env {
 }
 
 // EmptyURL returns the connection string of an empty database of the test's own, for a service that applies the
-// migrations itself. Of config only the Image matters.
+// migrations itself. Only the Image of config matters.
 func EmptyURL(t testing.TB, config *Config) string {
 	t.Helper()
 	if config == nil {
@@ -68,7 +69,8 @@ func EmptyURL(t testing.TB, config *Config) string {
 	return pgtest.EmptyURLAt(t, config.server(t))
 }
 
-// server returns the connection string of the server that a test's database is on, "" for the one that package localpg finds.
+// server returns the connection string of the server for a test's database, or "" for the server that package localpg
+// finds.
 func (c *Config) server(t testing.TB) string {
 	t.Helper()
 	image := cmp.Or(c.Image, os.Getenv(imageVar))
@@ -85,8 +87,8 @@ func (c *Config) server(t testing.TB) string {
 // imageVar names the environment variable that stands for Config.Image.
 const imageVar = "TIDEMARKTEST_IMAGE"
 
-// Run runs projections until the end of the test, and returns the runner when their tables are there. The test waits
-// for an event with [projection.Runner.Wait].
+// Run runs projections until the end of the test. It returns the runner when the tables of the projections exist. To
+// wait for an event, call [projection.Runner.Wait].
 func (e *Env) Run(projections ...*projection.Projection) *projection.Runner {
 	e.t.Helper()
 	runner, err := projection.NewRunner(e.Pool, e.Store, e.config.Runner, projections...)
@@ -98,7 +100,7 @@ func (e *Env) Run(projections ...*projection.Projection) *projection.Runner {
 	waiting, giveUp := context.WithCancelCause(e.t.Context())
 	go func() {
 		err := runner.Run(ctx)
-		giveUp(err) // nothing comes any more
+		giveUp(err) // the runner reaches no further position
 		ended <- err
 	}()
 	e.t.Cleanup(func() {
@@ -113,8 +115,9 @@ func (e *Env) Run(projections ...*projection.Projection) *projection.Runner {
 	return runner
 }
 
-// Main runs the tests of a package, stops what was started for them, and exits. A package need not call it: what a
-// process has started ends with the process, a container of [Config.Image] by the reaper of testcontainers.
+// Main runs the tests of a package, stops the servers that were started for them, and exits. A package need not call
+// it: the servers of a process end with the process, and the reaper of testcontainers removes a container of
+// [Config.Image].
 func Main(m *testing.M) {
 	code := m.Run()
 	if err := errors.Join(pgtest.Stop(), stopContainers()); err != nil {

@@ -50,7 +50,7 @@ func deposit(t testing.TB, env *tidemarktest.Env, amount int) eventstore.Positio
 	return receipt.Position
 }
 
-// check fails unless a read model in a database of its own shows what this test alone has appended.
+// check fails unless a read model in a database of its own shows the events of this test alone.
 func check(t *testing.T, config *tidemarktest.Config, amount int) {
 	t.Helper()
 	env := tidemarktest.New(t, config)
@@ -75,7 +75,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestEnd: at the end of a test its database is gone, and nothing of it runs.
+// TestEnd: at the end of a test its database is gone, and no goroutine of it runs.
 func TestEnd(t *testing.T) {
 	t.Parallel()
 	var env *tidemarktest.Env
@@ -93,7 +93,7 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestContainer: the same in a container, where the tests run with Docker.
+// TestContainer: tests have databases of their own in a container too, where the tests run with Docker.
 func TestContainer(t *testing.T) {
 	t.Parallel()
 	image := os.Getenv("TIDEMARK_POSTGRES_IMAGE")
@@ -105,7 +105,7 @@ func TestContainer(t *testing.T) {
 	}
 }
 
-// failing is a test whose failures are what is tested.
+// failing is a test that records its failures.
 type failing struct {
 	testing.TB
 	mu    sync.Mutex
@@ -125,7 +125,7 @@ func (f *failing) Fatal(args ...any) {
 	runtime.Goexit()
 }
 
-// TestRunnerEnds: a runner that cannot run fails the test, when it is waited for and at the end.
+// TestRunnerEnds: a runner that cannot run fails the test twice: in Run, and at the end.
 func TestRunnerEnds(t *testing.T) {
 	t.Parallel()
 	f := &failing{}
