@@ -23,7 +23,7 @@ var update = flag.Bool("update", false, "write what the tests compare with")
 
 const apiFile = "testdata/api.txt"
 
-// TestAPI: what is exported is what testdata/api.txt says, so that a change of the API shows in the diff of a commit.
+// TestAPI: the exported names are those in testdata/api.txt, so that a change of the API shows in the diff of a commit.
 func TestAPI(t *testing.T) {
 	t.Parallel()
 	got := api(t)
@@ -38,12 +38,12 @@ func TestAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(strings.Split(strings.TrimSpace(string(want)), "\n"), got); diff != "" {
-		t.Errorf("the API is another one: if it is meant to be, say so in CHANGELOG.md, and run\n"+
+		t.Errorf("the API has changed: if the change is intended, say so in CHANGELOG.md, and run\n"+
 			"go test ./internal/archtest -run TestAPI -update\n(-before +now):\n%s", diff)
 	}
 }
 
-// api returns a line for everything that the packages of the library export.
+// api returns a line for each name that the packages of the library export.
 func api(t *testing.T) (lines []string) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -65,7 +65,7 @@ func api(t *testing.T) (lines []string) {
 	return lines
 }
 
-// exportsOf returns a line for everything that the package in a folder exports.
+// exportsOf returns a line for each name that the package in a folder exports.
 func exportsOf(dir string) (lines []string, err error) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 	if err != nil {
@@ -201,12 +201,12 @@ func text(e ast.Expr) string {
 		return "func" + signature(f)
 	}
 	var b bytes.Buffer
-	_ = printer.Fprint(&b, token.NewFileSet(), e) // a Buffer takes everything
+	_ = printer.Fprint(&b, token.NewFileSet(), e) // writing to a Buffer does not fail
 	return strings.Join(strings.Fields(b.String()), " ")
 }
 
-// names is how many names each package may export. The budget is 25, and 40 for a package that is deep and whose names are
-// one family; what is above that is recorded in ADR 20 with its reason.
+// names is how many names each package may export. The budget is 25, and 40 for a package that is deep and whose names
+// are one family. ADR 20 records each higher number with its reason.
 var names = map[string]int{"eventstore": 73, "projection": 70, "snapshot": 28}
 
 // TestNames: no package exports more names than it may.

@@ -27,13 +27,13 @@ type listed struct {
 	Module     *struct{ Path string }
 }
 
-// list asks the go command about every package of the module and all they depend on.
+// list asks the go command about every package of the module and all their dependencies.
 func list(t *testing.T) []listed {
 	t.Helper()
 	touch(t)
 	command := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Dir,GoFiles,Standard,Deps,Module", "./...")
 	command.Dir = root
-	command.Env = append(os.Environ(), "GOWORK=off") // what an application gets
+	command.Env = append(os.Environ(), "GOWORK=off") // an application does not get our workspace
 	var stderr bytes.Buffer
 	command.Stderr = &stderr
 	output, err := command.Output()
@@ -52,8 +52,8 @@ func list(t *testing.T) []listed {
 	}
 }
 
-// touch reads what go list is going to read: `go test` takes a result from its cache unless a
-// file has changed that the test itself has opened.
+// touch looks at the files that go list is going to read. `go test` takes a result from its cache unless a file has
+// changed that the test itself has looked at.
 func touch(t *testing.T) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
@@ -72,7 +72,7 @@ func touch(t *testing.T) {
 	}
 }
 
-// TestImports: no package depends on what it must not depend on.
+// TestImports: no package breaks a rule about its dependencies.
 func TestImports(t *testing.T) {
 	t.Parallel()
 	packages := list(t)
@@ -99,7 +99,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestRules: each rule catches what it is there for, and nothing else.
+// TestRules: each rule finds the dependencies that it forbids, and no others.
 func TestRules(t *testing.T) {
 	t.Parallel()
 	const (

@@ -1,9 +1,9 @@
-// Package archtest checks how the packages of the module hang together: who may import whom,
-// which modules of others they may need, and that all of it is documented.
+// Package archtest checks the structure of the module: which packages a package may import, which modules of others it
+// may need, and that every exported name is documented.
 //
 // # Guarantees
 //
-//   - Its tests fail when a package, or anything it depends on, breaks a rule; and each rule has a
-//     test of its own that breaks it.
-//   - A package that no rule names fails too: adding one means saying what it may import.
+//   - Its tests fail when a package, or one of its dependencies, breaks a rule. Each rule has a test of its own that
+//     breaks it.
+//   - A package that no rule names fails too. To add a package, say in a rule what it may import.
 package archtest

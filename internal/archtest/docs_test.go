@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestDocumented: every package says what it guarantees, and every exported name what it is.
+// TestDocumented: every package has a section "Guarantees", and every exported name a doc comment.
 func TestDocumented(t *testing.T) {
 	t.Parallel()
 	checked := 0
@@ -52,7 +52,7 @@ func guarantees(file *ast.File) bool {
 	return slices.Contains(strings.Split(file.Doc.Text(), "\n"), "# Guarantees")
 }
 
-// undocumented returns the exported names of a file that lack a doc comment. Error needs none: it
+// undocumented returns the exported names of a file that lack a doc comment. The method Error needs none, because it
 // means the same everywhere.
 func undocumented(file *ast.File) (names []string) {
 	for _, decl := range file.Decls {
@@ -71,7 +71,7 @@ func undocumented(file *ast.File) (names []string) {
 	return names
 }
 
-// methodName returns how a function is called from outside, "" when it cannot be.
+// methodName returns the name by which other packages call a function, or "" if they cannot call it.
 func methodName(decl *ast.FuncDecl) string {
 	if !decl.Name.IsExported() {
 		return ""
@@ -99,8 +99,8 @@ func methodName(decl *ast.FuncDecl) string {
 	}
 }
 
-// undocumentedSpec accepts a comment on the declaration for all constants and variables in it,
-// but wants one for each of several types.
+// undocumentedSpec accepts one comment on the declaration for all constants and variables in it. Of several types, each
+// needs a comment of its own.
 func undocumentedSpec(spec ast.Spec, decl *ast.GenDecl) (names []string) {
 	switch spec := spec.(type) {
 	case *ast.TypeSpec:

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestExamplesCopiedOut: the examples are a module that builds outside of this repository, tests included, with the library
-// and tidemarktest as its only parts of ours.
+// TestExamplesCopiedOut: the examples are a module that builds outside of this repository, tests included. Of our
+// modules it needs only the library and tidemarktest.
 func TestExamplesCopiedOut(t *testing.T) {
 	t.Parallel()
 	root, err := filepath.Abs("../..")

@@ -8,8 +8,8 @@ import (
 
 const module = "github.com/tidemark-es/tidemark"
 
-// mayImport says which of our packages a library package may depend on, directly or through
-// others. Those below internal are open to all, except the helpers of tests.
+// mayImport says which of our packages a library package may depend on, directly or through others. Every package may
+// depend on the packages below internal, except on the helpers of tests.
 var mayImport = map[string][]string{
 	"eventstore": nil,
 	"migrations": nil,
@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"": {"eventstore", "codec", "migrations", "snapshot", "projection", "query", "command", "aggregate", "saga", "publish", "httpapi"},
 }
 
-// knowsNone are parts of packages that know nothing of ours but what is below internal.
+// knowsNone are parts of packages that may depend on no package of ours, except those below internal.
 var knowsNone = []string{"projection/internal/rowset"}
 
 // mayNeed lists the modules that applications get with the library. Think twice before adding one.
@@ -40,19 +40,19 @@ var mayNeed = []string{
 	"github.com/google/uuid",             // event ids
 	"github.com/cenkalti/backoff/v5",     // retries
 	"github.com/hashicorp/golang-lru/v2", // the cache of aggregates
-	"golang.org/x/",                      // all of it
+	"golang.org/x/",                      // all modules below it
 }
 
 // mayNeedToo lists modules that one package alone may need.
 var mayNeedToo = map[string][]string{
-	"localpg": {"github.com/xi2/xz"}, // what it downloads is packed so
+	"localpg": {"github.com/xi2/xz"}, // its downloads are packed with xz
 }
 
-// pkg is what the rules have to know about a package.
+// pkg has the facts about a package that the rules need.
 type pkg struct {
 	path    string            // the import path
-	deps    []string          // the import paths of all it depends on, directly or not, without tests
-	modules map[string]string // of deps: which module each comes from; none for the standard library
+	deps    []string          // the import paths of its dependencies, direct or not, without tests
+	modules map[string]string // the module of each dependency; the standard library has none
 }
 
 // violations returns what is wrong with the dependencies of a package, in sentences.
@@ -72,7 +72,7 @@ func violations(p pkg) (found []string) {
 	if slices.Contains(knowsNone, name) {
 		for _, dep := range p.deps {
 			if depName, ours := nameOf(dep); ours && !isInternal(depName) {
-				found = append(found, fmt.Sprintf("%s depends on %s: it is to know nothing of it", p.path, dep))
+				found = append(found, fmt.Sprintf("%s depends on %s: of our packages it may depend only on those below internal", p.path, dep))
 			}
 		}
 		return found
@@ -92,10 +92,10 @@ func violations(p pkg) (found []string) {
 	return found
 }
 
-// ourViolation judges that the package at path depends on another one of ours.
+// ourViolation returns the violation if a package may not depend on another one of ours.
 func ourViolation(path, dep string, allowed []string) []string {
 	switch {
-	case isExample(dep): // said already
+	case isExample(dep): // reported already
 	case isTestHelper(dep):
 		return []string{fmt.Sprintf("%s depends on %s, which is for tests", path, dep)}
 	case isInternal(dep), slices.Contains(allowed, ownerOf(dep)):
@@ -117,18 +117,19 @@ func isExample(name string) bool { return name == "examples" || strings.HasPrefi
 
 func isInternal(name string) bool { return strings.HasPrefix(name, "internal/") }
 
-// ownerOf returns the package whose rules hold for another one: those below its own internal folder are parts of it.
+// ownerOf returns the package whose rules hold for a package. Packages below the internal folder of another package are
+// parts of that one.
 func ownerOf(name string) string {
 	owner, _, _ := strings.Cut(name, "/internal/")
 	return owner
 }
 
-// isTestHelper reports whether a package exists for tests: those may need what they like.
+// isTestHelper reports whether a package exists for tests. Such a package may depend on everything except the examples.
 func isTestHelper(name string) bool {
 	return strings.HasSuffix(name, "test")
 }
 
-// matches returns whether an entry of mayNeed lets a module in.
+// matches returns a function that reports whether an entry of mayNeed allows a module.
 func matches(path string) func(string) bool {
 	return func(entry string) bool {
 		return path == entry || strings.HasSuffix(entry, "/") && strings.HasPrefix(path, entry)

@@ -24,8 +24,8 @@ type statement struct {
 	text  string
 }
 
-// isStatement finds the texts that Postgres is to plan. Statements that are put together at run time, from the names of
-// tables and columns, have a verb of fmt or end in the middle.
+// isStatement finds the texts that Postgres must be able to plan. A statement that is put together at run time, from
+// the names of tables and columns, has a verb of fmt or ends in the middle: hasVerb finds the verbs.
 var (
 	isStatement = regexp.MustCompile(`(?is)^\s*(select|insert into|update|delete from|with)\b`)
 	hasVerb     = regexp.MustCompile(`%[sdqv]`)
@@ -68,13 +68,13 @@ func statementsOf(folder string) (found []statement, err error) {
 				found = append(found, statement{positions.Position(e.Pos()).String(), text})
 			}
 			_, isSum := e.(*ast.BinaryExpr)
-			return !isSum // what is a part of a statement is none
+			return !isSum // a part of a statement is not a statement
 		})
 	}
 	return found, nil
 }
 
-// fold returns the text of an expression, if it is a constant one.
+// fold returns the text of an expression if it is constant.
 func fold(e ast.Expr, constants map[string]ast.Expr) (string, bool) {
 	switch e := e.(type) {
 	case *ast.BasicLit:
@@ -92,8 +92,8 @@ func fold(e ast.Expr, constants map[string]ast.Expr) (string, bool) {
 	return "", false
 }
 
-// TestStatements: Postgres plans every statement of the library against the schema of this release, also those that
-// are rarely executed.
+// TestStatements: Postgres can plan every statement of the library against the schema of this release, also statements
+// that are rarely executed.
 func TestStatements(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
@@ -132,11 +132,11 @@ func TestStatements(t *testing.T) {
 	}
 }
 
-// ofTheLog finds what only package eventstore reads, and projections that appends keep.
+// ofTheLog finds the tables and functions that only package eventstore and inline projections use.
 var ofTheLog = regexp.MustCompile(`SCHEMA\.(events\b|append_keys\b|tidemark\(|appending\(|tidemark_holders\(|append)`)
 
-// TestLogIsASeam: projections read events through projection.Log alone, which may be in another database. Projections
-// that appends keep are an exception: they are in the database of the log.
+// TestLogIsASeam: projections read events only through projection.Log, because the log can be in another database.
+// Inline projections are an exception: they are in the database of the log.
 func TestLogIsASeam(t *testing.T) {
 	t.Parallel()
 	inline := 0
