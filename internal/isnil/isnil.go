@@ -1,4 +1,4 @@
-// Package isnil finds what is nil although it does not compare equal to nil: constructors refuse it.
+// Package isnil finds values that are nil although they do not compare equal to nil. Constructors refuse such values.
 package isnil
 
 import "reflect"
