@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestShare: all partitions are shared out, shares differ by one at most, and the rest goes to other members from
+// TestShare: the shares add up to all partitions and differ by one at most. Which members have one more differs from
 // group to group.
 func TestShare(t *testing.T) {
 	t.Parallel()
@@ -33,7 +33,7 @@ func TestShare(t *testing.T) {
 			}
 		}
 		if members > 1 && len(more) != members {
-			t.Errorf("of %d members only %d ever get what cannot be divided", members, len(more))
+			t.Errorf("of %d members only %d ever have one partition more", members, len(more))
 		}
 		if due := share(Group{"a", 1}, owners, "somebody else", 16); due != 0 {
 			t.Errorf("a process that is no member gets %d", due)

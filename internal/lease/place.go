@@ -13,8 +13,8 @@ import (
 	"syscall"
 )
 
-// place names what numbers of processes belong to: a machine since its start, and its namespace of processes. It is
-// "" where that cannot be known: then nothing is said of processes.
+// place names the scope in which a process has a number of its own: a machine since its start, and a namespace of
+// processes. It is "" where the scope cannot be known. Then no process is known to have ended.
 func place() string {
 	boot, bootErr := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	namespace, err := os.Readlink("/proc/self/ns/pid")
@@ -25,8 +25,8 @@ func place() string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// isDead reports whether it is proven that the process of an owner has ended: it was one of the place of a living
-// one, where no process has its number now.
+// isDead reports whether it is proven that the process of an owner has ended: the owner is of the same place as a
+// living one, and no process of that place has its number now.
 func isDead(owner, living string) bool {
 	name, where, found := strings.Cut(owner, "@")
 	if _, here, _ := strings.Cut(living, "@"); !found || where != here {

@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	// tickEvery is how often leases are renewed at the least. A third of the lease, if that is shorter.
+	// tickEvery is the longest pause between two renewals of leases. It is a third of the lease's length if that is
+	// shorter.
 	tickEvery = time.Second
-	// maxTick is how long a tick may take when the store does not answer.
+	// maxTick is how long a tick can take when the store does not answer.
 	maxTick = 5 * time.Second
-	// leaveWithin is how long giving everything back may take.
+	// leaveWithin bounds the time in which everything is given back.
 	leaveWithin = 5 * time.Second
 )
 
@@ -27,7 +28,7 @@ type Spreader[D any] struct {
 	Members map[Group]Member[D]
 	Owner   string        // of this process, see NewOwner
 	Length  time.Duration // of a lease
-	// Changed wakes the spreader when something may have changed. It is notified by others.
+	// Changed wakes the spreader when something may have changed. Other code notifies it.
 	Changed *signal.Signal
 	// Announce tells the other processes that something has changed.
 	Announce func(context.Context)
@@ -42,12 +43,12 @@ type Spreader[D any] struct {
 // holding is a partition that this process has the lease of.
 type holding struct {
 	worker Worker
-	token  int64 // as of when the lease was last renewed
+	token  int64 // at the latest renewal of the lease
 	stop   context.CancelFunc
 	done   chan struct{} // closed when the worker has returned
 }
 
-// Run keeps this process's share until ctx is done; then it gives everything back. It may be called once.
+// Run keeps this process's share until ctx is done. Then it gives everything back. Run may be called once.
 func (s *Spreader[D]) Run(ctx context.Context) {
 	s.held, s.ctx = make(map[ID]*holding), ctx
 	for ctx.Err() == nil {
@@ -72,7 +73,7 @@ func (s *Spreader[D]) guardedTick(ctx context.Context) (err error) {
 
 // tick renews this process's leases, then acquires or releases partitions until it has its share of each group.
 func (s *Spreader[D]) tick(ctx context.Context) error {
-	// Not cut short when the process stops: what the store does of the tick after all would come after leave.
+	// The tick is not cut short when the process stops: the store could complete a part of it after leave.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(s.Length, maxTick))
 	defer cancel()
 	plans, err := s.renew(ctx)
@@ -106,8 +107,8 @@ func (s *Spreader[D]) tick(ctx context.Context) error {
 	return nil
 }
 
-// renew sends a sign of life, renews the leases and reads the plans. Workers learn their tokens; a worker whose
-// lease is lost is stopped.
+// renew sends a sign of life, renews the leases and reads the plans. Workers learn their tokens. A worker whose lease
+// is lost is stopped.
 func (s *Spreader[D]) renew(ctx context.Context) ([]Plan[D], error) {
 	var member, all []Group
 	for group, m := range s.Members {
@@ -131,7 +132,7 @@ func (s *Spreader[D]) renew(ctx context.Context) ([]Plan[D], error) {
 			delete(s.held, id)
 		}
 	}
-	for id, token := range held { // the answer was lost when the lease was taken, or given away
+	for id, token := range held { // the store's answer was lost when the lease was taken or given back
 		if m, mine := s.Members[id.Group]; mine && s.held[id] == nil && id.Partition < m.Partitions() {
 			s.start(id, m.Worker(id.Partition), token)
 		}
@@ -152,7 +153,7 @@ func (s *Spreader[D]) start(id ID, w Worker, token int64) {
 }
 
 // inherit frees the partitions of processes of this machine that have ended without giving them back, and reports
-// whether there were any: a process that is restarted after a kill -9 need not wait for the leases to expire.
+// whether there were any. So a process that is restarted after a kill -9 need not wait for the leases to expire.
 func (s *Spreader[D]) inherit(ctx context.Context, plans []Plan[D]) bool {
 	var dead []string
 	for _, p := range plans {
@@ -174,7 +175,8 @@ func (s *Spreader[D]) inherit(ctx context.Context, plans []Plan[D]) bool {
 	return true
 }
 
-// settle brings the partitions held of one group to the number that is due, and starts or stops their workers.
+// settle brings the number of partitions that this process has of one group to the number due, and starts or stops
+// their workers.
 func (s *Spreader[D]) settle(ctx context.Context, m Member[D], p Plan[D], due int) error {
 	mine := 0
 	for id, h := range s.held {
@@ -189,12 +191,12 @@ func (s *Spreader[D]) settle(ctx context.Context, m Member[D], p Plan[D], due in
 			continue
 		}
 		select {
-		case <-h.done: // it was paused, or has stopped
+		case <-h.done: // the partition was paused, or its worker has stopped
 			if p.Running {
 				s.start(id, h.worker, h.token)
 			}
 		default:
-			if !p.Running { // an operator's pause has raised the token already, so that the worker cannot commit
+			if !p.Running { // the operator who paused it has raised the token, so the worker cannot commit
 				h.stop()
 			}
 		}
@@ -207,7 +209,7 @@ func (s *Spreader[D]) settle(ctx context.Context, m Member[D], p Plan[D], due in
 		return err
 	}
 	for _, t := range taken {
-		if t.Partition < m.Partitions() { // or the group was made anew, otherwise, since it was planned: the next plan says so
+		if t.Partition < m.Partitions() { // else the group was created again with more partitions: the next plan says so
 			s.start(ID{p.Group, t.Partition}, m.Worker(t.Partition), t.Token)
 		}
 	}

@@ -122,7 +122,7 @@ func (t *table) Leave(ctx context.Context, owner string, ids []lease.ID) error {
 	return t.LeaveGroup(ctx, owner, t.group)
 }
 
-func (t *table) Inherit(context.Context, []string) error { return errors.New("nobody has died") }
+func (t *table) Inherit(context.Context, []string) error { return errors.New("no process has died") }
 
 func (t *table) announce(context.Context) {
 	for _, s := range t.changed {
@@ -221,7 +221,8 @@ func (t *table) checkWorkers(tb testing.TB, what string, processes ...*process) 
 	}
 }
 
-// TestSpreader: processes come, go, die and are not fit; each partition has one owner, whose worker knows the token.
+// TestSpreader: processes start, stop and become unfit, an operator fences and stops the group, and the store is away.
+// Each partition has one owner, and its worker knows the token.
 func TestSpreader(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
