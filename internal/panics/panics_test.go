@@ -8,7 +8,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/panics"
 )
 
-// TestRecover: a panic becomes an error that says what and where; without one the error stays what it is.
+// TestRecover: a panic becomes an error that says what happened and where. Without a panic the error stays as it is.
 func TestRecover(t *testing.T) {
 	t.Parallel()
 	call := func(do func() error) (err error) {
