@@ -25,8 +25,8 @@ func Wait(ctx context.Context, d time.Duration, woken <-chan struct{}) error {
 	}
 }
 
-// Growing gives pauses that grow by half from one failure to the next. Each is changed at random by up to
-// half, so that processes that failed together do not try again together. It is for one goroutine.
+// Growing gives pauses that grow by half from one failure to the next. Each pause is changed at random by up to half,
+// so that processes that failed together do not try again together. Growing is for one goroutine.
 type Growing struct {
 	backoff *backoff.ExponentialBackOff
 	most    time.Duration
@@ -40,7 +40,7 @@ func NewGrowing(first, most time.Duration) *Growing {
 }
 
 // Next returns the next pause.
-func (g *Growing) Next() time.Duration { return min(g.backoff.NextBackOff(), g.most) } // chance goes both ways
+func (g *Growing) Next() time.Duration { return min(g.backoff.NextBackOff(), g.most) } // the random change can exceed the limit
 
 // Sleep waits for the next pause, like [Sleep].
 func (g *Growing) Sleep(ctx context.Context) error { return Sleep(ctx, g.Next()) }

@@ -28,7 +28,7 @@ func TestSleep(t *testing.T) {
 	})
 }
 
-// TestWait: what closes the channel ends the pause.
+// TestWait: closing the channel ends the pause.
 func TestWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -41,7 +41,7 @@ func TestWait(t *testing.T) {
 	})
 }
 
-// TestGrowing: pauses grow, stay within half of what they are meant to be, and never exceed the limit.
+// TestGrowing: pauses grow, differ by up to half from their planned length, and never exceed the limit.
 func TestGrowing(t *testing.T) {
 	t.Parallel()
 	g := pause.NewGrowing(100*time.Millisecond, time.Second)
