@@ -16,7 +16,7 @@ var advice = map[string]string{
 	ReadOnly: "the server, or the session, takes no writes: connect to the primary with target_session_attrs=read-write, " +
 		"and look at default_transaction_read_only",
 	"42P05": pooler, // the statement exists already
-	"26000": pooler, // it does not exist
+	"26000": pooler, // the statement does not exist
 	"08P01": pooler, // a pooler that knows no prepared statements
 	"53100": "the disk of the server is full: make room, nothing else helps",
 	"53200": "the server has no memory, or no entry of its lock table, left: make transactions smaller, or raise max_locks_per_transaction",

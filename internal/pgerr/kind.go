@@ -6,28 +6,29 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Kind says what an error that Postgres has sent is about, whatever statement it came of.
+// Kind says what an error of Postgres is about, whatever statement caused it.
 type Kind int
 
 const (
 	// Unclear errors may be about the statement, its values or the application's own code.
 	Unclear Kind = iota
-	// Environment errors concern every statement alike: the connection, the server, its resources, settings,
-	// locks of others, a pooler. The same statement may work later, with the same values.
+	// Environment errors concern every statement alike: the connection, the server, its resources, settings, locks of
+	// other sessions, a pooler. The same statement with the same values may work later.
 	Environment
 	// Data errors say that a value was refused: the same statement with the same values fails again.
 	Data
-	// Objects errors say that a table, a column, a key or a right is missing: nothing works until that is repaired.
+	// Objects errors say that a table, a column, a key or a right is missing: nothing works until an operator has
+	// repaired it.
 	Objects
 )
 
-// classes has the classes of SQLSTATEs as Postgres documents them in its appendix A. Those that are not there
-// are Unclear: 03, 0B, 0F, 0L, 0P, 0Z, 09, 20, 24, 2D, 2F, 34, 38, 39, 3B, 42, 54, P0, and what extensions define.
+// classes has the classes of SQLSTATEs as Postgres documents them in its appendix A. The classes that are not in it are
+// Unclear: 03, 0B, 0F, 0L, 0P, 0Z, 09, 20, 24, 2D, 2F, 34, 38, 39, 3B, 42, 54, P0, and those that extensions define.
 var classes = map[string]Kind{
 	"08": Environment, // connection exception
 	"0A": Environment, // feature not supported: such as a cached plan whose result type has changed
 	"25": Environment, // invalid transaction state: read-only, idle for too long
-	"26": Environment, // invalid statement name: a pooler has another connection than the one it was prepared on
+	"26": Environment, // invalid statement name: a pooler has changed the connection since the statement was prepared
 	"28": Environment, // invalid authorization
 	"2B": Environment, // dependent privilege descriptors still exist
 	"3D": Environment, // invalid catalog name: no such database
@@ -50,7 +51,7 @@ var classes = map[string]Kind{
 	"3F": Objects, // invalid schema name
 }
 
-// codes has the SQLSTATEs that are not what their class is.
+// codes has the SQLSTATEs whose kind is not that of their class.
 var codes = map[string]Kind{
 	FailedTransaction: Unclear, // an earlier statement says why
 
@@ -67,10 +68,10 @@ var codes = map[string]Kind{
 	Diverged:       Environment,
 	Unproven:       Environment,
 	HalfBatch:      Unclear,
-	ReadersView:    Unclear, // package projection knows
+	ReadersView:    Unclear, // package projection knows this one
 }
 
-// KindOf returns what an error is about: Unclear if Postgres has not sent it.
+// KindOf returns what an error is about. It is Unclear for an error that Postgres has not sent.
 func KindOf(err error) Kind {
 	var e *pgconn.PgError
 	if !errors.As(err, &e) || len(e.Code) != 5 {

@@ -48,7 +48,7 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// TestNetworkOfClients asks what the standard library really returns.
+// TestNetworkOfClients checks errors that the standard library really returns.
 func TestNetworkOfClients(t *testing.T) {
 	t.Parallel()
 	closed := httptest.NewServer(http.NotFoundHandler())

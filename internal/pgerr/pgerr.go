@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// The SQLSTATEs we act on; those of class TM are raised by our own functions.
+// The SQLSTATEs that we act on. Our own functions raise those of class TM.
 const (
 	Conflict        = "TM001"
 	InvalidArgument = "TM002"
@@ -40,7 +40,7 @@ const (
 	duplicateTable       = "42P07"
 	duplicateFunction    = "42723"
 	duplicateObject      = "42710"
-	// InvalidTableDefinition is what replacing a view with other columns ends with.
+	// InvalidTableDefinition is the error of a statement that replaces a view by one with other columns.
 	InvalidTableDefinition = "42P16"
 
 	InsufficientPrivilege = "42501"
@@ -57,14 +57,14 @@ func NotMigrated(err error) bool {
 	return Is(err, undefinedTable, undefinedFunction, invalidSchemaName)
 }
 
-// Duplicate reports whether err says that something was to be created under a name that is taken.
+// Duplicate reports whether err says that something could not be created because its name is taken.
 func Duplicate(err error) bool {
 	return Is(err, duplicateTable, duplicateFunction, duplicateObject)
 }
 
-// MayPass reports whether an error may be gone when the same is tried again: the connection was lost or
-// refused, or the server is starting, stopping, or has no room at the moment. Of what the server said
-// it goes by the class: 08 connection, 40 rollback, 53 resources, 57 operator intervention, 58 system.
+// MayPass reports whether the same operation may work later: the connection was lost or refused, or the server is
+// starting, stopping, or has no room at the moment. For an error that the server has sent the class decides: 08
+// connection, 40 rollback, 53 resources, 57 operator intervention, 58 system. Every other error may pass.
 func MayPass(err error) bool {
 	var e *pgconn.PgError
 	if errors.As(err, &e) {

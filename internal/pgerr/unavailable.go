@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Unavailable reports whether Postgres cannot be used at the moment for a reason that has nothing to do with
-// what it was asked: it is away, starting, stopping, read-only, without room, or the connection was lost.
+// Unavailable reports whether Postgres cannot be used at the moment, for a reason that does not depend on the
+// statement: it is away, starting, stopping, read-only, without room, or the connection was lost.
 func Unavailable(err error) bool {
 	var connecting *pgconn.ConnectError
 	var e *pgconn.PgError
@@ -24,8 +24,8 @@ func Unavailable(err error) bool {
 	return Network(err) || TimedOut(err) || errors.Is(err, io.ErrUnexpectedEOF) || pgconn.SafeToRetry(err)
 }
 
-// NothingDone reports whether err says that the statement it is about had no effect: it was not sent, or
-// Postgres has refused it.
+// NothingDone reports whether err proves that its statement had no effect: the statement was not sent, or Postgres has
+// refused it.
 func NothingDone(err error) bool {
 	var connecting *pgconn.ConnectError
 	var e *pgconn.PgError
