@@ -14,32 +14,31 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
-// linger is how long the connection stays open when no reader waits: readers come back as soon as they
-// have handled what they got.
+// linger is how long the connection stays open when no reader waits. Readers come back as soon as they have handled
+// their events.
 const linger = 2 * time.Second
 
-// heartbeat is how long nothing may come before the connection is asked for a sign of life.
+// heartbeat is how long the connection can be silent before it is asked for a sign of life.
 const heartbeat = 5 * time.Second
 
-// Listener calls Wake when a channel is notified. It has one connection, outside the pool,
-// however many have joined it, and none when no reader has. Its methods may be called from any
-// goroutine; the fields are set before.
+// Listener calls Wake when a channel is notified. It has one connection, outside the pool, for all readers that have
+// joined, and none when there is no reader. Set the fields first. Then the methods may be called from any goroutine.
 type Listener struct {
 	Pool    *pgpool.Pool // says how to connect
 	Channel string
-	Own     string // notifications to ignore
-	Wake    func() // also called after every connect, for what was missed
+	Own     string // the payload of notifications to ignore
+	Wake    func() // also called after every connect, because notifications may have been missed
 	Logger  *slog.Logger
-	Failing string // what is said when there is no connection
+	Failing string // the log text when there is no connection
 
 	mu      sync.Mutex
 	readers int
 	stop    context.CancelFunc // of the goroutine that listens; nil if there is none
-	done    chan struct{}      // closed when the last one that was started has ended
-	idle    *time.Timer        // stops it when no reader is left
+	done    chan struct{}      // closed when the goroutine that was started last has ended
+	idle    *time.Timer        // stops the goroutine when no reader is left
 }
 
-// Join makes sure that the channel is listened to, until the reader leaves.
+// Join adds a reader. The Listener listens to the channel until the reader leaves.
 func (l *Listener) Join() (leave func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,7 +74,7 @@ func (l *Listener) leave() {
 	}
 }
 
-// Close stops listening and waits for the end of it. A reader that joins later starts it again.
+// Close stops listening and waits until the goroutine has ended. A reader that joins later starts it again.
 func (l *Listener) Close() {
 	l.mu.Lock()
 	l.stopLocked()
@@ -93,7 +92,7 @@ func (l *Listener) stopLocked() {
 	}
 }
 
-// run listens until ctx is done, and connects again, after a pause, when the connection is lost.
+// run listens until ctx is done. When the connection is lost, it connects again after a pause.
 func (l *Listener) run(ctx context.Context) {
 	pauses := pause.NewGrowing(100*time.Millisecond, 10*time.Second)
 	for {
@@ -110,8 +109,7 @@ func (l *Listener) run(ctx context.Context) {
 	}
 }
 
-// ended reports whether no reader is left, so that a lost connection is not missed. Then the
-// goroutine ends.
+// ended reports whether the goroutine ends when the connection is lost: no reader is left, or ctx is done.
 func (l *Listener) ended(ctx context.Context) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -137,7 +135,7 @@ func (l *Listener) listen(ctx context.Context, connected func()) error {
 		return err
 	}
 	connected()
-	l.Wake() // for what was appended before
+	l.Wake() // for notifications that were missed
 	for {
 		notification, err := l.next(ctx, conn)
 		if err != nil {
