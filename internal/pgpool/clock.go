@@ -8,18 +8,18 @@ import (
 const (
 	// tick is how exact a clock is.
 	tick = 200 * time.Millisecond
-	// late is how much later than it should a clock may look until the process must have stood still meanwhile, or the
-	// machine: then an answer could not have been noticed.
+	// late is how late the clock can look before it concludes that the process or the machine has stood still. Then no
+	// answer could be noticed, so the time of the standstill does not count.
 	late = time.Second
 )
 
-// clock calls functions when they are due. It has one timer, and none while nothing happens: a timer for each
-// statement, which hardly ever fires, wakes a thread of the runtime and makes a short statement take twice as long.
+// clock calls functions when they are due. It has one timer, and none while no alarm is set. A timer for each statement
+// would hardly ever fire, but it would wake a thread of the runtime, and make a short statement take twice as long.
 type clock struct {
 	mu    sync.Mutex
 	due   map[*alarm]struct{}
 	armed bool
-	next  time.Time // when it is to look
+	next  time.Time // when the clock looks
 }
 
 type alarm struct {
@@ -27,7 +27,7 @@ type alarm struct {
 	ring     func()
 }
 
-// after calls a function after a duration, unless the alarm is stopped before.
+// after calls a function after a duration, unless the alarm is stopped first.
 func (c *clock) after(d time.Duration, ring func()) *alarm {
 	now := time.Now()
 	a := &alarm{made: now, at: now.Add(d), ring: ring}
@@ -62,7 +62,7 @@ func (c *clock) look(now time.Time) {
 	for a := range c.due {
 		switch {
 		case stood > late:
-			a.at = a.at.Add(min(stood, now.Sub(a.made))) // it may have been made since
+			a.at = a.at.Add(min(stood, now.Sub(a.made))) // the alarm may have been made in between
 		case !a.at.After(now):
 			ring = append(ring, a.ring)
 			delete(c.due, a)

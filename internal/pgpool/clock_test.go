@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestClockOfAStoppedProcess: while the process stands still nobody can notice an answer, so nothing is due because of
-// that time.
+// TestClockOfAStoppedProcess: while the process stands still, no answer can be noticed. So this time makes no alarm
+// due.
 func TestClockOfAStoppedProcess(t *testing.T) {
 	t.Parallel()
 	var c clock
@@ -15,7 +15,7 @@ func TestClockOfAStoppedProcess(t *testing.T) {
 	now := time.Now()
 	c.look(now.Add(10 * time.Hour))
 	if rung > 0 {
-		t.Error("the alarm rang as soon as the process went on")
+		t.Error("the alarm rang as soon as the process ran again")
 	}
 	c.look(c.next.Add(late / 2))
 	if rung > 0 {

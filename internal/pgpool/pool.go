@@ -1,9 +1,10 @@
-// Package pgpool bounds what is done with a pool of connections, whatever the pool's configuration: a
-// connection that is dead without anybody having said so costs seconds.
+// Package pgpool bounds the use of a pool of connections, whatever the pool's configuration. A connection can be dead
+// without a sign of it. With this package such a connection costs seconds.
 //
-// pgxpool alone waits without end in three places. It asks an idle connection for a sign of life before it
-// gives that out. A new connection that is never answered holds its place in the pool for two minutes, and a
-// closed one for fifteen seconds. A statement waits until the kernel gives up, which takes a quarter of an hour.
+// pgxpool alone waits too long in three places. It asks an idle connection for a sign of life before it gives the
+// connection out, and waits for the answer without end. A new connection that is never answered holds its place in the
+// pool for two minutes, and a closed one for fifteen seconds. A statement waits until the kernel gives up, which takes
+// a quarter of an hour.
 package pgpool
 
 import (
@@ -20,11 +21,11 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// ErrNoAnswer means that Postgres did not answer in time, or could not be connected to in time.
+// ErrNoAnswer means that Postgres did not answer in time, or that it was not possible to connect in time.
 var ErrNoAnswer = errors.New("no answer from Postgres")
 
-// unreached is ErrNoAnswer before anything was sent. It does not unwrap to the error of a context that is not the
-// caller's.
+// unreached is ErrNoAnswer for a connection that was not made in time: nothing was sent. It does not unwrap to the
+// error of the context, because that context is not the caller's.
 type unreached struct{ text string }
 
 func (e *unreached) Error() string {
@@ -36,30 +37,31 @@ func (e *unreached) Is(target error) bool { return target == ErrNoAnswer }
 func (e *unreached) NothingDone() bool { return true }
 
 const (
-	// Answer is how long a statement may take without a row of it. A page over a slow line takes longer,
-	// and brings rows meanwhile.
+	// Answer is how long a statement can take without bringing a row. A page over a slow line takes longer in all, but
+	// brings rows on the way.
 	Answer = 10 * time.Second
-	// commitAnswer is the same for COMMIT and ROLLBACK: a commit may wait for a standby.
+	// commitAnswer is Answer for COMMIT and ROLLBACK: a commit can wait for a standby.
 	commitAnswer = time.Minute
 	// patientAnswer is Answer for a statement that may have to look at a large table.
 	patientAnswer = time.Minute
-	// Connect is how long the pool, and then a connection beside it, may take.
+	// Connect is how long the pool can take to give a connection. A connection beside the pool then gets this time for
+	// each host and address.
 	Connect = 3 * time.Second
 	// suspicion replaces Connect while the pool is known to have dead connections.
 	suspicion = 50 * time.Millisecond
-	// turn is how long a place for a connection beside the pool is waited for, in the order of coming, until the
-	// pool is asked again.
+	// turn is how long a caller waits for a place for a connection beside the pool, in the order of arrival, until it
+	// asks the pool again.
 	turn = Connect
-	// pingAnswer is how long an idle connection may take for a sign of life.
+	// pingAnswer is how long an idle connection can take for a sign of life.
 	pingAnswer = time.Second
-	// maxSpares is how many connections a Pool has beside the one of the application at most.
+	// maxSpares is how many connections a Pool has at most beside the application's pool.
 	maxSpares = 2
 )
 
 type patientKey struct{}
 
-// Patient returns a context under which a statement may take a minute without a row: for what may have to
-// look at a large table.
+// Patient returns a context under which a statement can take a minute without bringing a row. It is for a statement
+// that may have to look at a large table.
 func Patient(ctx context.Context) context.Context {
 	return context.WithValue(ctx, patientKey{}, true)
 }
@@ -71,25 +73,25 @@ func answer(ctx context.Context) time.Duration {
 	return Answer
 }
 
-// Pool is a pool of the application whose connections are acquired and used within bounds. It adds no
-// connection to the pool as long as that gives one within seconds. Its methods may be called from any
-// goroutine.
+// Pool gives out the connections of a pool of the application, and bounds their use. It makes a connection beside the
+// pool only if the pool gives none within seconds. Its methods may be called from any goroutine.
 type Pool struct {
 	pool    *pgxpool.Pool
 	spares  chan struct{} // one for each connection beside the pool
-	suspect atomic.Bool   // the pool gave nothing the last time, although not all of it is in use
+	suspect atomic.Bool   // the pool gave no connection the last time, although not all of them are in use
 	healing atomic.Bool
 	clock   clock
 }
 
-// New returns a Pool over one of the application, which stays the application's to close.
+// New returns a Pool over a pool of the application. The application closes its pool itself.
 func New(pool *pgxpool.Pool) *Pool {
 	return &Pool{pool: pool, spares: make(chan struct{}, maxSpares)}
 }
 
-// Acquire returns a connection, which must be released. When all connections of the pool are dead, or on
-// their way without an end, it makes one beside the pool. When all are in use it waits until ctx is done.
-// The error is [ErrNoAnswer] when Postgres cannot be reached in time.
+// Acquire returns a connection, which must be released. If the pool gives no connection within [Connect], because its
+// connections are dead, cannot be made, or are all in use, Acquire makes one beside the pool. If all places beside the
+// pool are taken, or Postgres refuses another connection, it asks the pool again, until ctx is done. The error is
+// [ErrNoAnswer] when Postgres cannot be reached in time.
 func (p *Pool) Acquire(ctx context.Context) (*Conn, error) {
 	for {
 		patience := Connect
@@ -128,8 +130,8 @@ func (p *Pool) fromPool(ctx context.Context, patience time.Duration) (*Conn, err
 	return nil, err
 }
 
-// deadline is a context with a deadline that a clock watches. The pool bounds by it how long it asks an
-// idle connection for a sign of life.
+// deadline is a context with a deadline that a clock watches. The pool asks an idle connection for a sign of life no
+// longer than until this deadline.
 type deadline struct {
 	context.Context
 	at time.Time
@@ -142,8 +144,8 @@ func (d deadline) Deadline() (time.Time, bool) {
 	return d.at, true
 }
 
-// heal closes the idle connections of the pool that give no sign of life, all at once: the pool would find
-// one after the other.
+// heal closes all idle connections of the pool that give no sign of life, at the same time. The pool alone would find
+// them one after the other.
 func (p *Pool) heal() {
 	if !p.healing.CompareAndSwap(false, true) {
 		return
@@ -164,7 +166,7 @@ func (p *Pool) heal() {
 
 var errNoSpare = errors.New("pgpool: all spare connections are in use")
 
-// spare makes a connection beside the pool, as the pool would make it.
+// spare makes a connection beside the pool, in the same way as the pool.
 func (p *Pool) spare(ctx context.Context) (*Conn, error) {
 	select {
 	case p.spares <- struct{}{}:
@@ -178,13 +180,13 @@ func (p *Pool) spare(ctx context.Context) (*Conn, error) {
 		<-p.spares
 		return nil, err
 	}
-	// If all of the pool is in use others need not wait shorter for it.
+	// A pool whose connections are all in use is not suspect: other callers wait for it the full time.
 	p.suspect.Store(p.pool.Stat().AcquiredConns() < p.pool.Config().MaxConns)
 	return &Conn{conn: conn, spares: p.spares}, nil
 }
 
-// Dial makes a connection as the pool does, which never becomes the pool's, or returns [ErrNoAnswer] after
-// [Connect] for each host. It is for [Close].
+// Dial makes a connection as the pool does. It never becomes the pool's: the caller closes it with [Close]. Dial
+// returns [ErrNoAnswer] if it takes longer than [Connect] for each host, and for at least three hosts.
 func (p *Pool) Dial(ctx context.Context) (*pgx.Conn, error) {
 	config := p.pool.Config()
 	within := boundHosts(config.ConnConfig)
@@ -197,14 +199,14 @@ func (p *Pool) Dial(ctx context.Context) (*pgx.Conn, error) {
 	return conn, err
 }
 
-// maxAddresses is how many addresses of one host may not answer before one that does.
+// maxAddresses is how many addresses of one host get a share of the time.
 const maxAddresses = 3
 
-// boundHosts lets each host of a configuration, and each address of a host, have its share of the time, so that one that
-// does not answer leaves some for the next, and returns the time of all.
+// boundHosts gives each host of a configuration, and each address of a host, its share of the time. So a host that does
+// not answer leaves time for the next one. It returns the time for all of them.
 func boundHosts(config *pgx.ConnConfig) time.Duration {
 	address := func(host string, port uint16) string { return fmt.Sprint(host, ":", port) }
-	hosts := map[string]int{address(config.Host, config.Port): 1} // and the ways to connect, such as with TLS and without
+	hosts := map[string]int{address(config.Host, config.Port): 1} // with the number of ways to connect, such as with TLS and without
 	for _, f := range config.Fallbacks {
 		hosts[address(f.Host, f.Port)]++
 	}
@@ -220,7 +222,7 @@ func boundHosts(config *pgx.ConnConfig) time.Duration {
 }
 
 func dial(ctx context.Context, config *pgxpool.Config) (*pgx.Conn, error) {
-	config.ConnConfig.OnNotification = nil // of the application's listener
+	config.ConnConfig.OnNotification = nil // the application's listener gets no notifications from here
 	if config.BeforeConnect != nil {
 		if err := config.BeforeConnect(ctx, config.ConnConfig); err != nil {
 			return nil, err
@@ -237,11 +239,11 @@ func dial(ctx context.Context, config *pgxpool.Config) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// Cut closes a connection without a word to the other side, which may be dead.
+// Cut closes a connection without sending anything to the other side, which may be dead.
 func Cut(conn *pgx.Conn) {
 	wire := conn.PgConn().Conn()
 	if secure, ok := wire.(interface{ NetConn() net.Conn }); ok {
-		wire = secure.NetConn() // closing the outer one would send something
+		wire = secure.NetConn() // closing the TLS connection would send something
 	}
 	_ = wire.Close()
 }
@@ -253,7 +255,7 @@ type Conn struct {
 	spares <-chan struct{}
 }
 
-// Conn returns the connection itself, on which nothing is bounded.
+// Conn returns the connection itself. Its use is not bounded.
 func (c *Conn) Conn() *pgx.Conn { return c.conn }
 
 // Release gives the connection back.
@@ -262,7 +264,7 @@ func (c *Conn) Release() {
 		c.pooled.Release()
 		return
 	}
-	if c.spares == nil { // it was hijacked
+	if c.spares == nil { // the connection was hijacked
 		return
 	}
 	Close(c.conn)
@@ -279,7 +281,7 @@ func (c *Conn) Hijack() *pgx.Conn {
 	return c.conn
 }
 
-// Close closes a connection that is beside the pool, and waits a second at most until that was sent.
+// Close closes a connection that is beside the pool. It waits at most a second until the end of the session was sent.
 func Close(conn *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), pingAnswer)
 	defer cancel()

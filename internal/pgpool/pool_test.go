@@ -35,8 +35,8 @@ func inUse(t *testing.T, pool *pgxpool.Pool) {
 	}
 }
 
-// TestSparesInTurn: connections beside the pool are given in the order of coming, so that nobody waits without end
-// behind those who always want one.
+// TestSparesInTurn: connections beside the pool are given in the order of arrival. So no caller waits without end
+// behind callers that always want one.
 func TestSparesInTurn(t *testing.T) {
 	t.Parallel()
 	raw := newPool(t, 1)
@@ -53,7 +53,7 @@ func TestSparesInTurn(t *testing.T) {
 				if err != nil {
 					return
 				}
-				select { // what it has to do takes longer than the pool is given
+				select { // the connection is used for some time
 				case <-time.After(500 * time.Millisecond):
 				case <-ctx.Done():
 				}
@@ -78,8 +78,8 @@ func TestSparesInTurn(t *testing.T) {
 	}
 }
 
-// TestBusyPool: a pool whose connections are all in use is not taken for one whose connections are dead: it is waited for
-// each time before a connection is made beside it.
+// TestBusyPool: a pool whose connections are all in use is not treated as a pool whose connections are dead: each
+// caller waits for it the full time before a connection is made beside it.
 func TestBusyPool(t *testing.T) {
 	t.Parallel()
 	raw := newPool(t, 2)
@@ -105,7 +105,7 @@ func TestSilentHost(t *testing.T) {
 	silent, good := pgtest.NewGate(t, node.Socket), pgtest.NewGate(t, node.Socket)
 	silent.Silence()
 	raw := pgtest.Connect(t, "postgres://postgres@"+silent.Address()+","+good.Address()+"/postgres?sslmode=disable", nil)
-	t.Cleanup(silent.Cut) // before the pool is closed, which waits for its connections
+	t.Cleanup(silent.Cut) // done before the pool is closed, because closing waits for the connections
 	start := time.Now()
 	conn, err := pgpool.New(raw).Dial(t.Context())
 	if err != nil {
@@ -114,8 +114,8 @@ func TestSilentHost(t *testing.T) {
 	pgpool.Close(conn)
 }
 
-// TestPatient: a statement that works for longer than others may is left alone, and given up as soon as its session is
-// known to do nothing.
+// TestPatient: a patient statement that works for longer than usual is left alone. It is given up as soon as its
+// session is known to do nothing.
 func TestPatient(t *testing.T) {
 	t.Parallel()
 	node := pgtest.NewNode(t, nil)
@@ -162,12 +162,12 @@ func TestCommitWaitsForStandby(t *testing.T) {
 	watch := pool.WatchCommit(conn.Conn(), pgpool.Answer)
 	_, err = conn.Conn().Exec(t.Context(), `insert into t values (1)`)
 	if err := watch.Stop(err); err != nil || time.Since(start) < pgpool.Answer {
-		t.Errorf("%v after %s, want none once the standby is not waited for", err, time.Since(start))
+		t.Errorf("%v after %s, want no error once the commit does not wait for the standby", err, time.Since(start))
 	}
 }
 
-// TestNobodyThere: that Postgres could not be connected to in time is ErrNoAnswer, says that nothing was done, and is not
-// taken for the end of the caller's context.
+// TestNobodyThere: if it is not possible to connect to Postgres in time, the error is ErrNoAnswer and says that nothing
+// was done. It is not mistaken for the end of the caller's context.
 func TestNobodyThere(t *testing.T) {
 	t.Parallel()
 	gate := pgtest.NewGate(t, func() (string, error) { return "", nil })

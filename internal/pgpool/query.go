@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// Query runs a statement that must bring a row, or its end, every [Answer].
+// Query runs a statement that must bring its next row, or its end, within [Answer] each time.
 func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	conn, err := p.Acquire(ctx)
 	if err != nil {
@@ -17,7 +17,7 @@ func (p *Pool) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	return p.query(ctx, conn.Conn(), conn.Conn(), conn.Release, sql, args)
 }
 
-// QueryRow runs a statement of one row.
+// QueryRow runs a statement that returns one row.
 func (p *Pool) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	found, err := p.Query(ctx, sql, args...)
 	return row{found, err}
@@ -35,8 +35,8 @@ func (p *Pool) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	return tag, watch.Stop(err)
 }
 
-// SendBatch runs statements in one round trip, which must all end within [Answer]. Their results are for the
-// callback functions of the batch.
+// SendBatch runs statements in one round trip. All of them must end within [Answer]. Their results go to the callback
+// functions of the batch.
 func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) Results {
 	conn, err := p.Acquire(ctx)
 	if err != nil {
@@ -47,7 +47,7 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) Results {
 	return Results{watch.Stop(conn.Conn().SendBatch(ctx, b).Close())}
 }
 
-// Results are those of a batch that has ended.
+// Results are the results of a batch that has ended.
 type Results struct{ err error }
 
 // Close returns the error of the batch.
@@ -56,8 +56,8 @@ func (r Results) Close() error { return r.err }
 // Begin is BeginTx with the options of the session.
 func (p *Pool) Begin(ctx context.Context) (pgx.Tx, error) { return p.BeginTx(ctx, pgx.TxOptions{}) }
 
-// BeginTx begins a transaction. Its beginning and its end are bounded; the statements between are the
-// caller's to bound, since they may wait for locks.
+// BeginTx begins a transaction. Its beginning and its end are bounded. The caller bounds the statements between them,
+// because these may wait for locks.
 func (p *Pool) BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error) {
 	conn, err := p.Acquire(ctx)
 	if err != nil {
@@ -78,7 +78,7 @@ type Tx struct {
 	Pool *Pool
 }
 
-// Query runs a statement that must bring a row, or its end, every [Answer].
+// Query runs a statement that must bring its next row, or its end, within [Answer] each time.
 func (t Tx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	return t.Pool.query(ctx, t.Tx, t.Conn(), func() {}, sql, args)
 }
@@ -167,7 +167,7 @@ func (t *tx) Rollback(ctx context.Context) error { return t.end(ctx, t.Tx.Rollba
 
 func (t *tx) end(ctx context.Context, do func(context.Context) error) error {
 	if t.conn == nil {
-		return do(ctx) // which says that it has ended
+		return do(ctx) // the error says that the transaction has ended
 	}
 	watch := t.pool.WatchCommit(t.conn.Conn(), commitAnswer)
 	err := watch.Stop(do(ctx))
@@ -176,7 +176,7 @@ func (t *tx) end(ctx context.Context, do func(context.Context) error) error {
 	return err
 }
 
-// failedRows are those of a statement that was not sent.
+// failedRows are the rows of a statement that was not sent.
 type failedRows struct{ err error }
 
 func (failedRows) Close()                                       {}

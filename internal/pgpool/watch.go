@@ -21,22 +21,23 @@ type Watchdog struct {
 	steps  atomic.Int64
 
 	mu      sync.Mutex
-	seen    int64     // of the steps
-	since   time.Time // when they were seen
+	seen    int64     // how many steps were seen
+	since   time.Time // when the latest step was seen
 	alarm   *alarm
 	stopped bool
 	silent  bool
 }
 
-// Watch cuts a connection when there is no progress for so long, until the watchdog is stopped. If that is longer than
-// [Answer], Postgres is asked over another connection from then on, and the connection is cut at once if its session
-// does nothing.
+// Watch cuts a connection when it has made no progress for the time within, until the watchdog is stopped. If within is
+// longer than [Answer], the watchdog asks Postgres over another connection after Answer, and cuts the connection at
+// once if its session does nothing.
 func (p *Pool) Watch(conn *pgx.Conn, within time.Duration) *Watchdog {
 	return p.watch(conn, within, within > Answer)
 }
 
-// WatchCommit is Watch for a statement that commits. It leaves a connection alone whose session waits for a synchronous
-// standby, however long that takes: nothing is wrong with the connection, and what is cut there goes on waiting.
+// WatchCommit is Watch for a statement that commits. While the session waits for a synchronous standby, the connection
+// is left alone, however long the wait takes. Nothing is wrong with such a connection, and its session would still wait
+// after a cut.
 func (p *Pool) WatchCommit(conn *pgx.Conn, within time.Duration) *Watchdog {
 	return p.watch(conn, within, true)
 }
@@ -49,7 +50,7 @@ func (p *Pool) watch(conn *pgx.Conn, within time.Duration, asks bool) *Watchdog 
 	return w
 }
 
-// wait looks for progress later, since there was some.
+// wait looks for progress later. since is the time of the latest progress.
 func (w *Watchdog) wait(since time.Time) {
 	w.since = since
 	w.alarm = w.clock.after(w.pause(), w.look)
@@ -62,7 +63,7 @@ func (w *Watchdog) pause() time.Duration {
 	return w.within
 }
 
-// Progress says that there is an answer.
+// Progress tells the watchdog that a part of the answer has arrived.
 func (w *Watchdog) Progress() { w.steps.Add(1) }
 
 func (w *Watchdog) look() {
@@ -84,10 +85,11 @@ func (w *Watchdog) look() {
 func (w *Watchdog) cut() {
 	w.silent = true
 	Cut(w.conn)
-	go w.pool.heal() // what has silenced this connection may have silenced the idle ones too
+	go w.pool.heal() // the idle connections may be silent for the same reason
 }
 
-// ask cuts the connection unless its session is at work, as far as Postgres can be asked.
+// ask cuts the connection if Postgres says that its session does nothing. If Postgres says that the session waits for a
+// synchronous standby, the connection is left alone. Otherwise it is cut after the time within.
 func (w *Watchdog) ask() {
 	a := w.pool.activity(w.conn.PgConn())
 	w.mu.Lock()
@@ -101,9 +103,9 @@ func (w *Watchdog) ask() {
 	}
 }
 
-// activity is what a session does, as another one sees it.
+// activity is what a session does, as another session sees it.
 type activity struct {
-	known        bool // or no connection can ask, a pooler gives sessions other numbers, or activities are not tracked
+	known        bool // false if no connection can ask, a pooler gives sessions other numbers, or activities are not tracked
 	state, event string
 }
 
@@ -113,7 +115,7 @@ select coalesce(state, ''), coalesce(wait_event, '')
  where pid = $1
    and datname = current_database()
    and usename = session_user
-   and application_name = $2 -- it may be another server that is asked`
+   and application_name = $2 -- another server may have answered`
 
 func (p *Pool) activity(silent *pgconn.PgConn) (a activity) {
 	conn, err := p.Dial(context.Background())
@@ -129,7 +131,7 @@ func (p *Pool) activity(silent *pgconn.PgConn) (a activity) {
 	return a
 }
 
-// goesOn reports whether a session that has been silent for so long may still answer.
+// goesOn reports whether a session that has been silent for a time may still answer.
 func (a activity) goesOn(silent, within time.Duration) bool {
 	switch {
 	case a.known && a.event == "SyncRep":
@@ -140,14 +142,14 @@ func (a activity) goesOn(silent, within time.Duration) bool {
 	return silent < within
 }
 
-// Stop ends the watch, and returns the error of what was watched with its reason. A connection that was cut
-// is closed by then, so that a pool does not use it again. Stop may be called again.
+// Stop ends the watch. It returns err, the error of the watched statement, and adds the reason if the connection was
+// cut. Such a connection is closed by then, so that a pool does not use it again. Stop may be called again.
 func (w *Watchdog) Stop(err error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.clock.stop(w.alarm)
 	if w.silent && !w.stopped {
-		_ = w.conn.Close(context.Background()) // the wire is closed, so nothing is waited for
+		_ = w.conn.Close(context.Background()) // the wire is closed, so this does not wait
 	}
 	w.stopped = true
 	if err != nil && w.silent {
