@@ -9,13 +9,12 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Default is the schema a store lives in unless the configuration says otherwise.
+// Default is the schema of a store, unless the configuration names another one.
 const Default = "tidemark"
 
 var valid = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 
-// Name returns the schema's name, which is the default if it is empty, or an error saying what
-// is wrong with it.
+// Name returns the schema's name, and the default for an empty one. The error says what is wrong with the name.
 func Name(schema string) (string, error) {
 	switch {
 	case schema == "":
@@ -28,8 +27,8 @@ func Name(schema string) (string, error) {
 	return schema, nil
 }
 
-// Quote returns a valid name as SQL wants it.
+// Quote returns a valid name, quoted for SQL.
 func Quote(schema string) string { return pgx.Identifier{schema}.Sanitize() }
 
-// In puts the schema where a statement says SCHEMA.
+// In replaces each "SCHEMA." of a statement by the name of the schema.
 func In(schema, sql string) string { return strings.ReplaceAll(sql, "SCHEMA.", Quote(schema)+".") }
