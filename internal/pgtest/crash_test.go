@@ -17,11 +17,11 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// helperVar tells a test binary to run TestHelper, and how that is to end.
+// helperVar tells a test binary to run TestHelper. Its value says how TestHelper ends.
 const helperVar = "PGTEST_TEST_HELPER"
 
-// TestHelper is a test of another test binary: it gets a database, prints its
-// URL, and ends when its standard input does.
+// TestHelper runs in a test binary that another test starts: it gets a database, prints its URL, and ends when its
+// standard input ends.
 func TestHelper(t *testing.T) {
 	mode := os.Getenv(helperVar)
 	if mode == "" {
@@ -36,7 +36,7 @@ func TestHelper(t *testing.T) {
 
 func TestDeadRunsAreSwept(t *testing.T) {
 	t.Parallel()
-	// Each run is connected to a database of its own: that must not matter.
+	// Each run is connected to a database of its own: this must not matter.
 	shared := func() string { return "TEST_DATABASE_URL=" + pgtest.EmptyURL(t) }
 	dead := startHelper(t, "hold", "TIDEMARK_POSTGRES=url", shared())
 	living := startHelper(t, "hold", "TIDEMARK_POSTGRES=url", shared())
@@ -48,8 +48,8 @@ func TestDeadRunsAreSwept(t *testing.T) {
 	if !exists(t, conn, dead.database()) {
 		t.Fatal("the killed run left nothing to sweep")
 	}
-	// Postgres notices a killed client when it next reads from it: at once, but
-	// not before we do.
+	// Postgres notices that a client was killed when it next reads from the client. That is soon, but it can be after
+	// our first look.
 	retry := time.NewTicker(20 * time.Millisecond)
 	defer retry.Stop()
 	for deadline := time.Now().Add(30 * time.Second); exists(t, conn, dead.database()); <-retry.C {
@@ -128,10 +128,10 @@ func startHelper(t *testing.T, mode string, env ...string) *helper {
 	return nil
 }
 
-// end lets the helper end and says how it did.
+// end makes the helper end, and returns how it ended.
 func (h *helper) end() string {
 	_ = h.stdin.Close()
-	_ = h.cmd.Wait() // the state says it all
+	_ = h.cmd.Wait() // the state below says how it ended
 	return h.cmd.ProcessState.String()
 }
 
@@ -140,7 +140,7 @@ func (h *helper) database() string { return databaseName.FindString(h.url) }
 
 var databaseName = regexp.MustCompile(`tidemark_test_[0-9a-f]{8}_[0-9]+`)
 
-// serverLeft says whether the server answers or its folder is there.
+// serverLeft reports whether the server still answers, or its folder still exists.
 func (h *helper) serverLeft(t *testing.T) bool {
 	t.Helper()
 	parsed, err := url.Parse(h.url)

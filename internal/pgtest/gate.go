@@ -10,9 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Gate forwards connections from a fixed TCP address to a server whose address may change. It can be told
-// to swallow everything in silence, as a network does that drops packets. Its methods may be called from
-// any goroutine.
+// Gate forwards connections from a fixed TCP address to a server whose address can change. It can also drop all traffic
+// in silence, like a network that drops packets. Its methods may be called from any goroutine.
 type Gate struct {
 	listener net.Listener
 	socket   func() (string, error)
@@ -21,7 +20,7 @@ type Gate struct {
 	mu     sync.Mutex
 	links  map[net.Conn]struct{} // both ends of every connection
 	silent chan struct{}         // closed when traffic passes again; nil while it does
-	past   chan struct{}         // closed when the connections that were made since are forgotten
+	past   chan struct{}         // closed when the gate forgets the connections that hold it
 	closed bool
 }
 
@@ -42,8 +41,8 @@ func NewGate(t testing.TB, socket func() (string, error)) *Gate {
 // Address returns host and port.
 func (g *Gate) Address() string { return g.listener.Addr().String() }
 
-// Pool returns a pool over the gate with the settings that pgxpool has by itself, and as many connections at most
-// unless that is 0. The test's end cuts what hangs and closes the pool.
+// Pool returns a pool over the gate with pgxpool's own settings. The pool has at most so many connections, unless the
+// number is 0. The test's end cuts connections that hang, and closes the pool.
 func (g *Gate) Pool(t testing.TB, connections int32) *pgxpool.Pool {
 	t.Helper()
 	pool := Connect(t, "postgres://postgres@"+g.Address()+"/postgres?sslmode=disable", func(c *pgxpool.Config) {
@@ -51,12 +50,12 @@ func (g *Gate) Pool(t testing.TB, connections int32) *pgxpool.Pool {
 			c.MaxConns = connections
 		}
 	})
-	t.Cleanup(g.Cut) // before the pool is closed, which waits for its connections
+	t.Cleanup(g.Cut) // done before the pool is closed, because closing waits for the connections
 	return pool
 }
 
-// Silence makes the gate drop what is sent in both directions, over old and over new connections, without a
-// word to either side, until [Gate.Open].
+// Silence makes the gate drop all traffic in both directions, over old and new connections, until [Gate.Open]. Neither
+// side is told.
 func (g *Gate) Silence() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -65,8 +64,8 @@ func (g *Gate) Silence() {
 	}
 }
 
-// Open lets traffic pass again over new connections. Those that were made or used during the silence stay
-// dead, as they do when a firewall has forgotten them.
+// Open lets traffic pass again over new connections. Connections that were made or used during the silence stay dead,
+// as when a firewall has forgotten them.
 func (g *Gate) Open() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -76,8 +75,8 @@ func (g *Gate) Open() {
 	}
 }
 
-// Forget makes the gate drop in silence what is sent over the connections of now, for good. New ones are
-// forwarded.
+// Forget makes the gate drop, in silence and for good, all traffic over the connections that exist now. New connections
+// are forwarded.
 func (g *Gate) Forget() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -150,7 +149,7 @@ func (g *Gate) serve(client net.Conn) {
 	both.Wait()
 }
 
-// forward copies until either side ends. Once something was dropped, all that follows is dropped too.
+// forward copies until either side ends. Once it has dropped something, it drops everything that follows.
 func (g *Gate) forward(to, from net.Conn, dead bool, forgotten <-chan struct{}) {
 	buffer := make([]byte, 32<<10)
 	for {
@@ -163,7 +162,7 @@ func (g *Gate) forward(to, from net.Conn, dead bool, forgotten <-chan struct{}) 
 		}
 		if dead {
 			if err != nil {
-				return // the other side hears nothing of this end
+				return // the other side is not told
 			}
 			continue
 		}
@@ -185,7 +184,7 @@ func swallow(conn net.Conn) {
 	}
 }
 
-// remember notes an end of a connection, unless the gate was closed.
+// remember registers one side of a connection. It reports false if the gate was closed.
 func (g *Gate) remember(conn net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

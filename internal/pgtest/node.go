@@ -26,9 +26,9 @@ import (
 	"github.com/tidemark-es/tidemark/localpg"
 )
 
-// Node is a Postgres server of a test's own, which the test may stop, kill, copy and promote. Its address
-// stays the same for the time of the test: a [Gate] forwards connections to wherever the server is now.
-// Methods may be called from any goroutine; two that start or end the server must not overlap.
+// Node is a Postgres server of a test's own, which the test can stop, kill, copy and promote. Its address stays the
+// same for the time of the test: a [Gate] forwards connections to the server's present socket. Methods may be called
+// from any goroutine, but two that start or end the server must not overlap.
 type Node struct {
 	Gate   *Gate
 	dir    string
@@ -38,8 +38,8 @@ type Node struct {
 	server *localpg.Server // nil while it does not run
 }
 
-// NewNode starts a primary with an empty database "postgres", which the test's end stops. The test is skipped
-// where TIDEMARK_POSTGRES forces a server that a test cannot kill.
+// NewNode starts a primary with an empty database "postgres". The test's end stops it. The test is skipped if the only
+// server, or the one that TIDEMARK_POSTGRES forces, is one that a test cannot kill.
 func NewNode(t testing.TB, settings map[string]string) *Node {
 	t.Helper()
 	n := newNode(t, settings)
@@ -58,7 +58,7 @@ func newNode(t testing.TB, settings map[string]string) *Node {
 	if forced := os.Getenv("TIDEMARK_POSTGRES"); forced != "" && forced != "local" && forced != "download" {
 		t.Skipf("TIDEMARK_POSTGRES=%s, but only a server from local binaries can be killed", forced)
 	}
-	dir, err := os.MkdirTemp("/tmp", "tidemark-node-") // where the server's user may go
+	dir, err := os.MkdirTemp("/tmp", "tidemark-node-") // the server's user may enter /tmp
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func newNode(t testing.TB, settings map[string]string) *Node {
 		URLVar:  "TIDEMARK_NO_URL", // never a server that is in use
 		Durable: true,
 		Dir:     filepath.Join(dir, "cluster"),
-		// What was written survives the death of every process, though not of the machine.
+		// Without fsync, written data survive the death of every process, but not the death of the machine.
 		Settings: map[string]string{"fsync": "off", "wal_retrieve_retry_interval": "100ms"},
 	}}
 	maps.Copy(n.config.Settings, settings)
@@ -95,7 +95,7 @@ func URLOf(attrs string, nodes ...*Node) string {
 	return address
 }
 
-// Socket returns the unix socket where the server is now, for a gate of a test's own.
+// Socket returns the present unix socket of the server, for a gate that a test makes itself.
 func (n *Node) Socket() (string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -110,7 +110,7 @@ func (n *Node) Socket() (string, error) {
 	return filepath.Join(query.Get("host"), ".s.PGSQL."+query.Get("port")), nil
 }
 
-// Dial connects to where the server is now, past the gate.
+// Dial connects to the present socket of the server, past the gate.
 func (n *Node) Dial(ctx context.Context) (net.Conn, error) {
 	socket, err := n.Socket()
 	if err != nil {
@@ -120,14 +120,14 @@ func (n *Node) Dial(ctx context.Context) (net.Conn, error) {
 	return dialer.DialContext(ctx, "unix", socket)
 }
 
-// Start starts the server and returns when it accepts connections, of a standby those that read.
+// Start starts the server and returns when it accepts connections. A standby accepts connections that only read.
 func (n *Node) Start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	retry := time.NewTicker(10 * time.Millisecond)
 	defer retry.Stop()
 	for {
-		// It is refused for as long as anything is left of a killed server.
+		// The start is refused while anything is left of a killed server.
 		server, err := localpg.Start(ctx, &n.config)
 		if err == nil {
 			n.mu.Lock()
@@ -143,7 +143,7 @@ func (n *Node) Start() error {
 	}
 }
 
-// take returns the running server, and from then on the node has none.
+// take returns the running server. From then on the node has no server.
 func (n *Node) take() *localpg.Server {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -152,8 +152,8 @@ func (n *Node) take() *localpg.Server {
 	return server
 }
 
-// Stop ends the server as an administrator does: open transactions are rolled back, and standbys get
-// what was committed. A node that does not run is left alone.
+// Stop ends the server as an administrator does: open transactions are rolled back, and standbys receive all commits.
+// Stop does nothing to a node that does not run.
 func (n *Node) Stop() error {
 	if server := n.take(); server != nil {
 		return server.Stop()
@@ -171,11 +171,11 @@ func (n *Node) Kill() error {
 		return errors.Join(err, server.Stop())
 	}
 	<-server.Done()
-	_ = server.Stop() // says that it was killed
+	_ = server.Stop() // the error says that the server was killed
 	return nil
 }
 
-// signalAll kills the server and its children, which would otherwise finish what they do.
+// signalAll kills the server and its children. The children would otherwise finish their work.
 func (n *Node) signalAll() error {
 	content, err := os.ReadFile(filepath.Join(n.data(), "postmaster.pid"))
 	if err != nil {
@@ -186,7 +186,7 @@ func (n *Node) signalAll() error {
 	if err != nil {
 		return err
 	}
-	// While it stands still it has no new children, and the numbers of dead ones are not reused.
+	// A stopped server starts no children. It does not collect dead ones either, so their numbers are not reused.
 	if err := syscall.Kill(server, syscall.SIGSTOP); err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (n *Node) signalAll() error {
 	for line := range strings.Lines(string(list)) {
 		var pid, parent int
 		if _, err := fmt.Sscan(line, &pid, &parent); err == nil && parent == server {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+			_ = syscall.Kill(pid, syscall.SIGKILL) // the child may have ended
 		}
 	}
 	return syscall.Kill(server, syscall.SIGKILL)
@@ -205,8 +205,8 @@ func (n *Node) signalAll() error {
 
 func (n *Node) data() string { return filepath.Join(n.dir, "data") }
 
-// Standby starts a streaming standby of this node, which runs. With a name it is what the primary's
-// synchronous_standby_names refer to.
+// Standby starts a streaming standby of this node, which must be running. A name that is not empty is the name of the
+// standby in the primary's synchronous_standby_names.
 func (n *Node) Standby(t testing.TB, name string, settings map[string]string) *Node {
 	t.Helper()
 	standby := newNode(t, settings)
@@ -222,7 +222,7 @@ func (n *Node) Standby(t testing.TB, name string, settings map[string]string) *N
 	return standby
 }
 
-// AwaitStandby lets each commit wait for a synchronous standby that is away, until release is called.
+// AwaitStandby makes each commit wait for a synchronous standby that does not exist, until release is called.
 func (n *Node) AwaitStandby(t testing.TB) (release func()) {
 	t.Helper()
 	pool := Connect(t, n.URL(), func(*pgxpool.Config) {})
@@ -233,7 +233,7 @@ func (n *Node) AwaitStandby(t testing.TB) (release func()) {
 	}
 	do(`alter system set synchronous_standby_names = 'away'`)
 	do(`select pg_reload_conf()`)
-	for deadline := time.Now().Add(timeout); !n.awaits(t, pool); { // the server takes its time
+	for deadline := time.Now().Add(timeout); !n.awaits(t, pool); { // the server needs some time to reload
 		if time.Now().After(deadline) {
 			t.Fatalf("after %s commits do not wait for a standby", timeout)
 		}
@@ -244,7 +244,7 @@ func (n *Node) AwaitStandby(t testing.TB) (release func()) {
 	})
 }
 
-// awaits reports whether a commit waits for a standby. It does not wait for that commit.
+// awaits reports whether a commit waits for a standby. It cancels that commit.
 func (n *Node) awaits(t testing.TB, pool *pgxpool.Pool) bool {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -270,7 +270,7 @@ func (n *Node) awaits(t testing.TB, pool *pgxpool.Pool) bool {
 	}
 }
 
-// Demote makes a node that does not run the standby of another one from its next start on.
+// Demote prepares a node that does not run: from its next start on it is the standby of primary.
 func (n *Node) Demote(primary *Node, name string) error {
 	host, port, _ := strings.Cut(primary.Gate.Address(), ":")
 	info := fmt.Sprintf("host=%s port=%s user=postgres sslmode=disable application_name=%s", host, port, name)
@@ -279,7 +279,7 @@ func (n *Node) Demote(primary *Node, name string) error {
 	return errors.Join(write(auto, config), write(filepath.Join(n.data(), "standby.signal"), ""))
 }
 
-// write replaces a file, and leaves the owner of an existing one as it is.
+// write replaces a file, and gives it the owner of its folder.
 func write(path, content string) error {
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		return err
@@ -329,7 +329,7 @@ func (n *Node) do(ctx context.Context, f func(*pgx.Conn) error) error {
 	return f(conn)
 }
 
-// Save copies the data of a node that does not run to a folder, from which [Node.Restore] takes it back.
+// Save copies the data of a node that does not run to a folder. [Node.Restore] takes them back.
 func (n *Node) Save(t testing.TB) (saved string) {
 	t.Helper()
 	saved = filepath.Join(t.TempDir(), "saved")
@@ -339,7 +339,8 @@ func (n *Node) Save(t testing.TB) (saved string) {
 	return saved
 }
 
-// Restore replaces the data of a node that does not run by what [Node.Save] returned: the log goes back.
+// Restore replaces the data of a node that does not run by a copy that [Node.Save] made: the log goes back to that
+// state.
 func (n *Node) Restore(saved string) error {
 	if err := os.RemoveAll(n.data()); err != nil {
 		return err
@@ -347,8 +348,8 @@ func (n *Node) Restore(saved string) error {
 	return copyTree(saved, n.data())
 }
 
-// backup copies the data of a running node. The names of the functions changed with Postgres 15; pg_basebackup
-// is not part of every set of binaries.
+// backup copies the data of a running node. Postgres 15 changed the names of the functions. pg_basebackup is not used,
+// because it is not part of every set of binaries.
 func (n *Node) backup(to *Node) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -382,7 +383,7 @@ func (n *Node) backup(to *Node) error {
 	})
 }
 
-// copyTree copies a folder with its owners. Files that vanish meanwhile are left out.
+// copyTree copies a folder with its owners. Files that vanish during the copy are left out.
 func copyTree(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -425,7 +426,7 @@ func copyEntry(from, to string, entry fs.DirEntry) error {
 	return chownLike(info, to)
 }
 
-// chownLike gives a file the owner of another one, which only root can and needs to do.
+// chownLike gives a file the owner of another one. Only root can do this, and only root needs to.
 func chownLike(info fs.FileInfo, path string) error {
 	if os.Geteuid() != 0 {
 		return nil

@@ -13,8 +13,8 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// A standby gets what its primary stores, takes the primary's place when that is killed, and the killed one
-// can become the standby of the new primary from a saved copy.
+// TestNodes: a standby receives the writes of its primary, and accepts none itself. When the primary is killed, the
+// standby can be promoted. The old primary can be started again, with its old state.
 func TestNodes(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -41,7 +41,7 @@ func TestNodes(t *testing.T) {
 	}
 }
 
-// A restored copy has what was there when it was saved, at the same address.
+// TestNodeRestore: a restored node has the state that was saved, at the same address.
 func TestNodeRestore(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -59,7 +59,7 @@ func TestNodeRestore(t *testing.T) {
 	}
 }
 
-// A silent gate tells neither side anything, and afterwards what it swallowed stays lost.
+// TestGateSilence: a silent gate tells neither side anything. After the silence, new connections work.
 func TestGateSilence(t *testing.T) {
 	t.Parallel()
 	n := pgtest.NewNode(t, nil)

@@ -13,29 +13,28 @@ import (
 	"go.uber.org/goleak"
 )
 
-// maxConns is the size of a test's pool: enough to compete with itself, little
-// enough for many tests at once.
+// maxConns is the size of a test's pool: enough for a test to compete with itself, and few enough for many tests at
+// once.
 const maxConns = 8
 
-// timeout bounds each thing done on behalf of a test, so that a server in
-// trouble fails a test rather than hanging it.
+// timeout bounds each operation for a test. When its server does not answer, the test fails and does not hang.
 const timeout = time.Minute
 
-// running are this test binary's servers: the one that every test shares has no URL. They live as long as the
-// process, which is why they are global.
+// running are the servers of this test binary. The server that every test shares has no URL. They live as long as the
+// process. That is why the variable is global.
 var running struct {
 	sync.Mutex
 	servers map[string]*attempt // by the URL that was asked for
 }
 
-// attempt is a server, or why it could not be started.
+// attempt is a server, or the reason why it could not be started.
 type attempt struct {
 	once   sync.Once
 	server *server
 	err    error
 }
 
-// serverAt returns the server with a URL, or the one that every test shares.
+// serverAt returns the server with a URL. Without a URL it is the server that every test shares.
 func serverAt(url string) (*server, error) {
 	running.Lock()
 	if running.servers == nil {
@@ -83,15 +82,15 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Pool returns a pool of up to 8 connections to a fresh database with
-// Tidemark's tables in it. The test's end closes the pool, waiting for
-// connections still in use, and drops the database.
+// Pool returns a pool of up to 8 connections to a fresh database with Tidemark's tables in it. At its end the test
+// closes the pool, waits for connections that are still in use, and drops the database.
 func Pool(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	return Connect(t, URL(t), func(c *pgxpool.Config) { c.MaxConns = maxConns })
 }
 
-// Connect returns a pool whose configuration adjust, unless that is nil, has changed. The test's end closes the pool.
+// Connect returns a pool for url. A function adjust, unless it is nil, changes the configuration of the pool first. The
+// test's end closes the pool.
 func Connect(t testing.TB, url string, adjust func(*pgxpool.Config)) *pgxpool.Pool {
 	t.Helper()
 	config, err := pgxpool.ParseConfig(url)
@@ -116,7 +115,7 @@ func URL(t testing.TB) string {
 	return database(t, "", (*server).migrated)
 }
 
-// URLAt is [URL] on the server that at names, which stays as it is otherwise.
+// URLAt is [URL] on the server that at names. The other databases of that server stay as they are.
 func URLAt(t testing.TB, at string) string {
 	t.Helper()
 	return database(t, at, (*server).migrated)

@@ -18,7 +18,7 @@ func TestDatabasesAreIsolated(t *testing.T) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()
 			pool := pgtest.Pool(t)
-			// Each of these fails if anybody else did it in the same database.
+			// Each of these statements fails if another test has executed it in the same database.
 			for _, sql := range []string{"create table mine()", "create schema mine", "drop table tidemark.events cascade"} {
 				if _, err := pool.Exec(t.Context(), sql); err != nil {
 					t.Fatal(err)
@@ -51,7 +51,7 @@ func TestDatabaseIsDroppedWithItsTest(t *testing.T) {
 		if err := pool.QueryRow(t.Context(), "select current_database()").Scan(&name); err != nil {
 			t.Fatal(err)
 		}
-		// A client that its test forgot about must not keep the database.
+		// A client that its test has not closed must not keep the database.
 		forgotten, err := pgx.ConnectConfig(context.Background(), pool.Config().ConnConfig)
 		if err != nil {
 			t.Fatal(err)

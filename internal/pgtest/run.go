@@ -8,9 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// run is one test binary's use of a server. It holds an advisory lock for as
-// long as it is connected, and its databases are named after it: so a database
-// whose run does not hold its lock has no owner any more.
+// run is one test binary's use of a server. It holds an advisory lock while it is connected, and its databases are
+// named after it. So a database has no owner any more if its run does not hold its lock.
 type run uint32
 
 const (
@@ -24,8 +23,8 @@ func (r run) database(n int) string { return fmt.Sprintf("%s%08x_%d", prefix, ui
 
 // begin takes the run's lock and drops the databases of runs that are dead.
 func (r run) begin(ctx context.Context, conn *pgx.Conn) error {
-	// The lock comes before the first database: whoever sees one of our
-	// databases and then looks for the lock finds it.
+	// The lock comes before the first database. So another run that sees one of our databases and then looks for our
+	// lock finds it.
 	if _, err := conn.Exec(ctx, `select pg_advisory_lock($1, $2)`, int32(lockClass), int32(r)); err != nil {
 		return fmt.Errorf("pgtest: lock the run: %w", err)
 	}
@@ -39,8 +38,8 @@ from pg_database
 where starts_with(datname, $1)
   and pg_has_role(datdba, 'usage')`
 
-// sqlLiving lists the runs that hold their lock. Runs may be connected to
-// different databases, so every database's locks are looked at.
+// sqlLiving lists the runs that hold their lock. It looks at the locks of every database, because runs can be connected
+// to different databases.
 const sqlLiving = `
 select objid::bigint
 from pg_locks
@@ -49,8 +48,7 @@ where locktype = 'advisory'
 
 // sweep drops the databases of dead runs.
 func sweep(ctx context.Context, conn *pgx.Conn) error {
-	// The databases have to be read before the locks: a run that begins in
-	// between then has none on our list.
+	// The databases are read before the locks. So a run that begins in between has no database on our list.
 	rows, _ := conn.Query(ctx, sqlDatabases, prefix)
 	databases, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
@@ -76,8 +74,8 @@ func sweep(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// drop removes a database, connected clients or not. It may be gone already:
-// another run may be sweeping too.
+// drop removes a database, connected clients or not. The database may be gone already, because another run can sweep at
+// the same time.
 func drop(ctx context.Context, conn *pgx.Conn, name string) error {
 	sql := "drop database if exists " + pgx.Identifier{name}.Sanitize() + " with (force)"
 	if _, err := conn.Exec(ctx, sql); err != nil {

@@ -31,7 +31,7 @@ type server struct {
 	template string    // the database that migrated ones are copies of, or empty; guarded by mu
 }
 
-// start takes the server that a URL names, or without one the first that there is.
+// start takes the server that a URL names. Without a URL it takes the first server that package localpg finds.
 func start(url string) (*server, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
@@ -111,8 +111,7 @@ func migrate(ctx context.Context, url string) error {
 	return migrations.Up(ctx, pool, nil)
 }
 
-// create needs mu. Copies are made one at a time: they would only compete for
-// the same disk.
+// create must be called with mu held. Copies are made one at a time, because they would only compete for the same disk.
 func (s *server) create(ctx context.Context, template string) (string, error) {
 	s.last++
 	name := s.run.database(s.last)
@@ -133,7 +132,7 @@ func (s *server) drop(ctx context.Context, name string) error {
 func (s *server) urlOf(database string) string {
 	base := s.postgres.URL()
 	if !strings.Contains(base, "://") {
-		return base + " dbname=" + database // of two settings, the last counts
+		return base + " dbname=" + database // if a setting is there twice, the last one counts
 	}
 	address, err := url.Parse(base)
 	if err != nil {
