@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/projectiontest"
 )
 
-// maker makes a projection that is wrong.
+// maker makes a projection that has a bug.
 type maker = func(*pgxpool.Pool, projection.Options) *projection.Projection
 
 // folding returns a maker of a table whose fold does something else for some events.
@@ -30,7 +30,7 @@ func folding(wrong func(row *account, e eventstore.Event[event]) (projection.Op,
 	})
 }
 
-// deposits returns a maker of handlers that are wrong about deposits. It is called for each process.
+// deposits returns a maker of handlers that handle deposits wrongly. of is called for each process.
 func deposits(of func(*pgxpool.Pool) func(ctx context.Context, tx pgx.Tx, table string, e eventstore.Event[event], amount int64) error) maker {
 	return func(pool *pgxpool.Pool, o projection.Options) *projection.Projection {
 		wrong := of(pool)
@@ -43,7 +43,7 @@ func deposits(of func(*pgxpool.Pool) func(ctx context.Context, tx pgx.Tx, table 
 	}
 }
 
-// bugs are projections that pass a test in which nothing goes wrong, each with what Check says of it.
+// bugs are projections that pass a test in which nothing fails, each with the text that Check must report.
 var bugs = map[string]struct {
 	make maker
 	want string
@@ -179,7 +179,7 @@ type frozen struct{}
 
 func (frozen) isEvent() {}
 
-// Codecs with a type, or a name, more than the histories have.
+// Codecs with one type, or one name, more than the histories have.
 var (
 	isFrozen = codec.Of("frozen", func(e frozen) event { return e })
 	all      = []codec.Type[event]{
@@ -193,7 +193,8 @@ var (
 	apart = codec.New(isFrozen)
 )
 
-// TestIgnored: what is named as ignored needs no event; what is not given, or makes a difference, must not be named.
+// TestIgnored: a type in Ignored needs no event. A type that the projection does not have, or that makes a difference,
+// must not be in Ignored.
 func TestIgnored(t *testing.T) {
 	t.Parallel()
 	of := func(ledger *codec.Codec[event]) maker {
@@ -249,7 +250,8 @@ func TestCheckFindsBugs(t *testing.T) {
 	}
 }
 
-// TestCheckFindsRepeatedEffect: an effect in the database that does not ask Once happens twice.
+// TestCheckFindsRepeatedEffect: Check reports an effect in the database that happens twice because it does not call
+// Once.
 func TestCheckFindsRepeatedEffect(t *testing.T) {
 	t.Parallel()
 	c := greeted(func(pool *pgxpool.Pool, o projection.Options) *projection.Projection {
@@ -261,7 +263,7 @@ func TestCheckFindsRepeatedEffect(t *testing.T) {
 	}
 }
 
-// TestCheckFindsWeakness: a Check that could not find anything fails.
+// TestCheckFindsWeakness: Check fails if its configuration does not let it find bugs.
 func TestCheckFindsWeakness(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -17,36 +17,37 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// Config says what [Check] checks. All is required but for Old, Ignored and Schema.
+// Config says what [Check] checks. All fields are required except Old, Ignored and Schema.
 type Config struct {
-	// Database returns a pool on a database that has been migrated and has whatever else the projection needs, with nothing
-	// in it. It is called for each run; what it leaves to Cleanup is done at the end of that run. See [Databases].
+	// Database returns a pool on a database that has been migrated and has everything else that the projection needs,
+	// without data. It is called for each run. Functions that it gives to Cleanup are called at the end of that run.
+	// See [Databases].
 	Database func(testing.TB) *pgxpool.Pool
-	// Projection makes the projection, with Version and Partitions as in options; it fills in the rest. It is called
-	// again for every process that there is to be, so whatever a process has in memory is to be made here. A
-	// projection that must have a certain number of partitions, or whose tables the application makes, leaves them
-	// as they are: then it is not checked with others, or not built anew. The pool is for effects in the same
-	// database; handlers write with their transaction.
+	// Projection makes the projection. It takes Version and Partitions from options and sets the rest. It is called
+	// again for every process, so create here everything that a process keeps in memory. A projection that must have a
+	// certain number of partitions leaves Partitions as it is: it is then not checked with other numbers. A projection
+	// whose tables the application makes leaves Version as it is: it is then not built anew. The pool is for effects in
+	// the same database. Handlers write with their transaction.
 	Projection func(pool *pgxpool.Pool, options projection.Options) *projection.Projection
-	// ReadModel returns all that matters of the read model, as plain data and in an order of its own. Leave positions out.
+	// ReadModel returns everything in the read model that matters, as plain data in a fixed order. Leave positions out.
 	ReadModel func(ctx context.Context, pool *pgxpool.Pool) (any, error)
-	// Events is a history in which all that the projection does happens, with the events of different keys mixed. Each
-	// takes some runs: about twenty are a good number.
+	// Events is a history in which the projection does everything that it can do, with the events of different keys
+	// mixed. Each event costs some runs: about twenty events are a good number.
 	Events []Event
 	// Old are histories with the same meaning, as earlier releases have stored them. Together with Events they must
-	// have each schema that the codec of [Events] knows of a type.
+	// have each schema of a type that the codec of [Events] knows.
 	Old [][]Event
-	// Ignored are the stored names of the event types that make no difference to the read model: of those in the
-	// codecs of the projection's sources, and of those in Events. A type that is named here needs no event.
+	// Ignored are the stored names of event types that make no difference to the read model. They can be types in the
+	// codecs of the projection's sources, or types in Events. A type that is named here needs no event.
 	Ignored []string
 	// Schema is the Postgres schema of the store; empty means "tidemark".
 	Schema string
 }
 
-// Check runs a projection over the same events in many ways, see the package's overview, and fails the test when the
-// read model is not the same each time. The one to compare with comes from a plain run
-// with batches of one event and one partition; that it is right is for other tests to say. A subscription is checked too, by what its
-// effects leave in the database.
+// Check runs a projection over the same events in many ways, see the package's overview. It fails the test when the
+// read model is not the same each time. It compares with the read model of a plain run, which has batches of one event
+// and one partition. Other tests must show that this one is right. Check accepts a subscription too: it compares what
+// the effects leave in the database.
 //
 // Check fails as well when an event cannot be handled; when a type of Events makes no difference, and is not one of
 // Ignored; when one of Ignored makes a difference; when a type that the codecs of the projection's sources have is
@@ -79,7 +80,7 @@ type check struct {
 	times map[uuid.UUID]time.Time
 	want  any
 	given []string // the event types of the projection
-	fixed bool     // the number of partitions
+	fixed bool     // the number of partitions cannot be changed
 }
 
 // variant is a way to run the projection over a history.
@@ -91,10 +92,10 @@ type variant struct {
 	partitions int // 0 means 1
 	gaps       bool
 	rebuild    bool
-	cut        bool // commits must have been
+	cut        bool // commits must have been cut
 }
 
-// identify makes the histories the same in all runs.
+// identify gives the events of the histories the same ids and times in all runs.
 func (c *check) identify() {
 	c.Events = identified(c.Events)
 	histories := [][]Event{c.Events}
@@ -113,7 +114,7 @@ func (c *check) identify() {
 	}
 }
 
-// variants returns what is to be done, the simplest first: the first that differs is reported.
+// variants returns the ways to run the projection, the simplest first, because the first one that differs is reported.
 func (c *check) variants() []variant {
 	all := c.Events
 	variants := []variant{
@@ -134,7 +135,7 @@ func (c *check) variants() []variant {
 		variant{name: "gaps in the positions", events: all, size: 1, gaps: true},
 		variant{name: "built anew as the next version", events: all, rebuild: true},
 		variant{name: "all events in one batch", events: all})
-	for size := 2; size < len(all); size += 1 + size/20 { // all of them, unless it takes for ever
+	for size := 2; size < len(all); size += 1 + size/20 { // all sizes; fewer when there are many events
 		variants = append(variants, variant{name: fmt.Sprintf("batches of %d events", size), events: all, size: size})
 	}
 	for _, n := range []int{2, 3, 16} {
@@ -146,7 +147,7 @@ func (c *check) variants() []variant {
 	return variants
 }
 
-// plain makes the read model that the others are compared with.
+// plain makes the read model with which the others are compared.
 func (c *check) plain() {
 	c.Helper()
 	var err error
@@ -202,7 +203,8 @@ func (c *check) missing() {
 	}
 }
 
-// unnamed looks for types that the projection is given, and that nothing is said of.
+// unnamed looks for event types of the projection that are neither in a history nor in Ignored, and for unknown types
+// in Ignored.
 func (c *check) unnamed() {
 	c.Helper()
 	known := slices.Clone(c.given)
@@ -225,7 +227,7 @@ func (c *check) unnamed() {
 	}
 }
 
-// types looks for types that make no difference: a handler may have forgotten them.
+// types looks for types that make no difference: a handler may have no case for them.
 func (c *check) types() {
 	c.Helper()
 	var types []string
@@ -246,8 +248,8 @@ func (c *check) types() {
 	}
 }
 
-// without returns the history with events of a type that nobody knows in the places of those of one type: streams,
-// versions, positions and times of the others stay as they are.
+// without returns the history with the events of one type replaced by events of an unknown type. So the other events
+// keep their streams, versions, positions and times.
 func without(events []Event, name string) []Event {
 	others := slices.Clone(events)
 	for n := range others {
@@ -261,7 +263,7 @@ func without(events []Event, name string) []Event {
 // everything compares unexported fields too: read models are plain data.
 var everything = cmp.Exporter(func(reflect.Type) bool { return true })
 
-// errFixed means that the projection does not take the option that a variant is about.
+// errFixed means that the projection ignores the option that a variant is about.
 var errFixed = errors.New("the option is fixed")
 
 // play runs a variant on a clean database, and returns the read model.
@@ -318,7 +320,7 @@ func (c *check) play(v variant) (model any, err error) {
 	return model, nil
 }
 
-// rig returns a clean database, for the time of the scope.
+// rig returns a clean database. It is released when the scope ends.
 func (c *check) rig(ctx context.Context, s *scope, mode mode) (*rig, error) {
 	r := &rig{schema: c.Schema, pool: c.Database(s), cuts: &cutter{mode: mode}}
 	var err error
@@ -333,7 +335,7 @@ func (c *check) rig(ctx context.Context, s *scope, mode mode) (*rig, error) {
 	return r, nil
 }
 
-// scope is a test whose cleanups are done at the end of a run.
+// scope is a test whose cleanups are called at the end of a run.
 type scope struct {
 	testing.TB
 	cleanups []func()
@@ -344,6 +346,6 @@ func (s *scope) Cleanup(f func()) { s.cleanups = append(s.cleanups, f) }
 
 func (s *scope) end() {
 	for _, f := range s.cleanups {
-		defer f() // all of them, whatever one does, and the last one first
+		defer f() // all of them run, even if one panics, and the last one first
 	}
 }

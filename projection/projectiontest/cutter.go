@@ -15,29 +15,30 @@ type mode int
 
 const (
 	undisturbed mode = iota
-	redelivered      // each is cut off the first time: the same process does it again
-	crashBefore      // each is cut off the first time, and so is all that the process does then
-	crashAfter       // each is made, and then the process is cut off
+	redelivered      // each commit is cut off the first time, and the same process repeats it
+	crashBefore      // each commit is cut off the first time, together with its process
+	crashAfter       // each commit succeeds, and then its process is cut off
 )
 
-// cutter cuts the connections of a pool at commits: those of batches each once, and of those that effects make
-// the first one since a batch, because they are all made again with it.
+// cutter cuts the connections of a pool at commits. The commit of each batch is cut once. Of the commits of effects it
+// cuts the first one since a batch, because all of them are made again with the batch.
 type cutter struct {
 	mode mode
 
 	mu        sync.Mutex
 	armed     bool                 // the process has begun to read the log
 	dead      bool                 // the process has crashed
-	crashed   chan struct{}        // closed then
-	last      map[*pgx.Conn]string // statement
-	cut, made int                  // batches
-	effects   int                  // commits since a batch that are not one
+	crashed   chan struct{}        // closed when the process crashes
+	last      map[*pgx.Conn]string // the last statement of each connection
+	cut, made int                  // how many batches were cut, and how many were committed
+	effects   int                  // commits of effects since the last batch
 }
 
-// isBatch reports whether a commit is that of a batch, by the statement before it, and not that of an effect.
+// isBatch reports whether a commit is that of a batch, and not that of an effect. It looks at the statement before the
+// commit.
 func isBatch(statement string) bool { return strings.Contains(statement, "advance_partition(") }
 
-// pool returns a pool like another one, whose connections are cut.
+// pool returns a pool like another one, but with connections that are cut.
 func (c *cutter) pool(ctx context.Context, like *pgxpool.Pool) (*pgxpool.Pool, error) {
 	config := like.Config()
 	c.last = make(map[*pgx.Conn]string)
@@ -54,11 +55,11 @@ func (c *cutter) pool(ctx context.Context, like *pgxpool.Pool) (*pgxpool.Pool, e
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
-// sparedKey marks what is done to new connections: a crashed process, which a dead pool stands for,
-// gives its leases back all the same, so that nobody has to wait for them.
+// sparedKey marks the statements that prepare a new connection. They are spared after a crash too, so that the crashed
+// process can still connect and give its leases back. Otherwise the next process would wait until they expire.
 type sparedKey struct{}
 
-// commitKey marks commits: whether it is that of a batch.
+// commitKey marks a commit. Its value says whether the commit is that of a batch.
 type commitKey struct{}
 
 // begin lets a new process use the pool.
@@ -69,7 +70,8 @@ func (c *cutter) begin() (crashed <-chan struct{}) {
 	return c.crashed
 }
 
-// arm is called when the process begins to read the log: what it has committed before belongs to its start.
+// arm is called when the process begins to read the log. Earlier commits belong to the start of the process and are not
+// cut.
 func (c *cutter) arm() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -126,13 +128,13 @@ func (c *cutter) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, data pgx.TraceQ
 	}
 }
 
-// due reports whether a commit is to be cut, and counts it then. It must be called with the lock held.
+// due reports whether a commit must be cut, and counts it if so. It must be called with the lock held.
 func (c *cutter) due(batch bool) bool {
 	if !batch {
 		c.effects++
 		return c.effects == 1
 	}
-	// What was cut afterwards is not done again.
+	// Except in crashAfter, a batch whose commit was cut is committed again. This second commit is not cut.
 	if c.mode != crashAfter && c.cut > c.made {
 		return false
 	}

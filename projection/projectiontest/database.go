@@ -13,9 +13,10 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// Databases returns a function for [Config.Database]: it makes a database for each run, on the server of a pool whose
-// role may create databases. Each has the store's tables, and what prepare makes if it is given: the application's own. That is
-// done once, and then copied. The end of t drops what is left.
+// Databases returns a function for [Config.Database] that makes a database for each run. The databases are on the
+// server of a pool whose role may create databases. Each has the store's tables, and the tables of the application if
+// prepare creates them. Migrations and prepare run once, in one database, which is then copied. The end of t drops the
+// databases that are left.
 func Databases(t testing.TB, server *pgxpool.Pool, prepare func(ctx context.Context, pool *pgxpool.Pool) error) func(testing.TB) *pgxpool.Pool {
 	t.Helper()
 	if server == nil {
@@ -30,7 +31,7 @@ func Databases(t testing.TB, server *pgxpool.Pool, prepare func(ctx context.Cont
 		if err != nil {
 			return "", err
 		}
-		defer pool.Close() // nobody may be connected to what is copied
+		defer pool.Close() // a database cannot be copied while a client is connected to it
 		if err := migrations.Up(t.Context(), pool, nil); err != nil {
 			return "", err
 		}

@@ -12,20 +12,20 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Event is an event of a history: what is stored, and in which stream. [Events] makes them from typed
-// ones; write the draft by hand for one that an earlier release has stored:
+// Event is an event of a history: the draft to store, and its stream. [Events] makes them from typed events. For an
+// event as an earlier release has stored it, write the draft by hand:
 //
 //	projectiontest.Event{Stream: ada, Draft: eventstore.Draft{Type: "opened", Schema: 1, Data: []byte(`{"name":"Ada"}`)}}
 type Event struct {
 	Stream eventstore.StreamID
 	Draft  eventstore.Draft
 
-	schemas []int // of its type, as far as they are known
+	schemas []int // the schemas of its type, as far as they are known
 	err     error // why there is no draft
 }
 
-// Events returns events of one stream, in their order. Those of several streams are put together with
-// [slices.Concat]. An event that the codec does not have fails the test that uses it.
+// Events returns events of one stream, in their order. Put the events of several streams together with [slices.Concat].
+// An event that the codec does not have fails the test that uses it.
 func Events[E any](c *codec.Codec[E], stream eventstore.StreamID, events ...E) []Event {
 	all := make([]Event, len(events))
 	if c == nil {
@@ -38,7 +38,7 @@ func Events[E any](c *codec.Codec[E], stream eventstore.StreamID, events ...E) [
 	return all
 }
 
-// identified gives ids to the events that have none: the same ones each time.
+// identified gives ids to the events that have none. The ids are the same each time.
 func identified(events []Event) []Event {
 	all := make([]Event, len(events))
 	for n, event := range events {
@@ -69,8 +69,8 @@ func appendAll(ctx context.Context, store *eventstore.Store, events []Event) err
 	return nil
 }
 
-// appendWithGaps stores the events at other positions: some are taken by appends that are rolled back, as
-// it happens with conflicts.
+// appendWithGaps stores the events with gaps between their positions. Appends that are rolled back take the positions
+// in the gaps, as happens with conflicts.
 func appendWithGaps(ctx context.Context, pool *pgxpool.Pool, store *eventstore.Store, events []Event) error {
 	for n := range events {
 		for range n%3 + 1 {

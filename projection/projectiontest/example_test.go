@@ -41,7 +41,7 @@ func readBalances(ctx context.Context, pool *pgxpool.Pool) (any, error) {
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[balance])
 }
 
-// What some events come to. The pool is that of the application's own tests.
+// The read model that some events lead to. The pool is that of the application's own tests.
 func ExampleRun() {
 	var pool *pgxpool.Pool
 	test := func(t *testing.T) {
@@ -55,7 +55,8 @@ func ExampleRun() {
 	_ = test
 }
 
-// The same read model whatever happens while it is made. The role of the server's pool may create databases.
+// The read model must be the same, whatever happens while it is built. The role of the server's pool may create
+// databases.
 func ExampleCheck() {
 	test := func(t *testing.T, server *pgxpool.Pool) {
 		ada := eventstore.StreamID{Category: "account", Key: "ada"}
@@ -76,7 +77,7 @@ func ExampleCheck() {
 	_ = test
 }
 
-// TestExample runs what the examples show, with the databases that applications use.
+// TestExample runs the code of the examples, with the databases that applications use.
 func TestExample(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Pool(t)

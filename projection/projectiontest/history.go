@@ -9,12 +9,12 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// history is a store whose events a runner gets in pages of a fixed size: a store leaves to chance where one batch ends
-// and the next begins. Everything else that a runner asks of a log, the store answers.
+// history is a store whose events a runner gets in pages of a fixed size. A store alone leaves to chance where one
+// batch ends and the next begins. The store answers everything else that a runner asks of a log.
 type history struct {
 	*eventstore.Store
 	size  int                     // events of a page; 0 for all
-	times map[uuid.UUID]time.Time // when events are said to have been recorded
+	times map[uuid.UUID]time.Time // the times at which the events seem to be recorded
 	asked func()                  // called when a runner reads
 
 	ready  chan struct{} // closed when there are events
@@ -25,7 +25,7 @@ func newHistory(store *eventstore.Store, size int, times map[uuid.UUID]time.Time
 	return &history{Store: store, size: size, times: times, ready: make(chan struct{})}
 }
 
-// load reads the log, and lets the runners have it.
+// load reads the log, and gives it to the runners.
 func (h *history) load(ctx context.Context) error {
 	for event, err := range h.ReadAll(ctx, 0, eventstore.Filter{}) {
 		if err != nil {
@@ -48,8 +48,8 @@ func (h *history) end() eventstore.Position {
 	return h.events[len(h.events)-1].Position
 }
 
-// batchSize is what a runner is told, so that it takes no page for a full one: it would go on to the next one
-// before it commits.
+// batchSize returns the runner's BatchSize. It is more than a page has, so that the runner takes no page for a full
+// one. After a full page a runner takes the next page before it commits.
 func (h *history) batchSize() int {
 	if h.size == 0 {
 		return 100_000

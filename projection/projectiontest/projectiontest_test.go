@@ -51,10 +51,10 @@ var (
 	cid = eventstore.StreamID{Category: "account", Key: "cid"}
 )
 
-// tagged is what old histories mean, too.
+// tagged returns the event that "opened" at schema 1 means too.
 func tagged(owner string) opened { return opened{owner, []string{"new"}} }
 
-// history has the events of three accounts, mixed.
+// history returns the events of three accounts, mixed.
 func history() []projectiontest.Event {
 	return slices.Concat(
 		projectiontest.Events[event](ledger, ada, tagged("Ada")),
@@ -67,7 +67,7 @@ func history() []projectiontest.Event {
 	)
 }
 
-// old is the same history as the first release stored it.
+// old returns the same history as the first release stored it.
 func old() []projectiontest.Event {
 	events := history()
 	for n, e := range events {
@@ -103,7 +103,7 @@ func options(o projection.Options) *projection.Options {
 
 func key(e eventstore.Event[event]) string { return e.Stream.Key }
 
-// fold is right.
+// fold is a correct fold.
 func fold(row *account, e eventstore.Event[event]) projection.Op {
 	switch data := e.Data.(type) {
 	case opened:
@@ -116,7 +116,7 @@ func fold(row *account, e eventstore.Event[event]) projection.Op {
 	return projection.Put
 }
 
-// handle is right.
+// handle is a correct handler.
 func handle(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
 	var err error
 	switch data := e.Data.(type) {
@@ -130,7 +130,7 @@ func handle(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
 	return err
 }
 
-// config is a Check that passes but for the projection.
+// config returns a configuration with which Check passes if the projection is correct.
 func config(p func(*pgxpool.Pool, projection.Options) *projection.Projection) projectiontest.Config {
 	return projectiontest.Config{
 		Database:   pgtest.Pool,
@@ -153,7 +153,7 @@ func ofHandler(handler projection.Handler[event]) func(*pgxpool.Pool, projection
 	}
 }
 
-// recorder is a test that fails for itself.
+// recorder is a test that records its failures.
 type recorder struct {
 	testing.TB
 
@@ -183,7 +183,7 @@ func (r *recorder) Logf(format string, args ...any) {
 	r.logs = append(r.logs, fmt.Sprintf(format, args...))
 }
 
-// record does something with a test of its own, and returns that.
+// record calls a function with a recorder, and returns the recorder.
 func record(t *testing.T, do func(testing.TB)) *recorder {
 	t.Helper()
 	r := &recorder{TB: t}
@@ -234,7 +234,7 @@ func greet(ctx context.Context, tx pgx.Tx, e eventstore.Event[event]) error {
 	return err
 }
 
-// greeted is a Check of a subscription.
+// greeted returns a configuration for the Check of a subscription.
 func greeted(p func(*pgxpool.Pool, projection.Options) *projection.Projection) projectiontest.Config {
 	c := config(p)
 	c.Database = func(t testing.TB) *pgxpool.Pool {
@@ -275,7 +275,7 @@ func TestRun(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
 	p := ofTable(fold)(nil, projection.Options{})
-	for n := range 2 { // it goes on where it was
+	for n := range 2 { // the second run continues after the first
 		projectiontest.Run(t, pool, p, projectiontest.Events[event](ledger, ada, tagged("Ada"), deposited{int64(1 + n)})...)
 	}
 	projectiontest.Run(t, pool, p)
@@ -288,7 +288,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRunFails: what cannot be handled fails the test, and so does a projection that stops.
+// TestRunFails: an event that cannot be handled fails the test, and so does a projection that stops.
 func TestRunFails(t *testing.T) {
 	t.Parallel()
 	type other struct{ event }
@@ -330,7 +330,7 @@ func TestRunFromNow(t *testing.T) {
 	}
 }
 
-// TestDatabases: each is prepared, empty, and gone after its test.
+// TestDatabases: each database is prepared, empty, and gone after its test.
 func TestDatabases(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Pool(t)

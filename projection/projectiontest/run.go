@@ -16,9 +16,9 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// Run appends the events to the store in the schema "tidemark" of a database that has been migrated,
-// runs the projection until it has handled all events of that store, and stops it. It may be called again, with further
-// events. The test fails when an event cannot be handled, or the projection stops.
+// Run appends the events to the store in the schema "tidemark" of a database that has been migrated. It runs the
+// projection until it has handled all events of that store, and stops it. Run may be called again, with further events.
+// The test fails when an event cannot be handled, or when the projection stops.
 func Run(t testing.TB, pool *pgxpool.Pool, p *projection.Projection, events ...Event) {
 	t.Helper()
 	if p == nil {
@@ -39,23 +39,23 @@ func Run(t testing.TB, pool *pgxpool.Pool, p *projection.Projection, events ...E
 }
 
 const (
-	// lookAfter is how often somebody looks whether a projection has stopped.
+	// lookAfter is how often the test looks whether a projection has stopped.
 	lookAfter = 50 * time.Millisecond
 	// patience is how long a projection may make no progress, unless the test has less time.
 	patience = 20 * time.Second
 )
 
-// rig is a database, and what runs projections over its log.
+// rig is a database, with everything that runs projections over its log.
 type rig struct {
 	schema string
-	pool   *pgxpool.Pool // the test's, which nobody cuts
-	own    *pgxpool.Pool // the projections'
+	pool   *pgxpool.Pool // the test's, which is never cut
+	own    *pgxpool.Pool // the projections', which is cut
 	cuts   *cutter
 	store  *eventstore.Store
 }
 
-// play runs projections until they have handled a history, in one process after another as they crash. The
-// events are appended when the first one has registered them.
+// play runs projections until they have handled a history. When a process crashes, another one continues. The events
+// are appended when the first process has registered the projections.
 func (r *rig) play(ctx context.Context, h *history, fill func(context.Context) error, projections func() []*projection.Projection) error {
 	for crashed := true; crashed; {
 		var err error
@@ -106,7 +106,7 @@ func (r *rig) process(ctx context.Context, h *history, fill func(context.Context
 		return false, errors.Join(err, ctx.Err())
 	}
 	select {
-	case <-h.ready: // by an earlier process
+	case <-h.ready: // an earlier process has appended the events
 	default:
 		if err = fill(ctx); err == nil {
 			err = h.load(ctx)
@@ -125,7 +125,8 @@ func (r *rig) process(ctx context.Context, h *history, fill func(context.Context
 	return crashed, errors.Join(err, stop())
 }
 
-// await returns nil when the newest version of the projections is live and has handled the history, or why it never will.
+// await returns nil when the newest version of the projections is live and has handled the history. It returns an error
+// when this will never happen.
 func (r *rig) await(ctx context.Context, h *history, runner, operator *projection.Runner, projections []*projection.Projection) error {
 	newest := projections[len(projections)-1]
 	ours := make(map[int]bool)
@@ -177,7 +178,7 @@ func (r *rig) await(ctx context.Context, h *history, runner, operator *projectio
 	}
 }
 
-// letters returns an error that tells of the events that could not be handled.
+// letters returns an error that names the events that could not be handled.
 func (r *rig) letters(ctx context.Context, s projection.Status, operator *projection.Runner) error {
 	var all []error
 	for _, p := range s.Projections {
