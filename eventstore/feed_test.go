@@ -86,13 +86,12 @@ func listeners(t *testing.T, pool *pgxpool.Pool) []int32 {
 // awaitListeners returns when so many connections listen.
 func awaitListeners(t *testing.T, pool *pgxpool.Pool, want int) []int32 {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); {
-		if pids := listeners(t, pool); len(pids) == want {
-			return pids
-		}
-	}
-	t.Fatalf("%d connections listen, want %d", len(listeners(t, pool)), want)
-	return nil
+	var pids []int32
+	pgtest.Until(t, 20*time.Second, fmt.Sprintf("%d connections listen", want), func() bool {
+		pids = listeners(t, pool)
+		return len(pids) == want
+	})
+	return pids
 }
 
 // TestNotify: followers of another process are told of an append, over one connection for all of

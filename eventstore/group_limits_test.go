@@ -124,12 +124,13 @@ func TestLongWrite(t *testing.T) {
 		_, err := store.Append(t.Context(), stream("long"), eventstore.Any, draft(1))
 		long <- err
 	}()
-	for sleeping := false; !sleeping; {
+	pgtest.Until(t, time.Minute, "the trigger sleeps", func() (sleeping bool) {
 		const sql = `select exists (select from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database())`
 		if err := pool.QueryRow(t.Context(), sql).Scan(&sleeping); err != nil {
 			t.Fatal(err)
 		}
-	}
+		return sleeping
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	if _, err := store.Append(ctx, stream("free"), eventstore.Any, draft(1)); err != nil {

@@ -67,7 +67,7 @@ func testSilence(t *testing.T, node *pgtest.Node, conns int32, silent bool) {
 	w.progress(recoveredWithin) // everything works
 	if silent {
 		gate.Silence()
-		w.until(callBound, "a call and the follower to fail", func() bool {
+		pgtest.Until(w.t, callBound, "a call and the follower fail", func() bool {
 			return w.failed.Load() > 0 && strings.Contains(logged.String(), "cannot follow the log")
 		})
 		gate.Open()
@@ -187,24 +187,10 @@ func (w *silenceWork) progress(within time.Duration) {
 	w.t.Helper()
 	stored, read, followed := w.stored.Load(), w.reads.Load(), w.followed.Load()
 	start := time.Now()
-	w.until(within, "an append", func() bool { return w.stored.Load() > stored+10 })
-	w.until(within-time.Since(start), "a read", func() bool { return w.reads.Load() > read+1 })
-	w.until(within-time.Since(start), "the follower", func() bool { return w.followed.Load() > followed+10 })
+	pgtest.Until(w.t, within, "an append", func() bool { return w.stored.Load() > stored+10 })
+	pgtest.Until(w.t, within-time.Since(start), "a read", func() bool { return w.reads.Load() > read+1 })
+	pgtest.Until(w.t, within-time.Since(start), "the follower", func() bool { return w.followed.Load() > followed+10 })
 	w.t.Logf("works after %s", time.Since(start).Round(time.Millisecond))
-}
-
-func (w *silenceWork) until(within time.Duration, what string, holds func() bool) {
-	w.t.Helper()
-	ticker := time.NewTicker(10 * time.Millisecond)
-	defer ticker.Stop()
-	late := time.After(within)
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-late:
-			w.t.Fatalf("waited %s for %s", within, what)
-		}
-	}
 }
 
 // logBuffer keeps what is logged.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -206,11 +207,12 @@ func TestWithTxConflict(t *testing.T) {
 
 func waitUntilBlocked(t *testing.T, pool *pgxpool.Pool, pid uint32) {
 	t.Helper()
-	for blocked := false; !blocked; {
+	pgtest.Until(t, time.Minute, "the session waits for a lock", func() (blocked bool) {
 		if err := pool.QueryRow(t.Context(), `select cardinality(pg_blocking_pids($1)) > 0`, pid).Scan(&blocked); err != nil {
 			t.Fatal(err)
 		}
-	}
+		return blocked
+	})
 }
 
 func TestEventsNeverChange(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/projection"
@@ -80,7 +79,7 @@ func TestSubscribeToABrokenLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := f.append(counting, 1)
-	f.eventually(20*time.Second, "it is logged", said.Load)
+	f.until("it is logged", said.Load)
 	log.broken.Store(false)
 	h.until(t, last)
 }

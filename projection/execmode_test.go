@@ -3,6 +3,7 @@ package projection_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -138,11 +139,8 @@ func (f *fixture) untilLive(r *projection.Runner, version int) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		for _, p := range s.Projections {
-			if p.Version == version && p.Phase == "live" {
-				return true
-			}
-		}
-		return false
+		return slices.ContainsFunc(s.Projections, func(p projection.ProjectionStatus) bool {
+			return p.Version == version && p.Phase == projection.PhaseLive
+		})
 	})
 }

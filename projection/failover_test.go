@@ -107,7 +107,7 @@ func (f *failover) standBy() {
 	f.Helper()
 	primary := f.primary.Load()
 	f.standby = primary.Standby(f, fmt.Sprint("standby", f.rounds), f.settings)
-	f.rollUntil("the standby streams", func() bool {
+	f.until("the standby streams", func() bool {
 		conn, err := pgx.Connect(f.Context(), primary.URL())
 		if err != nil {
 			return false
@@ -179,7 +179,7 @@ var failoverEnd = eventstore.StreamID{Category: "counter", Key: "end"}
 func (f *failover) last(ctx context.Context) (position eventstore.Position) {
 	f.Helper()
 	draft := mustEncode(f, -1)
-	f.rollUntil("an append after the last failover", func() bool {
+	f.until("an append after the last failover", func() bool {
 		receipt, err := f.store.Append(eventstore.WithKey(ctx, "end", nil), failoverEnd, eventstore.NoStream, draft)
 		position = receipt.Position
 		return err == nil

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
@@ -205,14 +206,10 @@ func (f *fixture) statusOf(r *projection.Runner, name string) (found projection.
 	return found
 }
 
-// until polls until a condition holds, for 30 s at most.
+// until polls until a condition holds, for a minute at most.
 func (f *fixture) until(what string, so func() bool) {
 	f.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			f.Fatalf("after 30 s: not %s", what)
-		}
-	}
+	pgtest.Until(f, time.Minute, what, so)
 }
 
 func (f *fixture) stopped(r *projection.Runner, name, reason string) {

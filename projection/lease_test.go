@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -68,21 +69,6 @@ func (f *fixture) checkSet(name string, types ...string) {
 	}
 }
 
-// eventually polls until ask returns true, and returns how long that took.
-func (f *fixture) eventually(within time.Duration, what string, ask func() bool) time.Duration {
-	f.Helper()
-	start := time.Now()
-	retry := time.NewTicker(2 * time.Millisecond)
-	defer retry.Stop()
-	for !ask() {
-		if time.Since(start) > within {
-			f.Fatalf("did not happen within %s: %s", within, what)
-		}
-		<-retry.C
-	}
-	return time.Since(start)
-}
-
 func (f *fixture) status(r *projection.Runner, name string) projection.ProjectionStatus {
 	f.Helper()
 	s, err := r.Status(f.Context())
@@ -116,19 +102,14 @@ func (f *fixture) shares(r *projection.Runner) map[string]int {
 
 // awaitShares waits until every partition has an owner and the owners have as many partitions as wanted, the smallest
 // share first.
-func (f *fixture) awaitShares(within time.Duration, r *projection.Runner, want ...int) time.Duration {
+func (f *fixture) awaitShares(r *projection.Runner, want ...int) {
 	f.Helper()
-	return f.eventually(within, fmt.Sprintf("partitions are spread %v", want), func() bool {
+	f.until(fmt.Sprintf("partitions are spread %v", want), func() bool {
 		shares := f.shares(r)
 		if shares[""] > 0 {
 			return false
 		}
-		var got []int
-		for _, n := range shares {
-			got = append(got, n)
-		}
-		slices.Sort(got)
-		return slices.Equal(got, want)
+		return slices.Equal(slices.Sorted(maps.Values(shares)), want)
 	})
 }
 
@@ -297,7 +278,7 @@ func TestStolenLease(t *testing.T) {
 					second.pass()
 				}
 			}))
-			f.eventually(20*time.Second, "the lease is stolen", func() bool {
+			f.until("the lease is stolen", func() bool {
 				f.expire(zombie)
 				return f.owner("a") != zombie
 			})
@@ -339,7 +320,7 @@ func TestStolenLeaseOfTable(t *testing.T) {
 	zombie := f.owner("tallies")
 	last := f.append(counting, 3)
 	r, _ := f.start(quiet, f.store, table(nil))
-	f.eventually(20*time.Second, "the lease is stolen", func() bool {
+	f.until("the lease is stolen", func() bool {
 		f.expire(zombie)
 		return f.owner("tallies") != zombie
 	})
@@ -380,7 +361,7 @@ func TestPauseInABatch(t *testing.T) {
 			before := f.model("a")
 			close(g.open)
 			var outcome string
-			f.eventually(20*time.Second, "the batch ends", func() bool {
+			f.until("the batch ends", func() bool {
 				if err := f.pool.QueryRow(t.Context(), `select pg_xact_status($1::xid8)`, xid.Load()).Scan(&outcome); err != nil {
 					t.Fatal(err)
 				}
@@ -419,7 +400,7 @@ func TestPausedStaysPaused(t *testing.T) {
 		t.Fatal(err)
 	}
 	second, _ := f.start(quiet, f.store, by(2, "a", 2, nil), by(2, "b", 2, nil))
-	f.awaitShares(20*time.Second, second, 2, 2)
+	f.awaitShares(second, 2, 2)
 	last := f.appendKeys(8)
 	f.wait(second, last, "b") // projection b has handled all events
 	if n := len(f.model("a")); n != 4 {

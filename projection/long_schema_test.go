@@ -29,10 +29,10 @@ func TestLongSchema(t *testing.T) {
 		r, _ := f.start(&config, store, by(2, "a", 16, nil))
 		for range 5 { // a runner that only polls notices within a second, and by chance at once
 			_, stop := f.start(&config, store, by(1, "a", 16, nil))
-			f.awaitShares(20*time.Second, r, 8, 8)
+			f.awaitShares(r, 8, 8)
 			start := time.Now()
 			stop()
-			f.awaitShares(20*time.Second, r, 16)
+			f.awaitShares(r, 16)
 			if took := time.Since(start); took > time.Second/2 {
 				t.Errorf("schema of %d bytes: the partitions were taken over after %s", length, took)
 			}

@@ -6,10 +6,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
@@ -150,7 +150,7 @@ func TestLiveChanges(t *testing.T) {
 	f.wait(first, last)
 	stop()
 	r, _ := f.start(quiet, f.store, version(1), version(2))
-	f.eventually(20*time.Second, "version 2 is live", func() bool { return f.status(r, "a").Phase == projection.PhaseRetired })
+	f.until("version 2 is live", func() bool { return f.status(r, "a").Phase == projection.PhaseRetired })
 	hook := &meanwhile{do: func() {
 		if err := r.Operator().Switch(context.Background(), projection.Ref{Name: "a", Version: 1}); err != nil {
 			t.Error(err)

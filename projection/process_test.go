@@ -79,7 +79,7 @@ func (f *processFixture) load(ctx context.Context, writer uint64) {
 func (f *processFixture) check() {
 	f.Helper()
 	var last eventstore.Position
-	f.eventually(30*time.Second, "Postgres answers", func() bool {
+	f.until("Postgres answers", func() bool {
 		draft, err := counting.Encode(counted{1})
 		if err != nil {
 			f.Fatal(err)
@@ -107,7 +107,7 @@ func TestStoppedProcess(t *testing.T) {
 			t.Parallel()
 			f := setupProcesses(t, pgtest.URL(t))
 			stopped := startProcess(t, f.url, trap, 1)
-			f.eventually(30*time.Second, "the process is there", func() bool { return f.shares(f.runner)[""] == 0 && len(f.shares(f.runner)) == 1 })
+			f.until("the process is there", func() bool { return f.shares(f.runner)[""] == 0 && len(f.shares(f.runner)) == 1 })
 			f.appendKeys(20)
 			draft, err := counting.Encode(counted{trapped})
 			if err != nil {
@@ -129,7 +129,7 @@ func TestStoppedProcess(t *testing.T) {
 			if err := stopped.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
-			f.awaitShares(30*time.Second, f.runner, 8, 8) // the stopped process has its share again
+			f.awaitShares(f.runner, 8, 8) // the stopped process has its share again
 			if xid != "" {
 				var status string
 				if err := f.pool.QueryRow(t.Context(), `select pg_xact_status($1::xid8)`, xid).Scan(&status); err != nil || status != "aborted" {
@@ -185,7 +185,7 @@ func TestRollingProcesses(t *testing.T) {
 		err := f.pool.QueryRow(t.Context(), `select count(*) from tidemark.projections where phase = 'live' and version = $1`, version).Scan(&n)
 		return err == nil && n == 2
 	}
-	f.eventually(30*time.Second, "version 1 is there", func() bool { return live(1) })
+	f.until("version 1 is there", func() bool { return live(1) })
 	f.appendKeys(400)
 	f.check()
 	ctx, stop := context.WithCancel(t.Context())
@@ -215,19 +215,19 @@ func TestRollingProcesses(t *testing.T) {
 		})
 	}
 	young := []*process{startProcess(t, f.url, "", 2)}
-	f.eventually(30*time.Second, "version 2 is registered", func() bool {
+	f.until("version 2 is registered", func() bool {
 		var n int
 		err := f.pool.QueryRow(t.Context(), `select count(*) from tidemark.projections where version = 2`).Scan(&n)
 		return err == nil && n == 2
 	})
 	old[0].kill()
 	young = append(young, startProcess(t, f.url, "", 2))
-	f.eventually(60*time.Second, "readers see version 2", func() bool { return live(2) })
+	f.until("readers see version 2", func() bool { return live(2) })
 	if got := old[1].end(); got != "exit status 0" {
 		t.Errorf("a process of version 1 ended with %q", got)
 	}
 	before := reads.Load()
-	f.eventually(30*time.Second, "readers have read 20 times more", func() bool { return reads.Load() > before+20 })
+	f.until("readers have read 20 times more", func() bool { return reads.Load() > before+20 })
 	stop()
 	running.Wait()
 	f.check()
@@ -246,7 +246,7 @@ func makeProcessTrouble(t *testing.T, f *processFixture, period time.Duration, c
 	for range 3 {
 		processes = append(processes, startProcess(t, f.url, "", 1))
 	}
-	f.eventually(30*time.Second, "the processes are there", func() bool {
+	f.until("the processes are there", func() bool {
 		var n int // counts processes, not projections: these can be stored before the first process runs
 		err := f.pool.QueryRow(t.Context(), `select count(distinct owner) from tidemark.projection_members`).Scan(&n)
 		return err == nil && n == 3

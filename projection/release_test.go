@@ -137,7 +137,7 @@ func TestOldRelease(t *testing.T) {
 	f.wait(old, f.appendKeys(10))
 	f.appendKeys(10)
 	newer, stopNewer := f.start(config, f.store, release(countedType(), extraType()))
-	f.eventually(20*time.Second, "the newer release is known", func() bool {
+	f.until("the newer release is known", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projections where 'extra' = any (types)`) > 0
 	})
 	f.appendExtra(10)
@@ -145,7 +145,7 @@ func TestOldRelease(t *testing.T) {
 	f.waitWithin(10*time.Second, newer, last)
 	f.wait(newer, last)
 	f.checkSet("a", "counted", "extra")
-	f.eventually(20*time.Second, "the old release says that it leaves the projection", func() bool { return said.has("is not run by this process") })
+	f.until("the old release says that it leaves the projection", func() bool { return said.has("is not run by this process") })
 
 	// An old release that is started again handles no events, and does not hold up the newer release.
 	stopOld()
@@ -177,7 +177,7 @@ func TestRetiredType(t *testing.T) {
 
 	r, _ = f.start(config, f.store, release(countedType()))
 	last := f.appendKeys(10)
-	f.eventually(20*time.Second, "the projection is left to other processes", func() bool { return said.has("is not run by this process") })
+	f.until("the projection is left to other processes", func() bool { return said.has("is not run by this process") })
 	if n := len(f.model("a")); n != 25 {
 		t.Errorf("a release that does not know a type has handled %d events", n-25)
 	}

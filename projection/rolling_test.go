@@ -92,24 +92,9 @@ func (f *fixture) rollProcess(config *projection.Config, projections ...*project
 	return other.start(config, store, projections...)
 }
 
-// rollPatience is how long these tests wait. Nothing takes this long, even on a busy machine.
-const rollPatience = time.Minute
-
-// rollUntil waits for a condition.
-func (f *fixture) rollUntil(what string, ok func() bool) {
-	f.Helper()
-	poll := time.NewTicker(2 * time.Millisecond)
-	defer poll.Stop()
-	for deadline := time.Now().Add(rollPatience); !ok(); <-poll.C {
-		if time.Now().After(deadline) {
-			f.Fatalf("did not happen within %s: %s", rollPatience, what)
-		}
-	}
-}
-
 func (f *fixture) rollPhase(version int, phase string) {
 	f.Helper()
-	f.rollUntil(fmt.Sprintf("version %d of tally is %s", version, phase), func() bool {
+	f.until(fmt.Sprintf("version %d of tally is %s", version, phase), func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projections where name = 'tally' and version = $1 and phase = $2`, version, phase) == 1
 	})
 }
@@ -243,7 +228,7 @@ func (t *rollTraffic) write(ctx context.Context, pool *pgxpool.Pool, number int)
 			r = t.runners[0].Load()
 		}
 		// A Wait that takes longer is a failure.
-		waiting, cancel := context.WithTimeout(ctx, rollPatience)
+		waiting, cancel := context.WithTimeout(ctx, time.Minute)
 		err = r.Wait(waiting, receipt.Position)
 		cancel()
 		if err != nil {
@@ -280,14 +265,14 @@ func (t *rollTraffic) read(ctx context.Context, pool *pgxpool.Pool) error {
 func (t *rollTraffic) grow() {
 	t.Helper()
 	appended, reads := t.appended.Load()+30, t.reads.Load()+30
-	t.rollUntil("30 more appends and 30 more reads", func() bool {
+	t.until("30 more appends and 30 more reads", func() bool {
 		return t.Failed() || t.appended.Load() > appended && t.reads.Load() > reads
 	})
 }
 
 func (t *rollTraffic) switchTo(r *projection.Runner, version int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), rollPatience)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := r.Operator().Switch(ctx, projection.Ref{Name: "tally", Version: version}); err != nil {
 		t.Fatal(err)
@@ -396,7 +381,7 @@ func TestRollingWithoutTheOldProcess(t *testing.T) {
 						if _, err := f.rollAppend("halt", 1); err != nil {
 							t.Fatal(err)
 						}
-						f.rollUntil("version 1 has stopped", func() bool {
+						f.until("version 1 has stopped", func() bool {
 							return f.rollNumber(`select count(*) from tidemark.projections where state = 'stopped'`) == 1
 						})
 					} else {

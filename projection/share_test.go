@@ -18,17 +18,17 @@ func TestShares(t *testing.T) {
 	f := setup(t)
 	run := func(who int) (*projection.Runner, func()) { return f.start(quiet, f.store, by(who, "a", 16, nil)) }
 	first, stopFirst := run(1)
-	f.awaitShares(20*time.Second, first, 16)
+	f.awaitShares(first, 16)
 	_, stopSecond := run(2)
-	f.awaitShares(20*time.Second, first, 8, 8)
+	f.awaitShares(first, 8, 8)
 	f.appendKeys(30)
 	third, _ := run(3)
-	f.awaitShares(20*time.Second, third, 5, 5, 6)
+	f.awaitShares(third, 5, 5, 6)
 	f.appendKeys(30)
 	stopFirst()
-	f.awaitShares(20*time.Second, third, 8, 8)
+	f.awaitShares(third, 8, 8)
 	stopSecond()
-	f.awaitShares(20*time.Second, third, 16)
+	f.awaitShares(third, 16)
 	f.wait(third, f.appendKeys(30))
 	f.checkSet("a", "counted")
 }
@@ -46,9 +46,9 @@ func TestSharesOfManyProjections(t *testing.T) {
 		return r
 	}
 	r := run(1)
-	f.awaitShares(20*time.Second, r, 6)
+	f.awaitShares(r, 6)
 	run(2)
-	f.awaitShares(20*time.Second, r, 3, 3) // even, because the names follow one another
+	f.awaitShares(r, 3, 3) // even, because the names follow one another
 }
 
 // TestTakeover: when a runner stops, other runners take over its partitions long before a lease expires. Runners that
@@ -66,11 +66,11 @@ func TestTakeover(t *testing.T) {
 			config.Lease, config.PollOnly = 30*time.Second, test.pollOnly
 			_, stop := f.start(&config, f.store, by(1, "a", 16, nil))
 			r, _ := f.start(&config, f.store, by(2, "a", 16, nil))
-			f.awaitShares(20*time.Second, r, 8, 8)
+			f.awaitShares(r, 8, 8)
 			last := f.appendKeys(30)
 			start := time.Now()
 			stop()
-			f.awaitShares(20*time.Second, r, 16)
+			f.awaitShares(r, 16)
 			took := time.Since(start)
 			t.Logf("taken over after %s", took)
 			if took > test.within {
@@ -93,10 +93,10 @@ func TestSilentRunner(t *testing.T) {
 	silent := f.staller()
 	silent.start(&config, f.store, by(1, "a", 4, nil))
 	r, _ := f.start(&config, f.store, by(2, "a", 4, nil))
-	f.awaitShares(20*time.Second, r, 2, 2)
+	f.awaitShares(r, 2, 2)
 	start := time.Now()
 	wake := silent.stall()
-	f.awaitShares(20*time.Second, r, 4)
+	f.awaitShares(r, 4)
 	took := time.Since(start)
 	t.Logf("taken over after %s", took)
 	if took < lease/2 || took > 2*lease { // its last renewal was up to lease/3 before, and the other runner looks every lease/3
@@ -104,7 +104,7 @@ func TestSilentRunner(t *testing.T) {
 	}
 	f.wait(r, f.appendKeys(10))
 	wake()
-	f.awaitShares(20*time.Second, r, 2, 2)
+	f.awaitShares(r, 2, 2)
 	f.wait(r, f.appendKeys(10))
 	f.checkSet("a", "counted")
 }
@@ -114,14 +114,14 @@ func TestMembersThatAreGone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	r, stop := f.start(quiet, f.store, by(1, "a", 4, nil))
-	f.awaitShares(20*time.Second, r, 4)
+	f.awaitShares(r, 4)
 	stop()
 	const member = `insert into tidemark.projection_members (projection, version, owner, expires) values ('a', 1, $1, clock_timestamp() + $2)`
 	f.exec(member, "long dead", -time.Minute)
 	f.exec(member, "just dead", 2*time.Second)
 	r, _ = f.start(quiet, f.store, by(1, "a", 4, nil))
-	f.eventually(20*time.Second, "two partitions are left for another member", func() bool { return f.shares(r)[""] == 2 })
-	f.awaitShares(20*time.Second, r, 4)
+	f.until("two partitions are left for another member", func() bool { return f.shares(r)[""] == 2 })
+	f.awaitShares(r, 4)
 }
 
 // TestPartitionsShareReading: all partitions of all projections are fed by reading the log once.
@@ -158,7 +158,7 @@ func TestWaitForAnotherRunner(t *testing.T) {
 	first, _ := f.start(quiet, f.store, note(0))
 	f.wait(first, f.append(counting, 1))
 	second, _ := f.start(quiet, f.store, note(1))
-	f.eventually(20*time.Second, "the second runner is a member", func() bool {
+	f.until("the second runner is a member", func() bool {
 		var n int
 		err := f.pool.QueryRow(t.Context(), `select count(*) from tidemark.projection_members`).Scan(&n)
 		return err == nil && n == 2

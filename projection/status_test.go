@@ -20,7 +20,7 @@ import (
 func (f *fixture) statusNow(r *projection.Runner) (projection.Status, projection.ProjectionStatus) {
 	f.Helper()
 	var s projection.Status
-	f.eventually(10*time.Second, "the projection is registered", func() (there bool) {
+	f.until("the projection is registered", func() (there bool) {
 		var err error
 		if s, err = r.Status(f.Context()); err != nil {
 			f.Fatal(err)
@@ -151,7 +151,7 @@ func TestStalled(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.eventually(10*time.Second, "it fails for some time", func() bool {
+	f.until("it fails for some time", func() bool {
 		_, p := f.statusNow(r)
 		return p.LagTime > 10*config.StallAfter && p.Partitions[0].Error != ""
 	})

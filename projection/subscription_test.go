@@ -160,7 +160,7 @@ func TestConsumerGroup(t *testing.T) {
 		runners[n], _ = f.start(quiet, f.store, projection.NewSubscription("mails", &projection.Options{Partitions: 8},
 			projection.Effect(counting, heards[n].effect)))
 	}
-	awaitShares(t, runners[0], 4, 4)
+	f.awaitShares(runners[0], 4, 4)
 	var last eventstore.Position
 	for n := range 40 {
 		last = f.appendTo(fmt.Sprint("k", n), 2)
@@ -174,34 +174,6 @@ func TestConsumerGroup(t *testing.T) {
 	}
 	if len(first) == 0 || len(second) == 0 {
 		t.Errorf("one process got %d events and the other %d, want both to get some", len(first), len(second))
-	}
-}
-
-// awaitShares waits until the processes have the given numbers of partitions of a runner's projection.
-func awaitShares(t *testing.T, r *projection.Runner, want ...int) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		s, err := r.Status(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		owners := make(map[string]int)
-		for _, p := range s.Projections {
-			for _, partition := range p.Partitions {
-				owners[partition.Owner]++
-			}
-		}
-		var got []int
-		for _, n := range owners {
-			got = append(got, n)
-		}
-		slices.Sort(got)
-		if slices.Equal(got, want) && owners[""] == 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the owners have %v partitions, want shares of %v", owners, want)
-		}
 	}
 }
 

@@ -60,7 +60,7 @@ func TestBlockedSwitch(t *testing.T) {
 	}
 	f.rollProcess(&told, two())
 	r2, _ := f.rollProcess(&told, two())
-	f.rollUntil("version 2 has tried to become live", func() bool { return warnings.Load() > 0 })
+	f.until("version 2 has tried to become live", func() bool { return warnings.Load() > 0 })
 	fenced := `select fencing_token from tidemark.projection_partitions where version = 1`
 	before := f.rollNumber(fenced)
 	slow.Store(true)
@@ -130,7 +130,7 @@ func TestNoLiveVersion(t *testing.T) {
 			<-gate.reached
 			f.exec(`delete from tidemark.projections where version = 1`)
 			gate.open()
-			f.rollUntil("version 2 logs that no version is live", said.Load)
+			f.until("version 2 logs that no version is live", said.Load)
 		})
 	}
 }
@@ -144,12 +144,12 @@ func TestInlineDuringASwitch(t *testing.T) {
 	gate := newRollGate(f, 3) // version 2 cannot become live until the gate is opened
 	r2, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 2}, gate.hook))
 	<-gate.reached
-	f.rollUntil("version 1 is held", func() bool {
+	f.until("version 1 is held", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projections where held_until > clock_timestamp()`) == 1
 	})
 	f.exec(`update tidemark.projections set inline = -1 where version = 1`) // as StartInline does
 	gate.open()
-	f.rollUntil("version 1 is not held any more", func() bool {
+	f.until("version 1 is not held any more", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projections where held_until > clock_timestamp()`) == 0
 	})
 	if s := f.rollStatus(r2, 2); s.Phase != "building" {
@@ -203,7 +203,7 @@ func TestBoundIsPatient(t *testing.T) {
 	}
 	last := f.rollHistory(1, 1)
 	asked.n.Store(0)
-	f.rollUntil("version 1 waits for version 2", func() bool { return asked.n.Load() > 5 })
+	f.until("version 1 waits for version 2", func() bool { return asked.n.Load() > 5 })
 	before := asked.n.Load()
 	time.Sleep(time.Second)
 	if n := asked.n.Load() - before; n > 30 {
@@ -213,5 +213,5 @@ func TestBoundIsPatient(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.wait(r, last)
-	f.rollUntil("version 1 continues", func() bool { return f.rollStatus(r, 1).Checkpoint >= last })
+	f.until("version 1 continues", func() bool { return f.rollStatus(r, 1).Checkpoint >= last })
 }

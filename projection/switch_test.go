@@ -166,7 +166,7 @@ func TestCancelBuild(t *testing.T) {
 			<-gate.reached
 			dropped := make(chan error, 1)
 			go func() { dropped <- r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 2}) }()
-			f.rollUntil("Drop waits for the batch, or is done", func() bool {
+			f.until("Drop waits for the batch, or is done", func() bool {
 				return len(dropped) > 0 || f.rollNumber(`
 					select count(*)
 					  from pg_stat_activity
@@ -186,8 +186,8 @@ func TestCancelBuild(t *testing.T) {
 			if err := r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 7}); !errors.Is(err, projection.ErrRefused) || !errors.Is(err, projection.ErrUnknownProjection) {
 				t.Errorf("drop an unknown version: %v", err)
 			}
-			f.rollUntil("the other process has lost the lease", lost.Load)
-			f.rollUntil("the dropped version handles no event any more", func() bool {
+			f.until("the other process has lost the lease", lost.Load)
+			f.until("the dropped version handles no event any more", func() bool {
 				seen := gate.seen.Load()
 				f.wait(r2, f.rollHistory(1, 1)) // waits for the live version, which the first process runs
 				return gate.seen.Load() == seen
@@ -250,7 +250,7 @@ func TestWaitAfterTheSwitch(t *testing.T) {
 		f.rollPhase(2, "live")
 		last = f.rollHistory(1, 1)
 		<-gate.reached // version 2 is held up before the last event
-		f.rollUntil("version 1 has handled the event", func() bool { return f.rollStatus(r1, 1).Checkpoint >= last })
+		f.until("version 1 has handled the event", func() bool { return f.rollStatus(r1, 1).Checkpoint >= last })
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		if err := r1.Wait(ctx, last); err == nil {
 			t.Error("Wait returned although readers do not see the event")
@@ -279,10 +279,10 @@ func TestOnlyHigherVersionsTakeOver(t *testing.T) {
 	f.rollPhase(3, "live")
 	gate.open()
 	last := f.rollHistory(1, 1)
-	f.rollUntil("version 2 has caught up", func() bool { return f.rollStatus(r3, 2).Checkpoint >= last })
+	f.until("version 2 has caught up", func() bool { return f.rollStatus(r3, 2).Checkpoint >= last })
 	// A version that has caught up tries to become live five times a second.
 	deadline := time.Now().Add(600 * time.Millisecond)
-	f.rollUntil("version 2 has tried", func() bool { return time.Now().After(deadline) })
+	f.until("version 2 has tried", func() bool { return time.Now().After(deadline) })
 	if live := f.rollNumber(`select version from tidemark.projections where phase = 'live'`); live != 3 {
 		t.Errorf("version %d is live, want 3", live)
 	}
@@ -310,15 +310,15 @@ func TestOtherKeys(t *testing.T) {
 	}
 	_, stop1 := f.rollProcess(small(), version(1))
 	last := f.rollHistory(20, 2)
-	f.rollUntil("seven of eight partitions of version 1 have caught up", func() bool {
+	f.until("seven of eight partitions of version 1 have caught up", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projection_partitions where checkpoint >= $1`, last) == 7
 	})
 	r2, _ := f.rollProcess(quiet, version(2))
-	f.rollUntil("all partitions of version 2 have made progress", func() bool {
+	f.until("all partitions of version 2 have made progress", func() bool {
 		return f.rollNumber(`select count(*) from tidemark.projection_partitions where version = 2 and checkpoint > 0`) == 8
 	})
 	deadline := time.Now().Add(600 * time.Millisecond) // it tries five times a second
-	f.rollUntil("version 2 has tried", func() bool { return time.Now().After(deadline) })
+	f.until("version 2 has tried", func() bool { return time.Now().After(deadline) })
 	if f.rollStatus(r2, 2).Phase == "live" {
 		stop1()
 		f.wait(r2, last)

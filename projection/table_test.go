@@ -414,14 +414,7 @@ func TestTableView(t *testing.T) {
 	before := texts(f, grants)
 	r, _ = b.start(quiet, b.store, projection.NewTable("book", &projection.Options{Version: 2,
 		DDL: `create table {book} (total bigint, name text primary key, history bigint[], more text)`}, folds(b, b.fold)...))
-	deadline := time.Now().Add(30 * time.Second)
-	for live := false; !live; { // version 2 becomes live by itself
-		status, err := r.Status(t.Context())
-		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("version 2 is not live: %+v, %v", status, err)
-		}
-		live = slices.ContainsFunc(status.Projections, func(s projection.ProjectionStatus) bool { return s.Version == 2 && s.Phase == "live" })
-	}
+	f.untilLive(r, 2) // version 2 becomes live by itself
 	if got := texts(f, columns); !slices.Equal(got, []string{"total", "name", "history", "more"}) {
 		t.Errorf("the view has the columns %s", got)
 	}

@@ -41,7 +41,7 @@ func TestAddedUpTo(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, _ = f.rollProcess(quiet, version(counting, other))
-	f.rollUntil("the registration waits for the batch", func() bool {
+	f.until("the registration waits for the batch", func() bool {
 		return f.rollNumber(`
 			select count(*)
 			  from pg_stat_activity
@@ -120,7 +120,7 @@ func TestEveryType(t *testing.T) {
 	old, _ := f.start(config, f.store, few())
 	f.wait(old, f.append(counting, 3))
 	r, stop := f.start(quiet, f.store, every())
-	f.eventually(20*time.Second, "the old release leaves the subscription", func() bool { return said.has("is not run by this process") })
+	f.until("the old release leaves the subscription", func() bool { return said.has("is not run by this process") })
 	f.waitWithin(10*time.Second, r, f.append(other, 2))
 	if err := r.Operator().AcceptTypes(t.Context(), projection.Ref{Name: "mails", Version: 1}); err != nil {
 		t.Fatal(err)

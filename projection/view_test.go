@@ -61,7 +61,7 @@ func TestDependentView(t *testing.T) {
 	f.wait(r1, f.rollHistory(3, 3))
 	f.exec(`create view theirs as select sum(n) as n from tally`)
 	r2, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 2, DDL: strings.Replace(rollDDL, "n bigint", "n numeric", 1)}, nil))
-	f.rollUntil("version 2 has caught up", func() bool {
+	f.until("version 2 has caught up", func() bool {
 		return f.rollNumber(`select coalesce(min(checkpoint), 0) from tidemark.projection_partitions where version = 2`) > 0
 	})
 	if err := r2.Operator().Switch(t.Context(), projection.Ref{Name: "tally", Version: 2}); err == nil || !strings.Contains(err.Error(), "tally") || !strings.Contains(err.Error(), "depend") {
@@ -93,7 +93,7 @@ func TestLongReader(t *testing.T) {
 		t.Fatal(err)
 	}
 	r2, _ := f.rollProcess(quiet, rollTable(projection.Options{Version: 2}, nil))
-	f.rollUntil("version 2 waits for the lock on the view", func() bool {
+	f.until("version 2 waits for the lock on the view", func() bool {
 		return f.rollNumber(`select count(*) from pg_locks where not granted and mode = 'AccessExclusiveLock'`) > 0
 	})
 	var slow []time.Duration

@@ -35,7 +35,7 @@ func TestWaitTogether(t *testing.T) {
 	}
 	patient := make(chan error, 1)
 	go func() { patient <- r.Wait(t.Context(), last+1) }()
-	f.eventually(20*time.Second, "the first Wait asks the database", func() bool {
+	f.until("the first Wait asks the database", func() bool {
 		return f.rollNumber(`
 			select count(*)
 			  from pg_stat_activity

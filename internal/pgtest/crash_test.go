@@ -50,14 +50,10 @@ func TestDeadRunsAreSwept(t *testing.T) {
 	}
 	// Postgres notices that a client was killed when it next reads from the client. That is soon, but it can be after
 	// our first look.
-	retry := time.NewTicker(20 * time.Millisecond)
-	defer retry.Stop()
-	for deadline := time.Now().Add(30 * time.Second); exists(t, conn, dead.database()); <-retry.C {
+	pgtest.Until(t, 30*time.Second, dead.database()+" is swept", func() bool {
 		startHelper(t, "hold", "TIDEMARK_POSTGRES=url", shared()).end()
-		if time.Now().After(deadline) {
-			t.Fatalf("%s was not swept", dead.database())
-		}
-	}
+		return !exists(t, conn, dead.database())
+	})
 	if !exists(t, conn, living.database()) {
 		t.Errorf("%s was swept while its run lives", living.database())
 	}
@@ -79,13 +75,7 @@ func TestPanicLeavesNoServer(t *testing.T) {
 	if got := h.end(); got != "exit status 2" {
 		t.Errorf("the helper's end: %s", got)
 	}
-	retry := time.NewTicker(20 * time.Millisecond)
-	defer retry.Stop()
-	for deadline := time.Now().Add(30 * time.Second); h.serverLeft(t); <-retry.C {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s is left", h.url)
-		}
-	}
+	pgtest.Until(t, 30*time.Second, h.url+" is gone", func() bool { return !h.serverLeft(t) })
 }
 
 // helper is another test binary, which runs TestHelper.

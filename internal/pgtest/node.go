@@ -233,11 +233,7 @@ func (n *Node) AwaitStandby(t testing.TB) (release func()) {
 	}
 	do(`alter system set synchronous_standby_names = 'away'`)
 	do(`select pg_reload_conf()`)
-	for deadline := time.Now().Add(timeout); !n.awaits(t, pool); { // the server needs some time to reload
-		if time.Now().After(deadline) {
-			t.Fatalf("after %s commits do not wait for a standby", timeout)
-		}
-	}
+	Until(t, timeout, "commits wait for a standby", func() bool { return n.awaits(t, pool) }) // the server needs some time to reload
 	return sync.OnceFunc(func() {
 		do(`alter system set synchronous_standby_names = ''`)
 		do(`select pg_reload_conf()`)

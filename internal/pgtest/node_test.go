@@ -22,7 +22,7 @@ func TestNodes(t *testing.T) {
 	must(t, a.Exec(ctx, `create table seen (n int)`))
 	b := a.Standby(t, "b", nil)
 	must(t, a.Exec(ctx, `insert into seen values (1)`))
-	until(t, func() bool { return count(t, b.URL()) == 1 })
+	pgtest.Until(t, 30*time.Second, "the standby has the row", func() bool { return count(t, b.URL()) == 1 })
 	if err := b.Exec(ctx, `insert into seen values (2)`); err == nil {
 		t.Error("a standby accepts writes")
 	}
@@ -97,17 +97,6 @@ func must(t *testing.T, err error) {
 }
 
 // until waits for a condition.
-func until(t *testing.T, done func() bool) {
-	t.Helper()
-	retry := time.NewTicker(10 * time.Millisecond)
-	defer retry.Stop()
-	for deadline := time.Now().Add(30 * time.Second); !done(); <-retry.C {
-		if time.Now().After(deadline) {
-			t.Fatal("the condition did not come true within 30 s")
-		}
-	}
-}
-
 func count(t *testing.T, url string) (n int) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)
