@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// Texts are cast here, so that they can be sent in every mode of pgx, also in those without
-// prepared statements that poolers need.
+// The statements cast texts, so that they work in every mode of pgx. Poolers need the modes without prepared
+// statements.
 const groupSQL = `
 select outcome, version, position
   from SCHEMA.append_group($1::int[], $2::text[], $3::bigint[], $4::int[], $5::int[], $6::text[]::uuid[], $7::text[],
@@ -26,8 +26,8 @@ const oneSQL = `
 select version, position
   from SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8, $9::text::uuid)`
 
-// Append stores events at the end of one stream, if it is at the expected version. It is
-// [Store.Commit] with a single change.
+// Append stores events at the end of one stream, if the stream is at the expected version. It is [Store.Commit] with
+// a single change.
 func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, events ...Draft) (Receipt, error) {
 	receipts, err := s.Commit(ctx, Change{Stream: stream, Expected: expected, Events: events})
 	if err != nil {
@@ -39,18 +39,24 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 // Commit stores the events of several streams, all of them or none, and returns a receipt per
 // change in the same order. Positions follow the order of the changes and of their events.
 //
-// Concurrent calls share a transaction, yet each has an outcome of its own. It returns a [ConflictError] when a stream is
-// not at its expected version, an [InvalidError] for arguments that are not acceptable, a [KeyReusedError] or
-// [KeySpentError] (see [WithKey]), a [SequenceError], [ErrNotMigrated], [ErrClosed], the error of Config.Check and, when
-// ctx is done, its error; in all these cases nothing was stored. [ErrUnknownOutcome] means that the connection was lost,
-// or did not answer within five seconds after ctx was done, while the events were being stored. Repeat the call to find
-// out, under the same key or with events that have the same ids and the same exact expected version: what is there already
-// is not stored again, and the receipts are the first ones. After a lost connection such calls are repeated for you.
+// Concurrent calls share a transaction, but each call has its own outcome. Nothing was stored if Commit returns one
+// of these errors:
+//   - a [ConflictError]: a stream is not at its expected version
+//   - an [InvalidError]: an argument is not acceptable
+//   - a [KeyReusedError] or a [KeySpentError], see [WithKey]
+//   - a [SequenceError], [ErrNotMigrated] or [ErrClosed]
+//   - the error of Config.Check
+//   - the error of ctx when ctx is done, unless the error is also [ErrUnknownOutcome]
 //
-// Appends with an exact expected version that meet in one stream are decided by the database:
-// one succeeds, the others get a ConflictError. With Any and Exists they queue and all succeed,
-// provided that they run at isolation level read committed. An append to a stream that an open
-// transaction (see [Store.WithTx]) has appended to waits for its end, until ctx is done.
+// [ErrUnknownOutcome] means that the connection was lost while the events were being stored, or that no answer came
+// within five seconds after ctx was done. To find out, repeat the call: either under the same key, or with events
+// that have the same ids and the same exact expected version. Events that are already stored are not stored again,
+// and the receipts are the first ones. After a lost connection Commit repeats such calls itself.
+//
+// When appends with an exact expected version meet in one stream, the database decides: one succeeds, and the others
+// get a ConflictError. Appends with Any and Exists queue and all succeed, provided that they run at isolation level
+// read committed. If an open transaction (see [Store.WithTx]) has appended to a stream, an append to that stream
+// waits for the end of the transaction, until ctx is done.
 func (s *Store) Commit(ctx context.Context, changes ...Change) ([]Receipt, error) {
 	observe := s.config.Observer.Append
 	if observe == nil {
@@ -85,7 +91,7 @@ func (s *Store) prepareAndCommit(ctx context.Context, changes []Change) ([]Recei
 	}
 	receipts, err := s.commit(ctx, r)
 	var earlier []StreamID
-	if err == nil { // else it may still be written
+	if err == nil { // after an error a flusher may still be writing r.earlier
 		earlier = r.earlier
 	}
 	ended := served
@@ -102,7 +108,7 @@ func (s *Store) commit(ctx context.Context, r *request) ([]Receipt, error) {
 	if !s.inTx {
 		return s.group.commit(r)
 	}
-	for !r.isAnswered() { // again if its key was purged meanwhile
+	for !r.isAnswered() { // again if the key was purged after append_group had found it
 		outcome, err := s.appendInTx(ctx, r)
 		if err != nil {
 			return nil, translateAppend(err, r.changes)
@@ -114,7 +120,7 @@ func (s *Store) commit(ctx context.Context, r *request) ([]Receipt, error) {
 	return r.receipts, r.err
 }
 
-// row is what append_group says of one change.
+// row is the answer of append_group for one change.
 type row struct {
 	Outcome  string
 	Version  Version
@@ -128,7 +134,7 @@ func appendGroup(ctx context.Context, db querier, sql *statements, args []any) (
 	}
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
 	if changes := len(args[1].([]string)); err == nil && len(all) != changes {
-		err = fmt.Errorf("append_group answered %d changes with %d rows: is the function that of this release?", changes, len(all))
+		err = fmt.Errorf("append_group answered %d changes with %d rows: does the function belong to this release?", changes, len(all))
 	}
 	return all, err
 }
@@ -138,7 +144,7 @@ type appendArgs struct {
 	requests []int32 // per change
 	streams  []string
 	expected []int64
-	seen     []*string // empty, or the id of the event at the expected version, nil if it is not known
+	seen     []*string // empty, or per change the id of the event at the expected version, nil if not known
 
 	changes []int32 // per event
 	offsets []int32
@@ -146,7 +152,7 @@ type appendArgs struct {
 	types   []string
 	schemas []int16
 	data    []string
-	metas   []*string // nil where there are none
+	metas   []*string // nil for an event without metadata
 
 	keys     []*string // per request, or empty
 	contents [][]byte
@@ -154,7 +160,7 @@ type appendArgs struct {
 
 func newAppendArgs(batch []*request) *appendArgs {
 	a := &appendArgs{keys: []*string{}, contents: [][]byte{}, seen: []*string{}}
-	shared := make(map[string]int32) // how many events a stream gets in this group
+	shared := make(map[string]int32) // how many events a stream has got in this group so far
 	keyed := slices.ContainsFunc(batch, func(r *request) bool { return r.key != nil })
 	proven := slices.ContainsFunc(batch, func(r *request) bool {
 		return slices.ContainsFunc(r.changes, func(c Change) bool { return c.ExpectedID != uuid.Nil })
@@ -194,13 +200,13 @@ func newAppendArgs(batch []*request) *appendArgs {
 	return a
 }
 
-// group returns the parameters of append_group. patience is nil to wait as long as it takes.
+// group returns the parameters of append_group. patience is in milliseconds; nil means to wait without a limit.
 func (a *appendArgs) group(patience any) []any {
 	return []any{a.requests, a.streams, a.expected, a.changes, a.offsets, a.ids, a.types,
 		a.schemas, a.data, a.metas, a.keys, a.contents, patience, a.seen}
 }
 
-// one returns the parameters of append_one, if it can do this.
+// one returns the parameters of append_one, and false if the batch needs append_group.
 func (a *appendArgs) one() ([]any, bool) {
 	if len(a.ids) != 1 || len(a.streams) != 1 || len(a.keys) > 0 {
 		return nil, false
@@ -212,14 +218,14 @@ func (a *appendArgs) one() ([]any, bool) {
 	return []any{a.streams[0], a.expected[0], a.ids[0], a.types[0], a.schemas[0], a.data[0], a.metas[0], patience, seen}, true
 }
 
-// lostRace reports whether a concurrent transaction made the append fail, so that it may
-// succeed, or fail for a better reason, when it is sent again.
+// lostRace reports whether a concurrent transaction made the append fail. When it is sent again, the append may
+// succeed, or fail with an error that says more.
 func lostRace(err error) bool {
 	return pgerr.Constraint(err) == "events_stream_version_key" ||
 		pgerr.Is(err, pgerr.Deadlock, pgerr.SerializationFailure)
 }
 
-// translateAppend turns an error of the SQL function into one of this package.
+// translateAppend turns an error of the SQL function into an error of this package.
 func translateAppend(err error, changes []Change) error {
 	switch {
 	case pgerr.Is(err, pgerr.Conflict):
@@ -233,7 +239,7 @@ func translateAppend(err error, changes []Change) error {
 			}
 		}
 	case pgerr.Constraint(err) == "events_stream_version_key":
-		change := changes[0] // of several, Postgres names the culprit only in its message
+		change := changes[0] // Postgres names the stream only in the detail of its error
 		for _, c := range changes[1:] {
 			if strings.Contains(pgerr.Detail(err), "=("+c.Stream.String()+", ") {
 				change = c
@@ -244,8 +250,8 @@ func translateAppend(err error, changes []Change) error {
 	return translate(err, "append to stream %s", changes[0].Stream)
 }
 
-// translate turns an error from the database into one of this package where it has one, and says
-// what was being done.
+// translate turns an error from the database into an error of this package, if there is one for it. It adds what was
+// being done.
 func translate(err error, doing string, args ...any) error {
 	doing = fmt.Sprintf(doing, args...)
 	switch {
@@ -279,7 +285,7 @@ func explain(err error) error {
 	return fmt.Errorf("%w (%s)", err, advice)
 }
 
-// sequenceError reads what the SQL function says about the sequence.
+// sequenceError reads the positions and the repair from the error of the SQL function.
 func sequenceError(err error) error {
 	var detail struct{ Sequence, Last Position }
 	if json.Unmarshal([]byte(pgerr.Detail(err)), &detail) != nil {
@@ -288,7 +294,7 @@ func sequenceError(err error) error {
 	return &SequenceError{Sequence: detail.Sequence, Last: detail.Last, Repair: strings.TrimPrefix(pgerr.Hint(err), "Set it: ")}
 }
 
-// translateRead is translate for a statement that reads.
+// translateRead is translate for a statement that reads: without rights it may not see all events.
 func translateRead(err error, doing string, args ...any) error {
 	if pgerr.Is(err, pgerr.InsufficientPrivilege) {
 		err = &UnprovenError{Reason: ReasonRights, Advice: "give the role the rights of a service, see migrations.CreateRoles", Err: err}
@@ -296,16 +302,16 @@ func translateRead(err error, doing string, args ...any) error {
 	return translate(err, doing, args...)
 }
 
-// unprovenError reads what the SQL functions say about the reader.
+// unprovenError reads the reason and the advice from the error of a SQL function.
 func unprovenError(err error) error {
 	return &UnprovenError{Reason: pgerr.Detail(err), Advice: pgerr.Hint(err), Err: err}
 }
 
-// divergedError reads what the SQL function says about the log.
+// divergedError reads the position and the ids from the error of the SQL function.
 func divergedError(err error) error {
 	var detail struct {
 		Position     Position
-		Seen, Stored uuid.UUID // of null is zero
+		Seen, Stored uuid.UUID // zero if null in the JSON
 	}
 	if json.Unmarshal([]byte(pgerr.Detail(err)), &detail) != nil {
 		return fmt.Errorf("%w: %w", ErrDiverged, err)

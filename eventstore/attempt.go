@@ -9,17 +9,17 @@ import (
 	"github.com/google/uuid"
 )
 
-// attempt is what was done under an idempotency key since [WithKey] put the key into a context. A key serves
-// one commit of an attempt: another one would be answered with the receipts of the first, and never be stored.
+// attempt records the use of an idempotency key since [WithKey] put the key into a context. A key serves one commit
+// of an attempt. A second commit would be answered with the receipts of the first one, and never be stored.
 type attempt struct {
 	mu      sync.Mutex
 	now     usage
-	found   []StreamID // of the commit that is stored under the key, once Receipts has found one
-	strayed []StreamID // of a commit that was answered with the receipts of other streams
+	found   []StreamID // streams of the commit that Receipts found under the key, nil if none
+	strayed []StreamID // streams of the commit that was answered with the receipts of other streams, nil if none
 	steps   map[string]*attempt
 }
 
-// step returns the attempt at a step of this one, the same one each time.
+// step returns the attempt for a step. The same name gives the same attempt each time.
 func (a *attempt) step(name string) *attempt {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -34,7 +34,7 @@ func (a *attempt) step(name string) *attempt {
 	return one
 }
 
-// usage is which commit has the key, and what became of that commit.
+// usage says which commit has the key, and the state of that commit.
 type usage struct {
 	state  state
 	commit []Change
@@ -44,10 +44,10 @@ type state int
 
 const (
 	unused   state = iota
-	running        // the commit is under way
+	running        // the commit is being stored
 	doubtful       // its outcome is not known
-	inTx           // it is stored if the caller's transaction is committed
-	served         // it is stored
+	inTx           // the commit is stored if the caller's transaction is committed
+	served         // the commit is stored
 )
 
 // KeyUse is the use of an idempotency key by one commit, see [Key.Use].
@@ -55,13 +55,13 @@ type KeyUse struct {
 	key    Key
 	commit []Change
 	before usage
-	exempt bool // the commit is the one that has the key, sent again
+	exempt bool // nothing to record: the key has no attempt, or the commit that has the key is sent again
 }
 
-// Use claims the key for one commit, before it is stored; [KeyUse.End] ends the claim. Use is for
-// implementations of another store, and for code that answers with what [Store.Receipts] has returned. It
-// returns a [KeySpentError] while another commit has the key: one that is under way, is stored, or has an
-// unknown outcome. After an unknown outcome the same streams may be tried again. Safe for concurrent use.
+// Use claims the key for one commit, before the commit is stored. [KeyUse.End] ends the claim. Use is for
+// implementations of another store, and for code that answers with the receipts of [Store.Receipts]. It returns a
+// [KeySpentError] while another commit has the key: a commit that is being stored, is stored, or has an unknown
+// outcome. After an unknown outcome a commit to the same streams may claim the key. Use is safe for concurrent use.
 func (k Key) Use(commit ...Change) (*KeyUse, error) {
 	if k.attempt == nil {
 		return &KeyUse{key: k, exempt: true}, nil
@@ -83,9 +83,9 @@ func (k Key) Use(commit ...Change) (*KeyUse, error) {
 	return u, nil
 }
 
-// End says what became of the commit. earlier are the streams of the commit whose receipts have answered
-// because they were stored under the key before, nil if there was no such commit. End returns err, or a
-// [KeySpentError] when the answer belongs to another commit of this attempt.
+// End records the outcome of the commit. earlier is nil, unless the answer of the commit was the receipts of an
+// earlier commit under the key: then it has the streams of the earlier commit. End returns err, or a [KeySpentError]
+// when the answer belongs to another commit of this attempt.
 func (u *KeyUse) End(earlier []StreamID, err error) error { return u.end(served, earlier, err) }
 
 func (u *KeyUse) end(stored state, earlier []StreamID, err error) error {
@@ -112,7 +112,7 @@ func (u *KeyUse) end(stored state, earlier []StreamID, err error) error {
 // of other streams.
 func (before usage) after(commit []Change, stored state, earlier []StreamID, err error) (_ usage, strayed bool) {
 	switch {
-	case errors.Is(err, ErrUnknownOutcome) && stored != inTx: // a transaction that is lost is rolled back
+	case errors.Is(err, ErrUnknownOutcome) && stored != inTx: // a lost transaction is rolled back
 		return usage{doubtful, commit}, false
 	case err != nil, earlier != nil && before.state == inTx:
 		return before, false
@@ -135,8 +135,9 @@ func (k Key) Found(streams []StreamID) {
 	k.attempt.found = streams
 }
 
-// Answer claims the key for code that answers with what [Store.Receipts] has returned instead of a commit to
-// these streams; none if they are not known. It returns a [KeySpentError] as [KeyUse.End] does.
+// Answer claims the key for code that does not commit to these streams, but answers with the receipts of
+// [Store.Receipts]. Pass no streams if they are not known. It returns a [KeySpentError] as [Key.Use] and [KeyUse.End]
+// do.
 func (k Key) Answer(streams ...StreamID) error {
 	u, err := k.Use(changesOf(streams)...)
 	if err != nil || u.exempt {
@@ -148,9 +149,9 @@ func (k Key) Answer(streams ...StreamID) error {
 	return u.End(found, nil)
 }
 
-// Repeats reports whether a commit to these streams may be answered with what is stored under the key: the
-// attempt has no commit yet, or one to the same streams whose outcome is not known. Code that decides before
-// it commits asks [Store.Receipts] only then.
+// Repeats reports whether a commit to these streams may be answered with the receipts that are stored under the key.
+// This is so if the attempt has no commit yet, or has a commit to the same streams whose outcome is not known. Code
+// that decides before it commits calls [Store.Receipts] only if Repeats returns true.
 func (k Key) Repeats(streams ...StreamID) bool {
 	if k.attempt == nil {
 		return true
@@ -175,8 +176,8 @@ func (k Key) spent(first, second []StreamID) error {
 	return fmt.Errorf("eventstore: %w", &KeySpentError{Key: k.Name, First: first, Second: second})
 }
 
-// sameEvents reports whether two commits store the same events, by ids that the caller has given, in the
-// same streams.
+// sameEvents reports whether two commits store events with the same ids in the same streams. Only ids that the caller
+// has given count.
 func sameEvents(a, b []Change) bool {
 	return len(a) > 0 && slices.EqualFunc(a, b, func(a, b Change) bool {
 		return a.Stream == b.Stream && len(a.Events) > 0 &&
@@ -184,7 +185,8 @@ func sameEvents(a, b []Change) bool {
 	})
 }
 
-// withoutPayloads copies what sameEvents looks at: the slices are the caller's, who may fill them anew.
+// withoutPayloads copies the streams and ids that sameEvents compares. The slices are the caller's, and the caller
+// may put other events into them.
 func withoutPayloads(commit []Change) []Change {
 	copied := make([]Change, len(commit))
 	for i, change := range commit {

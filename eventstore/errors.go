@@ -16,8 +16,8 @@ var (
 	ErrKeyReused = errors.New("idempotency key reused")
 	ErrKeySpent  = errors.New("idempotency key spent")
 
-	// ErrUnknownOutcome means that the connection was lost during a commit: its events are stored,
-	// or not. [Store.Commit] says how to find out.
+	// ErrUnknownOutcome means that the connection was lost, or gave no answer, during a commit: the events are
+	// stored, or not. [Store.Commit] says how to find out.
 	ErrUnknownOutcome = errors.New("it is not known whether the events were stored")
 	// ErrClosed means that the store was closed, see [Store.Close].
 	ErrClosed = errors.New("store is closed")
@@ -25,20 +25,20 @@ var (
 	ErrNotMigrated = errors.New("database is not migrated")
 	// ErrDenied means that the role of the connection lacks a right, see migrations.CreateRoles. Nothing was stored.
 	ErrDenied = errors.New("the role lacks a right")
-	// ErrReadOnly means that the server, or the session, takes no writes, as a standby does. Nothing was stored.
+	// ErrReadOnly means that the server or the session takes no writes, for example on a standby. Nothing was stored.
 	ErrReadOnly = errors.New("the server takes no writes")
-	// ErrNoTidemark means that the end of the log is not known here, see [Store.Tidemark].
+	// ErrNoTidemark means that this server or transaction cannot know the tidemark, see [Store.Tidemark].
 	ErrNoTidemark = errors.New("the tidemark is not known here")
-	// ErrUnproven means that a reader may not see all that is stored, see [UnprovenError].
-	ErrUnproven = errors.New("what is stored may be hidden from this reader")
+	// ErrUnproven means that stored data may be hidden from a reader, see [UnprovenError].
+	ErrUnproven = errors.New("stored data may be hidden from this reader")
 	// ErrDiverged means that the log went back, see [DivergedError].
 	ErrDiverged = errors.New("the log went back")
-	// ErrNotFound means that there is no such event, see [Store.Event].
+	// ErrNotFound means that no event was found, see [Store.Event].
 	ErrNotFound = errors.New("no such event")
 	// ErrSequenceBehind means that the sequence of positions is behind the log, see [SequenceError].
 	ErrSequenceBehind = errors.New("the sequence of positions is behind the log")
-	// ErrNoAnswer means that Postgres could not be reached, or has not answered, within some seconds: the
-	// connection may be dead without anybody having said so. A read may be tried again.
+	// ErrNoAnswer means that Postgres could not be reached, or did not answer, within some seconds. The connection
+	// may be dead without an error from the network. A read can be tried again.
 	ErrNoAnswer = pgpool.ErrNoAnswer
 )
 
@@ -46,19 +46,21 @@ var (
 const (
 	ReasonStandby   = "standby"            // the server is a standby, which may be behind the primary
 	ReasonIsolation = "isolation"          // the transaction keeps its first snapshot: read the log at read committed
-	ReasonSnapshot  = "snapshot"           // an event that was there a moment ago is not visible: another server, or an older snapshot
-	ReasonSecurity  = "row-level-security" // it applies to the reader
-	ReasonRights    = "rights"             // the role may not read the table
+	ReasonSnapshot  = "snapshot"           // an event that was read before is not visible: the statement ran on another server, or on an older snapshot
+	ReasonSecurity  = "row-level-security" // row level security applies to the reader
+	ReasonRights    = "rights"             // the role has no right to read the table
 )
 
-// UnprovenError says that a statement cannot prove that it sees all that is stored, and why. Nothing was
-// returned: a short answer would be taken for the whole. A standby and a snapshot may pass.
+// UnprovenError says that a statement cannot prove that it sees everything that is stored, and why. Nothing was
+// returned, because an incomplete answer would be taken for a complete one. After the reasons standby and snapshot a
+// later read may succeed.
 type UnprovenError struct {
 	Reason string // one of the reasons above
-	Advice string // what to do, "" if reading again is all there is
+	Advice string // what to do; "" means: read again
 	Err    error  // from Postgres
 }
 
+// Error names the reason, the error from Postgres and the advice.
 func (e *UnprovenError) Error() string {
 	text := fmt.Sprintf("%v (%s)", ErrUnproven, e.Reason)
 	if e.Err != nil {
@@ -78,15 +80,17 @@ func (e *UnprovenError) Unwrap() []error {
 	return []error{ErrUnproven, e.Err}
 }
 
-// DivergedError says that the log is not the continuation of what a reader has read: it went back, after a
-// failover to a standby that was behind, or a restore, and may have grown in another way since. Part of
-// what the reader has seen is not stored any more. Read again from an earlier position, or from the beginning.
+// DivergedError says that the log does not continue the events that a reader has read. The log went back, after a
+// failover to a standby that was behind or after a restore, and other events may have been appended since. Some of
+// the events that the reader has seen are not stored any more. Read again from an earlier position, or from the
+// beginning.
 type DivergedError struct {
-	Position Position  // that the reader has read up to
-	Seen     uuid.UUID // the event that it has seen there
-	Stored   uuid.UUID // the event that is there now; zero if none is
+	Position Position  // the position that the reader has read up to
+	Seen     uuid.UUID // the id of the event that the reader has seen there
+	Stored   uuid.UUID // the id of the event that is stored there now; zero if none is
 }
 
+// Error names the two events and the position, and says what to do.
 func (e *DivergedError) Error() string {
 	stored := "no event is there"
 	if e.Stored != uuid.Nil {
@@ -99,15 +103,16 @@ func (e *DivergedError) Error() string {
 // Unwrap returns [ErrDiverged].
 func (e *DivergedError) Unwrap() error { return ErrDiverged }
 
-// SequenceError says that the sequence that positions come from is behind the log, as after a restore or a
-// logical replication that left sequences out. Nothing was stored, and nothing can be read from the log, until
-// an operator has executed Repair; no process has to be restarted.
+// SequenceError says that the sequence of positions is behind the log, for example after a restore or a logical
+// replication that left sequences out. Nothing was stored. Nothing can be appended, and nothing can be read from the
+// log, until an operator has executed Repair. No process has to be restarted.
 type SequenceError struct {
-	Sequence Position // that the sequence is at
-	Last     Position // of the last event of the log
+	Sequence Position // the position that the sequence is at
+	Last     Position // the position of the last event of the log
 	Repair   string   // the statements that set the sequence
 }
 
+// Error names the two positions and the repair.
 func (e *SequenceError) Error() string {
 	return fmt.Sprintf("the sequence of positions is at %d, behind position %d of the log; as the owner of the schema, execute (%s)",
 		e.Sequence, e.Last, e.Repair)
@@ -116,19 +121,20 @@ func (e *SequenceError) Error() string {
 // Unwrap returns [ErrSequenceBehind] and [ErrNoTidemark].
 func (e *SequenceError) Unwrap() []error { return []error{ErrSequenceBehind, ErrNoTidemark} }
 
-// ConflictError says that a stream was not at the expected version, or that a concurrent append
-// was faster. Nothing was stored. Load again, decide again, append again.
+// ConflictError says that a stream was not at the expected version, or that a concurrent append was faster. Nothing
+// was stored. Load again, decide again, append again.
 type ConflictError struct {
 	Stream   StreamID
 	Expected Version
-	// Actual is the version the stream is at, or Unknown: where the unique index found the conflict, in a caller's
+	// Actual is the version of the stream. It is Unknown if the unique index found the conflict: in a caller's
 	// transaction above read committed, or in a commit to more than 1,000 streams.
 	Actual Version
-	// Replaced says that the stream is at the expected version with another event, see [Change]: the log
-	// went back, and what the caller has read of the stream is not stored any more.
+	// Replaced says that the stream is at the expected version, but with another event there, see [Change]. The log
+	// went back, and events that the caller has read of the stream are not stored any more.
 	Replaced bool
 }
 
+// Error names the stream with its expected and its actual version.
 func (e *ConflictError) Error() string {
 	if e.Replaced {
 		return fmt.Sprintf("stream %s: its event at version %s is not the one that was decided on: the log went back after a failover or a restore",
@@ -148,17 +154,18 @@ type InvalidError struct {
 	Reason string
 }
 
+// Error returns the reason.
 func (e *InvalidError) Error() string { return e.Reason }
 
 // Unwrap returns [ErrInvalid].
 func (e *InvalidError) Unwrap() error { return ErrInvalid }
 
-// KeyReusedError says that an idempotency key was given before with other content. Nothing was
-// stored.
+// KeyReusedError says that an idempotency key was used before with other content. Nothing was stored.
 type KeyReusedError struct {
 	Key string
 }
 
+// Error names the key.
 func (e *KeyReusedError) Error() string {
 	return fmt.Sprintf("idempotency key %q was used before for something else", e.Key)
 }
@@ -166,13 +173,14 @@ func (e *KeyReusedError) Error() string {
 // Unwrap returns [ErrKeyReused].
 func (e *KeyReusedError) Unwrap() error { return ErrKeyReused }
 
-// KeySpentError says that a second commit was tried under an idempotency key in one attempt, see [WithKey].
-// Of the second one nothing was stored; what the first one has stored stays.
+// KeySpentError says that a second commit was tried under an idempotency key in one attempt, see [WithKey]. Nothing
+// of the second commit was stored. The events of the first commit stay stored.
 type KeySpentError struct {
 	Key           string
-	First, Second []StreamID // of the two commits; Second is empty if that had not been decided yet
+	First, Second []StreamID // streams of the two commits; Second is empty if its streams were not decided yet
 }
 
+// Error names the key and the streams, and says what to do.
 func (e *KeySpentError) Error() string {
 	second := "another commit"
 	if len(e.Second) > 0 {

@@ -28,8 +28,8 @@ type Raw = Event[json.RawMessage]
 
 // Draft is an event before it is stored. Package codec makes drafts of the events of a domain.
 type Draft struct {
-	// ID identifies the event. The store fills in a random one (UUIDv7) when it is zero, and does
-	// not check that no other event has it: it is how a repeat is recognised, see [Store.Commit].
+	// ID identifies the event. If it is zero, the store makes a random one (UUIDv7). The store does not check that
+	// ids are unique. It recognises a repeated append by the ids of its events, see [Store.Commit].
 	ID uuid.UUID
 	// Type is the stored name: not empty, at most 250 bytes.
 	Type string
@@ -42,15 +42,15 @@ type Draft struct {
 	Metadata Metadata
 }
 
-// Metadata says where an event comes from. All of it is optional.
+// Metadata says where an event comes from. All fields are optional.
 type Metadata struct {
-	CorrelationID string            `json:"correlation_id,omitempty"` // the same for everything one request led to; at most 250 bytes
+	CorrelationID string            `json:"correlation_id,omitempty"` // the same in all events that one request led to; at most 250 bytes
 	CausationID   string            `json:"causation_id,omitempty"`   // the command or event that led to this one
-	Actor         string            `json:"actor,omitempty"`          // who did it
+	Actor         string            `json:"actor,omitempty"`          // the person or program that acted
 	TraceParent   string            `json:"traceparent,omitempty"`    // W3C trace context
 	Source        string            `json:"source,omitempty"`         // the service that appended it; Config.Service if empty
-	Depth         int               `json:"depth,omitempty"`          // how many events one after another led to it
-	Hops          []string          `json:"hops,omitempty"`           // the other services that these came through, at most 32, the latest last
+	Depth         int               `json:"depth,omitempty"`          // how many events, one after another, led to this one
+	Hops          []string          `json:"hops,omitempty"`           // the other services that the chain of causes came through, at most 32, the latest last
 	Headers       map[string]string `json:"headers,omitempty"`        // anything else
 }
 
@@ -93,10 +93,11 @@ func (m Metadata) or(other Metadata) Metadata {
 	return merged
 }
 
-// maxHops bounds the services that an event remembers its causes came through.
+// maxHops bounds Metadata.Hops.
 const maxHops = 32
 
-// hopsBehind returns the hops of what an event leads to. The service that appends it is left out again, see arrived.
+// hopsBehind returns the hops of the events that an event leads to. When the event's own service appends them,
+// arrived removes the last hop again.
 func (m Metadata) hopsBehind() []string {
 	if m.Source == "" {
 		return m.Hops
@@ -105,7 +106,7 @@ func (m Metadata) hopsBehind() []string {
 	return hops[max(0, len(hops)-maxHops):]
 }
 
-// arrived returns the metadata without a last hop that is the service itself.
+// arrived returns the metadata without its last hop if that hop is the service itself.
 func (m Metadata) arrived() Metadata {
 	if n := len(m.Hops); n > 0 && m.Hops[n-1] == m.Source {
 		m.Hops = m.Hops[:n-1]
@@ -117,8 +118,8 @@ func (m Metadata) arrived() Metadata {
 type Change struct {
 	Stream   StreamID
 	Expected Version
-	// ExpectedID is the id of the event at Expected that the caller has decided on, zero if it does not know
-	// that: when another event is there, since the log went back, the change is a [ConflictError].
+	// ExpectedID is the id of the event at Expected that the caller has decided on; zero if the caller does not know
+	// the id. If another event is stored there, because the log went back, the append returns a [ConflictError].
 	ExpectedID uuid.UUID
 	Events     []Draft // at least one
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// Where the log ends, if the event that a reader has seen is still there, and otherwise an error; and the id of
-// that event, for a reader that did not know it.
+// endSQL returns the tidemark, and the id of the event that a reader has seen, for a reader that does not know the
+// id. If that event is not stored any more, it raises an error.
 const endSQL = `
 select SCHEMA.tidemark(),
        (select e.id::text
@@ -23,18 +23,20 @@ select SCHEMA.tidemark(),
          where e.position = $1)
  where (select SCHEMA.proven($1, $2::text::uuid))`
 
-// Follow iterates over the log after a position and never ends: at the end of the log it waits
-// for more, and goes on when the reason why it could not read has passed: a connection that is lost, a server
-// that is restarted, a standby that is not promoted yet, a sequence that an operator has to repair. It says so
-// in the log, with pauses of up to five seconds.
+// Follow iterates over the log after a position and never ends by itself. At the end of the log it waits for more
+// events. When it cannot read, it logs a warning and tries again, with pauses of up to five seconds, until the cause
+// has passed: a connection that is lost, a server that is restarted, a standby that is not promoted yet, a sequence
+// that an operator has to repair.
 //
-// It ends, with an error, when ctx is done, the pool is closed, or an argument is not valid; with a
-// [DivergedError] when the log went back behind the last event that it has read; and, as long as it has read
-// nothing, with errors that a wrong configuration has: [ErrNotMigrated], missing rights. In a transaction it
-// ends with any error.
+// Follow ends with an error in these cases:
+//   - ctx is done, the pool is closed, or an argument is not valid
+//   - the log went back behind the last event that Follow has read: a [DivergedError]
+//   - the log has not answered yet, and the error shows a wrong configuration, such as [ErrNotMigrated] or missing
+//     rights
+//   - any error in a transaction
 //
-// While the loop body runs, Follow holds at most two pages of events, and no connection once it has
-// the second one.
+// While the loop body runs, Follow holds at most two pages of events. It holds no connection once it has the second
+// page.
 func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		if err := validAfter(after, filter); err != nil {
@@ -71,9 +73,9 @@ func (s *Store) Follow(ctx context.Context, after Position, filter Filter) iter.
 	}
 }
 
-// mayPass reports whether an error of a follower may be gone when it tries again. Until it has begun to
-// read, what looks like a wrong configuration is one; later on the server behind the address may be another
-// one for a while, and what an operator does to the tables may be undone.
+// mayPass reports whether a follower should try again after an error. Until the log has answered once, an error that
+// looks like a wrong configuration is taken for one. Later such an error may pass: the address may lead to another
+// server for a while, and an operator may undo a change of the tables.
 func mayPass(err error, begun bool) bool {
 	for _, lasting := range []error{ErrInvalid, ErrDiverged, puddle.ErrClosedPool} {
 		if errors.Is(err, lasting) {
@@ -89,14 +91,14 @@ func mayPass(err error, begun bool) bool {
 	return pgerr.MayPass(err)
 }
 
-// Next returns the next piece of the log after a mark, at most limit events, and waits until
-// there is one. The page may be empty when the filter selects none of the events up to Through.
-// It is what projections are built on; [Store.Follow] is more convenient for everything else.
+// Next returns the next page of the log after a mark, at most limit events, and waits until there is one. The page
+// has no events if the filter selects none of the events up to Through. Projections are built on Next; [Store.Follow]
+// is more convenient for everything else.
 //
-// A reader passes the [Page.Mark] of the page before, and gets a [DivergedError] when the log went back
-// behind it; with [After] it begins at a position whose event it does not know. An [UnprovenError] says that
-// the events after the mark cannot be read at the moment, or by this role; the server behind the pool
-// may be a standby while another one is promoted.
+// A reader passes the [Page.Mark] of the page before. If the log went back behind that mark, Next returns a
+// [DivergedError]. With [After] a reader begins at a position whose event it does not know. An [UnprovenError] says
+// that the events after the mark cannot be read at the moment, or not by this role. For example, the server behind
+// the pool may be a standby while another one is promoted.
 func (s *Store) Next(ctx context.Context, after Mark, filter Filter, limit int) (Page, error) {
 	if err := validAfter(after.Position, filter); err != nil {
 		return Page{}, err
@@ -112,16 +114,16 @@ func (s *Store) Next(ctx context.Context, after Mark, filter Filter, limit int) 
 	return s.page(ctx, at.seen, end, filter, limit)
 }
 
-// reader is what a reader at the end of the log knows.
+// reader is the state of a reader at the end of the log.
 type reader struct {
 	seen  Mark
 	begun bool // the log has answered once
 }
 
-// await returns the tidemark when it is after what the reader has seen.
+// await waits until the tidemark is after the reader's mark, and returns the tidemark.
 func (s *Store) await(ctx context.Context, r *reader) (Position, error) {
 	for waits := false; ; waits = true {
-		appended := s.appended.Wait() // before looking, so that no append is missed after it
+		appended := s.appended.Wait() // before the look, so that an append after the look is not missed
 		end, err := s.look(ctx, r)
 		if err != nil || end > r.seen.Position {
 			return end, err
@@ -135,7 +137,7 @@ func (s *Store) await(ctx context.Context, r *reader) (Position, error) {
 	}
 }
 
-// look returns the tidemark, and learns the id of what the reader has seen.
+// look returns the tidemark, and notes the id of the event at the reader's mark.
 func (s *Store) look(ctx context.Context, r *reader) (end Position, err error) {
 	rows, err := s.db.Query(ctx, s.sql.end, r.seen.Position, r.seen.id())
 	if err != nil {
@@ -146,13 +148,13 @@ func (s *Store) look(ctx context.Context, r *reader) (end Position, err error) {
 		return 0, translateRead(err, "read the tidemark")
 	}
 	r.begun = true
-	if id != nil && end >= r.seen.Position { // else the reader has not seen it
+	if id != nil && end >= r.seen.Position { // otherwise the tidemark is before the event, and the reader has not seen it
 		r.seen.ID, err = uuid.Parse(*id)
 	}
 	return end, err
 }
 
-// listen makes notifications wake this process's readers until the function it returns is called.
+// listen makes notifications wake this process's readers until the returned function is called.
 func (s *Store) listen() (leave func()) {
 	if s.listener == nil {
 		return func() {}

@@ -13,28 +13,30 @@ import (
 )
 
 const (
-	// maxFlushers is how many groups are written at a time. With one, Postgres idles between two large
-	// groups; but two small groups cost more than one of twice the size, so the second flusher starts
-	// when so many requests wait, or when a group takes so long.
+	// maxFlushers is how many groups are written at a time. With one flusher, Postgres idles between two large
+	// groups. But two small groups cost more than one of twice the size. So the second flusher starts only when
+	// manyWaiting requests are in the queue, or when writing a group takes longer than longWrite.
 	maxFlushers = 2
 	manyWaiting = 32
 	longWrite   = 2 * time.Millisecond
 	// minMoment and maxMoment bound how long a flusher waits for callers to append again.
 	minMoment = 2 * time.Microsecond
 	maxMoment = 100 * time.Microsecond
-	// maxGroup, in streams, maxGroupEvents and maxGroupBytes bound a group; what is larger goes by
-	// itself. Each stream takes a lock, and the lock table of Postgres has room for some thousands.
+	// maxGroup, in streams, maxGroupEvents and maxGroupBytes bound a group. A larger request is a group of its own.
+	// Each stream takes a lock, and the lock table of Postgres has room for some thousands.
 	maxGroup       = 256
 	maxGroupEvents = 4000
 	maxGroupBytes  = 4 << 20
-	// patience is how many milliseconds a group waits where it cannot help waiting.
+	// patience is the lock timeout of a group in milliseconds. A group does not wait for the locks of streams and
+	// keys, but another transaction that has locked a table makes it wait.
 	patience = 20
-	// inlineAnswer is when the connection of a group that does not answer is given up if something is done
-	// inline, else pgpool.Answer is; eventTime is added for each event, and byteTime for each byte.
+	// inlineAnswer is how long the connection of a group may be silent with Config.Inline, before it is given up.
+	// Without Config.Inline the limit is pgpool.Answer. eventTime is added for each event, and byteTime for each
+	// byte.
 	inlineAnswer = 30 * time.Second
 	eventTime    = time.Millisecond
 	byteTime     = time.Microsecond
-	// grace is how long a caller whose context is done waits for the outcome of what is being written.
+	// grace is how long a caller whose context is done waits for the outcome of a request that is being written.
 	grace = 5 * time.Second
 )
 
@@ -43,27 +45,27 @@ const (
 // Having answered its callers it waits for a moment, since most of them append again immediately. When there
 // is nothing to write, no goroutine is left.
 //
-// One commit never touches the outcome of another. Postgres answers for each request of a group,
-// without waiting for anybody; one that would have to wait goes back into the queue for a moment.
-// A group that fails as a whole goes back too and is written again in groups of half the size, until the
-// one it fails for is alone. Whatever is in the queue can be withdrawn.
+// No commit changes the outcome of another. Postgres answers for each request of a group, and waits for no other
+// transaction. A request that would have to wait goes back into the queue for a moment. A group that fails as a whole
+// goes back too. It is written again in groups of half the size, until the request that it fails for is alone. A
+// request in the queue can be withdrawn.
 type group struct {
 	pool     *pgpool.Pool
 	sql      *statements
-	inline   *inliner // nil if nothing is done inline
+	inline   *inliner // nil without Config.Inline
 	appended func()   // called after a commit
 	observe  func(GroupDone)
 
 	mu       sync.Mutex
-	queue    []*request          // not being written, in the order they came
-	flushers int                 // at work
-	late     int                 // of them have been writing for long
-	waiting  bool                // one of them is at a request that blocks
+	queue    []*request          // requests that are not being written, in the order they came
+	flushers int                 // flushers that are running
+	late     int                 // flushers whose write takes longer than longWrite
+	waiting  bool                // a flusher is writing a request that blocks
 	expected int                 // callers that were answered and may append again
-	moment   time.Duration       // how long to wait for one of them
+	moment   time.Duration       // how long to wait for one of these callers
 	writing  map[string]struct{} // streams and keys of the requests being written
 	closed   bool
-	running  sync.WaitGroup // requests that were accepted
+	running  sync.WaitGroup // requests that were accepted and have no outcome yet
 	standby  *standbyWaits
 }
 
@@ -114,7 +116,7 @@ func (g *group) enqueue(r *request) error {
 	return nil
 }
 
-// withdraw takes a request back unless it is being written.
+// withdraw takes a request out of the queue. It returns false if the request is not in the queue.
 func (g *group) withdraw(r *request) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -126,7 +128,7 @@ func (g *group) withdraw(r *request) bool {
 	return true
 }
 
-// close refuses further requests and waits for those under way.
+// close refuses further requests and waits for the outcome of the others.
 func (g *group) close() {
 	g.mu.Lock()
 	g.closed = true
@@ -134,7 +136,7 @@ func (g *group) close() {
 	g.running.Wait()
 }
 
-// wake starts a flusher if there is work for one more. g.mu is held.
+// wake starts a flusher if there is work for one more. The caller holds g.mu.
 func (g *group) wake() {
 	wanted := 1
 	if len(g.queue) >= manyWaiting || g.late > 0 {
@@ -146,11 +148,11 @@ func (g *group) wake() {
 	}
 }
 
-// flush writes groups until there is nothing it could write.
+// flush writes groups until no request can be written.
 func (g *group) flush() {
 	for {
 		g.gather()
-		// A connection before the requests: while there is none, they can be withdrawn.
+		// The connection comes before the requests: while there is none, the requests can be withdrawn.
 		conn, err := g.pool.Acquire(context.Background())
 		batch := g.take()
 		switch {
@@ -171,10 +173,10 @@ func (g *group) flush() {
 	}
 }
 
-// gather lets the callers come first who were just answered, since most have the next commit ready: it
-// yields the processor until as many have come, or none for a moment. The moment is short where callers
-// do not come again. With two flushers at work one yields only while somebody comes: the other one keeps
-// Postgres busy.
+// gather waits for the callers that were just answered, since most of them have the next commit ready. It yields the
+// processor until as many requests have come, or until none has come for a moment. The moment gets shorter while
+// callers do not append again. With two flushers running, gather yields only while requests come, because the other
+// flusher keeps Postgres busy.
 func (g *group) gather() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -196,15 +198,15 @@ func (g *group) gather() {
 	g.expected = 0
 }
 
-// take returns the requests of the next group. It leaves those that would meet one that is being
-// written, or wait themselves, and what came after them for the same streams. Without any, the
-// flusher ends.
+// take returns the requests of the next group. A request stays in the queue if it pauses or does not fit, for example
+// because it shares a stream or a key with a request that is being written. Later requests for the same streams and
+// keys then stay too. If there are no requests for a group, the flusher ends.
 func (g *group) take() []*request {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b := newGroupBuilder(g.writing, g.waiting)
 	now, left := time.Now(), g.queue[:0]
-	wait := time.Duration(-1) // until the first request that waits
+	wait := time.Duration(-1) // until the first pause ends; negative if no request pauses
 	for i, r := range g.queue {
 		if b.isFull() {
 			left = append(left, g.queue[i:]...)
@@ -226,7 +228,7 @@ func (g *group) take() []*request {
 			wait = due
 		}
 		left = append(left, r)
-		if due <= 0 || len(r.names) == 1 { // else it waits for one of its streams, and others need not wait for all of them
+		if due <= 0 || len(r.names) == 1 { // a pausing request of several streams waits for one of them: requests for the others need not wait
 			b.pass(r)
 		}
 	}
@@ -242,7 +244,7 @@ func (g *group) take() []*request {
 	return b.requests
 }
 
-// wakeAfter starts a flusher when a request that waits is due; negative if none waits.
+// wakeAfter starts a flusher when the first pause ends. wait is negative if no request pauses.
 func (g *group) wakeAfter(wait time.Duration) {
 	if wait < 0 {
 		return
@@ -257,12 +259,12 @@ func (g *group) wakeAfter(wait time.Duration) {
 // groupBuilder chooses the requests of a group, in the order of the queue.
 type groupBuilder struct {
 	writing map[string]struct{} // names of streams and keys that are being written
-	waiting bool                // a request that waits for others' transactions is being written
-	taken   map[string]bool     // names of the group's requests; true if others may share them
-	passed  map[string]struct{} // names of requests that were left: what comes after them for the same names is left too
+	waiting bool                // a request that waits for other transactions is being written
+	taken   map[string]bool     // names of the group's requests; true if other requests may share the name
+	passed  map[string]struct{} // names of requests that were left; later requests for these names are left too
 
 	requests               []*request
-	most                   int // requests
+	most                   int // bounds the number of requests
 	streams, events, bytes int
 }
 
@@ -275,8 +277,8 @@ func newGroupBuilder(writing map[string]struct{}, waiting bool) *groupBuilder {
 
 func (b *groupBuilder) isFull() bool { return len(b.requests) >= b.most }
 
-// fits reports whether a request may be one of the group. The first one may be of any size; one that waits for
-// others' transactions is a group of its own, and only one such group is written at a time.
+// fits reports whether a request may join the group. The first request may be of any size. A request that waits for
+// other transactions is a group of its own, and only one such group is written at a time.
 func (b *groupBuilder) fits(r *request) bool {
 	if len(b.requests) == 0 && r.blocks && b.waiting {
 		return false
@@ -312,8 +314,8 @@ func (b *groupBuilder) pass(r *request) {
 	}
 }
 
-// release lets go of what a group was writing: requests that are to be written again go back to the head
-// of the queue, the others are answered.
+// release ends the write of a group. Requests without an outcome go back to the head of the queue. The others are
+// answered.
 func (g *group) release(batch []*request) {
 	var again, answered []*request
 	g.mu.Lock()
@@ -378,7 +380,7 @@ func (g *group) write(conn *pgpool.Conn, batch []*request) {
 		own := rows[:len(r.changes)]
 		rows = rows[len(r.changes):]
 		if err := r.settle(context.Background(), conn.Conn(), g.sql, own); err != nil {
-			r.settleError(err, true, 1) // something is stored under its key
+			r.settleError(err, true, 1) // a commit is stored under its key, so the outcome is like that of a lost connection
 		}
 		anyStored = anyStored || own[0].Outcome == "stored"
 	}
@@ -407,7 +409,8 @@ func (g *group) answer(batch []*request) time.Duration {
 	return limit
 }
 
-// isLate counts a flusher that has been writing for long, or is done with it.
+// isLate counts the flushers whose write takes longer than longWrite: n is 1 when it does, and -1 when that write
+// ends.
 func (g *group) isLate(n int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -415,8 +418,8 @@ func (g *group) isLate(n int) {
 	g.wake()
 }
 
-// send asks Postgres to store a group, on the short path if that will do. The statement has no
-// context: pgx would answer a cancelled one by cutting the connection of all requests in the group.
+// send asks Postgres to store a group, with append_one() if that is enough. The statement has no context, because pgx
+// answers the end of a context by cutting the connection, which all requests of the group share.
 func (g *group) send(conn *pgpool.Conn, batch []*request) ([]row, error) {
 	if g.inline != nil {
 		return g.sendInline(conn, batch)

@@ -11,25 +11,26 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
-// AppendHook is what a store does in the transaction of every append: see [Config.Inline] and
-// projection.NewInline.
+// AppendHook runs in the transaction of every append: see [Config.Inline] and projection.NewInline.
 type AppendHook interface {
-	// Names are those of the projections that are kept so, for the database to compare.
+	// Names returns the projections that the hook keeps, each as "name:version". The database compares them with the
+	// projections that appends must keep.
 	Names() []string
-	// Apply is given the events that the transaction has stored, in the order of positions. When it returns an
-	// error, nothing of the transaction remains. While it runs, and until the transaction ends, no projection
-	// begins or ends to be kept so.
+	// Apply gets the events that the transaction has stored, in the order of positions. If it returns an error, these
+	// events are not stored. While Apply runs, and until the transaction ends, no projection starts or stops being
+	// kept inline.
 	Apply(ctx context.Context, tx pgx.Tx, events []Raw) error
 }
 
-// The names are for the append functions; a schema has a setting of its own, called by a number since its
-// name might need quotes. While anybody holds the lock, no projection begins or ends to be kept inline. It
-// is taken before the fence: who has to wait for it does not hold the tidemark back.
+// declareSQL passes the names to the append functions in a setting. Each schema has a setting of its own. The
+// setting's name has a number instead of the schema's name, which may need quotes. While any transaction holds the
+// lock, no projection starts or stops being kept inline. The lock is taken before the fence, so that an append that
+// waits for the lock does not hold the tidemark back.
 const declareSQL = `
 select set_config('tidemark_inline.s' || 'SCHEMA.projections'::regclass::oid, $1::text[]::text, true),
        pg_advisory_xact_lock_shared(hashtext('SCHEMA.inline'), 0)`
 
-// The events of a transaction that has stored a range of versions in each of some streams.
+// storedSQL returns the events of a transaction that has stored a range of versions in each of some streams.
 const storedSQL = `
 select ` + columns + `
   from SCHEMA.events
@@ -39,42 +40,42 @@ select ` + columns + `
  where (select SCHEMA.proven())
  order by position`
 
-// sendInline stores a group, and does what is to be done with its events, in one transaction. When that
-// fails the group does; then it is split, until the request stands alone that it fails for.
+// sendInline stores a group and applies the hook to its events, in one transaction. If the hook fails, the group
+// fails. It is then split until the request that the hook fails for is alone.
 func (g *group) sendInline(conn *pgpool.Conn, batch []*request) ([]row, error) {
 	ctx := context.Background()
-	// Whatever the default is: it must see what is kept inline by now.
+	// Read committed, whatever the default is: the transaction must see which projections are kept inline now.
 	tx, err := conn.Conn().BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	if err != nil {
 		return nil, &uncommitted{err, conn.Conn().IsClosed()}
 	}
-	defer func() { _ = tx.Rollback(ctx) }() // of no effect after the commit
+	defer func() { _ = tx.Rollback(ctx) }() // does nothing after the commit
 	rows, err := g.inline.store(ctx, tx, newAppendArgs(batch).group(patience))
 	if err != nil {
 		return nil, &uncommitted{err, conn.Conn().IsClosed()}
 	}
 	if err := g.inline.apply(ctx, tx, batch, rows); err != nil {
-		return nil, &uncommitted{err, false} // it may fail for one of the events, each time
+		return nil, &uncommitted{err, false} // the hook may fail for one of the events each time
 	}
 	return rows, tx.Commit(ctx)
 }
 
-// uncommitted is why nothing of a group was stored: its transaction ended before COMMIT was sent.
+// uncommitted is an error after which nothing of a group is stored: the transaction ended before COMMIT was sent.
 type uncommitted struct {
 	error
-	again bool // the same may succeed
+	again bool // a second try may succeed
 }
 
 func (e *uncommitted) Unwrap() error     { return e.error }
 func (e *uncommitted) SafeToRetry() bool { return e.again } // see pgconn.SafeToRetry
 
-// inliner does what Config.Inline says.
+// inliner runs Config.Inline.
 type inliner struct {
 	hook AppendHook
 	to   *Store
 }
 
-// store stores requests, and lets the database know which projections will be kept.
+// store tells the database which projections the hook keeps, and stores requests.
 func (n *inliner) store(ctx context.Context, tx pgx.Tx, args []any) ([]row, error) {
 	if _, err := tx.Exec(ctx, n.to.sql.declare, n.hook.Names()); err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func (n *inliner) store(ctx context.Context, tx pgx.Tx, args []any) ([]row, erro
 	return appendGroup(ctx, tx, &n.to.sql, args)
 }
 
-// apply does what is to be done with the events that requests have stored.
+// apply applies the hook to the events that requests have stored.
 func (n *inliner) apply(ctx context.Context, tx pgx.Tx, batch []*request, rows []row) error {
 	var streams []string
 	var first, last []int64
@@ -111,8 +112,8 @@ func (n *inliner) apply(ctx context.Context, tx pgx.Tx, batch []*request, rows [
 	return nil
 }
 
-// appendInTx appends in the caller's transaction. If something is done inline, an error leaves nothing of
-// the append behind, so that the caller may go on.
+// appendInTx appends in the caller's transaction. With Config.Inline it does so under a savepoint: an error undoes
+// the whole append, and the caller can still use the transaction.
 func (s *Store) appendInTx(ctx context.Context, r *request) ([]row, error) {
 	args := newAppendArgs([]*request{r}).group(nil)
 	if s.inline == nil {

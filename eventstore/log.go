@@ -9,14 +9,14 @@ import (
 	"github.com/google/uuid"
 )
 
-// matches is the condition of a Filter. An empty array lets every event through.
+// matches is the condition of a Filter. An empty array selects every event.
 const matches = `
        (cardinality($3::text[]) = 0 or type = any ($3))
    and (cardinality($4::text[]) = 0 or split_part(stream, '-', 1) = any ($4))
    and (cardinality($5::text[]) = 0 or stream = any ($5))`
 
-// What was seen, and where the log ends, is proven by the statement that reads: it may run on another server
-// than the one that said so.
+// The statement that reads also proves that the reader's last event and the end of the log are visible to it, because
+// it may run on another server than the statement that returned the end.
 const pageSQL = `
 select ` + columns + `
   from SCHEMA.events
@@ -26,8 +26,8 @@ select ` + columns + `
  order by position
  limit $4`
 
-// The inner limit is how many events are looked at. Unless the page is full, a row without a stream says how
-// far that reaches: to the last event that was looked at.
+// The inner limit bounds how many events the statement looks at. Unless the page is full, a row without a stream has
+// the position and the id of the last event that the statement looked at.
 const filteredSQL = `
 with page as materialized (
     select ` + columns + `
@@ -70,8 +70,8 @@ select ` + columns + `
  order by position desc
  limit $6`
 
-// maxScan is how many events one statement looks at to find those that a filter selects: none
-// takes long, and readers advance over what does not match.
+// maxScan is how many events one statement looks at to find the events that a filter selects. So no statement takes
+// long, and readers advance over events that do not match.
 const maxScan = 50_000
 
 const scanBackwardsSQL = `
@@ -93,11 +93,11 @@ select ` + columns + `
  order by position
  limit $4`
 
-// maxFilter bounds how much each row is compared with.
+// maxFilter bounds how many types, categories and streams each row is compared with.
 const maxFilter = 10_000
 
-// Filter selects events of the log. The zero value selects all; of several conditions all must
-// hold. It is evaluated in Postgres.
+// Filter selects events of the log. The zero value selects all. An event must meet every condition that is not empty.
+// The filter is evaluated in Postgres.
 type Filter struct {
 	Types      []string   // stored type names; empty means any
 	Categories []string   // categories of streams; empty means any
@@ -111,8 +111,8 @@ func (f Filter) Match(event Raw) bool {
 		(len(f.Streams) == 0 || slices.Contains(f.Streams, event.Stream))
 }
 
-// Validate returns an [InvalidError] for a filter with a type, category or stream that cannot be one: it
-// would select nothing.
+// Validate returns an [InvalidError] for a filter of more than 10,000 types, categories and streams, or with a name
+// that no type, category or stream can have: such a filter would select nothing.
 func (f Filter) Validate() error {
 	if n := len(f.Types) + len(f.Categories) + len(f.Streams); n > maxFilter {
 		return invalid("filter: %d types, categories and streams, at most %d are allowed: select by category, and the rest in the reader", n, maxFilter)
@@ -142,20 +142,20 @@ func (f Filter) isZero() bool {
 // Page is a piece of the log.
 type Page struct {
 	Events []Raw
-	// Through is how far the page reaches: every event that the filter selects, after the
-	// position asked for and up to Through, is in Events. It is the position of a stored event.
+	// Through is how far the page reaches. Events has every event that the filter selects after the position asked
+	// for and up to Through. Through is the position of a stored event.
 	Through Position
 	// ID is the id of the event at Through.
 	ID uuid.UUID
-	// More says that there were more events behind it already, of whatever types.
+	// More says that the log already had later events, whether the filter selects them or not.
 	More bool
 }
 
-// Mark is a place in the log as a reader remembers it: behind the event at Position.
+// Mark is the place in the log that a reader has reached: behind the event at Position.
 type Mark struct {
 	Position Position // 0 for the beginning
-	// ID is the id of the event there, by which a reader notices that the log went back. Zero is for a
-	// reader that does not know it.
+	// ID is the id of the event at Position, by which a reader notices that the log went back. It is zero if the
+	// reader does not know the id.
 	ID uuid.UUID
 }
 
@@ -177,7 +177,7 @@ func (p Page) At(position Position) Mark {
 	return Mark{position, p.Events[n].ID}
 }
 
-// id is what the statements take as the id of a mark.
+// id returns the id of the mark as a parameter of the statements, nil if the id is not known.
 func (m Mark) id() *string {
 	if m.ID == uuid.Nil {
 		return nil
@@ -196,8 +196,8 @@ func yieldAll(yield func(Raw, error) bool, events []Raw) bool {
 	return true
 }
 
-// ReadAll iterates over the log after a position, in order of position, and ends at the
-// [Store.Tidemark] as of now.
+// ReadAll iterates over the log after a position, in order of position. It ends at the position that [Store.Tidemark]
+// has when the loop begins.
 func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		end, err := s.logEnd(ctx, after, filter)
@@ -217,9 +217,9 @@ func (s *Store) ReadAll(ctx context.Context, after Position, filter Filter) iter
 	}
 }
 
-// pages reads after < position <= end page by page. While one is being handled the next one is
-// fetched, so that Postgres and the reader work at the same time; but not in a transaction, which is
-// one connection and may be used meanwhile.
+// pages reads after < position <= end page by page. While one page is being handled the next one is fetched, so that
+// Postgres and the reader work at the same time. In a transaction pages does not fetch ahead: a transaction is one
+// connection, and the loop body may use it.
 func (s *Store) pages(ctx context.Context, after Mark, end Position, filter Filter) iter.Seq2[Page, error] {
 	type result struct {
 		page Page
@@ -249,8 +249,8 @@ func (s *Store) pages(ctx context.Context, after Mark, end Position, filter Filt
 	}
 }
 
-// ReadAllBackwards iterates over the log before a position, the latest event first, and ends at its
-// beginning. With 0 it starts at the [Store.Tidemark] as of now.
+// ReadAllBackwards iterates over the log before a position, the latest event first, down to the first event of the
+// log. With 0 it starts at the position that [Store.Tidemark] has when the loop begins.
 func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Filter) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		last, err := s.logEnd(ctx, before, filter)
@@ -276,9 +276,9 @@ func (s *Store) ReadAllBackwards(ctx context.Context, before Position, filter Fi
 	}
 }
 
-// Correlated iterates over all events with a correlation id, in order of position and up to the
-// [Store.Tidemark] as of now: what one request led to, in whichever streams. It reads an index that only
-// events with a correlation id are in.
+// Correlated iterates over all events with a correlation id, in any stream: the events that one request led to. They
+// come in order of position, up to the position that [Store.Tidemark] has when the loop begins. Correlated reads an
+// index that has only events with a correlation id.
 func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		if err := validCorrelation(id); err != nil {
@@ -304,7 +304,7 @@ func (s *Store) Correlated(ctx context.Context, id string) iter.Seq2[Raw, error]
 	}
 }
 
-// page reads after < position <= end, where end was a tidemark.
+// page reads a page of after < position <= end, where end was a tidemark.
 func (s *Store) page(ctx context.Context, after Mark, end Position, filter Filter, limit int) (Page, error) {
 	sql, args := s.sql.page, []any{after.Position, end, after.id(), limit}
 	if !filter.isZero() {
@@ -326,8 +326,8 @@ func (s *Store) page(ctx context.Context, after Mark, end Position, filter Filte
 	return page, nil
 }
 
-// pageBackwards reads the last events up to end, and returns the end of the page before it. last is the
-// tidemark that end was taken from.
+// pageBackwards reads the last events up to end, and returns the end of the page before. last is the tidemark from
+// which the loop began.
 func (s *Store) pageBackwards(ctx context.Context, end, last Position, filter Filter) ([]Raw, Position, error) {
 	var after Position
 	if !filter.isZero() && end > maxScan {
@@ -347,7 +347,7 @@ func (s *Store) pageBackwards(ctx context.Context, end, last Position, filter Fi
 	return events, after, nil
 }
 
-// logEnd checks where a reader wants to begin, and returns how far it may read.
+// logEnd checks the arguments of a reader, and returns the tidemark.
 func (s *Store) logEnd(ctx context.Context, after Position, filter Filter) (Position, error) {
 	if err := validAfter(after, filter); err != nil {
 		return 0, err
@@ -366,7 +366,7 @@ func validAfter(after Position, filter Filter) error {
 	return nil
 }
 
-// A nil slice would be sent as NULL, of which cardinality is NULL too.
+// A nil slice would be sent as NULL, and the cardinality of NULL is NULL.
 func (f Filter) types() []string      { return append([]string{}, f.Types...) }
 func (f Filter) categories() []string { return append([]string{}, f.Categories...) }
 

@@ -11,23 +11,23 @@ import (
 )
 
 const (
-	// notifyShare is how much longer than a NOTIFY took the sender waits before the next one: it
-	// costs at most a tenth of one connection, however many appends there are.
+	// notifyShare is how many times longer than a NOTIFY the sender waits before the next one. While a NOTIFY takes
+	// less than 5 ms, notifications use at most a tenth of one connection, however many appends there are.
 	notifyShare = 10
-	// notifyTimeout bounds one NOTIFY, and maxNotifyPause what is between two.
+	// notifyTimeout bounds one NOTIFY, and maxNotifyPause the wait before the next one.
 	notifyTimeout  = time.Second
 	maxNotifyPause = 50 * time.Millisecond
 )
 
-// Without a flush: a lost notification costs a poll.
+// Without a flush: if the notification is lost, readers find the events by polling.
 const notifySQL = `select set_config('synchronous_commit', 'off', true), pg_notify($1, $2)`
 
-// notifier tells other processes that something was appended: after the commit, from a connection of
-// its own, once for all the appends since the last time.
+// notifier tells other processes of appends: after the commit, over another connection of the pool, with one
+// notification for all appends since the last one.
 type notifier struct {
 	pool    *pgpool.Pool
 	channel string
-	sender  string // tells our notifications from those of others
+	sender  string // marks our notifications, so that our own listener ignores them
 
 	mu      sync.Mutex
 	pending bool

@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// Observer is told what a store does, for metrics and traces. Each function may be nil, which costs nothing. They are
-// called in the goroutine that does the work, by several goroutines at a time, and the work waits for them, so they must neither block nor panic. They must
-// not change what they are given, nor keep the slices.
+// Observer has functions that a store calls for metrics and traces. Each function may be nil, which costs nothing. A
+// function is called in the goroutine that does the work, and the work waits for it, so it must neither block nor
+// panic. Several goroutines may call it at a time. It must not change its arguments, nor keep their slices.
 type Observer struct {
 	// Append is called at the end of every [Store.Append] and [Store.Commit], with the context of the caller.
 	Append func(ctx context.Context, done AppendDone)
@@ -15,18 +15,18 @@ type Observer struct {
 	Group func(done GroupDone)
 }
 
-// AppendDone is the end of a commit.
+// AppendDone describes a commit that has ended.
 type AppendDone struct {
 	Changes  []Change      // as the caller gave them
 	Receipts []Receipt     // one for each change; none after an error
-	Took     time.Duration // waiting for a place in a group included
+	Took     time.Duration // including the wait in the queue
 	Err      error         // a [ConflictError] if a stream was not at its expected version
 }
 
-// GroupDone is the end of a transaction that several commits have shared.
+// GroupDone describes the write of a group: one transaction for one or more commits.
 type GroupDone struct {
 	Commits, Events int
 	Bytes           int           // payloads and metadata
 	Took            time.Duration // from sending the group to its answer
-	Err             error         // of the whole group: it is written again in smaller groups, or its callers are told
+	Err             error         // of the whole group: the group is written again in smaller groups, or its callers get the error
 }

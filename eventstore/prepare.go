@@ -15,17 +15,17 @@ import (
 	"github.com/google/uuid"
 )
 
-// What one commit may hold. Postgres takes no message of a gigabyte, its lock table has room for some
-// thousands of streams, and what is larger takes long and holds readers up meanwhile.
+// The bounds of one commit. Postgres takes no message of a gigabyte, and its lock table has room for some thousands
+// of streams. A larger commit also takes long, and holds readers back for that time.
 const (
 	MaxCommitBytes   = 64 << 20 // of payloads, metadata as JSON, and types
 	MaxCommitEvents  = 50_000
 	MaxCommitStreams = 2_000
 )
 
-// Prepare checks changes as [Store.Commit] does and completes them: ids, schema 1, and metadata
-// from ctx. It is for implementations of another store, such as the one in memory. The error is
-// an [InvalidError]; the changes given are not modified.
+// Prepare checks changes as [Store.Commit] does, and returns them with ids, schema 1, and metadata from ctx filled
+// in. It is for implementations of another store, such as the one in memory. The error is an [InvalidError]. The
+// given changes are not modified.
 func Prepare(ctx context.Context, changes []Change, maxEventBytes int) ([]Change, error) {
 	if len(changes) == 0 {
 		return nil, invalid("commit: no changes")
@@ -56,7 +56,7 @@ func Prepare(ctx context.Context, changes []Change, maxEventBytes int) ([]Change
 			if err != nil {
 				return nil, fmt.Errorf("append to stream %s: event %d of %d: %w", change.Stream, j+1, len(change.Events), err)
 			}
-			if bytes += size; bytes > MaxCommitBytes { // with what all of them have from ctx
+			if bytes += size; bytes > MaxCommitBytes { // including the metadata from ctx
 				return nil, tooLarge("more than %d bytes", MaxCommitBytes)
 			}
 		}
@@ -65,7 +65,7 @@ func Prepare(ctx context.Context, changes []Change, maxEventBytes int) ([]Change
 	return prepared, nil
 }
 
-// validSize looks at sizes alone, before anything is copied.
+// validSize checks sizes only, before anything is copied.
 func validSize(changes []Change) error {
 	if len(changes) > MaxCommitStreams {
 		return tooLarge("%d streams, at most %d are allowed", len(changes), MaxCommitStreams)
@@ -151,7 +151,7 @@ func (m Metadata) validate(maxBytes int) (int, error) {
 	for name, value := range m.Headers {
 		texts = append(texts, name, value)
 	}
-	for _, text := range texts { // encoding would hide what is not UTF-8
+	for _, text := range texts { // encoding as JSON would hide bytes that are not UTF-8
 		if !utf8.ValidString(text) {
 			return 0, invalid("%q is not UTF-8", text)
 		}
@@ -160,7 +160,7 @@ func (m Metadata) validate(maxBytes int) (int, error) {
 	return len(encoded), validJSON(encoded, maxBytes)
 }
 
-// A correlation id is indexed.
+// validCorrelation checks a correlation id like a name, because it is indexed.
 func validCorrelation(id string) error { return validName("correlation id", id) }
 
 // text returns the metadata as JSON, nil when there is none.

@@ -32,7 +32,7 @@ select version
  order by version desc
  limit 1`
 
-// Positions of a stream rise with its versions, so the last version up to one is found by halves.
+// Positions of a stream rise with its versions, so a binary search finds the last version up to a position.
 const throughSQL = `
 with recursive bisect (low, high) as (
     select 0::bigint,
@@ -58,7 +58,7 @@ type ReadOptions struct {
 	AsOf      time.Time // only events up to the last one recorded at or before this time; zero means to the end
 	Through   Position  // only events up to this position of the log; 0 means to the end
 	Limit     int       // at most so many events; 0 means no limit
-	Backwards bool      // the last of them first
+	Backwards bool      // the last event first
 }
 
 // Normalize checks the options and replaces zero values by the bounds they stand for. It is for
@@ -83,9 +83,9 @@ func (o ReadOptions) Normalize() (ReadOptions, error) {
 	return o, nil
 }
 
-// Read iterates over the events of one stream, by version. A stream without events yields
-// nothing. Events are fetched by pages and each page is one snapshot: an append while the loop
-// runs may or may not be seen, but never with a version missing before it.
+// Read iterates over the events of one stream, by version. A stream without events yields nothing. Events are fetched
+// by pages, and each page is one snapshot. The loop may or may not see an append that is made while it runs, but it
+// never skips a version.
 func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) iter.Seq2[Raw, error] {
 	return func(yield func(Raw, error) bool) {
 		if err := stream.Validate(); err != nil {
@@ -126,7 +126,7 @@ func (s *Store) Read(ctx context.Context, stream StreamID, options ReadOptions) 
 	}
 }
 
-// lastVersion returns the version that AsOf and Through end at, if it is before To.
+// lastVersion returns the first of three versions: To, the version at AsOf, and the version at Through.
 func (s *Store) lastVersion(ctx context.Context, stream StreamID, options ReadOptions) (Version, error) {
 	to := options.To
 	if !options.AsOf.IsZero() {
@@ -146,7 +146,7 @@ func (s *Store) lastVersion(ctx context.Context, stream StreamID, options ReadOp
 	return to, nil
 }
 
-// queryOne returns the only column of the only row, the zero value if there is none.
+// queryOne returns the only column of the only row, and the zero value if there is no row.
 func queryOne[T any](ctx context.Context, db querier, sql string, args ...any) (T, error) {
 	rows, err := db.Query(ctx, sql, args...)
 	if err != nil {

@@ -18,36 +18,37 @@ import (
 const (
 	// maxRaces bounds how often a request is written again after a concurrent append was faster.
 	maxRaces = 20
-	// maxResends bounds how often it is sent after its connection was lost.
+	// maxResends bounds how often a request is sent again after its connection was lost.
 	maxResends = 3
-	// maxBackoff bounds the pause before it looks again whether its streams are free.
+	// maxBackoff bounds the pause after which a request whose streams were busy is written again.
 	maxBackoff = 16 * time.Millisecond
 )
 
-// request is one commit on its way.
+// request is one commit, from the queue to its outcome.
 type request struct {
 	ctx     context.Context
 	changes []Change
 	key     *Key
 	names   []string // of its streams and its key, as in group.writing
-	shares  bool     // its stream may be in a group several times
+	shares  bool     // a group may have several such requests for one stream
 	events  int
 	bytes   int
 
-	// Guarded by group.mu while the request is in the queue; its flusher's while it is written.
+	// Guarded by group.mu while the request is in the queue. While the request is written, only its flusher uses
+	// them.
 	queued    bool
-	limit     int           // of the groups it may be in
+	limit     int           // how many requests a group with this one may have
 	backoff   time.Duration // the last pause
-	notBefore time.Time     // the end of it
+	notBefore time.Time     // the end of that pause
 	blocks    bool          // it waited in Postgres, for a lock of another transaction
-	waits     bool          // it may be doing so now, see group.waiting
-	races     int           // how often others were faster
+	waits     bool          // it is being written and may be waiting for that lock, see group.waiting
+	races     int           // how often a concurrent append was faster
 	resends   int
-	lost      error // why the outcome is not known, if it was sent and not answered
+	lost      error // why the outcome is not known: the request was sent and not answered
 
 	done     chan struct{} // closed when the outcome is there
 	receipts []Receipt
-	earlier  []StreamID // of the commit whose receipts they are, if its key has answered
+	earlier  []StreamID // streams of the earlier commit under the key that the receipts belong to, if there was one
 	err      error
 }
 
@@ -63,16 +64,16 @@ func newRequest(ctx context.Context, changes []Change) *request {
 	r.shares = len(changes) == 1 && changes[0].Expected == Any
 	if key, ok := KeyFrom(ctx); ok {
 		r.key, r.shares = &key, false
-		r.names = append(r.names, "\x00"+key.Name) // no stream has that in its name
+		r.names = append(r.names, "\x00"+key.Name) // no stream has NUL in its name
 	}
 	return r
 }
 
-// isAnswered reports whether the outcome is there.
+// isAnswered reports whether the request has an outcome.
 func (r *request) isAnswered() bool { return r.receipts != nil || r.err != nil }
 
-// settle sets the outcome of a request, none if it is to be written again. It returns an error if it could
-// not look up what is stored under the request's key.
+// settle sets the outcome of a request. A request that must be written again gets none. settle returns an error if it
+// could not look up the receipts under the request's key.
 func (r *request) settle(ctx context.Context, db querier, sql *statements, rows []row) error {
 	switch rows[0].Outcome {
 	case "known":
@@ -82,9 +83,9 @@ func (r *request) settle(ctx context.Context, db querier, sql *statements, rows 
 			r.err = err
 		case err != nil:
 			return err
-		case receipts != nil && len(receipts) != len(r.changes): // it belongs to another request
+		case receipts != nil && len(receipts) != len(r.changes): // the key belongs to another request
 			r.err = fmt.Errorf("eventstore: %w", &KeyReusedError{Key: r.key.Name})
-		default: // or purged meanwhile
+		default: // no receipts if the key was purged since: then the request is written again
 			r.receipts, r.earlier = receipts, earlier
 		}
 	case "stored", "repeated":
@@ -109,7 +110,7 @@ func (r *request) settle(ctx context.Context, db querier, sql *statements, rows 
 	return nil
 }
 
-// settleError does the same when the whole group, of n requests, has failed.
+// settleError is settle for a group of n requests that has failed as a whole. lost says that the group may be stored.
 func (r *request) settleError(err error, lost bool, n int) {
 	if lost {
 		r.lost = err
@@ -135,19 +136,19 @@ func (r *request) settleError(err error, lost bool, n int) {
 	}
 }
 
-// pause makes a request wait before it is written again, longer each time.
+// pause makes a request wait before it is written again, longer each time up to maxBackoff.
 func (r *request) pause() {
 	r.backoff = min(max(2*r.backoff, time.Millisecond), maxBackoff)
 	r.notBefore = time.Now().Add(r.backoff/2 + rand.N(r.backoff/2))
 }
 
-// repeatable reports whether the request stores nothing twice when it is sent twice.
+// repeatable reports whether the request can be sent twice without storing anything twice.
 func (r *request) repeatable() bool {
 	return r.key != nil || !slices.ContainsFunc(r.changes, func(c Change) bool { return c.Expected < 0 })
 }
 
-// wasLost reports whether a statement may have been executed although err came of it: the
-// connection was lost, or the server ended it, after the statement was sent.
+// wasLost reports whether a statement may have been executed although it returned err: the connection was lost, or
+// the server ended it, after the statement was sent.
 func wasLost(err error, conn *pgx.Conn) bool {
 	var fromServer *pgconn.PgError
 	var before *uncommitted
@@ -160,7 +161,7 @@ func wasLost(err error, conn *pgx.Conn) bool {
 	return conn.IsClosed() && !pgconn.SafeToRetry(err)
 }
 
-// failed is for a request that was not stored, as far as that is known.
+// failed returns the error of a request that was not stored. If an earlier try has no answer, the outcome is unknown.
 func (r *request) failed(err error) error {
 	if r.lost != nil {
 		return r.unknown(err)

@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// columns are what a scanner reads, in its order.
+// columns are the columns that a scanner reads, in its order.
 const columns = `position, stream, version, id, type, schema, recorded_at, metadata, data`
 
 // query runs a statement that selects the columns and returns all its events, so that no
@@ -38,31 +38,32 @@ func (s *Store) query(ctx context.Context, sql string, args ...any) ([]Raw, erro
 	return events, rows.Err()
 }
 
-// scanner turns rows into events. Reading the log is nothing but this, so it takes the values as they
-// come over the wire where it can, and strings that repeat only once.
+// scanner turns rows into events. This is nearly all the work of reading the log. So the scanner takes values in the
+// binary format of the wire where it can, and makes each repeated string only once.
 type scanner struct {
 	binary  bool
 	streams map[string]StreamID
 	types   map[string]string
-	chunk   []byte // payloads share it: thousands of small allocations cost more than the rest
+	chunk   []byte // memory that payloads share: thousands of small allocations cost more than the rest
 }
 
 const (
-	// firstPage is how many events a page has room for when it is not yet known to be a large one.
+	// firstPage is the number of events at which a page is taken for a large one, and gets room for PageSize events.
 	firstPage = 64
-	// chunkBytes bounds the memory that an event which is kept keeps with it.
+	// chunkBytes bounds a chunk, except for a larger payload. An event that a caller keeps holds its whole chunk in
+	// memory.
 	chunkBytes = 16 << 10
 )
 
 func newScanner(fields []pgconn.FieldDescription) *scanner {
 	s := &scanner{streams: make(map[string]StreamID), types: make(map[string]string)}
 	isText := func(f pgconn.FieldDescription) bool { return f.Format == pgx.TextFormatCode }
-	// Texts, and JSON with them, are the same bytes in either format. Some modes of pgx ask for text.
+	// Texts and JSON are the same bytes in both formats. Some modes of pgx ask for the text format.
 	s.binary = len(fields) == 9 && !slices.ContainsFunc([]pgconn.FieldDescription{fields[0], fields[2], fields[3], fields[5], fields[6]}, isText)
 	return s
 }
 
-// microsecondsTo2000 is the time that Postgres counts from, in Unix time.
+// microsecondsTo2000 is the start of the year 2000 in Unix time: Postgres counts from it.
 const microsecondsTo2000 = 946_684_800_000_000
 
 func (s *scanner) event(rows pgx.Rows) (Raw, error) {
@@ -90,15 +91,14 @@ func (s *scanner) event(rows pgx.Rows) (Raw, error) {
 		event.Stream, event.Type = parseStored(stream), name
 		event.RecordedAt = event.RecordedAt.UTC()
 	}
-	// Nothing that is stored may stop a reader: whatever another client wrote as metadata is
-	// taken as far as it fits.
+	// No stored event may stop a reader: metadata that another client wrote is decoded as far as it fits.
 	if meta != nil {
 		_ = json.Unmarshal(meta, &event.Metadata)
 	}
 	return event, nil
 }
 
-// keep copies a value out of the buffer it came in.
+// keep copies a value out of the buffer of the connection.
 func (s *scanner) keep(value []byte) []byte {
 	if len(s.chunk)+len(value) > cap(s.chunk) {
 		size := min(max(2*cap(s.chunk), len(value), 256), max(chunkBytes, len(value)))
@@ -128,7 +128,7 @@ func (s *scanner) typeName(text []byte) string {
 	return name
 }
 
-// parseStored reads the text form of a stream id that is in the log.
+// parseStored reads the text form of a stream id from the log, without checking it.
 func parseStored(text string) (id StreamID) {
 	id.Category, id.Key, _ = strings.Cut(text, "-")
 	return id

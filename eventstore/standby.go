@@ -7,9 +7,9 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
-// standbyWaits waits until the synchronous standby has whatever is committed: what a session has committed that ended while
-// it waited for the standby is on the primary alone, where others see it. One commit at a time waits for all who ask,
-// so that no sessions pile up while the standby is away.
+// standbyWaits waits until the synchronous standby has every commit that is visible. A session may end while its
+// commit waits for the standby. That commit is then on the primary alone, where other sessions see it. One commit at
+// a time waits for all callers, so that sessions do not pile up while the standby is away.
 type standbyWaits struct {
 	pool *pgpool.Pool
 
@@ -23,13 +23,13 @@ type standbyWait struct {
 	err  error
 }
 
-// wait returns when the standby has what was committed before the call, or ctx is done.
+// wait returns when the standby has everything that was committed before the call, or when ctx is done.
 func (s *standbyWaits) wait(ctx context.Context) error {
 	s.mu.Lock()
 	if s.next == nil {
 		s.next = &standbyWait{done: make(chan struct{})}
 	}
-	w := s.next // the one that runs has begun before
+	w := s.next // the next commit, because a running one has begun before this call
 	if !s.running {
 		s.running = true
 		go s.run()
@@ -57,10 +57,10 @@ func (s *standbyWaits) run() {
 	}
 }
 
-// write commits something.
+// write commits a message, which waits for the standby.
 func (s *standbyWaits) write() error {
-	ctx := context.Background()   // the watchdog bounds it
-	conn, err := s.pool.Dial(ctx) // beside the pool, which could not be closed meanwhile
+	ctx := context.Background()   // the watchdog bounds the statement
+	conn, err := s.pool.Dial(ctx) // outside the pool: the pool could not be closed while the connection waits
 	if err != nil {
 		return err
 	}

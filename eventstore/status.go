@@ -10,11 +10,11 @@ import (
 	"github.com/jackc/pgx/v5/pgtype/zeronull"
 )
 
-// LogStatus is where the log ends, and what holds its readers back.
+// LogStatus says where the log ends, and which transaction holds its readers back.
 type LogStatus struct {
-	Tidemark Position // up to which readers may read
-	End      Position // of the last event that is stored
-	// HeldFor is how long the first event behind the tidemark has been stored; 0 if there is none.
+	Tidemark Position // the position up to which readers may read
+	End      Position // the position of the last stored event
+	// HeldFor is how long ago the first event after the tidemark was recorded; 0 if there is none.
 	HeldFor time.Duration
 	// Holder is the transaction that holds the tidemark back most; nil if none does.
 	Holder *Holder
@@ -24,9 +24,10 @@ type LogStatus struct {
 type Holder struct {
 	PID             int32 // of the Postgres backend; 0 for a prepared transaction
 	ApplicationName string
-	Age             time.Duration // of the transaction; 0 if this role may not know
-	// GID names a prepared transaction, which no session has any more: it ends when a person with the rights of
-	// Owner executes "rollback prepared 'gid'" or "commit prepared 'gid'". Empty for others.
+	Age             time.Duration // of the transaction; 0 if this role has no right to see it
+	// GID is the name of a prepared transaction, empty for other transactions. A prepared transaction has no session
+	// any more. It ends when an operator with the rights of Owner executes "rollback prepared 'gid'" or "commit
+	// prepared 'gid'".
 	GID   string
 	Owner string
 }
@@ -46,7 +47,7 @@ select coalesce(pid, 0), application_name, coalesce(greatest(clock_timestamp() -
   from SCHEMA.tidemark_holders()
  limit 1`
 
-// Status returns where the log ends and, if the tidemark is held back, by which transaction. It returns the errors
+// Status returns where the log ends and, if a transaction holds the tidemark back, which one. It returns the errors
 // of [Store.Tidemark].
 func (s *Store) Status(ctx context.Context) (status LogStatus, err error) {
 	defer func() {
@@ -72,7 +73,7 @@ func (s *Store) Status(ctx context.Context) (status LogStatus, err error) {
 	holder, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[Holder])
 	if err == nil {
 		status.Holder = &holder
-	} else if !errors.Is(err, pgx.ErrNoRows) { // it has just ended
+	} else if !errors.Is(err, pgx.ErrNoRows) { // no row: the transaction has just ended
 		return status, err
 	}
 	status.HeldFor, err = queryOne[time.Duration](ctx, s.db, s.sql.heldFor, status.Tidemark)
@@ -104,9 +105,9 @@ select
    and position <= $2
    and` + matches
 
-// Count returns how many events a filter selects after one position and up to another one, which is the position of a
-// stored event, such as a tidemark; and when the first of them was recorded, the zero time if there is none. It stops
-// counting at most, and reads what it counts.
+// Count returns how many events a filter selects after one position and up to another one. It also returns when the
+// first of them was recorded, the zero time if there is none. through must be the position of a stored event, such as
+// a tidemark. Count reads the events that it counts. It stops when it has counted as many as the argument most.
 func (s *Store) Count(ctx context.Context, after, through Position, filter Filter, most int64) (n int64, first time.Time, err error) {
 	if err := validAfter(after, filter); err != nil {
 		return 0, first, err
@@ -121,8 +122,8 @@ func (s *Store) Count(ctx context.Context, after, through Position, filter Filte
 	return n, first, nil
 }
 
-// Estimate returns about how many events a filter selects after one position and up to another one, as the planner of
-// Postgres believes. It reads none of them.
+// Estimate returns about how many events a filter selects after one position and up to another one. The number is an
+// estimate of the planner of Postgres. Estimate reads none of the events.
 func (s *Store) Estimate(ctx context.Context, after, through Position, filter Filter) (int64, error) {
 	if err := validAfter(after, filter); err != nil {
 		return 0, err
@@ -153,8 +154,8 @@ select ` + columns + `
    and (select SCHEMA.proven())
  order by position`
 
-// EventsAt returns the events at some positions, at most 100,000, in their order. Positions at which none is stored, or
-// whose append is still open, are left out.
+// EventsAt returns the events at some positions, at most 100,000, in order of position. It leaves out a position
+// without a stored event, or with an append that is still open.
 func (s *Store) EventsAt(ctx context.Context, positions ...Position) ([]Raw, error) {
 	if len(positions) > maxPage {
 		return nil, wrap(invalid("%d positions: want up to %d", len(positions), maxPage), "read events")

@@ -21,40 +21,39 @@ import (
 type Config struct {
 	// Schema is the Postgres schema the store was migrated into; empty means "tidemark".
 	Schema string
-	// MaxEventBytes bounds one payload, and the metadata of one event; 0 means 1 MiB, at most 16 MiB are
-	// allowed. What a whole commit may hold is [MaxCommitBytes], [MaxCommitEvents] and [MaxCommitStreams].
+	// MaxEventBytes bounds one payload, and the metadata of one event. 0 means 1 MiB; at most 16 MiB are allowed.
+	// [MaxCommitBytes], [MaxCommitEvents] and [MaxCommitStreams] bound a whole commit.
 	MaxEventBytes int
 	// PageSize is how many events a reader fetches, and holds in memory, at once; 0 means 1000, at most
 	// 100,000 are allowed.
 	PageSize int
-	// PollInterval is how often a reader at the end of the log looks for events of which it was
-	// not told; 0 means 100 ms. Appends through a Store wake its readers at once, and those of
-	// other processes by a notification. There is no notification of appends in a caller's transaction, whose
-	// commit the Store does not see, nor of appends from SQL, nor of the end of an open transaction that has
-	// held the tidemark back.
+	// PollInterval is how often a reader at the end of the log looks for events without a notification; 0 means 100
+	// ms. Appends through a Store wake its own readers at once, and the readers of other processes by a notification.
+	// No notification tells of an append in a caller's transaction, because the Store does not see its commit. None
+	// tells of an append from SQL, or of the end of an open transaction that has held the tidemark back.
 	PollInterval time.Duration
-	// PollOnly leaves out the connection that listens for notifications, which a pooler in
-	// transaction mode such as PgBouncer does not pass on.
+	// PollOnly leaves out the connection that listens for notifications. Set it behind a pooler in transaction mode,
+	// such as PgBouncer: such a pooler does not pass notifications on.
 	PollOnly bool
-	// Inline is done in the transaction of every append, also of those in a caller's transaction: what
-	// it writes is there when the append returns, and when it fails nothing was stored. Appends that concern the
-	// same rows wait for each other. See projection.NewInline.
+	// Inline runs in the transaction of every append, also in a caller's transaction. The rows that it writes are
+	// there when the append returns. When it fails, the append stores nothing. Appends that concern the same rows
+	// wait for each other. See projection.NewInline.
 	Inline AppendHook
-	// Check is asked before every commit, with its changes as they are to be stored, in the goroutine of the caller: an
-	// error refuses the commit, of which nothing is stored, and is wrapped. It must not change what it is given.
+	// Check is called before every commit, in the goroutine of the caller, with the changes as they will be stored.
+	// If it returns an error, nothing of the commit is stored, and the error is wrapped. Check must not change its
+	// argument.
 	Check func(ctx context.Context, changes []Change) error
-	// Service is what this program is called in the metadata of the events that it appends, see [Metadata]; at
-	// most 250 bytes, empty for none.
+	// Service is the name of this program in the metadata of the events that it appends, see [Metadata]. It has at
+	// most 250 bytes; empty means no name.
 	Service string
-	// Stale lets a standby answer what is asked of single streams: [Store.Read], [Store.Stat],
-	// [Store.Streams] and [Store.RecentStreams]. The answer is as old as the standby is behind: a stream may
-	// end before a receipt that the caller holds. Nothing should be decided on it. Without Stale such a read
-	// returns an [UnprovenError] on a standby.
+	// Stale lets a standby answer reads of streams: [Store.Read], [Store.Stat], [Store.Streams] and
+	// [Store.RecentStreams]. The answer is as old as the standby is behind the primary, so a stream can end before a
+	// receipt that the caller holds. Do not base decisions on it. Without Stale such a read returns an
+	// [UnprovenError] on a standby.
 	Stale bool
 	// Observer is told of appends and groups; the zero value observes nothing.
 	Observer Observer
-	// Logger is told when a connection of a follower is lost; nil means
-	// slog.Default().
+	// Logger gets a warning when a follower cannot listen or read; nil means slog.Default().
 	Logger *slog.Logger
 }
 
@@ -64,20 +63,20 @@ const DefaultMaxEventBytes = 1 << 20
 // maxPage bounds how many events, or streams, one answer of Postgres may hold.
 const maxPage = 100_000
 
-// Store is an event store in Postgres. Make one per pool and schema and share it: its readers
-// are woken by its own appends.
+// Store is an event store in Postgres. Make one per pool and schema and share it: an append wakes the readers of its
+// own Store at once.
 type Store struct {
 	config Config
 	sql    statements
 	db     querier
-	inTx   bool   // in the caller's transaction: it must not be retried, and does not commit here
-	tx     pgx.Tx // in which appends wait for locks as long as the caller allows
+	inTx   bool   // in the caller's transaction: the store retries nothing and does not commit
+	tx     pgx.Tx // the caller's transaction; an append waits for locks until its context is done
 
-	inline   *inliner // nil if nothing is done inline
+	inline   *inliner // nil without Config.Inline
 	appended *signal.Signal
 	group    *group
 	notifier *notifier
-	listener *pglisten.Listener // nil if it only polls
+	listener *pglisten.Listener // nil with Config.PollOnly
 }
 
 // querier is a pool or a transaction.
@@ -85,8 +84,8 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// New returns a store over a pool; it does not connect. The error is an [InvalidError]. A
-// database that has not been migrated shows as [ErrNotMigrated] on first use.
+// New returns a store over a pool; it does not connect. The error is an [InvalidError]. If the database has not been
+// migrated, the first use of the store returns [ErrNotMigrated].
 func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if pool == nil {
 		return nil, invalid("eventstore.New: the pool is nil: pass one made by pgxpool.New")
@@ -157,9 +156,8 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// Close waits for the appends under way, and refuses later ones with [ErrClosed]. The store can
-// still be read. Call it before closing the pool, after those who follow the log have been told to
-// stop.
+// Close waits for the running appends, and refuses later appends with [ErrClosed]. The store can still be read. Tell
+// followers of the log to stop before Close, and close the pool after it.
 func (s *Store) Close() {
 	s.group.close()
 	s.notifier.running.Wait()
@@ -168,16 +166,19 @@ func (s *Store) Close() {
 	}
 }
 
-// WithTx returns a copy of the store that works within the caller's transaction: what it appends
-// is stored when the caller commits, together with whatever else the transaction does. It reads
-// its own streams, but [Store.ReadAll] does not see its own events before they are committed.
+// WithTx returns a copy of the store that works within the caller's transaction. The events that it appends are
+// stored when the caller commits, together with everything else that the transaction does. [Store.Read] on the copy
+// returns these events before the commit; [Store.ReadAll] does not.
 //
-// A [ConflictError] or [KeyReusedError] leaves the transaction as it was; after any other error from
-// Postgres it is aborted, as after any failed statement. Nothing is retried. Until the transaction ends, appends to
-// its streams wait, in other processes too. An open transaction that has appended holds the tidemark back, and with it every
-// reader: keep it short. Each append takes an entry of the server's lock table, which has room
-// for some thousands: append many events at once rather than many times. The copy must not be
-// used after the transaction has ended. It panics when tx is nil.
+// The transaction can still be used after a [KeyReusedError], and after a [ConflictError] whose Actual is not
+// [Unknown]. After any other error from Postgres it is aborted, as after any failed statement. With Config.Inline
+// each append has a savepoint instead: the error undoes the append, and the transaction can still be used. Nothing is
+// retried.
+//
+// Until the transaction ends, appends to its streams wait, in other processes too. An open transaction that has
+// appended holds the tidemark back, and so every reader: keep it short. Each append takes an entry of the server's
+// lock table, which has room for some thousands: append many events at once rather than many times. Do not use the
+// copy after the transaction has ended. WithTx panics when tx is nil.
 func (s *Store) WithTx(tx pgx.Tx) *Store {
 	if isnil.Any(tx) {
 		panic("eventstore: Store.WithTx: the transaction is nil: pass one that Begin returned without an error")
@@ -187,15 +188,16 @@ func (s *Store) WithTx(tx pgx.Tx) *Store {
 	return &bound
 }
 
-// InTx reports whether the store is bound to a transaction by [Store.WithTx]: then an append that failed is the
-// caller's to try again, in the same transaction after a conflict whose
-// actual version is known, and otherwise in a new one.
+// InTx reports whether the store is bound to a transaction by [Store.WithTx]. Such a store does not retry a failed
+// append. After a conflict whose actual version is known the caller can append again in the same transaction. After
+// other errors it needs a new transaction.
 func (s *Store) InTx() bool { return s.inTx }
 
-// Tidemark returns the position up to which every reader may read: that of the last event with
-// no open append before it, 0 for an empty log. It never decreases while the database lives. It
-// returns [ErrNoTidemark] on a standby and in a transaction that is not read committed, and a
-// [SequenceError] when the sequence of positions is behind the log, as after a restore that left it out.
+// Tidemark returns the position up to which every reader may read: the position of the last event with no open append
+// before it, 0 for an empty log. It decreases only when the log goes back, after a failover that lost events or after
+// a restore. It returns [ErrNoTidemark] on a standby, in a transaction that is not read committed, and where row
+// level security hides events from the owner of the schema. It returns a [SequenceError] when the sequence of
+// positions is behind the log, for example after a restore that left the sequence out.
 func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 	rows, err := s.db.Query(ctx, s.sql.tidemark)
 	if err != nil {

@@ -42,7 +42,7 @@ func (id StreamID) Validate() error {
 	case len(id.Category)+1+len(id.Key) > naming.MaxBytes:
 		return invalid("stream key %.40q… is too long: category-key has %d bytes, at most %d are allowed", id.Key, len(id.Category)+1+len(id.Key), naming.MaxBytes)
 	}
-	// The key alone in the text: it may come from a client, who knows nothing of the category.
+	// The text has only the key: it may come from a client, and the client does not know the category.
 	if err := validName("stream category", id.Category); err != nil {
 		return err
 	}
@@ -56,8 +56,8 @@ func validName(what, text string) error {
 	return nil
 }
 
-// Version counts the events of a stream: it is 1 for the first event. As the expected version of
-// an append it says at which version the stream must be.
+// Version numbers the events of a stream: the first event has version 1. As the expected version of an append it says
+// at which version the stream must be.
 type Version int64
 
 // Expected versions with a meaning of their own.
@@ -99,7 +99,7 @@ const maxPosition Position = math.MaxInt64
 // String returns the number.
 func (p Position) String() string { return strconv.FormatInt(int64(p), 10) }
 
-// ParsePosition reads what [Position.String] wrote. The error is an [InvalidError].
+// ParsePosition reads the text that [Position.String] returns. The error is an [InvalidError].
 func ParsePosition(text string) (Position, error) {
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 {

@@ -9,7 +9,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
-// StreamInfo tells how far a stream is.
+// StreamInfo says where a stream ends, and when it began.
 type StreamInfo struct {
 	Stream   StreamID
 	Version  Version   // of its last event; NoStream if it has none
@@ -82,7 +82,8 @@ select last.stream, last.version, last.position, first.recorded_at, last.recorde
  order by last.position desc
  limit $3`
 
-// Stat returns how far a stream is. That of a stream without events is at version NoStream.
+// Stat returns the last version and position of a stream, and the times of its first and last event. A stream without
+// events is at version NoStream.
 func (s *Store) Stat(ctx context.Context, stream StreamID) (StreamInfo, error) {
 	if err := stream.Validate(); err != nil {
 		return StreamInfo{}, wrap(err, "stat")
@@ -97,9 +98,9 @@ func (s *Store) Stat(ctx context.Context, stream StreamID) (StreamInfo, error) {
 	return found[0], nil
 }
 
-// Streams lists streams whose text form starts with prefix, such as "account-", by name: at most
-// limit of those after a stream, with the zero StreamID from the first one. The last one is where the
-// next page starts after. It takes one step in an index per stream.
+// Streams lists streams whose text form starts with prefix, such as "account-", by name. It returns at most limit
+// streams that come after the argument after; the zero StreamID lists from the first stream. For the next page pass
+// the last stream of this page. limit is from 1 to 100,000. Streams takes one step in an index per stream.
 func (s *Store) Streams(ctx context.Context, prefix string, after StreamID, limit int) ([]StreamInfo, error) {
 	name := ""
 	if after != (StreamID{}) {
@@ -111,10 +112,10 @@ func (s *Store) Streams(ctx context.Context, prefix string, after StreamID, limi
 	return s.list(ctx, s.sql.streams, name, prefix, limit)
 }
 
-// RecentStreams lists streams whose text form starts with prefix, the one with the latest event
-// first: at most limit of those whose last event is before a position, with 0 from the latest one.
-// The position of the last one is where the next page starts before. It looks at the latest events,
-// as many as it takes to find so many streams.
+// RecentStreams lists streams whose text form starts with prefix, the one with the latest event first. It returns at
+// most limit streams whose last event is before the position before; 0 lists from the latest one. For the next page
+// pass the Position of the last stream of this page. limit is from 1 to 100,000. RecentStreams reads the latest
+// events, as many as it takes to find limit streams.
 func (s *Store) RecentStreams(ctx context.Context, prefix string, before Position, limit int) ([]StreamInfo, error) {
 	if err := validAfter(before, Filter{}); err != nil {
 		return nil, err
@@ -136,7 +137,7 @@ func (s *Store) list(ctx context.Context, sql string, from any, prefix string, l
 	return found, nil
 }
 
-// ValidateList checks what is asked of a list of streams. It is for implementations of another store.
+// ValidateList checks the arguments of a list of streams. It is for implementations of another store.
 func ValidateList(prefix string, limit int) error {
 	if prefix != "" {
 		if err := validName("prefix", prefix); err != nil {

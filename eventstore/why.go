@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// middle is the first event behind the middle of what is left of a binary search.
+// middle is the first event behind the middle of the remaining range of a binary search.
 const middle = `
      cross join lateral (
            select position, recorded_at
@@ -21,8 +21,8 @@ const middle = `
             limit 1) probe
      where s.high - s.low > 500`
 
-// Two binary searches over positions find the events that were recorded in a span of time, without an index on the
-// time: positions and times have nearly the same order. Each ends when fewer than 500 positions are left.
+// Two binary searches over positions find the events that were recorded in a span of time. They need no index on the
+// time, because positions and times have nearly the same order. Each search ends when at most 500 positions are left.
 const eventSQL = `
 with recursive early (low, high) as (
     select 0::bigint, coalesce(max(position), 0)
@@ -48,19 +48,19 @@ select ` + columns + `
  order by position
  limit 1`
 
-// spans are around the time in an event's id where it is looked for, one after the other: the id was made by the clock
-// of a client, maybe some time before the event was stored.
+// spans are the times around the time in an event's id in which the event is searched for, one after the other. The
+// clock of a client made the id, maybe some time before the event was stored.
 var spans = []struct{ before, after time.Duration }{
 	{100 * time.Millisecond, 500 * time.Millisecond}, {2 * time.Second, 10 * time.Second}, {5 * time.Minute, 5 * time.Minute}, {time.Hour, time.Hour},
 }
 
-// Event returns the event with an id. There is no index by id: the time in the id (UUIDv7, as the store makes them) tells
-// where in the log to look, and an event is found if it was recorded within an hour of that time. It returns an
-// [InvalidError] for an id of another kind, and an error that is [ErrNotFound] if no event is found. Of several events
-// with one id it returns the first.
+// Event returns the event with an id. There is no index by id. The id must be a UUIDv7, as the store makes them,
+// because the time in it tells where in the log to look. An event is found if it was recorded within an hour of that
+// time. Event returns an [InvalidError] for an id of another kind, and an error that is [ErrNotFound] if no event is
+// found. Of several events with one id it returns the first.
 func (s *Store) Event(ctx context.Context, id uuid.UUID) (Raw, error) {
 	if id.Version() != 7 {
-		return Raw{}, wrap(invalid("id %s is not a UUIDv7, so that it does not say when the event was stored: read the event's stream", id), "find an event")
+		return Raw{}, wrap(invalid("id %s is not a UUIDv7, so it does not say when the event was stored: read the event's stream", id), "find an event")
 	}
 	made := time.Unix(id.Time().UnixTime())
 	for _, span := range spans {
@@ -75,21 +75,21 @@ func (s *Store) Event(ctx context.Context, id uuid.UUID) (Raw, error) {
 	return Raw{}, fmt.Errorf("eventstore: event %s, recorded at about %s: %w", id, made.UTC().Format(time.RFC3339), ErrNotFound)
 }
 
-// Causation is an event with what led to it and what it led to.
+// Causation is an event with its causes and its effects.
 type Causation struct {
 	Event   Raw
-	Causes  []Raw       // what led to it, the first cause first; nil in Effects
-	Effects []Causation // what it led to, in the order of positions, each with its own effects
-	// Cut says that more events have the correlation id than were read, 10,000.
+	Causes  []Raw       // the events that led to Event, the first cause first; nil in Effects
+	Effects []Causation // the events that Event led to, in the order of positions, each with its own effects
+	// Cut says that more than 10,000 events have the correlation id, of which only 10,000 were read.
 	Cut bool
 }
 
 // maxCorrelated bounds the events of a correlation that Why reads.
 const maxCorrelated = 10_000
 
-// Why returns the event with an id, the events that led to it and those that it led to, as far as they have the same
-// correlation id: see [WithCause]. What is no event, such as a command, ends the causes. It returns the errors of
-// [Store.Event].
+// Why returns the event with an id, the events that led to it, and the events that it led to. It finds only events
+// that have the same correlation id, see [WithCause]. The causes end at a cause that is no event, such as a command.
+// Why returns the errors of [Store.Event].
 func (s *Store) Why(ctx context.Context, id uuid.UUID) (Causation, error) {
 	event, err := s.Event(ctx, id)
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *Store) Why(ctx context.Context, id uuid.UUID) (Causation, error) {
 	}
 	correlation := event.Metadata.CorrelationID
 	if correlation == "" {
-		correlation = event.ID.String() // it may have begun one
+		correlation = event.ID.String() // the event may have begun a correlation
 	}
 	related := []Raw{event}
 	cut := false
@@ -111,7 +111,7 @@ func (s *Store) Why(ctx context.Context, id uuid.UUID) (Causation, error) {
 		}
 		related = append(related, e)
 	}
-	if first, err := uuid.Parse(correlation); err == nil && first != event.ID { // the event that has begun it, without a correlation id
+	if first, err := uuid.Parse(correlation); err == nil && first != event.ID { // the event that began the correlation has no correlation id
 		switch e, err := s.Event(ctx, first); {
 		case err == nil:
 			related = append(related, e)
@@ -124,7 +124,8 @@ func (s *Store) Why(ctx context.Context, id uuid.UUID) (Causation, error) {
 	return why, nil
 }
 
-// causationOf finds the causes and effects of an event among some events, in which an event may be more than once.
+// causationOf finds the causes and effects of an event among related events. An event may be more than once among
+// them.
 func causationOf(event Raw, related []Raw) Causation {
 	byID := make(map[string]Raw)
 	effects := make(map[string][]Raw)
