@@ -265,7 +265,7 @@ func testKey(t *testing.T, s Store) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustAppend(t, s, stream("a"), 1, draft(2)) // the answer stays that of the first call
+	mustAppend(t, s, stream("a"), 1, draft(2)) // a repeat still gets the first receipts
 	again, err := s.Commit(attempt(), changes...)
 	if diff := cmp.Diff(first, again); diff != "" || err != nil {
 		t.Errorf("repeated: %v (-want +got):\n%s", err, diff)
@@ -291,8 +291,8 @@ func testKey(t *testing.T, s Store) {
 	}
 }
 
-// testRepeatByID: an append of the same event ids at the same expected version is answered as the
-// first time, and nothing else is.
+// testRepeatByID: an append of the same event ids at the same expected version gets the receipts of the first time.
+// No other append does.
 func testRepeatByID(t *testing.T, s Store) {
 	drafts := func() []eventstore.Draft {
 		return []eventstore.Draft{{ID: uuid.New(), Type: "a", Data: []byte(`1`)}, {ID: uuid.New(), Type: "a", Data: []byte(`2`)}}

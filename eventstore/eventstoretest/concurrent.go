@@ -79,7 +79,7 @@ func testAnyQueues(t *testing.T, s Store) {
 	checkLog(t, collect(t, s.ReadAll(t.Context(), 0, eventstore.Filter{})), writers*each*2)
 }
 
-// testCrossingCommits changes the same streams in opposite orders, which must not deadlock.
+// testCrossingCommits changes the same streams in opposite orders. These commits must not deadlock.
 func testCrossingCommits(t *testing.T, s Store) {
 	const writers, each = 8, 10
 	var wg sync.WaitGroup
@@ -88,7 +88,7 @@ func testCrossingCommits(t *testing.T, s Store) {
 			names := []string{"a", "b", "c"}
 			for range each {
 				expected := []eventstore.Version{eventstore.Any, eventstore.Any, eventstore.Any}
-				if w%4 == 0 { // some know the versions
+				if w%4 == 0 { // some writers expect exact versions
 					for i := range names {
 						expected[i] = eventstore.Version(len(collect(t, s.Read(t.Context(), stream(names[i]), eventstore.ReadOptions{}))))
 					}
@@ -128,7 +128,7 @@ func checkLog(t *testing.T, log []eventstore.Raw, want int) {
 	}
 }
 
-// testFollowersSeeAll lets followers run beside writers and compares what they saw.
+// testFollowersSeeAll runs followers beside writers, and compares the events that they saw.
 func testFollowersSeeAll(t *testing.T, s Store) {
 	const writers, each, followers = 8, 25, 3
 	var wg sync.WaitGroup

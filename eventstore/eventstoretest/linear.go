@@ -16,16 +16,16 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// testLinearizable lets clients append to the same streams and read them, all at once: there must be
-// an order of all they did, each thing between its call and its return, in which one after the other
-// would have given the same answers.
+// testLinearizable lets clients append to the same streams and read them, all at once. There must be one order of all
+// their calls that explains the answers: each call takes effect between its start and its return, and the same calls
+// made one after the other give the same answers.
 func testLinearizable(t *testing.T, s Store) {
 	if err := linearizable(t.Context(), s); err != nil {
 		t.Error(err)
 	}
 }
 
-// request is what a client asks of a stream: to append so many events, or to tell what it holds.
+// request is a call of a client: an append of some events to a stream, or a question about the stream.
 type request struct {
 	stream   eventstore.StreamID
 	kind     string // append, read or stat
@@ -33,14 +33,14 @@ type request struct {
 	data     []string // of the events to append
 }
 
-// answer is what the client got: how far the stream is and, from a read, what it holds.
+// answer is the answer to a request: where the stream ends and, for a read, the payloads of its events.
 type answer struct {
 	at       eventstore.Receipt
 	conflict bool
 	held     []string
 }
 
-// linearizable runs the clients and returns what cannot be explained.
+// linearizable runs the clients. It returns an error if no order explains their answers.
 func linearizable(ctx context.Context, s Store) error {
 	const clients, each, streams, patience = 5, 30, 3, 20 * time.Second
 	histories := make([][]porcupine.Operation, clients)
@@ -83,8 +83,8 @@ func linearizable(ctx context.Context, s Store) error {
 	return fmt.Errorf("the answers fit no order:%s", &said)
 }
 
-// draw chooses what a client asks. It often expects the version it saw last, so that it often wins and
-// often loses.
+// draw chooses the next request of a client. An append often expects the version that the client saw last, so that it
+// often succeeds and often conflicts.
 func draw(random *rand.Rand, name string, known map[eventstore.StreamID]eventstore.Version, streams int) request {
 	asked := request{stream: stream(fmt.Sprint(random.IntN(streams))), kind: "append"}
 	switch random.IntN(8) {
@@ -107,7 +107,7 @@ func draw(random *rand.Rand, name string, known map[eventstore.StreamID]eventsto
 	return asked
 }
 
-// ask does to the store what a client asks.
+// ask sends a request to the store.
 func ask(ctx context.Context, s Store, asked request) (got answer, err error) {
 	switch asked.kind {
 	case "append":
@@ -136,13 +136,13 @@ func ask(ctx context.Context, s Store, asked request) (got answer, err error) {
 	return got, err
 }
 
-// streamState is what one stream holds.
+// streamState is the state of one stream.
 type streamState struct {
 	at   eventstore.Receipt // of the last event
 	held string             // the payloads; a string, so that states can be compared
 }
 
-// streamModel says how a stream behaves when one thing is done to it after the other.
+// streamModel describes how a stream answers requests that are made one after the other.
 var streamModel = porcupine.Model{
 	Partition: func(history []porcupine.Operation) (parts [][]porcupine.Operation) {
 		byStream := make(map[eventstore.StreamID][]porcupine.Operation)
@@ -162,7 +162,7 @@ var streamModel = porcupine.Model{
 	DescribeOperation: describe,
 }
 
-// step reports whether a stream in this state may answer so, and returns its state after that.
+// step reports whether a stream in this state may give this answer, and returns its state after that.
 func step(before streamState, asked request, got answer) (bool, streamState) {
 	if asked.kind != "append" {
 		return got.at == before.at && (asked.kind == "stat" || strings.Join(got.held, "") == before.held), before

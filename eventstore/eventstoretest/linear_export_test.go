@@ -1,4 +1,4 @@
 package eventstoretest
 
-// Linearizable is what the suite's test of this name checks.
+// Linearizable is the check of the suite's test of this name.
 var Linearizable = linearizable

@@ -26,14 +26,14 @@ func (s *stale) Read(ctx context.Context, id eventstore.StreamID, options events
 	return s.Memory.Read(ctx, id, options)
 }
 
-// careless is a store that appends whatever version is expected.
+// careless is a store that ignores the expected version.
 type careless struct{ *eventstoretest.Memory }
 
 func (s careless) Append(ctx context.Context, id eventstore.StreamID, _ eventstore.Version, events ...eventstore.Draft) (eventstore.Receipt, error) {
 	return s.Memory.Append(ctx, id, eventstore.Any, events...)
 }
 
-// vague is a store whose conflicts tell a version that the stream was at before.
+// vague is a store whose conflicts have an earlier version of the stream.
 type vague struct{ *eventstoretest.Memory }
 
 func (s vague) Append(ctx context.Context, id eventstore.StreamID, expected eventstore.Version, events ...eventstore.Draft) (eventstore.Receipt, error) {
@@ -45,7 +45,7 @@ func (s vague) Append(ctx context.Context, id eventstore.StreamID, expected even
 	return receipt, err
 }
 
-// TestLinearizableFinds: what the suite checks can fail.
+// TestLinearizableFinds: the check of the suite finds stores that are not linearizable.
 func TestLinearizableFinds(t *testing.T) {
 	t.Parallel()
 	for name, store := range map[string]eventstoretest.Store{

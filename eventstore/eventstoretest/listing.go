@@ -100,7 +100,7 @@ func testAsOf(t *testing.T, s Store) {
 	}
 }
 
-// testCause follows a request through what it leads to.
+// testCause follows a request through the events that it leads to.
 func testCause(t *testing.T, s Store) {
 	request := eventstore.WithMetadata(t.Context(), eventstore.Metadata{
 		CorrelationID: "request-7", Actor: "alice", TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",

@@ -16,8 +16,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Memory is an event store in memory. It behaves as [eventstore.Store] does, passes the same
-// suite and is safe for concurrent use; what it holds is gone with it.
+// Memory is an event store in memory. It behaves as [eventstore.Store] does, passes the same suite, and is safe for
+// concurrent use. Its events are lost with it.
 type Memory struct {
 	id uuid.UUID
 
@@ -84,7 +84,7 @@ func (m *Memory) Commit(ctx context.Context, changes ...eventstore.Change) ([]ev
 	return receipts, nil
 }
 
-// commit returns also the streams of the earlier commit whose receipts they are, if the key has answered.
+// commit also returns the streams of the earlier commit that the receipts belong to, if the key had one.
 func (m *Memory) commit(ctx context.Context, changes []eventstore.Change) ([]eventstore.Receipt, []eventstore.StreamID, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -122,7 +122,7 @@ func (m *Memory) commit(ctx context.Context, changes []eventstore.Change) ([]eve
 	return receipts, nil, nil
 }
 
-// keepLocked notes what is stored under the key of a commit, if it has one.
+// keepLocked notes the receipts under the key of a commit, if the commit has a key.
 func (m *Memory) keepLocked(ctx context.Context, changes []eventstore.Change, receipts []eventstore.Receipt) {
 	key, ok := eventstore.KeyFrom(ctx)
 	if !ok {
@@ -135,7 +135,8 @@ func (m *Memory) keepLocked(ctx context.Context, changes []eventstore.Change, re
 	m.keys[key.Name] = stored{key.Content, slices.Clone(receipts), streams, time.Now()}
 }
 
-// repeatedLocked finds what was stored with the same event ids at the same expected versions.
+// repeatedLocked returns the receipts of changes that are stored already, with the same event ids at the same
+// expected versions.
 func (m *Memory) repeatedLocked(changes []eventstore.Change) (receipts []eventstore.Receipt, ok bool) {
 	for _, change := range changes {
 		stream, end := m.streams[change.Stream], change.Expected+eventstore.Version(len(change.Events))
@@ -186,7 +187,7 @@ func (m *Memory) Receipts(ctx context.Context) ([]eventstore.Receipt, bool, erro
 	return slices.Clone(first.receipts), true, nil
 }
 
-// storedLocked returns what was committed under the key in ctx, nil if nothing was.
+// storedLocked returns the commit under the key in ctx, nil if there is none.
 func (m *Memory) storedLocked(ctx context.Context) (*stored, error) {
 	key, ok := eventstore.KeyFrom(ctx)
 	if !ok {
@@ -301,7 +302,7 @@ func (m *Memory) Correlated(ctx context.Context, id string) iter.Seq2[eventstore
 	return func(yield func(eventstore.Raw, error) bool) {
 		err := ctx.Err()
 		if err == nil && (id == "" || len(id) > 250) {
-			err = &eventstore.InvalidError{Reason: fmt.Sprintf("correlation id %.40q", id)}
+			err = &eventstore.InvalidError{Reason: fmt.Sprintf("correlation id %.40q: want from 1 to 250 bytes", id)}
 		}
 		if err != nil {
 			yield(eventstore.Raw{}, err)
@@ -402,7 +403,7 @@ func (m *Memory) snapshot() []eventstore.Raw {
 
 func (m *Memory) check(ctx context.Context, position eventstore.Position, limit int) error {
 	if position < 0 || limit < 1 {
-		return &eventstore.InvalidError{Reason: fmt.Sprintf("position %d, limit %d", position, limit)}
+		return &eventstore.InvalidError{Reason: fmt.Sprintf("position %d, limit %d: want a position from 0 on and a limit above 0", position, limit)}
 	}
 	return ctx.Err()
 }
@@ -433,7 +434,7 @@ func (m *Memory) Next(ctx context.Context, mark eventstore.Mark, filter eventsto
 	}
 	after := mark.Position
 	if after < 0 || limit < 1 {
-		return eventstore.Page{}, &eventstore.InvalidError{Reason: fmt.Sprintf("read the log after position %d, at most %d events", after, limit)}
+		return eventstore.Page{}, &eventstore.InvalidError{Reason: fmt.Sprintf("read the log after position %d, limit %d: want a position from 0 on and a limit above 0", after, limit)}
 	}
 	for {
 		m.mu.Lock()
@@ -453,7 +454,7 @@ func (m *Memory) Next(ctx context.Context, mark eventstore.Mark, filter eventsto
 	}
 }
 
-// clone keeps what is stored apart from what callers hold and may change.
+// clone copies an event, so that a caller cannot change the stored one.
 func clone(event eventstore.Raw) eventstore.Raw {
 	event.Data = slices.Clone(event.Data)
 	event.Metadata.Headers = maps.Clone(event.Metadata.Headers)

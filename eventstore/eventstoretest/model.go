@@ -17,8 +17,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// testModel runs random histories against a store and against a model of it, and compares every
-// answer. All histories share one store, one after the other; each has names of its own.
+// testModel runs random histories against a store and against a model of it, and compares every answer. All histories
+// share one store, one after the other. Each history has names of its own.
 func testModel(t *testing.T, s Store) {
 	history := 0
 	rapid.Check(t, func(rt *rapid.T) {
@@ -49,20 +49,20 @@ func testModel(t *testing.T, s Store) {
 	})
 }
 
-// model is what a store must hold. Its methods that take a rapid.T do one thing, drawn at random, to
-// the store and compare the answer with what follows from the model.
+// model has the events and keys that a store must hold. Its operations draw their arguments at random, call the
+// store, and compare the answer with the answer of the model.
 type model struct {
 	store   Store
 	ctx     context.Context
 	prefix  string              // of all names
-	start   eventstore.Position // where the log was before the history
+	start   eventstore.Position // the end of the log before the history
 	log     []eventstore.Raw
-	commits [][]eventstore.Change // those that were tried
+	commits [][]eventstore.Change // all commits that were tried
 	keys    map[string]keyed
 	n       int
 }
 
-// keyed is what was stored under an idempotency key.
+// keyed is the content and the receipts of the commit under an idempotency key.
 type keyed struct {
 	content  string
 	receipts []eventstore.Receipt
@@ -104,7 +104,7 @@ func (m *model) of(stream eventstore.StreamID) []eventstore.Raw {
 	return m.selected(func(event eventstore.Raw) bool { return event.Stream == stream })
 }
 
-// commit stores new events, or those of an earlier commit again.
+// commit stores new events, or repeats an earlier commit.
 func (m *model) commit(t *rapid.T) {
 	var changes []eventstore.Change
 	if len(m.commits) > 0 && rapid.IntRange(0, 3).Draw(t, "again") == 0 {
@@ -142,7 +142,7 @@ func (m *model) commit(t *rapid.T) {
 	}
 }
 
-// changes draws what a new commit does.
+// changes draws the changes of a new commit.
 func (m *model) changes(t *rapid.T) (changes []eventstore.Change) {
 	for range rapid.IntRange(1, 3).Draw(t, "changes") {
 		id := m.stream(t)
@@ -166,8 +166,8 @@ func (m *model) changes(t *rapid.T) (changes []eventstore.Change) {
 	return changes
 }
 
-// answer returns what a commit must be answered with: an error, the receipts of the first time, or
-// neither if it must be stored.
+// answer returns the answer that a commit must get: an error, the receipts of the first time, or neither if the
+// commit must be stored.
 func (m *model) answer(changes []eventstore.Change, name, content string) ([]eventstore.Receipt, error) {
 	if first, ok := m.keys[name]; ok {
 		if first.content != content || len(first.receipts) != len(changes) {
@@ -195,8 +195,8 @@ func (m *model) answer(changes []eventstore.Change, name, content string) ([]eve
 	return nil, refused
 }
 
-// keep puts what was stored into the model. Position and time are the store's to choose, the rest
-// must be as it was given.
+// keep adds the events of a commit to the model. The store chooses position and time. The other fields must be as
+// they were given.
 func (m *model) keep(t *rapid.T, changes []eventstore.Change, receipts []eventstore.Receipt) {
 	for i, change := range changes {
 		before := eventstore.Version(len(m.of(change.Stream)))
@@ -232,7 +232,7 @@ func (m *model) end() eventstore.Position {
 	return m.log[len(m.log)-1].Position
 }
 
-// key draws an idempotency key and what it is used for.
+// key draws an idempotency key and its content.
 func (m *model) key(t *rapid.T) (ctx context.Context, name, content string) {
 	name = m.prefix + rapid.SampledFrom([]string{"k", "l", "m"}).Draw(t, "key name")
 	content = rapid.SampledFrom([]string{"this", "this", "that"}).Draw(t, "content")

@@ -24,7 +24,7 @@ func (m *model) collect(t *rapid.T, events iter.Seq2[eventstore.Raw, error]) (al
 	return all
 }
 
-// same fails the history unless the answer is the one that is wanted.
+// same fails the history if got and want differ.
 func same[T any](t *rapid.T, what string, asked any, got, want []T) {
 	if diff := gocmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("%s, %+v (-want +got):\n%s", what, asked, diff)
@@ -71,7 +71,7 @@ func (m *model) read(t *rapid.T) {
 	same(t, "read "+id.String(), options, m.collect(t, m.store.Read(m.ctx, id, options)), want)
 }
 
-// position draws one of those in the log, or where the history began.
+// position draws the position of an event in the log, or the start of the history.
 func (m *model) position(t *rapid.T) eventstore.Position {
 	if n := rapid.IntRange(0, len(m.log)).Draw(t, "position"); n > 0 {
 		return m.log[n-1].Position
@@ -174,7 +174,7 @@ func (m *model) follow(t *rapid.T) {
 	same(t, "followed", filter, got, want)
 }
 
-// infos returns how far each stream is whose name starts with a prefix.
+// infos returns the info of each stream whose name starts with a prefix.
 func (m *model) infos(prefix string) (infos []eventstore.StreamInfo) {
 	for _, event := range m.log {
 		if !strings.HasPrefix(event.Stream.String(), prefix) {
@@ -205,7 +205,7 @@ func (m *model) stat(t *rapid.T) {
 	}
 }
 
-// some draws what is asked of a list.
+// some draws the arguments of a list.
 func (m *model) some(t *rapid.T) (prefix string, limit int) {
 	return m.prefix + rapid.SampledFrom([]string{"", "", "a", "b-", "b-2", "c"}).Draw(t, "prefix"), rapid.IntRange(1, 5).Draw(t, "limit")
 }
@@ -214,7 +214,7 @@ func (m *model) streams(t *rapid.T) {
 	prefix, limit := m.some(t)
 	var after eventstore.StreamID
 	if rapid.Bool().Draw(t, "from the middle") {
-		after = m.stream(t) // which may have no event
+		after = m.stream(t) // a stream that may have no event
 	}
 	want := slices.DeleteFunc(m.infos(prefix), func(info eventstore.StreamInfo) bool {
 		return after != eventstore.StreamID{} && info.Stream.String() <= after.String()

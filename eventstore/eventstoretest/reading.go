@@ -39,7 +39,7 @@ func testReadOptions(t *testing.T, s Store) {
 		}
 	}
 	for range s.Read(t.Context(), stream("a"), eventstore.ReadOptions{}) {
-		break // must not panic, nor keep anything open
+		break // the break must not panic, nor leave anything open
 	}
 }
 

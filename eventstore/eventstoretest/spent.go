@@ -34,7 +34,7 @@ func streamsOf(keys ...string) (ids []eventstore.StreamID) {
 	return ids
 }
 
-// testKeySpent: a key serves one commit of an attempt, and nothing but that is lost.
+// testKeySpent: a key serves one commit of an attempt. A second commit is refused, and changes nothing else.
 func testKeySpent(t *testing.T, s Store) {
 	attempt := func() context.Context { return eventstore.WithKey(t.Context(), "k", nil) }
 	ctx := attempt()
@@ -45,7 +45,7 @@ func testKeySpent(t *testing.T, s Store) {
 		t.Errorf("%v, want ErrInvalid", err)
 	}
 	given := []eventstore.Change{{Stream: stream("a"), Expected: eventstore.NoStream, Events: []eventstore.Draft{{ID: uuid.New(), Type: "t", Data: []byte(`1`)}}}}
-	first, err := s.Commit(ctx, given...) // of another one than was refused before
+	first, err := s.Commit(ctx, given...) // another commit than the refused ones
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func testKeySpent(t *testing.T, s Store) {
 	if again, err := s.Commit(ctx, given...); err != nil || !slices.Equal(again, first) {
 		t.Errorf("events with the same ids: %v, %v, want %v", again, err, first)
 	}
-	given[0].Events[0].ID = uuid.New() // the slice is the caller's, who has filled it anew
+	given[0].Events[0].ID = uuid.New() // the caller has put another event into its slice
 	if _, err := s.Commit(ctx, given...); !isSpent(err, "k", streamsOf("a"), streamsOf("a")) {
 		t.Errorf("other events in the same slice: %v, want a KeySpentError", err)
 	}
@@ -74,7 +74,7 @@ func testKeySpent(t *testing.T, s Store) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	ctx = attempt() // begins as the first one did
+	ctx = attempt() // a repeat of the request
 	if again, err := s.Commit(ctx, change("a")...); err != nil || !slices.Equal(again, first) {
 		t.Errorf("repeated: %v, %v, want %v", again, err, first)
 	}
@@ -86,7 +86,8 @@ func testKeySpent(t *testing.T, s Store) {
 	}
 }
 
-// testKeyBranches: an attempt that takes another branch than the one that was stored gets its receipts.
+// testKeyBranches: an attempt that takes another branch than the stored commit gets the receipts of the stored
+// commit.
 func testKeyBranches(t *testing.T, s Store) {
 	attempt := func() context.Context { return eventstore.WithKey(t.Context(), "k", nil) }
 	first, err := s.Commit(attempt(), change("b")...)

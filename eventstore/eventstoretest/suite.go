@@ -10,7 +10,7 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Store is what the suite tests: the methods of [eventstore.Store] that need no Postgres.
+// Store has the methods that the suite tests: those of [eventstore.Store] that need no Postgres.
 type Store interface {
 	Append(context.Context, eventstore.StreamID, eventstore.Version, ...eventstore.Draft) (eventstore.Receipt, error)
 	Commit(context.Context, ...eventstore.Change) ([]eventstore.Receipt, error)
