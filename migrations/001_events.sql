@@ -1,11 +1,11 @@
 -- +goose Up
--- The log of a Tidemark store: events, how they are appended, and how far they may be read. The word before each dot is the schema's name; the migrator
--- of this package puts a custom one in its place, goose and tern run the file as it is.
+-- The log of a Tidemark store: the events, the functions that append them, and the tidemark, up to which readers may
+-- read. The word before each dot is the schema's name. The migrator of this package can replace it by another name.
+-- goose and tern run the file unchanged.
 -- +goose StatementBegin
 do $$
 begin
-    -- Not "if not exists", which wants the right to create schemas even where there is nothing
-    -- to create.
+    -- "create schema if not exists" would need the right to create schemas even if the schema exists.
     if to_regnamespace('tidemark') is null then
         create schema tidemark;
     end if;
@@ -13,7 +13,7 @@ end
 $$;
 -- +goose StatementEnd
 
--- What has been applied, by whichever tool: each file adds and removes its own row.
+-- One row per migration that was applied, by any tool. Each file adds and removes its own row.
 create table tidemark.schema_migrations (
     version    int         not null primary key,
     name       text        not null,
@@ -23,7 +23,7 @@ create table tidemark.schema_migrations (
 insert into tidemark.schema_migrations (version, name)
 values (1, '001_events.sql');
 
--- Which store this is. The row goes where the log goes: with a dump, a copy of the files, a standby.
+-- The identity of this store. The row is copied together with the log: in a dump, in a copy of the files, to a standby.
 create table tidemark.store (
     id         uuid        not null default gen_random_uuid(),
     created_at timestamptz not null default clock_timestamp(),
@@ -32,7 +32,7 @@ create table tidemark.store (
 
 insert into tidemark.store default values;
 
--- The log. Written only through append(), below.
+-- The log. Only the append functions below write to it.
 create sequence tidemark.events_position_seq as bigint cache 1;
 
 create table tidemark.events (
@@ -49,7 +49,7 @@ create table tidemark.events (
     constraint events_stream_version_key unique (stream, version)
 );
 
--- Only events with a correlation id are in it: the others pay nothing.
+-- Only events with a correlation id are in this index. Other events cost nothing.
 create index events_correlation on tidemark.events ((metadata ->> 'correlation_id'), position)
  where metadata ->> 'correlation_id' is not null;
 
@@ -72,7 +72,7 @@ create trigger events_immutable
     before update or delete or truncate on tidemark.events
     for each statement execute function tidemark.refuse_change();
 
--- One row per idempotency key a caller gave: what was appended under it.
+-- One row per idempotency key of a caller: the content of the request, and the versions and positions of its append.
 create table tidemark.append_keys (
     key         text        not null collate "C" primary key,
     content     bytea       not null,
@@ -81,21 +81,23 @@ create table tidemark.append_keys (
     recorded_at timestamptz not null default clock_timestamp()
 );
 
--- proven() returns true if the statement that calls it sees all of the store that was committed before, and raises
--- an error otherwise: a reader that asks one server where the log ends, and another one, or another role, for
--- the events, must not take what is hidden from it for what does not exist. It looks with the rights and the
--- snapshot of the statement; as a condition in a sub-select it is evaluated once, also if there is no row:
+-- proven() returns true if the statement that calls it sees everything that was committed to the store before, and
+-- raises an error otherwise. Readers need this proof. A reader may ask one server for the end of the log, and read the
+-- events from another server, or as another role. It must not take hidden events for events that do not exist.
+-- proven() uses the rights and the snapshot of the statement. As a condition in a sub-select it is evaluated once, even
+-- if there is no row:
 --
 --   select … from events where … and (select proven(…))
 --
--- last is the position of an event that the caller was told of. That this one event is visible proves little
--- by itself: 5 and 6 may be committed in the order 6, 5, and a standby shows 6 before 5. seen and seen_id are
--- the last event that the caller has read, if it has one: it is still there unless the log went back, after a
--- failover to a standby that was behind, or a restore. A caller that is content with the past of a standby says
--- stale.
+-- last is the position of an event that the caller was told of. A visible event alone proves little: 5 and 6 may be
+-- committed in the order 6, 5, and a standby then shows 6 before 5.
+-- seen and seen_id are the position and the id of the last event that the caller has read, if there is one. This event
+-- is still there unless the log went back, after a failover to a standby that was behind, or after a restore.
+-- stale means that the caller accepts the past of a standby.
 --
--- SQLSTATEs: TM011 what is stored may be hidden; the detail is one of standby, row-level-security, snapshot.
--- TM012 the log went back; the detail is JSON.
+-- SQLSTATEs:
+--   TM011  stored events may be hidden. The detail is one of standby, row-level-security, snapshot
+--   TM012  the log went back. The detail is JSON
 -- +goose StatementBegin
 create function tidemark.proven(
     seen    bigint default 0,
@@ -103,7 +105,7 @@ create function tidemark.proven(
     last    bigint default 0,
     stale   boolean default false
 ) returns boolean
--- stable: with the snapshot of the statement that calls it.
+-- A stable function uses the snapshot of the statement that calls it.
 language plpgsql stable parallel safe
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -141,9 +143,10 @@ end
 $$;
 -- +goose StatementEnd
 
--- next_position() returns the next position of the log, which is after every one that is stored. fence is the
--- sequence's value that the caller's fence holds. A restore, a logical replication or an ALTER SEQUENCE may
--- leave the sequence behind the log, or make it give values out of order: then nothing can be appended.
+-- next_position() returns the next position of the log. It is after every stored position. fence is the value of the
+-- sequence that the caller's fence holds. A restore, a logical replication or an ALTER SEQUENCE can leave the sequence
+-- behind the log, or make it return values out of order. Then next_position() raises TM010, and nothing can be
+-- appended.
 -- +goose StatementBegin
 create function tidemark.next_position(fence bigint) returns bigint
 language plpgsql volatile
@@ -160,7 +163,7 @@ end
 $$;
 -- +goose StatementEnd
 
--- refuse_sequence() raises TM010: the sequence is at a position that is not after the end of the log.
+-- refuse_sequence() raises TM010: the value of the sequence is at or before the end of the log.
 -- +goose StatementBegin
 create function tidemark.refuse_sequence(at bigint, stored bigint) returns void
 language plpgsql volatile
@@ -178,8 +181,8 @@ end
 $$;
 -- +goose StatementEnd
 
--- refuse_inline() raises TM008: a projection is kept by the appends, and this one would leave its events out, or
--- cannot know.
+-- refuse_inline() raises TM008. The append would leave its events out of a projection that is kept inline. Or, with
+-- old_snapshot, the append cannot know which projections are kept inline.
 -- +goose StatementBegin
 create function tidemark.refuse_inline(old_snapshot boolean) returns void
 language plpgsql volatile
@@ -190,16 +193,16 @@ begin
         raise exception using errcode = 'TM008',
             message = format('append: isolation level %s does not show which projections are kept inline',
                              current_setting('transaction_isolation')),
-            hint = 'Where RunnerOperator.StartInline was ever called, append at isolation level read committed.';
+            hint = 'RunnerOperator.StartInline was called in this schema: append at isolation level read committed.';
     end if;
     raise exception using errcode = 'TM008',
         message = 'append: a projection of these events is kept inline, and this writer does not know it',
-        hint = 'Deploy it to every writer before RunnerOperator.StartInline, or call RunnerOperator.StopInline.';
+        hint = 'Deploy the projection to every writer before RunnerOperator.StartInline, or call RunnerOperator.StopInline.';
 end
 $$;
 -- +goose StatementEnd
 
--- refuse_loss() ends an append of which not all events were stored.
+-- refuse_loss() raises an error: not all events of an append were stored.
 -- +goose StatementBegin
 create function tidemark.refuse_loss() returns void
 language plpgsql volatile
@@ -211,41 +214,50 @@ end
 $$;
 -- +goose StatementEnd
 
--- Appends and projections that appends keep know each other: the functions below read the table projections, which
--- the migration of projections makes.
+-- The functions below read the table projections, because appends must know which projections are kept inline. The file
+-- 003_projections.sql creates the table.
 
--- append_group() stores events at the end of streams for several callers in one transaction. Each
--- of them, a request, is stored as a whole or not at all, whatever becomes of the others.
+-- append_group() stores events at the end of streams for several callers in one transaction. The commit of one caller
+-- is a request. A request is stored as a whole or not at all, whatever the outcome of the other requests.
 --
--- Three kinds of parallel arrays. One element per change, which is what a request does to one
--- stream: requests, the number of the request, from 1, ascending; streams; expected, the version the
--- stream must be at: 0 or more exactly, -1 any, -2 at least one event. One element per event: changes
--- is the index of its change, offsets says that it is the first, second, … event the stream gets, and
--- then what is stored. One element per request: keys, null where it has no idempotency key, and
--- contents; both are empty when no request has a key.
+-- The arguments are parallel arrays of three kinds.
+-- One element per change. A change is the part of a request that concerns one stream:
+--   requests  the number of the request, from 1, ascending
+--   streams   the stream
+--   expected  the version that the stream must be at: 0 or more exactly, -1 any, -2 at least one event
+--   seen      the id of the event at the expected version, null if the caller does not know it. The array is empty if
+--             no caller knows an id. If another event is there, the log went back since the caller read it: that is a
+--             conflict at the expected version
+-- One element per event:
+--   changes   the index of the change that the event belongs to
+--   offsets   1 for the first event that the stream gets, 2 for the second, …
+--   ids, types, schemas, payloads, metas: the values that are stored
+-- One element per request. Both arrays are empty if no request has an idempotency key:
+--   keys      the idempotency key, null if the request has none
+--   contents  the content that a repeat under the key must have
 --
--- seen is empty, or has one element per change: the id of the event at the expected version, null where the
--- caller does not know it. Another event is there when the log went back since; that is a conflict at the
--- expected version.
+-- A stream may appear in several requests if each of them expects any version (-1), changes only this stream, and has
+-- no key. The offsets of the stream then continue from request to request. A key may appear only once.
 --
--- A stream may stand there more than once if each time any version is expected by a request without
--- a key that changes nothing else; offsets go on counting. A key stands there once.
+-- append_group() returns one row per change, in the order of the changes: the outcome of the change's request.
+--   stored    version and position are those of the last event written to the stream
+--   repeated  events with these ids were stored before, at the expected versions. version and position are those of
+--             the first time
+--   conflict  nothing is stored. version is the version that the stream is at
+--   known     nothing is stored. The key was used before, see append_keys
+--   busy      nothing is stored. Another open transaction is appending to one of the streams, or under the key
 --
--- It returns, per change and in their order, what has become of its request:
---   stored    version and position of the last event written to the stream
---   repeated  the same of the first time: events with these ids were stored at the expected versions
---   conflict  nothing is stored; version is the one the stream is at
---   known     nothing is stored; the key was used before, see append_keys
---   busy      nothing is stored: another transaction that is still open is appending to one of the
---             streams, or under the key
+-- patience is in milliseconds. With patience, append_group() does not wait for other appends: a request that would have
+-- to wait is busy. append_group() still waits, up to patience, for a table that another transaction has locked. If
+-- patience is null, it waits without a limit.
 --
--- With patience, in milliseconds, it waits for nobody: a request that would have to is busy. Only
--- for a table that somebody has locked it waits, for so long. With null it waits as long as it takes.
---
--- SQLSTATEs: TM002 invalid argument, TM008 a projection is kept inline that the transaction does not know, or
--- may not know, TM010 the sequence is behind the log, 55P03 when patience has ended, and 23505 on
--- events_stream_version_key when another append was faster, which the locks below prevent at
--- isolation level read committed. Then nothing is stored of any request.
+-- SQLSTATEs, after which nothing is stored of any request:
+--   TM002  invalid argument
+--   TM008  the transaction does not know a projection that is kept inline, or cannot see which ones are
+--   TM010  the sequence is behind the log
+--   55P03  patience has ended
+--   23505  on events_stream_version_key: another append was faster. The locks below prevent this at isolation level
+--          read committed
 -- +goose StatementBegin
 create function tidemark.append_group(
     requests int[],
@@ -264,12 +276,12 @@ create function tidemark.append_group(
     seen     uuid[] default '{}'
 ) returns table (outcome text, version bigint, "position" bigint)
 language plpgsql
--- A role that may execute the function needs no right on the tables. Whatever search_path the
--- caller has, names mean what they mean here.
+-- A role that may execute the function needs no rights on the tables. The search_path of the caller does not change
+-- which objects the names mean.
 security definer
 set search_path = pg_catalog, pg_temp
--- Planning, not work, is the cost of a small append: always reuse the cached plans, and let none
--- of them remember that the table was small once.
+-- Planning would cost a small append more than its work. So cached plans are always reused. Sequential scans are off:
+-- a cached plan must not depend on the table having been small when it was made.
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 as $$
@@ -279,8 +291,8 @@ declare
     busy_requests     int[];    -- requests that would have to wait
     known_requests    int[];    -- requests whose key was used before
     conflicting       int[];    -- requests with a stream at another version than expected
-    repeated_requests int[];    -- those of the conflicting ones that were stored before
-    refused_requests  int[];    -- busy, known and conflicting ones: nothing is stored of them
+    repeated_requests int[];    -- conflicting requests that were stored before
+    refused_requests  int[];    -- busy, known and conflicting requests: nothing is stored of them
     actual_versions   bigint[]; -- of each change: the version its stream is at
     last_versions     bigint[]; -- of each change: the version and the position of the last event stored
     last_positions    bigint[];
@@ -297,23 +309,23 @@ begin
         and cardinality(payloads) = cardinality(ids) and cardinality(metas) = cardinality(ids)
         and cardinality(keys) = cardinality(contents)) is not true then
         raise exception using errcode = 'TM002',
-            message = 'append: there must be a stream and an event, and parallel arrays must have one length';
+            message = 'append: there must be a stream and an event, and parallel arrays must have the same length';
     end if;
 
     -- Step 2: durability.
-    -- A commit that is not flushed could be lost in a crash after somebody has read its events,
-    -- and their positions be given out again: what readers have passed must be durable.
+    -- Every append is flushed to disk. Otherwise a crash could lose events that readers have read already, and the
+    -- sequence would give their positions to other events.
     if current_setting('synchronous_commit') = 'off' then
         perform set_config('synchronous_commit', 'local', true);
     end if;
 
     -- Step 3: locks of streams and keys.
     --
-    -- One open append per stream: the next one finds the version that this one leaves. Nobody waits
-    -- on the unique index, where a group would be held up by a transaction that concerns one of its
-    -- requests. Locks that are waited for are taken in the order of the hash, so that
-    -- two appends cannot deadlock. The lock
-    -- table has room for some thousands; an append to very many streams leaves it to the index.
+    -- The locks allow one open append per stream. The next append then finds the version that this one leaves.
+    -- Without them an append would wait on the unique index, and a transaction that concerns one request would hold up
+    -- the whole group. Locks that are waited for are taken in the order of their hashes, so that two appends cannot
+    -- deadlock. The lock table has room for some thousands of locks. So with more than 1000 streams, a change that
+    -- expects an exact version takes no lock and relies on the index.
     if patience is not null then
         perform set_config('lock_timeout', patience || 'ms', true);
         select array_agg(chg.stream)
@@ -322,8 +334,8 @@ begin
          where (chg.expected < 0 or cardinality(streams) <= 1000)
            and not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(chg.stream));
         if contended is not null then
-            -- Also one that got the lock a moment later: requests that share a stream count on each
-            -- other.
+            -- A request is busy even if it got the lock of the stream a moment later: requests that share a stream
+            -- continue each other's offsets.
             select array_agg(chg.request)
               into busy_requests
               from unnest(requests, streams) as chg (request, stream)
@@ -358,9 +370,9 @@ begin
 
     -- Step 4: versions.
     --
-    -- The version check comes before the first position is taken: whoever sees version n
-    -- committed gets a higher position for n+1. The unique index has the last word.
-    -- The end of the log is looked up before the sequence is, which is then not behind it.
+    -- The version check comes before the first position is taken. So an append that sees version n committed gets a
+    -- higher position for version n+1. The unique index has the last word. The end of the log is read before the
+    -- sequence: the value of the sequence, read later, must be at or after that end.
     select array(select coalesce((select max(e.version) from tidemark.events e where e.stream = chg.stream), 0)
                    from unnest(streams) as chg (stream)),
            (select max(e.position) from tidemark.events e)
@@ -383,10 +395,10 @@ begin
 
     -- Step 5: the fence.
     if refused_requests is null or not requests <@ refused_requests then -- something will be stored
-        -- The fence: while this transaction is open, no reader passes the position the sequence
-        -- has here. See tidemark(). Only the low 32 bits fit into the key of an advisory lock. The
-        -- sequence must be read by this function, which locks it: a plain SELECT can see the value
-        -- that nextval() writes ahead for crash recovery, up to 32 too high.
+        -- While this transaction is open, no reader passes the position that the sequence has here. See tidemark().
+        -- Only the low 32 bits fit into the key of an advisory lock. The sequence must be read with
+        -- pg_sequence_last_value(), because that function locks the sequence. A plain SELECT can see the value that
+        -- nextval() writes ahead for crash recovery, up to 32 too high.
         fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
         if log_end > fence then
             perform tidemark.refuse_sequence(fence, log_end);
@@ -394,9 +406,10 @@ begin
         perform pg_advisory_xact_lock_shared(
             hashtext('tidemark.events'),
             (((fence + 2147483648) & 4294967295) - 2147483648)::int);
-        -- A projection that is kept by the appends misses those that do not know it. After the fence, so that
-        -- whoever asks for one knows which appends to wait for. What a transaction that keeps its first
-        -- snapshot sees of projections may be out of date; a sequence shows what it is.
+        -- An append that does not know an inline projection would leave its events out of the projection. The check
+        -- comes after the fence, so that a process that starts to keep a projection inline can see which appends it
+        -- must wait for. A transaction that keeps its first snapshot may see old rows of the table. A sequence
+        -- shows its present value in any snapshot.
         if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
            and pg_sequence_last_value('tidemark.inline_starts') is not null then
             perform tidemark.refuse_inline(old_snapshot => true);
@@ -414,7 +427,8 @@ begin
     -- Step 6: events are stored.
     if refused_requests is null and cardinality(keys) = 0 and changes = requests
        and cardinality(requests) = requests[cardinality(requests)] then
-        -- One event for each request, as it is most of the time: what follows, without joins.
+        -- The usual case: one event per request, and no request is refused. This does the same as the general case
+        -- below, without joins.
         last_positions := array(select nextval('tidemark.events_position_seq') from unnest(ids));
         if fence >= any (last_positions) then -- as in next_position()
             perform tidemark.refuse_sequence(last_positions[cardinality(last_positions)], fence);
@@ -436,7 +450,7 @@ begin
 
     if exists (select from unnest(changes) c where (c between 1 and cardinality(streams)) is not true) then
         raise exception using errcode = 'TM002',
-            message = format('append: an event belongs to a change from 1 to %s, not to one of %s', cardinality(streams), changes);
+            message = format('append: each index in changes must be from 1 to %s, changes is %s', cardinality(streams), changes);
     end if;
     with events as materialized (
         -- Positions follow the order of the events.
@@ -468,7 +482,7 @@ begin
 
     -- Step 7: repeats and keys.
     if conflicting is not null then
-        -- A conflict is none if all of it is there already.
+        -- A conflicting request is a repeat if all its events are stored already.
         select array_agg(s.request)
           into repeated_requests
           from (select requests[chg.change] as request
@@ -495,7 +509,7 @@ begin
         end if;
     end if;
 
-    if cardinality(keys) > 0 then -- also for what was stored before without the key
+    if cardinality(keys) > 0 then -- also for requests that were stored before without the key
         insert into tidemark.append_keys (key, content, versions, positions)
         select k.key, coalesce(k.content, ''), array_agg(chg.version order by chg.n), array_agg(chg.position order by chg.n)
           from unnest(keys, contents) with ordinality as k (key, content, request)
@@ -508,12 +522,13 @@ begin
     end if;
 
     if known_requests is not null or repeated_requests is not null then
-        -- What was stored before may be on this server alone: of an append whose session ended while it waited
-        -- for a synchronous standby. Something is written, so that this commit waits for the standby.
+        -- Events that were stored before may be on this server only: the session of their append may have ended while
+        -- it waited for a synchronous standby. So this transaction writes a message, and its commit waits for the
+        -- standby.
         perform pg_logical_emit_message(true, 'tidemark', '');
     end if;
 
-    -- Step 8: what has become of each change.
+    -- Step 8: the outcome of each change.
     return query
     select case when chg.request = any (known_requests) then 'known'
                 when chg.request = any (repeated_requests) then 'repeated'
@@ -529,9 +544,9 @@ end
 $$;
 -- +goose StatementEnd
 
--- append_one() is append_group() for a request of one event without an idempotency key: the short
--- path of somebody who is alone. It returns the version and the position, or no row if the event
--- could not be stored just so: then append_group() says why.
+-- append_one() is the short path of append_group(): for a single request of one event without an idempotency key. It
+-- returns the version and the position of the event. It returns no row if the event could not be stored in this way.
+-- The caller then calls append_group(), which says why.
 -- +goose StatementBegin
 create function tidemark.append_one(
     stream   text,
@@ -557,7 +572,7 @@ declare
     fence  bigint;
     taken  bigint;
 begin
-    -- All of this as in append_group(), which says why.
+    -- The comments of append_group() say why each step is needed.
     if current_setting('synchronous_commit') = 'off' then
         perform set_config('synchronous_commit', 'local', true);
     end if;
@@ -582,8 +597,7 @@ begin
     perform pg_advisory_xact_lock_shared(
         hashtext('tidemark.events'),
         (((fence + 2147483648) & 4294967295) - 2147483648)::int);
-    -- A projection that is kept by the appends misses those that do not know it. After the fence, so that
-    -- whoever asks for one knows which appends to wait for. As in append_group().
+    -- As in append_group(), the check for inline projections comes after the fence.
     if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
        and pg_sequence_last_value('tidemark.inline_starts') is not null then
         perform tidemark.refuse_inline(old_snapshot => true);
@@ -613,17 +627,18 @@ end
 $$;
 -- +goose StatementEnd
 
--- append() stores the events of one commit, all of them or none: append_group() for people and for
--- other clients. streams and expected are parallel, and so are the arrays from changes on: changes[i]
--- is the index into streams that event i belongs to, and a stream's events are numbered in the order
--- given. It waits for transactions that are in the way. It returns, per stream and in the order of
--- streams, the version and the position of the last event written.
+-- append() stores the events of one commit, all of them or none. It is append_group() for people and for other clients.
+-- streams and expected are parallel arrays. The arrays from changes to metas are parallel too: changes[i] is the index
+-- into streams of the stream that event i belongs to. The events of a stream are numbered in the order given. append()
+-- waits for other transactions that are appending to the streams or under the key. It returns one row per stream, in
+-- the order of streams: the version and the position of the last event written.
 --
--- With a key, a repeat of the call stores nothing and answers as the first call did; the same key
--- with other content is refused. So does a repeat with the same event ids at the same exact versions.
+-- With a key, a repeat of the call stores nothing and returns what the first call returned. The same key with other
+-- content is refused. A repeat with the same event ids at the same exact versions also stores nothing and returns what
+-- the first call returned.
 --
--- SQLSTATEs: TM001 version conflict (the detail is JSON), TM002 invalid argument, TM004 key reused, TM008 and
--- TM010 as above, and 23505 on events_stream_version_key when a concurrent append was faster.
+-- SQLSTATEs: TM001 version conflict (the detail is JSON), TM002 invalid argument, TM004 key reused, TM008 and TM010 as
+-- above, 23505 on events_stream_version_key when a concurrent append was faster.
 -- +goose StatementBegin
 create function tidemark.append(
     streams  text[],
@@ -656,7 +671,7 @@ begin
         end if;
         if expected[n] is null or expected[n] < -2 then
             raise exception using errcode = 'TM002',
-                message = format('append: expected version %L of stream %s is none', expected[n], streams[n]);
+                message = format('append: expected version %L of stream %s is invalid: it must be -2 or more', expected[n], streams[n]);
         end if;
     end loop;
     select array_agg(g.outcome order by g.n), array_agg(g.version order by g.n), array_agg(g.position order by g.n)
@@ -693,20 +708,19 @@ end
 $$;
 -- +goose StatementEnd
 
--- tidemark() is how far a reader may read: the position of the last event that has no open
--- append before it. Every event at or below it is visible to any statement that starts later.
+-- tidemark() returns the position up to which a reader may read: that of the last event that no open append can still
+-- be before. Every event at or below this position is visible to any statement that starts later.
 --
--- Why: an event at a position up to `reached` got it before the sequence was read here, so its
--- fence was already held. Either it is still found in pg_locks, or its transaction has ended,
--- and Postgres makes a transaction visible before it releases its locks. Hence the order of the
--- statements below, and hence read committed: the reader's next statement needs a new snapshot.
+-- Why this is right: an event at a position up to `reached` got its position before the sequence was read here, so its
+-- append already held its fence. Either the fence is still found in pg_locks, or the append's transaction has ended.
+-- Postgres makes a transaction visible before it releases its locks. This is why the statements below have this order.
+-- It is also why the transaction must be read committed: the reader's next statement needs a new snapshot.
 --
--- The answer is always the position of a committed event, never one in a gap: positions that no
--- committed transaction used may be given out again after a crash.
+-- The result is the position of a committed event, or 0 if there is none. It is never a position in a gap, because
+-- positions that no committed transaction used may be given out again after a crash.
 --
--- SQLSTATEs: TM005 on a standby, in a transaction that is not read committed, or if row level security is forced
--- upon the owner, TM010 with a sequence
--- that is behind the log.
+-- SQLSTATEs: TM005 on a standby, in a transaction that is not read committed, or if row level security is forced on the
+-- owner. TM010 if the sequence is behind the log.
 -- +goose StatementBegin
 create function tidemark.tidemark() returns bigint
 language plpgsql volatile security definer
@@ -730,7 +744,7 @@ begin
             message = 'the tidemark is not known in a transaction that keeps its first snapshot',
             hint = 'Read the log at isolation level read committed; see also default_transaction_isolation.';
     end if;
-    if row_security_active('tidemark.events'::regclass) then -- forced upon the owner
+    if row_security_active('tidemark.events'::regclass) then -- forced on the owner
         raise exception using errcode = 'TM005', detail = 'row-level-security',
             message = 'row level security hides events from the owner of the schema',
             hint = 'Execute: alter table ' || 'tidemark.events'::regclass || ' no force row level security';
@@ -749,7 +763,8 @@ begin
        and l.objsubid = 2
        and l.granted;
 
-    -- A fence holds the low 32 bits of a position that is at most `latest`, read after it.
+    -- A fence holds the low 32 bits of a position. This position is at most `latest`, because `latest` is read after
+    -- the fences.
     latest := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
 
     if stored > latest then
@@ -784,12 +799,18 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- tidemark_holders() lists the open transactions that hold the tidemark back, the one that holds it back most
--- first: where it is held, the backend, what its client calls itself, and since when it is open. A prepared
--- transaction has no backend, and an owner and a gid: it ends with rollback prepared 'gid' or commit prepared
--- 'gid'. Its locks carry the number of the transaction only after a restart of the server; before, they carry
--- what the session called it, as does the lock on the number. Without the right to see the backends of other roles, since is null. It runs with
--- the rights of who calls it, who may see more backends than the owner, and needs select on the sequence.
+-- tidemark_holders() lists the open transactions that hold the tidemark back. The one that holds it back most is
+-- first. A row has the position where the transaction holds the tidemark, its backend, the name of the client's
+-- application, and the time since when the transaction is open. since is null if the caller has no right to see the
+-- backends of other roles.
+--
+-- A prepared transaction has no backend. It has an owner and a gid, and ends with rollback prepared 'gid' or commit
+-- prepared 'gid'. In pg_locks its locks have the number of the transaction only after a restart of the server. Before a
+-- restart they have the virtual transaction of the session. The lock on the number has it too, and so leads to the
+-- number.
+--
+-- The function runs with the rights of its caller, because a caller may see more backends than the owner. The caller
+-- needs select on the sequence.
 -- +goose StatementBegin
 create function tidemark.tidemark_holders()
 returns table ("position" bigint, pid int, application_name text, since timestamptz, gid text, owner name)
@@ -798,7 +819,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     with latest as (select coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0) as position)
     select h.position - ((h.position - l.objid::bigint) & 4294967295), l.pid,
-           -- a backend may have ended since its lock was seen
+           -- A backend may have ended since its lock was seen.
            coalesce(a.application_name, ''), coalesce(a.xact_start, p.prepared), p.gid, p.owner
       from latest h,
            pg_locks l
@@ -815,7 +836,7 @@ as $$
 $$;
 -- +goose StatementEnd
 
--- Nobody may append or read but the owner and those who are given the right.
+-- Only the owner, and roles that are given the right, may append or ask for the tidemark.
 revoke all on function tidemark.append_one(text, bigint, uuid, text, smallint, json, json, int, uuid) from public;
 revoke all on function tidemark.append_group(int[], text[], bigint[], int[], int[], uuid[], text[], smallint[], json[], json[], text[], bytea[], int, uuid[]) from public;
 revoke all on function tidemark.append(text[], bigint[], int[], uuid[], text[], smallint[], json[], json[], text, bytea) from public;
@@ -850,7 +871,7 @@ do $$
 begin
     drop schema tidemark;
 exception when dependent_objects_still_exist then
-    null; -- somebody else has tables here
+    null; -- the schema has other objects: it stays
 end
 $$;
 -- +goose StatementEnd

@@ -2,8 +2,8 @@
 insert into tidemark.schema_migrations (version, name)
 values (2, '002_snapshots.sql');
 
--- Saved aggregate state: opaque, of one stream at one version. What it is, type, shape and schema say;
--- the event it was taken after proves that it belongs to the stream.
+-- Saved states of aggregates. A row is the state of one stream at one version, as opaque bytes. type, shape and schema
+-- say what the bytes are. event_id is the event at the version: it proves that the state belongs to the stream.
 create table tidemark.snapshots (
     stream      text        not null collate "C",
     version     bigint      not null,
