@@ -13,10 +13,10 @@ create table tidemark.projections (
     reason     text,                                 -- why it is not running
     partitions int         not null check (partitions > 0),
     types      text[]      not null,                 -- the event types that are handled
-    added      json        not null default '{}',    -- types added later, with the position up to which events are missing
+    added      json        not null default '{}',    -- types added later; their events up to this are missing
     tables     text[]      not null default '{}',    -- the names that readers use for the tables of the read model
     definition text        not null default '',      -- the statements that made the tables, as tokens
-    kind       text        not null default '',      -- what handles its events: handlers, folds into a table, or effects
+    kind       text        not null default '',      -- what handles the events: handlers, folds or effects
     total      bigint      not null default 0,       -- about how many events there were when the version was made
     total_at   bigint      not null default 0,       -- where the log ended when the version was made
     held_until timestamptz,                          -- until then it does not move: another version takes its place
@@ -47,7 +47,7 @@ create table tidemark.projection_partitions (
     parked        int         not null default 0,     -- rows in dead_letters
     lease_owner   text,
     lease_expires timestamptz,
-    lease_length  interval    not null default '10 s', -- a lease with more time left is from before the clock was put back
+    lease_length  interval    not null default '10 s', -- more time left: from before the clock was put back
     fencing_token bigint      not null default 0,
     error         text,                               -- why it makes no progress
     error_at      bigint,                             -- the position of the event that failed, null if there is none
@@ -164,7 +164,7 @@ create table tidemark.projection_members (
     version    int         not null,
     owner      text        not null,
     expires    timestamptz not null,
-    length     interval    not null default '10 min', -- a row with more time left is from before the clock was put back
+    length     interval    not null default '10 min', -- more time left: from before the clock was put back
     primary key (projection, version, owner),
     foreign key (projection, version) references tidemark.projections (name, version) on delete cascade
 );
@@ -205,7 +205,7 @@ create table tidemark.projection_audit (
     version     int         not null,
     action      text        not null,
     actor       text        not null default session_user, -- the name that the application gives
-    role        text        not null default session_user, -- the role that was logged in; only the owner may write another
+    role        text        not null default session_user, -- the logged-in role; only the owner may write another
     details     json        not null default '{}',
     recorded_at timestamptz not null default clock_timestamp()
 );

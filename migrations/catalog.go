@@ -9,21 +9,21 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// ErrChanged means that a schema is not what the migrations of this release make of it: see [SchemaError].
+// ErrChanged means that a schema differs from the schema that the migrations of this release make: see [SchemaError].
 var ErrChanged = errors.New("schema differs from what this release of tidemark makes")
 
-// Difference is an object of a schema that is not as the migrations make it.
+// Difference is an object of a schema that differs from the object that the migrations make.
 type Difference struct {
 	Object  string // such as "column events.position" or "trigger events_immutable on events"
 	Problem string // such as "is missing"
 }
 
-// SchemaError says how a schema differs from what the migrations of this release make of it. It unwraps to
+// SchemaError says how a schema differs from the schema that the migrations of this release make. It unwraps to
 // [ErrChanged].
 type SchemaError struct {
 	Schema      string
 	Differences []Difference // at least one, in the order of their objects
-	RenamedFrom string       // the schema that the functions still name, if this one was renamed
+	RenamedFrom string       // the schema that the functions still name, if Schema was renamed; otherwise ""
 }
 
 // Unwrap returns [ErrChanged].
@@ -49,7 +49,7 @@ func (e *SchemaError) Error() string {
 		ErrChanged, e.Schema, strings.Join(told, "; "))
 }
 
-// catalogSQL describes what is in a schema, in the form of [objects].
+// catalogSQL returns the objects of a schema, in the form of [objects].
 const catalogSQL = `
 with classes as (
     select c.oid, c.relname::text as name, c.relkind
@@ -116,7 +116,7 @@ select 'function ' || p.proname || '(' || oidvectortypes(p.proargtypes) || ')',
   join pg_namespace n on n.oid = p.pronamespace
  where n.nspname = $1`
 
-// there returns what is in the schema.
+// there returns the objects that are in the schema.
 func (m *migrator) there(ctx context.Context) (objects, error) {
 	found := objects{}
 	var name string
@@ -133,7 +133,7 @@ func (m *migrator) there(ctx context.Context) (objects, error) {
 	return found, nil
 }
 
-// check compares the schema with what these steps make.
+// check compares the schema with the objects that these steps make. It returns a [SchemaError] if they differ.
 func (m *migrator) check(ctx context.Context, steps []Migration) error {
 	have, err := m.there(ctx)
 	if err != nil {

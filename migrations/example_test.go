@@ -12,8 +12,7 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// An application migrates when it starts, before it opens the store. Instances that start
-// together may all do so.
+// An application migrates when it starts, before it opens the store. Several instances can do this at the same time.
 func ExampleUp() {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
@@ -27,7 +26,7 @@ func ExampleUp() {
 	}
 }
 
-// Where the application may not change the schema, it checks that somebody else has.
+// An application without the right to change the schema checks that the migrations were applied.
 func ExampleValidate() {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
@@ -47,7 +46,7 @@ func ExampleValidate() {
 	}
 }
 
-// One role for the services, one for the people who look after them.
+// One role is for services, the other for operators.
 func ExampleCreateRoles() {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL")) // as the owner of the schema
@@ -59,7 +58,7 @@ func ExampleCreateRoles() {
 	if err := migrations.CreateRoles(ctx, pool, nil, migrations.Roles{}); err != nil {
 		log.Fatal(err)
 	}
-	// Roles cannot log in by themselves.
+	// The roles cannot log in, so they are granted to a role that can.
 	if _, err := pool.Exec(ctx, `grant tidemark_app to orders_service`); err != nil {
 		log.Fatal(err)
 	}

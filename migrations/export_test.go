@@ -6,7 +6,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Compared returns what the files make in the default schema, and what is there, by the names of the objects.
+// Compared returns the objects that the files make in the default schema, and the objects that are there, by their
+// names.
 func Compared(ctx context.Context, conn *pgx.Conn) (want, have map[string][2]string, err error) {
 	m, err := newMigrator(nil)
 	if err != nil {
@@ -25,12 +26,12 @@ func pairs(o objects) map[string][2]string {
 	return found
 }
 
-// LockProblem is what is wrong with advisory locks, judged by what a second session sees of a shared one.
+// LockProblem says what is wrong with advisory locks, given what a second session sees of a shared lock.
 func LockProblem(seen, excluded, shared, stillSeen, freed bool) string {
 	return lockProbe{seen, excluded, shared, stillSeen, freed}.problem()
 }
 
-// SequenceProblem is the same of a sequence, judged by what a second session reads.
+// SequenceProblem says what is wrong with a sequence, given the values that a second session reads.
 func SequenceProblem(uncommitted, rolledBack int64) string {
 	return sequenceProbe{uncommitted, rolledBack}.problem()
 }

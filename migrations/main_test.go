@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// empty returns a pool on a database with nothing in it.
+// empty returns a pool on an empty database.
 func empty(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	return connect(t, pgtest.EmptyURL(t))

@@ -34,13 +34,13 @@ var (
 	ErrPending = errors.New("database lacks migrations of this release of tidemark")
 	// ErrInvalidSchema means that a schema name is not a plain lower-case identifier.
 	ErrInvalidSchema = errors.New("invalid schema name")
-	// ErrEncoding means that the encoding of the database is not UTF8: the store could not keep all texts there.
+	// ErrEncoding means that the encoding of the database is not UTF8. The database could not store all texts.
 	ErrEncoding = errors.New("the encoding of the database is not UTF8")
 )
 
 var errNilPool = errors.New("migrations: the pool is nil: pass one that pgxpool.New returned without an error")
 
-// Config says where the store lives. Nil and the zero value are the default.
+// Config says in which schema the store is. Nil and the zero value mean the default.
 type Config struct {
 	// Schema is the Postgres schema of the store: lower-case letters, digits and underscores,
 	// 63 bytes at most. Empty means [DefaultSchema].
@@ -56,11 +56,14 @@ type Migration struct {
 	plain   string // up, in the default schema
 }
 
-// Up applies every pending migration. It returns [ErrNewer], and changes nothing, when the
-// database is ahead of this release, a [SchemaError] when what was applied before is not what this release
-// would have made, [ErrEncoding] for a database that is not in UTF8, and [ErrUnsuitable] when the server's advisory
-// locks or sequences are not those of Postgres, which it tries out over a second connection. Safe to call from many
-// processes at once.
+// Up applies every pending migration. Many processes can call it at once. It changes nothing and returns an error in
+// these cases:
+//
+//   - [ErrNewer] if the database was migrated by a newer release
+//   - a [SchemaError] if the migrations that were applied before have not made what this release would make
+//   - [ErrEncoding] if the encoding of the database is not UTF8
+//   - [ErrUnsuitable] if the server's advisory locks or sequences do not behave as in Postgres. Up tests them over a
+//     second connection
 func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
 		if err := m.checkEncoding(ctx); err != nil {
@@ -85,9 +88,8 @@ func Up(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	})
 }
 
-// Down takes back every migration and with them every event: it is for tests and for giving a
-// store up. It returns [ErrNewer], and changes nothing, when the database is ahead of this
-// release.
+// Down takes back every migration, and so deletes every event. It is for tests, and for a store that is no longer
+// needed. If the database was migrated by a newer release, Down changes nothing and returns [ErrNewer].
 func Down(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
 		applied, err := m.applied(ctx)
@@ -116,12 +118,13 @@ func Pending(ctx context.Context, pool *pgxpool.Pool, config *Config) ([]Migrati
 	return pending, err
 }
 
-// Validate returns nil when the database is exactly at this release, [ErrPending] when it is
-// behind and [ErrNewer] when it is ahead. It returns a [SchemaError], which unwraps to [ErrChanged],
-// when tables, columns, constraints, indexes, sequences, triggers or functions are not as the
-// migrations make them, whichever tool ran them: after an edit by hand, after a restore that left
-// something out, in a schema that was renamed. Further objects in the schema, and the rights of
-// roles, are not looked at. It changes nothing.
+// Validate returns nil if the database is exactly at this release, [ErrPending] if it lacks migrations, and [ErrNewer]
+// if it was migrated by a newer release. It changes nothing.
+//
+// Validate returns a [SchemaError], which unwraps to [ErrChanged], if tables, columns, constraints, indexes, sequences,
+// triggers or functions differ from those that the migrations make, whichever tool ran them. This happens after an edit
+// by hand, after a restore that left something out, or when the schema was renamed. Validate ignores other objects in
+// the schema, and the rights of roles.
 func Validate(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
 	return connected(ctx, pool, config, func(m *migrator) error {
 		done, pending, err := m.split(ctx)
@@ -179,8 +182,8 @@ func connected(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(
 // locked runs do over one connection, one process at a time.
 func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*migrator) error) error {
 	return connected(ctx, pool, config, func(m *migrator) error {
-		// A lock of the session, since it spans several transactions. Closing the connection is
-		// what releases it for certain, whatever state the connection is in by then.
+		// The lock belongs to the session, because it spans several transactions. Closing the connection releases the
+		// lock in every case, whatever state the connection is in.
 		if _, err := m.conn.Exec(ctx, `select pg_advisory_lock(hashtext('tidemark migrations'), hashtext($1))`, m.schema); err != nil {
 			return fmt.Errorf("migrations: lock: %w", err)
 		}
@@ -189,19 +192,19 @@ func locked(ctx context.Context, pool *pgxpool.Pool, config *Config, do func(*mi
 	})
 }
 
-// checkEncoding returns an error unless the database keeps all texts as they are.
+// checkEncoding returns an [ErrEncoding] unless the encoding of the database is UTF8.
 func (m *migrator) checkEncoding(ctx context.Context) error {
 	var encoding string
 	if err := m.conn.QueryRow(ctx, `select current_setting('server_encoding')`).Scan(&encoding); err != nil {
 		return fmt.Errorf("migrations: look up the encoding: %w", err)
 	}
 	if encoding != "UTF8" {
-		return fmt.Errorf("migrations: %w, it is %s: make another one, with: create database … encoding 'UTF8' template template0", ErrEncoding, encoding)
+		return fmt.Errorf("migrations: %w, it is %s: make another database, with: create database … encoding 'UTF8' template template0", ErrEncoding, encoding)
 	}
 	return nil
 }
 
-// applied returns the versions the database has, in ascending order.
+// applied returns the versions of the migrations that the database has, in ascending order.
 func (m *migrator) applied(ctx context.Context) ([]int, error) {
 	rows, _ := m.conn.Query(ctx, pgschema.In(m.schema, `select version from SCHEMA.schema_migrations order by version`))
 	versions, err := pgx.CollectRows(rows, pgx.RowTo[int])
@@ -218,7 +221,7 @@ func (m *migrator) applied(ctx context.Context) ([]int, error) {
 	return versions, nil
 }
 
-// split returns the steps that the database has, and those that it lacks.
+// split returns the steps that the database has, and the steps that it lacks.
 func (m *migrator) split(ctx context.Context) (done, pending []Migration, err error) {
 	applied, err := m.applied(ctx)
 	if err != nil {
@@ -234,15 +237,15 @@ func (m *migrator) split(ctx context.Context) (done, pending []Migration, err er
 	return done, pending, nil
 }
 
-// apply runs one file in a transaction. The file itself keeps schema_migrations.
+// apply runs one file in a transaction. The file itself writes to schema_migrations.
 func (m *migrator) apply(ctx context.Context, name, sql string) error {
 	err := pgx.BeginFunc(ctx, m.conn, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, sql)
 		return err
 	})
 	if pgerr.Duplicate(err) {
-		return fmt.Errorf("migrations: %s in schema %s: %w: something of that name is there, but schema_migrations "+
-			"does not say that the file was applied: was the schema restored in part? Restore all of it, or drop what is there",
+		return fmt.Errorf("migrations: %s in schema %s: %w: an object of that name exists, but schema_migrations "+
+			"does not say that the file was applied: was the schema restored in part? Restore all of it, or drop the object",
 			name, m.schema, err)
 	}
 	if err != nil {
@@ -252,13 +255,13 @@ func (m *migrator) apply(ctx context.Context, name, sql string) error {
 }
 
 const (
-	divider   = "---- create above / drop below ----" // tern's; goose's marks are comments around it
+	divider   = "---- create above / drop below ----" // of tern; goose has its own marks, in comments around this line
 	schemaRef = `\btidemark\.|\bschema tidemark\b|to_regnamespace\('tidemark'\)`
 )
 
 var schemaName = regexp.MustCompile(schemaRef)
 
-// load reads the embedded files, in order, with the schema's name put in.
+// load reads the embedded files, in their order, and puts the schema's name into them.
 func load(schema string) ([]Migration, error) {
 	names, err := fs.Glob(FS, "*.sql")
 	if err != nil {
@@ -287,7 +290,7 @@ func load(schema string) ([]Migration, error) {
 	return steps, nil
 }
 
-// inSchema moves the SQL from the default schema into another one.
+// inSchema replaces the default schema in the SQL by another schema.
 func inSchema(sql, schema string) string {
 	if schema == DefaultSchema {
 		return sql

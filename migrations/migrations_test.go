@@ -91,7 +91,7 @@ func TestValidateUnmigrated(t *testing.T) {
 	}
 }
 
-// TestConcurrentUp: of many processes that start at once, one migrates.
+// TestConcurrentUp: if many processes start at once, one of them migrates.
 func TestConcurrentUp(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyURL(t)
@@ -111,7 +111,7 @@ func TestConcurrentUp(t *testing.T) {
 	}
 }
 
-// TestConcurrentUpAndDown: whatever the order, each call finds a whole schema or none.
+// TestConcurrentUpAndDown: in any order of the calls, each call finds a complete schema or none.
 func TestConcurrentUpAndDown(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyURL(t)
@@ -154,8 +154,8 @@ func race(t *testing.T, url string, do func(int, *pgxpool.Pool) error) {
 	wg.Wait()
 }
 
-// TestUpGivesItsConnectionBack: a pool of one connection is enough, none is lost, and the lock
-// goes with it although the pool stays open.
+// TestUpGivesItsConnectionBack: Up and Down need one connection of the pool, and return it. They release their lock
+// although the pool stays open.
 func TestUpGivesItsConnectionBack(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyURL(t)
@@ -184,7 +184,7 @@ func TestUpGivesItsConnectionBack(t *testing.T) {
 func TestDown(t *testing.T) {
 	t.Parallel()
 	pool := empty(t)
-	mustDown(t, pool, nil) // nothing to take back is no error
+	mustDown(t, pool, nil) // without migrations to take back, Down returns no error
 	mustUp(t, pool, nil)
 	up := objects(t, pool)
 	mustAppend(t, open(t, pool, migrations.DefaultSchema), `1`)
@@ -208,7 +208,7 @@ func TestDown(t *testing.T) {
 	mustAppend(t, store, `2`)
 }
 
-// TestDownLeavesOthersAlone: a schema that somebody else uses too is not dropped.
+// TestDownLeavesOthersAlone: a schema with other objects in it is not dropped.
 func TestDownLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	pool := empty(t)
@@ -227,8 +227,8 @@ func TestDownLeavesOthersAlone(t *testing.T) {
 	mustUp(t, pool, nil)
 }
 
-// TestDownOfNothing: where there was no Up, Down has nothing to take back, not even a schema that
-// happens to be empty.
+// TestDownOfNothing: without an Up before it, Down changes nothing. It does not drop a schema that happens to be
+// empty.
 func TestDownOfNothing(t *testing.T) {
 	t.Parallel()
 	pool := empty(t)
@@ -272,13 +272,13 @@ func TestNewer(t *testing.T) {
 	}
 }
 
-// TestHalfWay: a migration that fails in the middle has not happened at all.
+// TestHalfWay: a migration that fails in the middle leaves nothing behind.
 func TestHalfWay(t *testing.T) {
 	t.Parallel()
-	// Early and late in the first migration, and in the last one.
+	// The obstacle is early or late in the first migration, or in the last one.
 	for obstacle, at := range map[string]struct {
 		file string
-		done int // migrations before
+		done int // how many migrations are applied before the file
 	}{
 		"store": {"001_events.sql", 0}, "append_keys": {"001_events.sql", 0}, "projection_audit": {"003_projections.sql", 2},
 	} {

@@ -8,17 +8,18 @@ import (
 	"strings"
 )
 
-// objects describes what is in a schema: for the name of each object, such as "column events.position", its
-// definition. Both sides of a comparison are brought to this form: what the files say, and what the catalog says.
+// objects describes the objects of a schema: each name, such as "column events.position", has a definition. The files
+// and the catalog of Postgres are both brought to this form, and then compared.
 type objects map[string]definition
 
-// definition is what the two sides have to agree about.
+// definition holds the attributes of an object that must be the same in the files and in the catalog.
 type definition struct {
 	text string // "bigint not null"
 	body string // of a function
 }
 
-// token finds the parts of SQL within which a semicolon, a comma or a parenthesis means nothing.
+// token splits SQL into parts. A semicolon, comma or parenthesis that has a meaning is a part of its own. Inside a
+// function body, a string or a comment it has none, and stays inside a longer part.
 var token = regexp.MustCompile(`(?s)\$\$.*?\$\$|'(?:[^']|'')*'|--[^\n]*|[;,()]|[^$'\-;,()]+|.`)
 
 // statements splits SQL at its semicolons and leaves comments out.
@@ -37,7 +38,7 @@ func statements(sql string) (found []string) {
 	return found
 }
 
-// list returns what stands in the first parentheses, split at its commas.
+// list returns the text in the first parentheses, split at its commas.
 func list(sql string) (items []string) {
 	depth, item := 0, ""
 	for _, part := range token.FindAllString(sql, -1) {
@@ -70,8 +71,8 @@ var (
 	triggerStatement  = regexp.MustCompile(`(?s)^create (?:constraint )?trigger (\w+)\s+(before|after)\s+(.*?)\s+on tidemark\.(\w+)\s.*for each (row|statement) execute function tidemark\.(\w+)`)
 )
 
-// wanted returns what the files make, in the default schema. Statements of kinds that it does not know make
-// nothing that is compared; a test says so when a file makes something that is missing here.
+// wanted returns the objects that the files make, in the default schema. It ignores statements of other kinds.
+// TestEverythingIsCompared fails if a file makes an object that is missing here.
 func wanted(steps []Migration) objects {
 	found := objects{}
 	for _, step := range steps {
@@ -156,12 +157,12 @@ func columnText(kind, rest string, required bool) string {
 	return text
 }
 
-// synonyms are the short names of types that the files use.
+// synonyms maps the short names of types, which the files use, to the names in the catalog.
 var synonyms = map[string]string{
 	"int": "integer", "bool": "boolean", "timestamptz": "timestamp with time zone", "float8": "double precision",
 }
 
-// normal returns what the catalog calls a type.
+// normal returns the name of a type in the catalog.
 func normal(kind string) string {
 	element, array := strings.CutSuffix(kind, "[]")
 	if long, ok := synonyms[element]; ok {
@@ -193,11 +194,11 @@ func (o objects) addFunction(name string, arguments []string, header, body strin
 	o["function "+name+"("+strings.Join(kinds, ", ")+")"] = definition{text: text, body: unix(body)}
 }
 
-// unix removes what a checkout on Windows adds to line ends.
+// unix removes the carriage returns that a checkout on Windows adds.
 func unix(text string) string { return strings.ReplaceAll(text, "\r\n", "\n") }
 
-// compare returns how a schema differs from what is wanted there, by name. What else is in the schema is nobody's
-// business.
+// compare returns how the objects of a schema differ from the wanted ones, in the order of names. It ignores other
+// objects in the schema.
 func compare(want, have objects, schema string) (found []Difference) {
 	for _, name := range slices.Sorted(maps.Keys(want)) {
 		d := want[name]
@@ -224,7 +225,8 @@ func (d definition) differs(have objects, name string) string {
 	return ""
 }
 
-// renamedFrom returns the schema that a function still names, if it is one of this release except for that.
+// renamedFrom returns the schema that a function still names, if this name is the function's only difference from this
+// release. Otherwise it returns "".
 func renamedFrom(want, have objects, schema string) string {
 	for name, d := range want {
 		at := schemaName.FindStringIndex(d.body)
@@ -240,5 +242,5 @@ func renamedFrom(want, have objects, schema string) string {
 	return ""
 }
 
-// firstName finds a schema's name before a dot, where a function names it first.
+// firstName finds a schema's name before a dot, at the start of a text.
 var firstName = regexp.MustCompile(`^"?([a-z_][a-z0-9_]*)"?\.`)

@@ -12,15 +12,15 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
-// ErrUnsuitable means that the server lacks what the promises of a store rest on: advisory locks that show in
-// pg_locks, or sequences that count at once and never go back. Some distributed and forked servers speak as
-// Postgres does and have neither; readers of a store would pass over events there.
+// ErrUnsuitable means that the server lacks something that the guarantees of a store need: advisory locks that show in
+// pg_locks, or sequences that count at once and never go back. Some distributed and forked servers use the protocol of
+// Postgres and have neither. On such a server, readers of a store would skip events.
 var ErrUnsuitable = errors.New("this server cannot hold a store of tidemark")
 
-// The names are not qualified: they are found as the migrator's search_path says.
+// The names have no schema: the search_path of the migrator decides which functions they mean.
 const (
 	shareSQL = `select pg_advisory_xact_lock_shared(hashtext('tidemark probe'), $1::int)::text`
-	// seenSQL looks for locks as the function tidemark() does.
+	// seenSQL looks for locks in the same way as the SQL function tidemark().
 	seenSQL = `
 select exists (
        select
@@ -35,13 +35,13 @@ select exists (
 	shareTooSQL = `select pg_try_advisory_xact_lock_shared(hashtext('tidemark probe'), $1::int)`
 )
 
-// lockProbe is what a second session sees of a shared lock.
+// lockProbe holds what a second session sees of a shared lock that the first session takes.
 type lockProbe struct {
-	seen, excluded, shared bool // while the first session holds it
-	stillSeen, freed       bool // when its transaction has ended
+	seen, excluded, shared bool // while the first session holds the lock
+	stillSeen, freed       bool // after the transaction of the first session has ended
 }
 
-// problem returns what is wrong with the locks, "" if nothing is.
+// problem says what is wrong with the locks. It returns "" if nothing is wrong.
 func (p lockProbe) problem() string {
 	switch {
 	case !p.seen:
@@ -58,8 +58,8 @@ func (p lockProbe) problem() string {
 	return ""
 }
 
-// sequenceProbe is what a second session reads of a sequence of which the first one has taken a value, before and
-// after that was rolled back.
+// sequenceProbe holds the values that a second session reads from a sequence: after the first session has taken a
+// value, and after the first session has rolled back.
 type sequenceProbe struct{ uncommitted, rolledBack int64 }
 
 func (p sequenceProbe) problem() string {
@@ -72,11 +72,12 @@ func (p sequenceProbe) problem() string {
 	return ""
 }
 
-// probe returns an [ErrUnsuitable] unless locks, and with sequences these too, are as a store needs them.
+// probe returns an [ErrUnsuitable] unless advisory locks work as a store needs them. If sequences is true, it also
+// checks sequences.
 func (m *migrator) probe(ctx context.Context, pool *pgpool.Pool, sequences bool) error {
 	other, err := pool.Dial(ctx) // beside the pool, which may have a single connection
 	if pgerr.Is(err, pgerr.TooManyConnections) && !sequences {
-		return nil // the store is there, so it was tried
+		return nil // the store exists, so the server was checked when it was made
 	}
 	if err != nil {
 		return fmt.Errorf("migrations: connect a second time: %w", err)
@@ -132,8 +133,8 @@ func probeLocks(ctx context.Context, first, second *pgx.Conn) (p lockProbe, err 
 	return p, err
 }
 
-// probeSequence makes a sequence in the schema, or in one of its own: the right to make schemas is needed only where there
-// is none.
+// probeSequence makes a sequence in the schema, or in a schema of its own if the schema does not exist yet. The right
+// to make schemas is needed only in the second case.
 func probeSequence(ctx context.Context, first, second *pgx.Conn, schema string) (p sequenceProbe, err error) {
 	there, err := one[bool](ctx, first, `select to_regnamespace(quote_ident($1)) is not null`, schema)
 	if err != nil {

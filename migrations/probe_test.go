@@ -14,9 +14,9 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// TestUnsuitableServer: where advisory locks are stubs, as on some servers that speak as Postgres does, Up
-// refuses with the reason and leaves nothing behind. The stubs are in a schema before pg_catalog: this shows
-// that the probe asks a server, not what any real server would answer.
+// TestUnsuitableServer: if the server's advisory locks or sequences are stubs, as on some servers that use the protocol
+// of Postgres, Up returns the reason and leaves nothing behind. The stubs are in a schema that the search_path has
+// before pg_catalog. The test shows that the probe asks the server. It does not show what a real server answers.
 func TestUnsuitableServer(t *testing.T) {
 	t.Parallel()
 	for name, stub := range map[string]string{
@@ -51,7 +51,7 @@ func TestUnsuitableServer(t *testing.T) {
 	}
 }
 
-// A store that was restored onto such a server is refused too, although nothing is pending.
+// TestUnsuitableLater: Up also refuses a store that was restored onto such a server, although nothing is pending.
 func TestUnsuitableLater(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyURL(t)
@@ -66,7 +66,7 @@ func TestUnsuitableLater(t *testing.T) {
 	}
 }
 
-// Each fault of a server has a sentence of its own, and a server without a fault has none.
+// TestProbeProblem: each fault of a server has its own error text, and a server without a fault has none.
 func TestProbeProblem(t *testing.T) {
 	t.Parallel()
 	if locks, sequences := migrations.LockProblem(true, false, true, false, true), migrations.SequenceProblem(1, 1); locks+sequences != "" {
@@ -90,7 +90,7 @@ func TestProbeProblem(t *testing.T) {
 	}
 }
 
-// TestUpWithBusyPool: a pool whose connections are all in use does not keep a store from being migrated.
+// TestUpWithBusyPool: Up migrates a store although all connections of the pool are in use.
 func TestUpWithBusyPool(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Connect(t, pgtest.EmptyURL(t), func(c *pgxpool.Config) { c.MaxConns = 1 })
@@ -106,14 +106,14 @@ func TestUpWithBusyPool(t *testing.T) {
 	}
 }
 
-// TestUpWithFewRights: whoever owns the schema may migrate, also without the right to make schemas, and later on with a
-// single connection.
+// TestUpWithFewRights: the owner of the schema can migrate without the right to make schemas. Once the store is made, a
+// single connection is enough.
 func TestUpWithFewRights(t *testing.T) {
 	t.Parallel()
 	url := pgtest.EmptyURL(t)
 	setup := connect(t, url)
 	role := pgx.Identifier{setup.Config().ConnConfig.Database + "_owner"}.Sanitize()
-	mustExec(t, setup, `create role `+role+` login password 'secret' connection limit 2`) // which containers ask for
+	mustExec(t, setup, `create role `+role+` login password 'secret' connection limit 2`) // containers ask for a password
 	t.Cleanup(func() {
 		_, _ = setup.Exec(context.Background(), fmt.Sprintf("drop owned by %s; drop role %[1]s", role))
 	})

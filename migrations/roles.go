@@ -11,23 +11,23 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// RolesSQL is the file roles/roles.sql, for those who would rather run it themselves.
+// RolesSQL is the file roles/roles.sql. Use it to run the file without [CreateRoles].
 //
 //go:embed roles/roles.sql
 var RolesSQL string
 
-// Roles names the roles of a store. They belong to the whole server, not to one database. Empty
-// names are the schema's followed by "_app" and "_operator".
+// Roles has the names of a store's roles. Roles belong to the whole server, not to one database. An empty name means
+// the schema's name followed by "_app" or "_operator".
 type Roles struct {
 	App      string
 	Operator string
 }
 
-// CreateRoles creates the roles of a store, as far as they are missing, and gives them exactly the
-// rights that roles/roles.sql describes: services append through functions and read, but cannot touch
-// an event; operators can purge idempotency keys as well. Neither can log in: grant them to roles that
-// do. Call it after [Up], as the owner of the schema and with the right to create roles; it can be
-// called again.
+// CreateRoles creates the missing roles of a store, and gives both exactly the rights that roles/roles.sql describes.
+// Services append through functions, read, and cannot change an event. Operators can also purge idempotency keys, and
+// start and stop to keep projections inline. Neither role can log in: grant them to roles that can.
+//
+// Call CreateRoles after [Up], as the owner of the schema and with the right to create roles. It can be called again.
 func CreateRoles(ctx context.Context, pool *pgxpool.Pool, config *Config, roles Roles) error {
 	return locked(ctx, pool, config, func(m *migrator) error {
 		app, operator := cmp.Or(roles.App, m.schema+"_app"), cmp.Or(roles.Operator, m.schema+"_operator")
@@ -37,7 +37,7 @@ func CreateRoles(ctx context.Context, pool *pgxpool.Pool, config *Config, roles 
 			}
 		}
 		if app == operator {
-			return fmt.Errorf("migrations: create roles: both are called %q: services could do what operators may", app)
+			return fmt.Errorf("migrations: create roles: both are called %q: services would have the rights of operators", app)
 		}
 		named := strings.NewReplacer(
 			"tidemark_app", pgx.Identifier{app}.Sanitize(),

@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// TestCustomSchema: two stores in one database know nothing of each other.
+// TestCustomSchema: two stores in one database are independent of each other.
 func TestCustomSchema(t *testing.T) {
 	t.Parallel()
 	pool := empty(t)
@@ -33,7 +33,7 @@ func TestCustomSchema(t *testing.T) {
 		t.Errorf("custom schema (-want +got):\n%s", diff)
 	}
 
-	// Giving one of them up leaves the other as it is.
+	// Down of one store leaves the other unchanged.
 	mustDown(t, pool, custom)
 	for _, object := range objects(t, pool) {
 		if strings.Contains(object, custom.Schema) {
@@ -46,8 +46,8 @@ func TestCustomSchema(t *testing.T) {
 	mustAppend(t, first, `"d"`)
 }
 
-// strayFunctions lists the functions of a schema whose text names the default schema. The word
-// alone proves nothing, since a function has that name too.
+// strayFunctions lists the functions of a schema whose text names the default schema. It looks for the word with a dot,
+// or after "schema": the word alone proves nothing, because a function has the same name.
 const strayFunctions = `
 select p.oid::regprocedure::text
   from pg_proc p
@@ -55,7 +55,7 @@ select p.oid::regprocedure::text
    and pg_get_functiondef(p.oid) ~* '("tidemark"|\mtidemark)\s*\.|schema\s+"?tidemark\M'
  order by 1`
 
-// strayDependencies lists what objects of one schema depend on in another one of ours.
+// strayDependencies lists the objects of one schema that depend on objects of another schema.
 const strayDependencies = `
 with ours as (
     select 'pg_class'::regclass as classid, oid, relnamespace as schema from pg_class
@@ -78,8 +78,8 @@ select pg_describe_object(d.classid, d.objid, d.objsubid) || ' needs ' ||
    and b.schema = $2::regnamespace
  order by 1`
 
-// TestSubstitutionIsComplete: nothing in a custom schema refers to the default one. Both are
-// there, so that a reference left behind would not simply fail.
+// TestSubstitutionIsComplete: no object in a custom schema refers to the default schema. Both schemas exist, because
+// otherwise a reference to the default schema would make Up fail.
 func TestSubstitutionIsComplete(t *testing.T) {
 	t.Parallel()
 	pool := empty(t)
@@ -113,8 +113,8 @@ func TestSubstitutionIsComplete(t *testing.T) {
 	}
 }
 
-// TestCustomSchemaAlone: a store works where the default schema does not exist, even one whose
-// name is a word of SQL or contains the default name.
+// TestCustomSchemaAlone: a store works in a database without the default schema. This also holds for a schema whose
+// name is an SQL keyword or contains the default name.
 func TestCustomSchemaAlone(t *testing.T) {
 	t.Parallel()
 	for _, schema := range []string{"_", "user", "tidemark_2", "my_tidemark", strings.Repeat("x", 63)} {

@@ -12,8 +12,8 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// TestValidateSeesChanges: Validate names each object that is not as the migrations make it, and so does Up, which
-// changes nothing then.
+// TestValidateSeesChanges: Validate and Up name each object that differs from the one that the migrations make. Up then
+// changes nothing.
 func TestValidateSeesChanges(t *testing.T) {
 	t.Parallel()
 	for change, want := range map[string]migrations.Difference{
@@ -70,8 +70,8 @@ func TestValidateSeesChanges(t *testing.T) {
 	}
 }
 
-// TestValidateRenamedSchema: the functions of a schema that was renamed still write to the old name, which may be
-// there, and is another store.
+// TestValidateRenamedSchema: the functions of a renamed schema still write to the old name. A schema of that name may
+// exist, and is then another store.
 func TestValidateRenamedSchema(t *testing.T) {
 	t.Parallel()
 	for _, names := range [][2]string{{"tidemark", "moved"}, {"first", "tidemark"}, {"first", "second"}} {
@@ -105,7 +105,7 @@ func TestValidateRenamedSchema(t *testing.T) {
 	}
 }
 
-// TestValidateLeavesOthersAlone: what else is in the schema does not matter, and neither does the search_path.
+// TestValidateLeavesOthersAlone: Validate ignores other objects in the schema, and the search_path.
 func TestValidateLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	for _, schema := range []string{"tidemark", "elsewhere", "user"} {
@@ -131,7 +131,7 @@ func TestValidateLeavesOthersAlone(t *testing.T) {
 	}
 }
 
-// TestEverythingIsCompared: the files make nothing that the comparison does not know.
+// TestEverythingIsCompared: the comparison knows every object that the files make.
 func TestEverythingIsCompared(t *testing.T) {
 	t.Parallel()
 	pool := empty(t)
@@ -160,7 +160,7 @@ func TestEverythingIsCompared(t *testing.T) {
 	}
 }
 
-// TestUpOverRemains: where the record of what was applied is gone, Up says what may have happened.
+// TestUpOverRemains: if the record of the applied migrations is gone, the error of Up says what may have happened.
 func TestUpOverRemains(t *testing.T) {
 	t.Parallel()
 	for _, remains := range []string{

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// catalogSQL describes a schema by statements about it, one per kind of thing.
+// catalogSQL has one statement per kind of object. Together the statements describe a schema.
 var catalogSQL = map[string]string{
 	"tables": `
 select concat_ws(' ', c.relkind, c.relname, c.relpersistence, c.reloptions)

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// tool is a program that migrates; it finds the files in a folder.
+// tool is a migration tool. It reads the files from a folder.
 type tool struct {
 	up, down func(ctx context.Context, url string, files fs.FS) error
 }
@@ -82,7 +82,7 @@ func withTern(ctx context.Context, url string, files fs.FS, do func(*migrate.Mig
 	return do(migrator)
 }
 
-// TestTool lets each tool run the directory of package migrations, Go files and all.
+// TestTool lets each tool run the directory of package migrations, in which there are Go files too.
 func TestTool(t *testing.T) {
 	t.Parallel()
 	want := catalog(t, pgtest.Pool(t))
@@ -97,7 +97,7 @@ func TestTool(t *testing.T) {
 			url, files := pgtest.EmptyURL(t), os.DirFS("..")
 			pool := connect(t, url)
 
-			// Up, down and up again: the second time it finds what the first down left.
+			// Up and down, twice: the second up finds anything that the first down left behind.
 			for range 2 {
 				if err := tool.up(t.Context(), url, files); err != nil {
 					t.Fatalf("up: %v", err)
@@ -120,7 +120,7 @@ func TestTool(t *testing.T) {
 	}
 }
 
-// TestCatalogSeesChanges: the comparison above would notice what it is there for.
+// TestCatalogSeesChanges: the comparison of TestTool notices each of these changes.
 func TestCatalogSeesChanges(t *testing.T) {
 	t.Parallel()
 	for _, change := range []string{

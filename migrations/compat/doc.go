@@ -4,7 +4,7 @@
 //
 // # Guarantees
 //
-//   - Both tools leave the same tables, constraints, indexes, functions and triggers behind as
-//     migrations.Up does, and a store works on them.
-//   - Both take back all of it.
+//   - Both tools make the same tables, constraints, indexes, functions and triggers as migrations.Up, and a store works
+//     on them.
+//   - Both tools can take back everything that they made.
 package compat
