@@ -23,15 +23,18 @@ var chaosFor = flag.Duration("chaos", 4*time.Second, "how long TestChaos makes t
 
 const (
 	chaosWriters = 32
-	chaosStores  = 4                // that they share; every second one is behind the proxy
+	chaosStores  = 4                // shared by the writers; every second store is behind the proxy
 	crashPeriod  = 10 * time.Second // between two crashes of Postgres, unless the test is shorter
-	recovery     = time.Minute      // bounds what follows the trouble
+	recovery     = time.Minute      // bounds the time after the trouble
 )
 
-// TestChaos appends and follows while backends are killed, connections are cut, callers lose their
-// patience and Postgres crashes. At the end every acknowledged commit is in the log exactly once, at
-// the versions and positions of its receipts; what was said not to be stored is not there; what
-// nobody knows is there once or not at all; and every follower has seen just this, in order.
+// TestChaos appends and follows while backends are killed, connections are cut, contexts of callers end and Postgres
+// crashes. At the end:
+//
+//   - An acknowledged commit is in the log exactly once, at the versions and positions of its receipts.
+//   - A commit that was reported as not stored is not in the log.
+//   - A commit with an unknown outcome is in the log once or not at all.
+//   - Every follower has seen exactly the events of the log that its filter selects, in order.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	server := startCrashing(t)
@@ -75,7 +78,7 @@ func TestChaos(t *testing.T) {
 	makeTrouble(ctx, trouble, t, server, proxy)
 	writing.Wait()
 
-	calm := open(0, eventstore.Config{}) // the pools of the others may hold dead connections
+	calm := open(0, eventstore.Config{}) // the pools of the other stores may hold dead connections
 	if _, err := calm.Append(ctx, end, eventstore.NoStream, eventstore.Draft{Type: "chaos.odd", Data: []byte(`1`)}); err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +86,7 @@ func TestChaos(t *testing.T) {
 	checkChaos(t, calm, writers, followers)
 }
 
-// makeTrouble returns when the trouble is over and the server is well again.
+// makeTrouble makes trouble until the context trouble is done. It returns when the server runs normally again.
 func makeTrouble(ctx, trouble context.Context, t *testing.T, server *crashing, proxy *proxy) {
 	t.Helper()
 	var running sync.WaitGroup
@@ -144,7 +147,7 @@ func makeTrouble(ctx, trouble context.Context, t *testing.T, server *crashing, p
 	}
 }
 
-// follower keeps what it has seen.
+// follower keeps the events that it has seen.
 type follower struct {
 	store  *eventstore.Store
 	filter eventstore.Filter
@@ -172,7 +175,7 @@ func (f *follower) run(ctx context.Context) error {
 	return errors.New("the loop ended")
 }
 
-// writer appends, and keeps what it was told of each commit.
+// writer appends, and keeps the outcome of each commit.
 type writer struct {
 	t      *testing.T
 	n      int
@@ -184,7 +187,7 @@ type writer struct {
 
 type told struct {
 	outcome outcome
-	err     error // with which it was refused
+	err     error // if it was not acknowledged
 	changes []toldChange
 }
 
@@ -198,9 +201,9 @@ type outcome int
 
 const (
 	acknowledged outcome = iota
-	refused              // it is not stored, and the writer gave up
+	refused              // nothing is stored, and the writer gave up
 	unknown
-	wrong // an error that must not be
+	wrong // an error that must not happen
 )
 
 // run appends until the trouble is over.
@@ -210,15 +213,15 @@ func (w *writer) run(ctx, trouble context.Context) {
 		key := ""
 		var changes []eventstore.Change
 		switch w.n / chaosStores % 4 {
-		case 0, 1: // streams of its own at exact versions: a repeat is found by the ids
+		case 0, 1: // streams of its own at exact versions: the event ids identify a repeat
 			changes = w.changes("own", fmt.Sprint(w.n, "a"), fmt.Sprint(w.n, "b"))
 			for i := range changes {
 				changes[i].Expected = w.at[changes[i].Stream]
 			}
-		case 2: // shared streams: a repeat is found by the key
+		case 2: // shared streams: the key identifies a repeat
 			key = fmt.Sprint(w.n, ".", n)
 			changes = w.changes("shared", fmt.Sprint("k", w.random.IntN(4)), fmt.Sprint("l", w.random.IntN(4)))
-		default: // shared streams, nothing to find a repeat by
+		default: // shared streams without a key: nothing identifies a repeat
 			changes = w.changes("shared", fmt.Sprint("k", w.random.IntN(4)), fmt.Sprint("m", w.random.IntN(4)))
 		}
 		outcome, receipts, err := w.commit(ctx, key, changes)
@@ -242,7 +245,7 @@ func (w *writer) run(ctx, trouble context.Context) {
 	}
 }
 
-// changes returns what to append to one of two streams, or to both.
+// changes returns new events for one of two streams, or for both.
 func (w *writer) changes(category, one, other string) (changes []eventstore.Change) {
 	keys := [][]string{{one}, {one}, {other}, {one, other}}[w.random.IntN(4)]
 	for _, key := range keys {
@@ -257,8 +260,8 @@ func (w *writer) changes(category, one, other string) (changes []eventstore.Chan
 	return changes
 }
 
-// commit repeats a commit until its outcome is known, as far as a repeat can tell, or gives it up
-// where nothing was stored.
+// commit repeats a commit until its outcome is known. It returns unknown if a repeat cannot find out the outcome. After
+// an error that means that nothing was stored, it sometimes gives up.
 func (w *writer) commit(ctx context.Context, key string, changes []eventstore.Change) (outcome, []eventstore.Receipt, error) {
 	repeatable := key != "" || changes[0].Expected >= 0
 	isUnknown := false
@@ -269,7 +272,7 @@ func (w *writer) commit(ctx context.Context, key string, changes []eventstore.Ch
 		switch {
 		case err == nil:
 			return acknowledged, receipts, nil
-		case errors.Is(err, eventstore.ErrConflict): // nobody else writes there
+		case errors.Is(err, eventstore.ErrConflict): // no other writer appends to these streams
 			return wrong, nil, err
 		case errors.Is(err, eventstore.ErrKeyReused), errors.Is(err, eventstore.ErrInvalid), errors.Is(err, eventstore.ErrNotMigrated):
 			return wrong, nil, err
@@ -289,7 +292,7 @@ func (w *writer) commit(ctx context.Context, key string, changes []eventstore.Ch
 	}
 }
 
-// try commits once, at times with little patience.
+// try commits once, sometimes with a short deadline.
 func (w *writer) try(ctx context.Context, key string, changes []eventstore.Change) ([]eventstore.Receipt, error) {
 	if key != "" {
 		ctx = eventstore.WithKey(ctx, key, nil)
@@ -302,7 +305,7 @@ func (w *writer) try(ctx context.Context, key string, changes []eventstore.Chang
 	return w.store.Commit(ctx, changes...)
 }
 
-// checkChaos compares the log with what writers were told and followers have seen.
+// checkChaos compares the log with the outcomes of the writers and the events that the followers have seen.
 func checkChaos(t *testing.T, store *eventstore.Store, writers []*writer, followers []*follower) {
 	t.Helper()
 	type place struct {
@@ -310,7 +313,7 @@ func checkChaos(t *testing.T, store *eventstore.Store, writers []*writer, follow
 		receipt eventstore.Receipt
 	}
 	places := make(map[uuid.UUID]place)
-	sightings := make([][]sighting, len(followers)) // as they must be
+	sightings := make([][]sighting, len(followers)) // that the followers must have
 	versions := make(map[eventstore.StreamID]eventstore.Version)
 	last, ended := eventstore.Position(0), false
 	for event, err := range store.ReadAll(t.Context(), 0, eventstore.Filter{}) {
@@ -323,7 +326,7 @@ func checkChaos(t *testing.T, store *eventstore.Store, writers []*writer, follow
 		last = event.Position
 		if versions[event.Stream]++; event.Version != versions[event.Stream] {
 			t.Errorf("version %d of %s comes as number %d", event.Version, event.Stream, versions[event.Stream])
-			versions[event.Stream] = event.Version // once is enough
+			versions[event.Stream] = event.Version // report the gap once
 		}
 		if event.Stream == end {
 			ended = true

@@ -12,7 +12,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// crashing is a Postgres of the test's own that can be killed and comes back with the same data.
+// crashing is the Postgres server of a single test. It can be killed, and starts again with the same data.
 type crashing struct{ node *pgtest.Node }
 
 func startCrashing(t *testing.T) *crashing {
@@ -22,7 +22,7 @@ func startCrashing(t *testing.T) *crashing {
 
 func (c *crashing) dial(ctx context.Context) (net.Conn, error) { return c.node.Dial(ctx) }
 
-// pool returns a pool whose connections are made by dial, which the test's end closes.
+// pool returns a pool whose connections are made by dial. The pool is closed when the test ends.
 func (c *crashing) pool(t *testing.T, connections int32, dial func(context.Context) (net.Conn, error)) *pgxpool.Pool {
 	t.Helper()
 	config, err := pgxpool.ParseConfig(c.node.URL())

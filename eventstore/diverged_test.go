@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// TestOlderCopy: an older copy of the files is restored under running processes, and the log grows in another
-// way: to less, to as much, or to more than what was seen.
+// TestOlderCopy: an older copy of the files is restored under running processes, and then other events are stored.
+// Readers notice that the log went back, whether it is now shorter than before, as long, or longer.
 func TestOlderCopy(t *testing.T) {
 	t.Parallel()
 	node := pgtest.NewNode(t, nil)
@@ -43,7 +43,7 @@ func TestOlderCopy(t *testing.T) {
 		add(1)
 	}
 
-	// Some that have seen all, and one whose filter has left the last event out.
+	// Two filters select all events, and one selects none.
 	filters := []eventstore.Filter{{}, {Types: []string{"other"}}, {Streams: []eventstore.StreamID{stream("a")}}}
 	var marks []eventstore.Mark
 	ended := make(chan error, len(filters))
@@ -97,7 +97,7 @@ func TestOlderCopy(t *testing.T) {
 			t.Errorf("a follower ended with %v, want ErrDiverged", err)
 		}
 	}
-	for range 4 { // as many as were there
+	for range 4 { // as many as were lost
 		add(100)
 	}
 	diverged("after others took their place")

@@ -12,8 +12,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// TestGuide: the examples that docs/eventstore.md names are there, and its query finds who holds the
-// readers back.
+// TestGuide: the examples that docs/eventstore.md names exist, and its query finds the transaction that holds readers
+// back.
 func TestGuide(t *testing.T) {
 	t.Parallel()
 	guide, err := os.ReadFile("../docs/eventstore.md")

@@ -16,7 +16,7 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// with returns what gives each connection a setting.
+// with returns a change of a pool's config: each new connection executes the statement.
 func with(statement string) func(*pgxpool.Config) {
 	return func(c *pgxpool.Config) {
 		c.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
@@ -26,7 +26,7 @@ func with(statement string) func(*pgxpool.Config) {
 	}
 }
 
-// role makes a role that cannot do anything, and returns its quoted name.
+// role makes a role without rights, and returns its quoted name.
 func role(t *testing.T, owner *pgxpool.Pool) string {
 	t.Helper()
 	name := pgx.Identifier{"stranger_" + uuid.NewString()}.Sanitize()
@@ -102,7 +102,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// TestTooManyConnections: the role may have one connection, and another client has it.
+// TestTooManyConnections: the role may have no connection, and the errors say what to do.
 func TestTooManyConnections(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
@@ -129,7 +129,8 @@ func TestTooManyConnections(t *testing.T) {
 	}
 }
 
-// TestStatementsMixed: a pooler that mixes statements makes them vanish.
+// TestStatementsMixed: behind a pooler, a session may lack the statement that the client has prepared. The error says
+// what to do.
 func TestStatementsMixed(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Connect(t, pgtest.URL(t), func(c *pgxpool.Config) { c.MaxConns = 1 })

@@ -54,7 +54,7 @@ func ExampleStore_Read_versions() {
 	// account-42 3 account.deposited {"amount":20}
 }
 
-// A stream as it was at some time, here an hour ago, when there was nothing of it yet.
+// A stream as it was at some time. An hour ago this stream had no events.
 func ExampleStore_Read_asOf() {
 	ctx := context.Background()
 	store := threeDeposits(ctx)
@@ -69,7 +69,7 @@ func ExampleStore_Read_asOf() {
 	// Output: 4 0
 }
 
-// What happened last, in all streams of a category.
+// The latest events in all streams of a category, the last event first.
 func ExampleStore_ReadAllBackwards() {
 	ctx := context.Background()
 	store := threeDeposits(ctx)
@@ -87,7 +87,7 @@ func ExampleStore_ReadAllBackwards() {
 	// account-42 3
 }
 
-// Streams by name, two at a time: the last one of a page is where the next one starts.
+// Streams by name, two at a time. Each page starts after the last stream of the page before.
 func ExampleStore_Streams() {
 	ctx := context.Background()
 	store := eventstoretest.NewMemory()
@@ -119,7 +119,7 @@ func ExampleStore_Streams() {
 	// -
 }
 
-// Streams by activity, the one with the latest event first.
+// Streams by activity: the stream with the latest event comes first.
 func ExampleStore_RecentStreams() {
 	ctx := context.Background()
 	store := eventstoretest.NewMemory()
@@ -141,7 +141,7 @@ func ExampleStore_RecentStreams() {
 	// account-2 is at version 1
 }
 
-// How far a stream is, without reading it.
+// The version of a stream, and the times of its first and its last event, without reading it.
 func ExampleStore_Stat() {
 	ctx := context.Background()
 	store := threeDeposits(ctx)
@@ -157,8 +157,8 @@ func ExampleStore_Stat() {
 	// true <nil>
 }
 
-// What one request led to, in whichever streams. WithCause passes on where an event comes from; a
-// projection does it for its handlers.
+// The events that one request led to, in all streams. WithCause passes the origin of an event on to the events that it
+// causes. A projection calls WithCause for its handlers.
 func ExampleWithCause() {
 	store := eventstoretest.NewMemory()
 	ctx := eventstore.WithMetadata(context.Background(), eventstore.Metadata{CorrelationID: "request-7", Actor: "ada"})
@@ -188,8 +188,8 @@ func ExampleWithCause() {
 	// account-fees ada true
 }
 
-// Behind a pooler in transaction mode, such as PgBouncer: statements that belong to no session, and
-// followers that poll.
+// A store behind a pooler in transaction mode, such as PgBouncer. Its statements do not belong to a session, and its
+// followers poll.
 func ExampleConfig_pollOnly() {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL")+"&default_query_exec_mode=exec")
@@ -205,7 +205,7 @@ func ExampleConfig_pollOnly() {
 	show(store.Follow(ctx, 0, eventstore.Filter{Streams: []eventstore.StreamID{account("42")}}))
 }
 
-// What led to an event, and what the event led to.
+// The causes of an event, and its effects.
 func ExampleStore_Why() {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))

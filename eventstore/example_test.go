@@ -27,7 +27,7 @@ type Deposited struct {
 	Amount int64 `json:"amount"`
 }
 
-// openedV1 is what "account.opened" looked like before accounts had currencies.
+// openedV1 is the shape that "account.opened" had before accounts had currencies.
 type openedV1 struct {
 	Owner string `json:"owner"`
 }
@@ -82,7 +82,7 @@ func ExampleNew() {
 	fmt.Println("stored at position", receipt.Position)
 }
 
-// Events are stored together with the application's own rows, or neither is.
+// Events and the application's own rows are stored together, or neither of them.
 func ExampleStore_WithTx() {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, os.Getenv("DATABASE_URL"))
@@ -99,7 +99,7 @@ func ExampleStore_WithTx() {
 		if _, err := tx.Exec(ctx, `insert into numbers (number) values ($1)`, "42"); err != nil {
 			return err
 		}
-		// Last, because readers of the log wait for an open append.
+		// The append comes last, because readers of the log wait for an open append.
 		_, err := store.WithTx(tx).Append(ctx, account("42"), eventstore.NoStream, encode(Opened{"Ada", "CZK"})...)
 		return err
 	})
@@ -142,7 +142,7 @@ func ExampleStore_Append() {
 	// 2 deposited 100
 }
 
-// Of two who decide on the same version, one appends and the other learns of it.
+// Two callers decide on the same version. One of them appends, and the other gets a conflict.
 func ExampleConflictError() {
 	ctx := context.Background()
 	store := eventstoretest.NewMemory()
@@ -196,8 +196,7 @@ func ExampleStore_Commit() {
 	// account-2 {"amount":30}
 }
 
-// A follower reads the history and then whatever is appended, until its context is done or it
-// has seen enough.
+// A follower reads the stored events and then every new event, until its context is done or its loop ends.
 func ExampleStore_Follow() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -256,14 +255,14 @@ func ExampleWithKey() {
 	// refused: idempotency key "request-1" was used before for something else
 }
 
-// Who did it and why travels in the context, from the edge of the program to the event.
+// The context carries the actor and the cause from the edge of the program to the event.
 func ExampleWithMetadata() {
 	store := eventstoretest.NewMemory()
 	ctx := eventstore.WithMetadata(context.Background(), eventstore.Metadata{Actor: "ada", CorrelationID: "request-7"})
 	ctx = eventstore.WithMetadata(ctx, eventstore.Metadata{CausationID: "command-9"}) // adds to it
 
 	drafts := encode(Deposited{100}, Deposited{1})
-	drafts[1].Metadata.Actor = "interest" // what a draft says itself comes first
+	drafts[1].Metadata.Actor = "interest" // a draft's own metadata comes first
 	if _, err := store.Append(ctx, account("42"), eventstore.Any, drafts...); err != nil {
 		log.Fatal(err)
 	}

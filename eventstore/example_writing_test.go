@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 )
 
-// An append whose answer was lost is repeated with the same event ids at the same version: it is
-// stored once, and answered with the first receipt.
+// An append whose answer was lost is repeated with the same event ids at the same version. The events are stored once,
+// and the repeat returns the first receipt.
 func ExampleErrUnknownOutcome() {
 	ctx := context.Background()
 	store := eventstoretest.NewMemory()
@@ -38,7 +38,7 @@ func ExampleErrUnknownOutcome() {
 	// attempt 3 version 1
 }
 
-// Idempotency keys are kept until somebody forgets them, here those of more than a week.
+// Idempotency keys are kept until the application purges them. Here it purges the keys that are older than a week.
 func ExampleStore_PurgeKeys() {
 	ctx := context.Background()
 	store := eventstoretest.NewMemory()
@@ -67,7 +67,7 @@ func ExampleWithStep() {
 		fmt.Println("deposit", deposit.Version, "fee", fee.Version)
 	}
 	handle("request-1")
-	handle("request-1") // again: neither is stored twice
+	handle("request-1") // a repeat: neither commit is stored twice
 	// Output:
 	// deposit 1 fee 1
 	// deposit 1 fee 1
@@ -87,7 +87,7 @@ func ExampleConfig_check() {
 	}
 }
 
-// An observer is told how every commit has ended: here it logs conflicts and slow commits.
+// An observer is told how every commit has ended. Here it logs conflicts and slow commits.
 func ExampleObserver() {
 	_ = &eventstore.Config{Observer: eventstore.Observer{
 		Append: func(ctx context.Context, done eventstore.AppendDone) {

@@ -17,10 +17,11 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// never is longer than any test: what a reader sees before it, it was told of.
+// never is a poll interval that is longer than any test. A reader with this interval sees an event only after a
+// notification.
 const never = time.Hour
 
-// another returns a store over the same database, as another process has one.
+// another returns another store over the same database, like the store of another process.
 func another(t *testing.T, pool *pgxpool.Pool, config eventstore.Config) *eventstore.Store {
 	t.Helper()
 	if config.Logger == nil {
@@ -34,8 +35,8 @@ func another(t *testing.T, pool *pgxpool.Pool, config eventstore.Config) *events
 	return store
 }
 
-// follow starts followers and returns what gets a value each time all of them have seen one more
-// event.
+// follow starts followers. It returns a function that waits until each follower has seen one more event, and returns
+// these events.
 func follow(t *testing.T, store *eventstore.Store, followers int, filter eventstore.Filter) (next func() []eventstore.Raw) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -72,7 +73,7 @@ func follow(t *testing.T, store *eventstore.Store, followers int, filter eventst
 	}
 }
 
-// listeners returns how many connections listen in the database, by their process ids.
+// listeners returns the process ids of the connections that listen in the database.
 func listeners(t *testing.T, pool *pgxpool.Pool) []int32 {
 	t.Helper()
 	rows, _ := pool.Query(t.Context(), `select pid from pg_stat_activity where datname = current_database() and query ilike 'listen %'`)
@@ -83,7 +84,7 @@ func listeners(t *testing.T, pool *pgxpool.Pool) []int32 {
 	return pids
 }
 
-// awaitListeners returns when so many connections listen.
+// awaitListeners returns when want connections listen.
 func awaitListeners(t *testing.T, pool *pgxpool.Pool, want int) []int32 {
 	t.Helper()
 	var pids []int32
@@ -94,9 +95,8 @@ func awaitListeners(t *testing.T, pool *pgxpool.Pool, want int) []int32 {
 	return pids
 }
 
-// TestNotify: followers of another process are told of an append, over one connection for all of
-// them. When it is lost they are told again as soon as there is another one. When nobody follows
-// there is none.
+// TestNotify: the followers of another process are notified of an append, over one connection for all of them. When
+// this connection is lost, they are notified again as soon as there is a new one.
 func TestNotify(t *testing.T) {
 	t.Parallel()
 	writer, pool := open(t)
@@ -114,13 +114,14 @@ func TestNotify(t *testing.T) {
 	mustExec(t, pool, `select pg_terminate_backend($1)`, pid[0])
 	mustAppend(t, writer, "a", 5)
 	next()
-	for again := pid; again[0] == pid[0]; { // it may have passed on the append before it died
+	for again := pid; again[0] == pid[0]; { // the old connection may have passed on the append before it ended
 		again = awaitListeners(t, pool, 1)
 	}
 	mustAppend(t, writer, "a", 6)
 	next()
 }
 
+// TestListenerLeaves: when no reader waits, no connection listens.
 func TestListenerLeaves(t *testing.T) {
 	t.Parallel()
 	_, pool := open(t)
@@ -141,7 +142,7 @@ func TestListenerLeaves(t *testing.T) {
 		defer close(done)
 		_, _ = reader.Next(t.Context(), eventstore.After(0), eventstore.Filter{}, 1)
 	}()
-	awaitListeners(t, pool, 1) // it is back
+	awaitListeners(t, pool, 1) // a connection listens again
 	reader.Close()
 	awaitListeners(t, pool, 0)
 	mustAppend(t, another(t, pool, eventstore.Config{}), "a", 0) // seen by polling
@@ -163,8 +164,7 @@ func TestPollOnly(t *testing.T) {
 	}
 }
 
-// TestNotifyCoalesces: many appends cost few notifications, and none is part of a transaction that
-// appends.
+// TestNotifyCoalesces: many appends cost few notifications, and no notification is part of an append's transaction.
 func TestNotifyCoalesces(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -239,7 +239,7 @@ func TestSlowConsumer(t *testing.T) {
 	}
 }
 
-// TestFollowEnds: a follower ends when trying again is of no use.
+// TestFollowEnds: a follower ends after an error that a retry cannot fix.
 func TestFollowEnds(t *testing.T) {
 	t.Parallel()
 	pool, err := pgxpool.New(t.Context(), pgtest.EmptyURL(t))
@@ -263,8 +263,7 @@ func TestFollowEnds(t *testing.T) {
 	}
 }
 
-// TestFollowFilter: positions advance over events that a filter leaves out, of which a follower only
-// hears that they are there.
+// TestFollowFilter: a follower advances over events that its filter leaves out, and does not get them.
 func TestFollowFilter(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)

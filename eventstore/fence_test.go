@@ -18,11 +18,11 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// removeFence replaces the SQL functions that append by ones without the lock that promise 1 rests
-// on.
+// removeFence replaces the SQL functions that append by functions without the fence. The guarantee that no event is
+// skipped needs the fence.
 func removeFence(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	// The arguments stay; a function that does nothing takes them.
+	// The arguments of the lock stay: they go to a function that does nothing.
 	mustExec(t, pool, `create function tidemark.no_lock(int, int) returns void language sql as ''`)
 	for _, name := range []string{"append_group", "append_one"} {
 		var definition string
@@ -38,18 +38,18 @@ func removeFence(t *testing.T, pool *pgxpool.Pool) {
 	}
 }
 
-// shortPath appends as the store does for somebody who is alone.
+// shortPath appends one event as the store does for a commit that is alone in its group.
 const shortPath = `select * from tidemark.append_one('thing-slow', 0, gen_random_uuid(), 'thing.happened', 1::smallint, '{}', null, 20)`
 
-// TestSequenceGap is the smallest history in which a naive reader loses an event, and shows that
-// the fence is what prevents it.
+// TestSequenceGap is the shortest history in which a reader loses an event without the fence. It shows that the fence
+// prevents this.
 func TestSequenceGap(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name  string
 		fence bool
-		sql   string   // appends the slow event; empty for the store
-		want  []string // what a reader has seen at the end
+		sql   string   // appends the slow event; empty if the store appends it
+		want  []string // the events that a reader has seen at the end
 	}{
 		{"with the fence", true, "", []string{"slow", "fast"}},
 		{"without it the slow one is lost", false, "", []string{"fast"}},
@@ -82,8 +82,8 @@ func TestSequenceGap(t *testing.T) {
 	}
 }
 
-// TestSequenceGapUnderLoad lets many writers append with random delays before they commit or
-// roll back, while readers follow.
+// TestSequenceGapUnderLoad lets several writers append with random delays before they commit or roll back, while a
+// reader follows.
 func TestSequenceGapUnderLoad(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -99,7 +99,7 @@ func TestSequenceGapUnderLoad(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			lost := gapTrial(t, test.fence, test.start)
-			for tries := 1; !test.fence && lost == 0 && tries < 30; tries++ { // it is a matter of chance
+			for tries := 1; !test.fence && lost == 0 && tries < 30; tries++ { // whether an event is lost is a matter of chance
 				lost = gapTrial(t, test.fence, test.start)
 			}
 			if test.fence && lost > 0 {
@@ -112,8 +112,8 @@ func TestSequenceGapUnderLoad(t *testing.T) {
 	}
 }
 
-// gapTrial returns how many committed events a follower did not see, in a store with the fence or
-// without it, whose sequence starts somewhere.
+// gapTrial returns how many committed events a follower did not see. The store has the fence or not, and its sequence
+// starts after start.
 func gapTrial(t *testing.T, fence bool, start int64) (lost int) {
 	store, pool := open(t)
 	if !fence {
@@ -122,7 +122,7 @@ func gapTrial(t *testing.T, fence bool, start int64) (lost int) {
 	if start > 0 {
 		mustExec(t, pool, `select setval('tidemark.events_position_seq', $1)`, start)
 	}
-	const writers, each = 6, 60 // as many as the pool has room for, beside the reader
+	const writers, each = 6, 60 // as many writers as the pool has connections for, beside the reader
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 
@@ -178,7 +178,7 @@ func gapTrial(t *testing.T, fence bool, start int64) (lost int) {
 	return lost
 }
 
-// slowAppend appends, lingers, and commits or, one time in five, rolls back.
+// slowAppend appends, waits for up to 5 ms, and then commits. One time in five it rolls back instead.
 func slowAppend(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool, key string, random *rand.Rand) {
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
@@ -186,14 +186,14 @@ func slowAppend(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool, key s
 		return
 	}
 	defer tx.Rollback(context.Background())
-	if random.IntN(2) == 0 { // an early transaction id: the order of ids is not that of positions
+	if random.IntN(2) == 0 { // an early transaction id, so that ids and positions have different orders
 		_, _ = tx.Exec(t.Context(), `select pg_current_xact_id()`)
 	}
 	if _, err := store.WithTx(tx).Append(t.Context(), stream(key), eventstore.NoStream, draft(1), draft(2)); err != nil {
 		t.Error(err)
 		return
 	}
-	// The delay is what is tested, not something waited for.
+	// The test needs this delay, in which the append is open. It does not wait for anything.
 	_, _ = tx.Exec(t.Context(), `select pg_sleep($1)`, random.Float64()*0.005)
 	if random.IntN(5) > 0 {
 		if err := tx.Commit(t.Context()); err != nil {
@@ -202,13 +202,13 @@ func slowAppend(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool, key s
 	}
 }
 
-// TestTidemark shows what holds the tidemark back and what does not.
+// TestTidemark shows which transactions hold the tidemark back, and which do not.
 func TestTidemark(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 
-	// Each case opens something after event 1 was stored, then event 2 is stored. The tidemark
-	// must be at event 1 or 2; after the case's end() it must be at the last event.
+	// Each case opens a transaction after event 1 was stored. Then event 2 is stored. The tidemark must be at event 1
+	// if the case holds it back, and at event 2 otherwise. After the case's end() it must be at the last event.
 	for name, test := range map[string]struct {
 		open  func(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool) (end func())
 		holds bool
@@ -274,7 +274,7 @@ func TestTidemark(t *testing.T) {
 			other, otherPool := open(t)
 			tx := begin(t, otherPool)
 			mustExec(t, tx, `create table foreign_table (x int)`)
-			appendIn(t, other, tx) // a store of its own, whose fence has the same key
+			appendIn(t, other, tx) // another store, whose fence has the same key
 			return func() { mustCommit(t, tx) }
 		}, false},
 		"open append in another schema": {func(t *testing.T, _ *eventstore.Store, pool *pgxpool.Pool) func() {
@@ -311,7 +311,7 @@ func appendIn(t *testing.T, store *eventstore.Store, tx pgx.Tx) {
 	}
 }
 
-// prepare leaves a prepared transaction that has appended, and no connection that owns it.
+// prepare leaves a prepared transaction that has appended. No connection owns it.
 func prepare(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool) {
 	t.Helper()
 	var slots int
@@ -369,7 +369,7 @@ func TestTidemarkIsOfACommittedEvent(t *testing.T) {
 	checkTidemark(t, store, one)
 }
 
-// TestTidemarkFarBehind: a fence is told apart from later ones up to 2^32 positions away.
+// TestTidemarkFarBehind: the position of a fence is known exactly, up to 2^32 positions behind the sequence.
 func TestTidemarkFarBehind(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -409,7 +409,7 @@ func TestWriterDoesNotWait(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The same stream is another matter: it waits, and then knows.
+	// An append to the same stream waits, and then knows the version.
 	result := make(chan error, 1)
 	go func() {
 		_, err := store.Append(ctx, stream("open"), eventstore.NoStream, draft(2))
@@ -421,8 +421,8 @@ func TestWriterDoesNotWait(t *testing.T) {
 	}
 }
 
-// TestFenceBesideRefused: what is stored has its fence, also in a group in which another request is
-// refused for several reasons at once.
+// TestFenceBesideRefused: a request that is stored has a fence, even in a group in which another request is refused for
+// several reasons at once.
 func TestFenceBesideRefused(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)

@@ -16,7 +16,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 )
 
-// FuzzParseStreamID: what parses is valid and prints as it was; what is valid parses again.
+// FuzzParseStreamID: a text that parses is a valid id, and prints as the same text. The text of a valid id parses to
+// the same id.
 func FuzzParseStreamID(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"account", "42"}, {"a", "-"}, {"a", "b-c"}, {"", "b"}, {"a", ""}, {"a-b", "c"}, {"", ""},
@@ -85,12 +86,12 @@ func acceptable(data []byte) bool {
 	return len(data) <= eventstore.DefaultMaxEventBytes && utf8.Valid(data) && json.Valid(data) && !hasBadText(data)
 }
 
-// replacement finds U+FFFD, as itself or escaped. Decoding puts the same in place of half a
-// surrogate pair, so the oracle cannot tell them apart.
+// replacement finds U+FFFD, as a character or escaped. Decoding also replaces half a surrogate pair by U+FFFD, so
+// hasBadText cannot tell the two apart.
 var replacement = regexp.MustCompile(`(?i)\x{fffd}|\\ufffd`)
 
-// hasBadText decodes every string of valid JSON and looks for what Postgres cannot store. It goes
-// by tokens, since the last of several equal keys hides the others from Unmarshal.
+// hasBadText decodes every string of valid JSON and looks for text that Postgres cannot store. It reads tokens, because
+// Unmarshal keeps only the last of several equal keys.
 func hasBadText(data []byte) bool {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.UseNumber()
@@ -105,7 +106,7 @@ func hasBadText(data []byte) bool {
 	}
 }
 
-// checkMemory appends the change to a store in memory, which must say the same as Prepare.
+// checkMemory appends the change to a store in memory. It must succeed if, and only if, Prepare did.
 func checkMemory(t *testing.T, change eventstore.Change, prepared error) {
 	t.Helper()
 	store := eventstoretest.NewMemory()
@@ -120,7 +121,7 @@ func checkMemory(t *testing.T, change eventstore.Change, prepared error) {
 	}
 }
 
-// TestMemoryAgreesOnMetadata: what is accepted comes back the same from both stores.
+// TestMemoryAgreesOnMetadata: both stores accept the same metadata, and return the same metadata for it.
 func TestMemoryAgreesOnMetadata(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)
@@ -149,8 +150,8 @@ func TestMemoryAgreesOnMetadata(t *testing.T) {
 	}
 }
 
-// TestMemoryKeepsWhatItWasGiven: events never change, whatever the caller does to its draft or a
-// reader to what it got.
+// TestMemoryKeepsWhatItWasGiven: a stored event does not change when the caller changes its draft, or a reader changes
+// the event that it got.
 func TestMemoryKeepsWhatItWasGiven(t *testing.T) {
 	t.Parallel()
 	store, id := eventstoretest.NewMemory(), stream("a")

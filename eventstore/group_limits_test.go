@@ -18,7 +18,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// changes of n streams, one event each, whatever version they are at.
+// changes returns changes of n streams, with one event each, at any version.
 func changes(prefix string, n int) (all []eventstore.Change) {
 	for i := range n {
 		all = append(all, eventstore.Change{Stream: stream(fmt.Sprint(prefix, i)), Expected: eventstore.Any, Events: []eventstore.Draft{draft(i)}})
@@ -26,8 +26,9 @@ func changes(prefix string, n int) (all []eventstore.Change) {
 	return all
 }
 
-// TestSharedStream: of a group whose requests share a stream, another process being in the way holds up
-// all or none. If it held up the first ones only, those after them would leave a gap in the versions.
+// TestSharedStream: the requests of a group share a stream, and another process appends to this stream. The other
+// process holds up all requests of the group or none. If it held up only the first requests, the later ones would leave
+// a gap in the versions.
 func TestSharedStream(t *testing.T) {
 	t.Parallel()
 	const rounds, requests = 50, 500
@@ -36,7 +37,7 @@ func TestSharedStream(t *testing.T) {
 	var writing sync.WaitGroup
 	writing.Go(func() {
 		for ctx.Err() == nil {
-			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { // in the way for a while
+			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error { // it holds up the group for a while
 				_, err := store.WithTx(tx).Append(t.Context(), stream("shared"), eventstore.Any, draft(1))
 				return err
 			})
@@ -75,13 +76,13 @@ func TestSharedStream(t *testing.T) {
 	}
 }
 
-// TestWaitingLeavesAFlusher: requests that wait in Postgres, for a lock that nobody can see coming,
-// hold up nobody else, however many there are.
+// TestWaitingLeavesAFlusher: requests that wait in Postgres, for a lock that the store cannot foresee, do not hold up
+// other requests, however many of them wait.
 func TestWaitingLeavesAFlusher(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
 	tx := begin(t, pool)
-	mustExec(t, tx, `lock table tidemark.append_keys in share mode`) // only what has a key waits for it
+	mustExec(t, tx, `lock table tidemark.append_keys in share mode`) // only appends with a key wait for it
 	var waiting sync.WaitGroup
 	for i := range 30 {
 		waiting.Go(func() {
@@ -102,7 +103,7 @@ func TestWaitingLeavesAFlusher(t *testing.T) {
 	waiting.Wait()
 }
 
-// TestLongWrite: a group that takes long to write, and waits for nobody, holds up nobody else, even a
+// TestLongWrite: a group that takes long to write, without waiting for a lock, does not hold up other requests, even a
 // single one.
 func TestLongWrite(t *testing.T) {
 	t.Parallel()
@@ -142,8 +143,8 @@ func TestLongWrite(t *testing.T) {
 	}
 }
 
-// TestWaitsForOneOfItsStreams: a commit that waits for somebody's transaction on one of its streams
-// does not keep others from the rest.
+// TestWaitsForOneOfItsStreams: a commit that waits for another transaction on one of its streams does not hold up
+// appends to its other streams.
 func TestWaitsForOneOfItsStreams(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -204,8 +205,8 @@ func TestLockEntries(t *testing.T) {
 	}
 }
 
-// TestErrorAfterLostAnswer: events that were stored, but of which the answer was lost, are not said to
-// be refused because sending them again is.
+// TestErrorAfterLostAnswer: events were stored, and the answer was lost. If sending them again is refused, the append
+// must not return that they were refused.
 func TestErrorAfterLostAnswer(t *testing.T) {
 	t.Parallel()
 	var cut atomic.Bool
@@ -231,12 +232,12 @@ func TestErrorAfterLostAnswer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cut.Store(n == 1) // when its statement is prepared
+		cut.Store(n == 1) // once the statement is prepared
 		_, err = store.Append(t.Context(), stream("a"), n, draft(1))
 		if n == 1 && !errors.Is(err, eventstore.ErrUnknownOutcome) {
 			t.Errorf("%v, want ErrUnknownOutcome", err)
 		}
-		store.Close() // no notification is under way that could be cut instead
+		store.Close() // so that the answer is cut, and not a notification
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// block opens a transaction that has appended to a stream, and returns what ends it.
+// block opens a transaction and appends to a stream in it. It returns a function that commits the transaction.
 func block(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool, key string) (commit func()) {
 	t.Helper()
 	tx := begin(t, pool)
@@ -29,7 +29,7 @@ func block(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool, key string
 	return func() { mustCommit(t, tx) }
 }
 
-// passBy appends to other streams, often enough for whoever appended before to have been tried.
+// passBy appends to another stream, so often that the store has tried all requests that were queued before.
 func passBy(t *testing.T, store *eventstore.Store) {
 	t.Helper()
 	for range 5 {
@@ -39,8 +39,8 @@ func passBy(t *testing.T, store *eventstore.Store) {
 	}
 }
 
-// TestGroupOutcomes lets many commits share transactions, some of which must fail: each gets the
-// outcome it would have had alone.
+// TestGroupOutcomes lets many commits share transactions. Some of the commits must fail. Each commit gets the outcome
+// that it would have had alone.
 func TestGroupOutcomes(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -64,11 +64,11 @@ func TestGroupOutcomes(t *testing.T) {
 			switch i % 10 {
 			case 1:
 				changes[0].Stream.Key, want = "old", eventstore.ErrConflict
-			case 2: // one of two
+			case 2: // one of its two changes conflicts
 				changes, want = append(changes, change("old", 7, 1)), eventstore.ErrConflict
 			case 3:
 				changes[0].Expected, want = eventstore.Exists, eventstore.ErrConflict
-			case 4: // what only Postgres refuses
+			case 4: // only Postgres refuses this type
 				changes[0].Events[0].Type, want = "refused", errRefused
 			case 5:
 				ctx, want = cancelled, context.Canceled
@@ -77,7 +77,7 @@ func TestGroupOutcomes(t *testing.T) {
 			case 7:
 				changes = append(changes, change("shared", eventstore.Any, 1), change(key+"b", eventstore.Any, 3))
 			case 8:
-				ctx = eventstore.WithKey(ctx, fmt.Sprint("key", i/20), []byte("same")) // every second one repeats
+				ctx = eventstore.WithKey(ctx, fmt.Sprint("key", i/20), []byte("same")) // every second commit is a repeat
 				changes[0].Stream.Key = fmt.Sprint("keyed", i/20)
 			}
 			receipts, err := store.Commit(ctx, changes...)
@@ -112,7 +112,8 @@ func TestGroupOutcomes(t *testing.T) {
 		}
 		events, last = events+1, event.Position
 	}
-	// 30 of each kind: 0 and 9 store one event, 6 two, 7 five, 8 one of two; and "old" had one.
+	// There are 30 commits of each kind. Kinds 0 and 9 store one event, 6 two and 7 five. Of kind 8, every second
+	// commit stores one event. The stream "old" had one event before.
 	if want := 30*(1+1+2+5) + 15 + 1; events != want {
 		t.Errorf("%d events, want %d", events, want)
 	}
@@ -121,8 +122,8 @@ func TestGroupOutcomes(t *testing.T) {
 	}
 }
 
-// TestBlockerHoldsUpItsStreamOnly: while somebody's transaction is open, appends to its stream
-// wait and all others do not.
+// TestBlockerHoldsUpItsStreamOnly: while a transaction is open, appends to its stream wait, and appends to other
+// streams do not.
 func TestBlockerHoldsUpItsStreamOnly(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -134,7 +135,7 @@ func TestBlockerHoldsUpItsStreamOnly(t *testing.T) {
 			results <- err
 		}()
 	}
-	// Nobody even waits in Postgres: a group that did would hold up others for a while.
+	// The appends do not even wait in Postgres: a group that waited there would hold up others for a while.
 	watched, stop := context.WithCancel(t.Context())
 	defer stop()
 	waited := make(chan int)
@@ -165,7 +166,7 @@ func TestBlockerHoldsUpItsStreamOnly(t *testing.T) {
 			}
 		})
 	}
-	bystanders.Wait() // though the transaction is still open
+	bystanders.Wait() // while the transaction is still open
 	stop()
 	if most := <-waited; most > 0 {
 		t.Errorf("%d connections waited for the transaction", most)
@@ -189,8 +190,8 @@ func TestBlockerHoldsUpItsStreamOnly(t *testing.T) {
 	}
 }
 
-// TestTwoStores lets two processes write to the same streams: exact versions collide, any version
-// queues, commits cross, and nothing is lost or stored twice.
+// TestTwoStores lets two stores, as of two processes, write to the same streams. Appends at exact versions conflict,
+// appends at any version wait, and commits change the streams in different orders. No event is lost or stored twice.
 func TestTwoStores(t *testing.T) {
 	t.Parallel()
 	one, pool := open(t)
@@ -237,15 +238,15 @@ func TestTwoStores(t *testing.T) {
 	}
 }
 
-// TestCancelBlocked: a caller who is cancelled while it waits for somebody's transaction has not
-// stored anything, also not later.
+// TestCancelBlocked: an append that is cancelled while it waits for another transaction stores nothing, at that time or
+// later.
 func TestCancelBlocked(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
 	commit := block(t, store, pool, "blocked")
 	ctx, cancel := context.WithCancel(t.Context())
 	results := make(chan error, 2)
-	for range 2 { // one waits in Postgres, the other one behind it
+	for range 2 { // both wait for the transaction
 		go func() {
 			_, err := store.Append(ctx, stream("blocked"), eventstore.Any, draft(1))
 			results <- err
@@ -264,7 +265,7 @@ func TestCancelBlocked(t *testing.T) {
 	}
 }
 
-// TestClose: what is under way is stored, what comes later is refused.
+// TestClose: appends that are under way are stored, and later appends are refused.
 func TestClose(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -290,7 +291,7 @@ func TestClose(t *testing.T) {
 	select {
 	case <-closed:
 		t.Error("Close did not wait for the append under way")
-	case <-time.After(50 * time.Millisecond): // that nothing happens takes time
+	case <-time.After(50 * time.Millisecond): // in this time Close must not return
 	}
 	commit()
 	if err := <-result; err != nil {
@@ -299,8 +300,8 @@ func TestClose(t *testing.T) {
 	<-closed
 }
 
-// TestServerEndsConnection: when the server ends the connection in the middle, an append that can be
-// repeated is; of another one the caller is told that nobody knows.
+// TestServerEndsConnection: the server ends the connection in the middle of an append. The store repeats an append that
+// can be repeated. Another append returns ErrUnknownOutcome.
 func TestServerEndsConnection(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -346,7 +347,7 @@ func TestServerEndsConnection(t *testing.T) {
 	}
 }
 
-// TestServerEndsConnectionInFrench: what the server says is translated, what it means is not.
+// TestServerEndsConnectionInFrench: the store uses the severity that Postgres does not translate.
 func TestServerEndsConnectionInFrench(t *testing.T) {
 	t.Parallel()
 	for _, severity := range []string{"FATAL", "PANIC", "ERROR"} {
@@ -357,8 +358,7 @@ func TestServerEndsConnectionInFrench(t *testing.T) {
 	}
 }
 
-// cutConn loses what the server answers, and the connection, when it is told to, and does something
-// before it does.
+// cutConn loses the next answer of the server once cut is true. It then calls then, and closes the connection.
 type cutConn struct {
 	net.Conn
 	cut  *atomic.Bool
@@ -375,8 +375,8 @@ func (c cutConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// TestLostAnswer: the events are stored, but the connection is lost before the store hears of it. It
-// finds out by itself where they are, if events or a key can tell.
+// TestLostAnswer: the events are stored, and the connection is lost before the store gets the answer. The store finds
+// out by itself where the events are, if their ids at exact versions or a key identify them.
 func TestLostAnswer(t *testing.T) {
 	t.Parallel()
 	var cut atomic.Bool
@@ -395,11 +395,11 @@ func TestLostAnswer(t *testing.T) {
 		{"any", t.Context(), eventstore.Any, twice},
 	} {
 		first := another(t, pool, eventstore.Config{})
-		mustAppend(t, first, test.name, 0) // its statement is prepared
+		mustAppend(t, first, test.name, 0) // prepares the statement
 		if _, err := first.Append(t.Context(), stream("other"), eventstore.Any, twice...); err != nil {
 			t.Fatal(err)
 		}
-		first.Close() // no notification is under way that could be cut instead
+		first.Close() // so that the answer is cut, and not a notification
 		store := another(t, pool, eventstore.Config{})
 		cut.Store(true)
 		receipt, err := store.Append(test.ctx, stream(test.name), test.expected, test.events...)
@@ -423,7 +423,7 @@ func TestLostAnswer(t *testing.T) {
 	}
 }
 
-// TestKeyedGroup: appends under keys that share a stream and a transaction keep their own receipts.
+// TestKeyedGroup: appends under different keys share a stream and a transaction. Each append gets its own receipt.
 func TestKeyedGroup(t *testing.T) {
 	t.Parallel()
 	pool := limitedPool(t, 1, nil)
@@ -431,7 +431,7 @@ func TestKeyedGroup(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	taken, err := pool.Acquire(t.Context()) // so that they all come together
+	taken, err := pool.Acquire(t.Context()) // so that all the appends wait in one queue
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -461,7 +461,8 @@ func TestKeyedGroup(t *testing.T) {
 	}
 }
 
-// limitedPool returns a pool of its own with at most so many connections, each wrapped by wrap.
+// limitedPool returns a pool on a new database, with at most the given number of connections. wrap, unless nil, wraps
+// each connection.
 func limitedPool(t *testing.T, connections int32, wrap func(net.Conn) net.Conn) *pgxpool.Pool {
 	t.Helper()
 	config, err := pgxpool.ParseConfig(pgtest.URL(t))
@@ -487,8 +488,8 @@ func limitedPool(t *testing.T, connections int32, wrap func(net.Conn) net.Conn) 
 	return pool
 }
 
-// TestWithoutConnections: callers who wait for a connection can still give up, and the others are
-// served when there is one.
+// TestWithoutConnections: callers that wait for a connection can still be cancelled. The others are served when a
+// connection is free.
 func TestWithoutConnections(t *testing.T) {
 	t.Parallel()
 	pool := limitedPool(t, 1, nil)
@@ -516,8 +517,8 @@ func TestWithoutConnections(t *testing.T) {
 	}
 }
 
-// TestLockedTable: while somebody has locked the table, appends wait without holding on to anything:
-// who is cancelled has not stored, the others have when the lock is gone.
+// TestLockedTable: while another transaction has locked the table, appends wait and can be cancelled. A cancelled
+// append stores nothing. The others are stored when the lock is gone.
 func TestLockedTable(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -539,7 +540,7 @@ func TestLockedTable(t *testing.T) {
 			}
 		})
 	}
-	hurried.Wait() // though the table is still locked
+	hurried.Wait() // while the table is still locked
 	mustCommit(t, tx)
 	patient.Wait()
 	if keys, _ := keysAfter(t, store, 0); len(keys) != 10 {

@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// TestSequenceIsReadWhole: nextval() writes a value up to 32 ahead into the sequence before it
-// writes the real one. Whoever sees that takes a fence that protects nothing.
+// TestSequenceIsReadWhole: nextval() writes a value up to 32 ahead into the sequence before it writes the real value.
+// An append that sees the first value takes a fence that protects nothing.
 func TestSequenceIsReadWhole(t *testing.T) {
 	t.Parallel()
 	_, pool := open(t)
@@ -52,7 +52,8 @@ func TestSequenceIsReadWhole(t *testing.T) {
 	sessions.Wait()
 }
 
-// TestDurability: what a reader has passed must survive a crash, whatever the session's setting.
+// TestDurability: events that a reader has passed must survive a crash, even if the session has turned
+// synchronous_commit off.
 func TestDurability(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -68,7 +69,8 @@ func TestDurability(t *testing.T) {
 	}
 }
 
-// TestSequenceBehindLog: a restore without the sequence would give positions out again.
+// TestSequenceBehindLog: after a restore without the sequence there is no tidemark, because positions would be given
+// out again.
 func TestSequenceBehindLog(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -81,7 +83,7 @@ func TestSequenceBehindLog(t *testing.T) {
 	}
 }
 
-// TestLogThatWentBack: a store remembers nothing of a log that is not there any more.
+// TestLogThatWentBack: a store remembers nothing of a log that no longer exists.
 func TestLogThatWentBack(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -99,7 +101,7 @@ func TestLogThatWentBack(t *testing.T) {
 	}
 }
 
-// TestOldSnapshot: a transaction that keeps its snapshot is refused, also after others have read.
+// TestOldSnapshot: a read in a transaction that keeps its snapshot is refused, even after other reads.
 func TestOldSnapshot(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -117,7 +119,7 @@ func TestOldSnapshot(t *testing.T) {
 	}
 }
 
-// TestForeignWriter: nothing that another client can append stops a reader.
+// TestForeignWriter: no event that another client can append stops a reader.
 func TestForeignWriter(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -167,7 +169,7 @@ func TestSearchPath(t *testing.T) {
 	checkTidemark(t, store.WithTx(tx), one)
 }
 
-// TestExecuteAlone: a role that may only execute the function can append, and nothing else.
+// TestExecuteAlone: a role that may only execute the functions can append, and cannot do anything else to events.
 func TestExecuteAlone(t *testing.T) {
 	t.Parallel()
 	_, pool := open(t)

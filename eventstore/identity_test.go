@@ -47,7 +47,7 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// TestIdentityRole: a service's role may ask which store it uses, and not change that.
+// TestIdentityRole: a service's role can read the identity of its store, and cannot change it.
 func TestIdentityRole(t *testing.T) {
 	t.Parallel()
 	owner, app, _ := roles(t)

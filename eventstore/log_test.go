@@ -9,8 +9,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// TestRareMatches: a reader whose filter selects next to nothing advances over the rest in steps, and
-// finds what there is.
+// TestRareMatches: a reader whose filter selects very few events advances over the others in steps, and finds all the
+// events that the filter selects.
 func TestRareMatches(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)
@@ -18,7 +18,7 @@ func TestRareMatches(t *testing.T) {
 	rare.Type = "rare"
 	noise := slices.Repeat([]eventstore.Draft{draft(0)}, 4000)
 	var want []eventstore.Position
-	for i := range 16 { // more than one statement looks at
+	for i := range 16 { // more events than one statement looks at
 		if i%15 == 0 {
 			receipt, err := store.Append(t.Context(), stream("rare"), eventstore.Any, rare)
 			if err != nil {
@@ -65,8 +65,8 @@ func TestRareMatches(t *testing.T) {
 	}
 }
 
-// TestCorrelationIndex: a correlation is looked up, not searched for, and an event without one is
-// not in the index.
+// TestCorrelationIndex: Correlated reads the index in its order, and events without a correlation id are not in the
+// index.
 func TestCorrelationIndex(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -82,7 +82,7 @@ func TestCorrelationIndex(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), `select reltuples from pg_class where oid = 'tidemark.events_correlation'::regclass`).Scan(&entries); err != nil {
 		t.Fatal(err)
 	}
-	if entries > 100 { // an estimate: Postgres counts none as few
+	if entries > 100 { // an estimate, which may be a little too high
 		t.Errorf("the index has about %.0f entries, want 1", entries)
 	}
 	rows, err := pool.Query(t.Context(), `explain (costs off) `+eventstore.CorrelatedSQL, "one", 0, 1_000_000, 10)

@@ -70,8 +70,7 @@ func mustCommit(t testing.TB, tx pgx.Tx) {
 	}
 }
 
-// keysAfter reads the log after a position and returns the keys of the streams, and the last
-// position.
+// keysAfter reads the log after a position. It returns the key of each event's stream, and the last position.
 func keysAfter(t testing.TB, s *eventstore.Store, after eventstore.Position) (keys []string, last eventstore.Position) {
 	t.Helper()
 	last = after

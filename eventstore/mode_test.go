@@ -11,8 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// TestExecModes runs the suite in the modes that are for poolers in front of Postgres, which
-// keep no prepared statement.
+// TestExecModes runs the suite in the modes for poolers in front of Postgres. These modes keep no prepared statement.
 func TestExecModes(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {

@@ -10,7 +10,8 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// TestObserverAllocates: what an observer is told costs no allocation. The race detector adds some.
+// TestObserverAllocates: calling an observer allocates nothing. The test does not run under the race detector, which
+// adds allocations.
 func TestObserverAllocates(t *testing.T) {
 	pool := pgtest.Pool(t)
 	allocates := func(o eventstore.Observer) float64 {

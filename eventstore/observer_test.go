@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// observed is what an observer is told.
+// observed keeps the calls of an observer.
 type observed struct {
 	mu      sync.Mutex
 	appends []string
@@ -46,7 +46,8 @@ func (o *observed) observer() eventstore.Observer {
 	}
 }
 
-// TestObserver: the observer is told how every commit has ended, also one in a caller's transaction, and of the groups.
+// TestObserver: the observer is told how every commit has ended, even in a caller's transaction. It is also told of
+// every group.
 func TestObserver(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)

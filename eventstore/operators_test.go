@@ -11,8 +11,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// TestTriggerThatDropsEvents: a trigger of an operator's that keeps an event from being stored makes the append fail, and
-// no other one, and nobody is told that the event is stored.
+// TestTriggerThatDropsEvents: an operator's trigger prevents that an event is stored. The append of this event fails,
+// and no other append. No caller is told that the event is stored.
 func TestTriggerThatDropsEvents(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -52,7 +52,7 @@ func TestTriggerThatDropsEvents(t *testing.T) {
 	appending.Wait()
 }
 
-// TestKeyEditedByHand: a row of append_keys that makes no sense is an error.
+// TestKeyEditedByHand: an inconsistent row of append_keys causes an error.
 func TestKeyEditedByHand(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -69,7 +69,8 @@ func TestKeyEditedByHand(t *testing.T) {
 	}
 }
 
-// TestKeyOfARepeat: an append that is known by the ids of its events is known by its key from then on too.
+// TestKeyOfARepeat: an append is repeated with the same event ids, and now under a key. From then on the key alone
+// identifies it.
 func TestKeyOfARepeat(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)

@@ -21,8 +21,8 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// pooled returns a pool that connects through PgBouncer in transaction mode, with few connections
-// behind it.
+// pooled returns a pool that connects through PgBouncer in transaction mode. PgBouncer has up to three connections to
+// Postgres.
 func pooled(t *testing.T) *pgxpool.Pool {
 	t.Helper()
 	program, err := exec.LookPath("pgbouncer")
@@ -86,7 +86,7 @@ default_pool_size = 3
 
 	config.ConnConfig.Host, config.ConnConfig.Port = "127.0.0.1", uint16(port)
 	config.ConnConfig.TLSConfig, config.ConnConfig.Fallbacks = nil, nil
-	// Prepared statements belong to a session, which there is none of here.
+	// Prepared statements belong to a session, and a client of this pooler has no session of its own.
 	config.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	if err != nil {
@@ -104,14 +104,14 @@ default_pool_size = 3
 	return pool
 }
 
-// as gives up the rights of root, with which PgBouncer does not run, for those of the owner of the
-// server's socket.
+// as returns the user to run PgBouncer as, if this process is root: the owner of the server's socket. PgBouncer does
+// not run as root.
 func as(t *testing.T, socket string) *syscall.SysProcAttr {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return nil
 	}
-	owner := syscall.Credential{Uid: 65534, Gid: 65534} // nobody
+	owner := syscall.Credential{Uid: 65534, Gid: 65534} // the user nobody
 	if found, err := os.Stat(socket); err == nil {
 		stat := found.Sys().(*syscall.Stat_t)
 		owner.Uid, owner.Gid = stat.Uid, stat.Gid
@@ -129,8 +129,8 @@ func freePort(t *testing.T) int {
 	return listener.Addr().(*net.TCPAddr).Port
 }
 
-// TestPgBouncer: through a pooler in transaction mode writers and followers keep every promise. The
-// followers poll; with PollOnly nothing even tries to listen.
+// TestPgBouncer: writers and followers keep all guarantees through a pooler in transaction mode. The followers poll.
+// With PollOnly they do not try to listen.
 func TestPgBouncer(t *testing.T) {
 	t.Parallel()
 	pool := pooled(t)

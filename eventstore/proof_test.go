@@ -20,7 +20,7 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// readers are all the ways to ask a store for what is stored, each with a thing to find.
+// readers has all the ways to read from a store, by their names.
 func readers(ctx context.Context, s *eventstore.Store) map[string]func() error {
 	last := func(events iter.Seq2[eventstore.Raw, error]) (err error) {
 		for _, err = range events {
@@ -60,14 +60,14 @@ func readers(ctx context.Context, s *eventstore.Store) map[string]func() error {
 	}
 }
 
-// past are the readers that [eventstore.Config.Stale] lets a standby answer.
+// past has the readers that a standby answers with [eventstore.Config.Stale].
 var past = map[string]bool{
 	"Read": true, "Read none": true, "Read back": true, "AsOf": true, "Through": true,
 	"Stat": true, "Streams": true, "RecentStreams": true,
 }
 
-// node starts a server of the test's own with the tables of a store, and with standbys whose replay is
-// paused after n events.
+// node starts a primary server for the test, with a store that has the given number of events. It also starts a
+// standby, and then pauses the replay there.
 func node(t *testing.T, events int) (primary, standby *pgtest.Node, store *eventstore.Store) {
 	t.Helper()
 	primary = pgtest.NewNode(t, nil)
@@ -86,12 +86,12 @@ func node(t *testing.T, events int) (primary, standby *pgtest.Node, store *event
 	return primary, standby, store
 }
 
-// TestReadOnStandby: a standby may be behind, so nothing is read there unless the caller is content with that.
+// TestReadOnStandby: a standby may be behind. So reads there are refused, except those that Config.Stale allows.
 func TestReadOnStandby(t *testing.T) {
 	t.Parallel()
 	_, standby, _ := node(t, 3)
 	pool := connect(t, standby.URL())
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond) // which Follow waits for
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 	defer cancel()
 	for name, read := range readers(ctx, another(t, pool, eventstore.Config{})) {
 		if name == "Follow" {
@@ -114,7 +114,7 @@ func TestReadOnStandby(t *testing.T) {
 	}
 }
 
-// TestReadElsewhere: the primary says where the log ends, and a standby that is behind is asked for the events.
+// TestReadElsewhere: the primary says where the log ends, and the events are read from a standby that is behind.
 func TestReadElsewhere(t *testing.T) {
 	t.Parallel()
 	primary, standby, store := node(t, 3)
@@ -125,7 +125,7 @@ func TestReadElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Of two connections, each of which is used once, the second is to the standby.
+	// Each connection is used once. The first connection is to the primary, the second to the standby, and so on.
 	config, err := pgxpool.ParseConfig(primary.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -138,7 +138,7 @@ func TestReadElsewhere(t *testing.T) {
 	config.MaxConns = 1
 	config.AfterRelease = func(*pgx.Conn) bool { return false }
 	config.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
-		if n := dialed.Add(1); n%2 == 0 && n < 8 { // and then it has been promoted, or is not asked
+		if n := dialed.Add(1); n%2 == 0 && n < 8 { // later connections are all to the primary
 			c.Host, c.Port = behind.Host, behind.Port
 		}
 		return nil
@@ -208,7 +208,7 @@ func TestReadHidden(t *testing.T) {
 					t.Errorf("%s: %v, want an UnprovenError of %s", name, err, reason)
 				}
 			}
-			for name, read := range readers(t.Context(), writer) { // the owner is exempt
+			for name, read := range readers(t.Context(), writer) { // the owner sees all rows
 				if err := read(); err != nil {
 					t.Errorf("the owner, %s: %v", name, err)
 				}
@@ -217,7 +217,7 @@ func TestReadHidden(t *testing.T) {
 	}
 }
 
-// TestForcedSecurity: where the owner is not exempt either, nobody knows where the log ends.
+// TestForcedSecurity: if row level security is forced on the owner too, the end of the log is not known.
 func TestForcedSecurity(t *testing.T) {
 	t.Parallel()
 	owner, app, _ := roles(t)
@@ -243,7 +243,7 @@ func TestForcedSecurity(t *testing.T) {
 	}
 }
 
-// TestFollowFailover: a follower goes on when a standby takes the primary's place, however long that takes.
+// TestFollowFailover: a follower continues when a standby takes the primary's place, however long this takes.
 func TestFollowFailover(t *testing.T) {
 	t.Parallel()
 	primary, standby, _ := node(t, 3)
@@ -274,7 +274,7 @@ func TestFollowFailover(t *testing.T) {
 	}
 }
 
-// noticer notices that a follower meets a standby.
+// noticer is a log handler that notices when a standby refuses a follower.
 type noticer struct{ refused chan<- struct{} }
 
 func (n noticer) Enabled(context.Context, slog.Level) bool { return true }

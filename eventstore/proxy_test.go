@@ -21,7 +21,7 @@ type proxy struct {
 	links map[*link]struct{}
 }
 
-// startProxy forwards until the test ends.
+// startProxy starts a proxy that forwards connections until the test ends.
 func startProxy(t *testing.T, dial func(context.Context) (net.Conn, error)) *proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -42,7 +42,7 @@ func (p *proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
 		if err != nil {
-			return // it was closed
+			return // the listener was closed
 		}
 		if p.refusing.Load() {
 			client.Close()
@@ -80,8 +80,8 @@ func (p *proxy) serve(client net.Conn) {
 	p.mu.Unlock()
 }
 
-// cut cuts a random connection, now or in the middle of the next request or answer. It reports
-// whether there was one.
+// cut cuts a random connection, now or in the middle of the next request or answer. It reports whether there was a
+// connection.
 func (p *proxy) cut() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -129,7 +129,7 @@ func (l *link) forward(to, from net.Conn, left *atomic.Int64) {
 	}
 }
 
-// close cuts the connection as a network does, without a goodbye.
+// close resets the connection on both sides, without an orderly end.
 func (l *link) close() {
 	for _, conn := range []net.Conn{l.client, l.server} {
 		if tcp, ok := conn.(*net.TCPConn); ok {

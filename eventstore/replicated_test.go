@@ -14,7 +14,7 @@ import (
 )
 
 // TestRepeatIsReplicated: an append whose session ended while it waited for the synchronous standby is stored on the
-// primary alone. Nobody is told that it is stored, by whatever repeats it or asks for its key, before the standby has it.
+// primary only. A repeat of the append, or a call of Receipts for its key, returns only when the standby has it too.
 func TestRepeatIsReplicated(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"key", "ids"} {

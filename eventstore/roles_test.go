@@ -16,8 +16,8 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-// roles creates the roles of a store on a fresh database and returns a pool of the owner, and what
-// returns one of each role. Roles belong to the whole server, so the names are those of the database.
+// roles creates the roles of a store on a fresh database. It returns a pool of the owner, and a pool of each role.
+// Roles belong to the whole server, so their names begin with the name of the database.
 func roles(t *testing.T) (owner, app, operator *pgxpool.Pool) {
 	t.Helper()
 	url := pgtest.URL(t)
@@ -56,8 +56,8 @@ func roles(t *testing.T) (owner, app, operator *pgxpool.Pool) {
 	return owner, connect(names.App), connect(names.Operator)
 }
 
-// TestRoles: a service can append and read, and nothing and nobody but the owner can write, change or
-// delete an event in another way.
+// TestRoles: services and operators can append and read. They cannot write events in another way, and cannot change or
+// delete an event.
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	_, app, operator := roles(t)
@@ -120,7 +120,7 @@ func TestRoles(t *testing.T) {
 		if err := pool.QueryRow(t.Context(), audit).Scan(&role, &session); err != nil || role != session {
 			t.Errorf("%s: the audit says that %q did it, %v; want %q", name, role, err, session)
 		}
-		// A role that keeps a projection inline has the appends of others refused.
+		// A role that keeps a projection inline makes appends of other writers fail, so only operators may do it.
 		for _, sql := range []string{
 			`insert into tidemark.projections (name, version, log, phase, partitions, types, inline) values ('q', 1, gen_random_uuid(), 'live', 1, '{}', null)`,
 			`update tidemark.projections set inline = null`,
@@ -140,7 +140,7 @@ func TestRoles(t *testing.T) {
 	}
 }
 
-// TestStoreAsOperator: the rights suffice for all that a store does.
+// TestStoreAsOperator: the rights of the operator's role suffice for everything that a store does.
 func TestStoreAsOperator(t *testing.T) {
 	t.Parallel()
 	eventstoretest.Run(t, func(t *testing.T) eventstoretest.Store {

@@ -12,7 +12,7 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// gaps fills a log whose positions have gaps, as those of transactions that were rolled back, and returns its end.
+// gaps fills a log and returns its end. The positions have gaps, from transactions that were rolled back.
 func gaps(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool) (end eventstore.Position) {
 	t.Helper()
 	for range 6 {
@@ -24,7 +24,7 @@ func gaps(t *testing.T, store *eventstore.Store, pool *pgxpool.Pool) (end events
 	return end
 }
 
-// ways lists the ways to append: each has a path of its own through the SQL functions.
+// ways has the ways to append. Each of them has its own path through the SQL functions.
 func ways(store *eventstore.Store, pool *pgxpool.Pool) map[string]func(context.Context) error {
 	commit := func(ctx context.Context, s *eventstore.Store, drafts int, keys ...string) error {
 		var changes []eventstore.Change
@@ -66,8 +66,8 @@ func inTx(ctx context.Context, pool *pgxpool.Pool, do func(*eventstore.Store) er
 	return tx.Commit(ctx)
 }
 
-// TestSequenceInDisorder: whatever the sequence says, nothing is stored at or below the end of the log, the
-// error says what to do, and after that everything goes on without a restart.
+// TestSequenceInDisorder: whatever value the sequence has, nothing is stored at or below the end of the log, and the
+// error says what to do. After the repair, all appends work without a restart.
 func TestSequenceInDisorder(t *testing.T) {
 	t.Parallel()
 	for name, disorder := range map[string]string{
@@ -115,7 +115,7 @@ func TestSequenceInDisorder(t *testing.T) {
 			for _, sql := range strings.Split(behind.Repair, "; ") {
 				mustExec(t, pool, sql)
 			}
-			if name == "cycled" { // its end is what the operator has set
+			if name == "cycled" { // the repair keeps the maxvalue that the operator has set
 				mustExec(t, pool, `alter sequence tidemark.events_position_seq no maxvalue`)
 			}
 			for way, appends := range ways(store, pool) {
@@ -139,7 +139,8 @@ func TestSequenceInDisorder(t *testing.T) {
 	}
 }
 
-// TestSequenceWithCache: positions that sessions keep aside would be given out below what readers have passed.
+// TestSequenceWithCache: with a cache, sessions keep positions for later use. An append is refused if such a position
+// is below one that readers may have passed.
 func TestSequenceWithCache(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -147,7 +148,7 @@ func TestSequenceWithCache(t *testing.T) {
 	var last eventstore.Position
 	refused := 0
 	for range 50 {
-		// Two connections at once, each with values of its own.
+		// Two connections are used at once, and each has its own cached values.
 		txs := []pgx.Tx{begin(t, pool), begin(t, pool)}
 		for n, tx := range txs {
 			receipt, err := store.WithTx(tx).Append(t.Context(), stream(string(rune('a'+n))), eventstore.Any, draft(1))
@@ -163,7 +164,7 @@ func TestSequenceWithCache(t *testing.T) {
 			}
 		}
 		for _, tx := range txs {
-			_ = tx.Commit(t.Context()) // what was refused cannot be committed
+			_ = tx.Commit(t.Context()) // a transaction with a refused append cannot be committed
 		}
 	}
 	if refused == 0 {

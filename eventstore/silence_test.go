@@ -23,12 +23,12 @@ const (
 	// callBound is how long a call without a deadline may take while Postgres cannot be reached.
 	callBound = 45 * time.Second
 	// recoveredWithin is how long it may take until everything works, once Postgres can be reached. It takes some ten
-	// seconds, and more on a busy machine. Without bounds of our own it takes a quarter of an hour.
+	// seconds, and more on a busy machine. Without the store's own timeouts it takes a quarter of an hour.
 	recoveredWithin = time.Minute
 )
 
-// TestSilence: packets are dropped, and nobody says that a connection has ended. No call takes longer than
-// a bound, and everything works again within seconds after the network does, whatever the pool is like.
+// TestSilence: packets are dropped, and neither side is told that a connection has ended. No call takes longer than
+// callBound. Everything works again within recoveredWithin after the network does, for every size of the pool.
 func TestSilence(t *testing.T) {
 	t.Parallel()
 	node := pgtest.NewNode(t, map[string]string{"fsync": "off"})
@@ -39,7 +39,7 @@ func TestSilence(t *testing.T) {
 	for _, conns := range []int32{0, 1, 2} {
 		for _, mode := range []string{"forgotten", "silent"} {
 			if once := conns == 0 && mode == "forgotten" || conns == 2 && mode == "silent"; !once && *chaosFor < time.Minute {
-				continue // all of them in a soak test: side by side they take a machine
+				continue // only a soak test runs all of them, because together they need a whole machine
 			}
 			t.Run(fmt.Sprintf("%s/%d connections", mode, conns), func(t *testing.T) {
 				t.Parallel()
@@ -90,7 +90,7 @@ func testSilence(t *testing.T, node *pgtest.Node, conns int32, silent bool) {
 	t.Logf("slowest calls: %v", w.slowest)
 }
 
-// silenceWork is what uses a store while the network fails.
+// silenceWork uses a store while the network fails.
 type silenceWork struct {
 	t       *testing.T
 	store   *eventstore.Store
@@ -103,7 +103,7 @@ type silenceWork struct {
 	slowest map[string]time.Duration
 }
 
-// call does something and notes how long it took.
+// call calls do, and notes how long it took. It reports whether do succeeded.
 func (w *silenceWork) call(ctx context.Context, name string, do func() error) bool {
 	start := time.Now()
 	err := do()
@@ -182,7 +182,7 @@ func pauseFor(ctx context.Context, d time.Duration) {
 	}
 }
 
-// progress waits until all that uses the store has succeeded once more.
+// progress waits until appends, reads and the follower have succeeded again.
 func (w *silenceWork) progress(within time.Duration) {
 	w.t.Helper()
 	stored, read, followed := w.stored.Load(), w.reads.Load(), w.followed.Load()
@@ -193,7 +193,7 @@ func (w *silenceWork) progress(within time.Duration) {
 	w.t.Logf("works after %s", time.Since(start).Round(time.Millisecond))
 }
 
-// logBuffer keeps what is logged.
+// logBuffer keeps the text that is logged.
 type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder

@@ -10,8 +10,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// TestCommitSize: a commit that is too large is refused before anything is encoded or sent, wherever its
-// size comes from, and in a transaction of the caller leaves that as it was.
+// TestCommitSize: a commit that is too large is refused before anything is encoded or sent, whatever makes it too
+// large. A transaction of the caller can still be used after it.
 func TestCommitSize(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -70,7 +70,7 @@ func TestCommitSize(t *testing.T) {
 	}
 }
 
-// TestCommitAtTheLimit: what is allowed is stored.
+// TestCommitAtTheLimit: a commit that is as large as allowed is stored.
 func TestCommitAtTheLimit(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -94,7 +94,7 @@ func TestCommitAtTheLimit(t *testing.T) {
 	}
 }
 
-// TestListSize: what asks for an answer without a bound is refused.
+// TestListSize: reads with a limit or a filter that is too large are refused.
 func TestListSize(t *testing.T) {
 	t.Parallel()
 	store, _ := open(t)

@@ -15,8 +15,8 @@ func spentBy(err error, second eventstore.StreamID) bool {
 	return errors.As(err, &spent) && len(spent.Second) == 1 && spent.Second[0] == second
 }
 
-// TestKeyInTx: a transaction that is rolled back gives the key back, also to a savepoint, and one that is
-// committed does not.
+// TestKeyInTx: a transaction that is rolled back, completely or to a savepoint, makes the key free again. A transaction
+// that is committed does not.
 func TestKeyInTx(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -79,7 +79,7 @@ func TestKeyInTx(t *testing.T) {
 	}
 }
 
-// TestKeyUse: what becomes of a key after the end of a commit to stream a, and who may use it then.
+// TestKeyUse: the outcome of a commit to stream a decides which later commits may use its key.
 func TestKeyUse(t *testing.T) {
 	t.Parallel()
 	commit := func(keys ...string) (changes []eventstore.Change) {
@@ -90,7 +90,7 @@ func TestKeyUse(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		err            error
-		free, repeated bool // for others, for the same stream
+		free, repeated bool // whether commits to another stream, or to the same stream, may use the key
 	}{
 		"stored":   {nil, false, false},
 		"refused":  {eventstore.ErrConflict, true, true},

@@ -14,10 +14,10 @@ import (
 )
 
 // TestStandby: locks are not replicated, so a standby does not know the tidemark and says so.
-// A stream is read there by a caller that is content with the past.
+// With Config.Stale, streams can be read there.
 func TestStandby(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("/tmp", "tidemark-standby-") // where the server's user may go
+	dir, err := os.MkdirTemp("/tmp", "tidemark-standby-") // a folder that the server's user can enter
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func TestStandby(t *testing.T) {
 	}
 }
 
-// startServer starts a server of the test's own, which keeps its cluster.
+// startServer starts a server for the test, with its cluster in dir.
 func startServer(t *testing.T, dir string) *localpg.Server {
 	t.Helper()
 	server, err := localpg.Start(t.Context(), &localpg.Config{URLVar: "TEST_DATABASE_URL", Dir: dir})

@@ -50,8 +50,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// TestCount: Count says how many events a filter selects and when the first was recorded, up to a limit; EventsAt returns
-// events by their positions; Estimate asks the planner.
+// TestCount: Count says how many events a filter selects, up to a limit, and when the first of them was recorded.
+// Estimate asks the planner. EventsAt returns events by their positions.
 func TestCount(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
@@ -84,7 +84,7 @@ func TestCount(t *testing.T) {
 			t.Errorf("%s: %d, %s, %v; want %d", name, n, first, err, c.want)
 		}
 	}
-	// The position of no event may be hidden, such as on a server that is behind.
+	// There is no event at position 11. It may exist and be hidden, for example on a server that is behind.
 	if _, _, err := store.Count(t.Context(), 0, 11, eventstore.Filter{}, 5); !errors.Is(err, eventstore.ErrUnproven) {
 		t.Errorf("count beyond the end: %v, want ErrUnproven", err)
 	}

@@ -25,7 +25,7 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// TestSmallPages runs the suite with pages of two events, so that everything crosses pages.
+// TestSmallPages runs the suite with pages of two events, so that most reads need several pages.
 func TestSmallPages(t *testing.T) {
 	t.Parallel()
 	eventstoretest.Run(t, func(t *testing.T) eventstoretest.Store {
@@ -141,7 +141,7 @@ func TestWithTx(t *testing.T) {
 		bound := store.WithTx(tx)
 		mustExec(t, tx, `insert into mine values (1)`)
 		mustAppend(t, bound, "a", eventstore.NoStream)
-		mustAppend(t, bound, "a", 1) // it sees its own append
+		mustAppend(t, bound, "a", 1) // the transaction sees its own append
 		if commit {
 			mustCommit(t, tx)
 		} else if err := tx.Rollback(t.Context()); err != nil {
@@ -183,8 +183,8 @@ func TestKeyIsAtomic(t *testing.T) {
 	}
 }
 
-// TestWithTxConflict: an append within a caller's transaction waits for another one to the same
-// stream, and then knows the version. A conflict leaves the transaction as it was.
+// TestWithTxConflict: an append within a caller's transaction waits for an open append to the same stream, and then
+// knows the version. After a conflict the transaction can still be used.
 func TestWithTxConflict(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
@@ -231,7 +231,7 @@ func TestEventsNeverChange(t *testing.T) {
 	}
 }
 
-// TestAppendFromSQL: the function keeps the promises for every client, such as psql.
+// TestAppendFromSQL: the SQL function keeps the guarantees for every client, such as psql.
 func TestAppendFromSQL(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)

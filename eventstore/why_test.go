@@ -25,8 +25,8 @@ func idOf(at time.Time) (id uuid.UUID) {
 	return id
 }
 
-// TestEvent: an event is found by the time in its id, wherever it is in the log, also if the id was made some time before
-// the event was stored.
+// TestEvent: an event is found by the time in its id, wherever it is in the log, even if the id was made some time
+// before the event was stored.
 func TestEvent(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
@@ -37,7 +37,7 @@ func TestEvent(t *testing.T) {
 	if _, err := store.Event(t.Context(), uuid.Must(uuid.NewV7())); !errors.Is(err, eventstore.ErrNotFound) {
 		t.Errorf("in an empty log: %v, want ErrNotFound", err)
 	}
-	// A log of hours, as if the clock had gone on between the events.
+	// The events of the log are seven seconds apart, and cover almost ten hours.
 	const events = 5000
 	began := time.Now().Add(-10 * time.Hour).Truncate(time.Millisecond)
 	ids := make([]uuid.UUID, events)
@@ -70,7 +70,7 @@ func TestEvent(t *testing.T) {
 	}
 }
 
-// TestWhy: the causes of an event and its effects, over streams, by the way that WithCause writes down.
+// TestWhy: Why finds the causes and the effects of an event in all streams, from the metadata that WithCause sets.
 func TestWhy(t *testing.T) {
 	t.Parallel()
 	store, err := eventstore.New(pgtest.Pool(t), nil)
@@ -137,7 +137,7 @@ func TestWhy(t *testing.T) {
 	}
 }
 
-// TestWhyInACircle: events that name each other as causes, which nothing prevents, are told once.
+// TestWhyInACircle: nothing prevents events from naming each other as causes. Why returns each of them once.
 func TestWhyInACircle(t *testing.T) {
 	t.Parallel()
 	store, err := eventstore.New(pgtest.Pool(t), nil)
@@ -196,7 +196,8 @@ func TestPath(t *testing.T) {
 	}
 }
 
-// TestCheck: Config.Check sees what is to be stored, and refuses a commit of which nothing is stored.
+// TestCheck: Config.Check gets the events as they would be stored. After it has refused a commit, nothing of the commit
+// is stored.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	refused := errors.New("not today")
@@ -241,7 +242,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestSteps: code that commits twice for one request gives each commit a step, and does neither twice.
+// TestSteps: code that commits several times for one request gives each commit a step. A repeat of the request stores
+// no commit twice.
 func TestSteps(t *testing.T) {
 	t.Parallel()
 	store, err := eventstore.New(pgtest.Pool(t), nil)

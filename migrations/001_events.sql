@@ -801,7 +801,7 @@ $$;
 
 -- tidemark_holders() lists the open transactions that hold the tidemark back. The one that holds it back most is
 -- first. A row has the position where the transaction holds the tidemark, its backend, the name of the client's
--- application, and the time since when the transaction is open. since is null if the caller has no right to see the
+-- application, and since when the transaction is open. since is null if the caller has no right to see the
 -- backends of other roles.
 --
 -- A prepared transaction has no backend. It has an owner and a gid, and ends with rollback prepared 'gid' or commit

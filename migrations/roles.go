@@ -25,7 +25,7 @@ type Roles struct {
 
 // CreateRoles creates the missing roles of a store, and gives both exactly the rights that roles/roles.sql describes.
 // Services append through functions, read, and cannot change an event. Operators can also purge idempotency keys, and
-// start and stop to keep projections inline. Neither role can log in: grant them to roles that can.
+// start and stop keeping projections inline. Neither role can log in: grant them to roles that can.
 //
 // Call CreateRoles after [Up], as the owner of the schema and with the right to create roles. It can be called again.
 func CreateRoles(ctx context.Context, pool *pgxpool.Pool, config *Config, roles Roles) error {

@@ -6,7 +6,7 @@
 --                       its projections and snapshots. It cannot write events in another way, and cannot change or
 --                       delete an event, not even one that it has just appended.
 --   tidemark_operator   for operators and their tools. It can do the same, purge idempotency keys, and start and stop
---                       to keep projections inline.
+--                       keeping projections inline.
 --
 -- Neither role can log in. Grant them to roles that can: grant tidemark_app to orders_service;
 do $$
