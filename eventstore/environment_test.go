@@ -124,7 +124,7 @@ func TestTooManyConnections(t *testing.T) {
 		"append": appendErr, "read": firstErr(store.Read(t.Context(), stream("a"), eventstore.ReadOptions{})),
 	} {
 		if err == nil || !strings.Contains(err.Error(), "lower pool_max_conns") {
-			t.Errorf("%s: %v, want what to do", what, err)
+			t.Errorf("%s: %v, want an error that says what to do", what, err)
 		}
 	}
 }
@@ -146,7 +146,7 @@ func TestStatementsMixed(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := store.Stat(t.Context(), stream("a")); err == nil || !strings.Contains(err.Error(), "default_query_exec_mode=exec") {
-		t.Errorf("%v, want what to do", err)
+		t.Errorf("%v, want an error that says what to do", err)
 	}
 }
 
@@ -164,7 +164,7 @@ func TestEncoding(t *testing.T) {
 		pool := pgtest.Connect(t, url, func(c *pgxpool.Config) { c.ConnConfig.Database = name })
 		err := migrations.Up(t.Context(), pool, nil)
 		if !errors.Is(err, migrations.ErrEncoding) || !strings.Contains(err.Error(), encoding) || !strings.Contains(err.Error(), "UTF8") {
-			t.Errorf("%v, want what to do about %s", err, encoding)
+			t.Errorf("%v, want an error that says what to do about %s", err, encoding)
 		}
 	}
 }

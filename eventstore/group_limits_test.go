@@ -103,8 +103,8 @@ func TestWaitingLeavesAFlusher(t *testing.T) {
 	waiting.Wait()
 }
 
-// TestLongWrite: a group that takes long to write, without waiting for a lock, does not hold up other requests, even a
-// single one.
+// TestLongWrite: a group that takes long to write, without waiting for a lock, does not hold up other requests, not
+// even a single request.
 func TestLongWrite(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)

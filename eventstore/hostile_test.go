@@ -144,7 +144,7 @@ func TestForeignWriter(t *testing.T) {
 		}
 		read++
 		if event.Stream.Key == "c" && event.Metadata.Actor != "psql" {
-			t.Errorf("metadata %+v, want what fits of it", event.Metadata)
+			t.Errorf("metadata %+v, want the part that fits", event.Metadata)
 		}
 	}
 	if read != stored || stored != 2 {

@@ -11,8 +11,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// TestTriggerThatDropsEvents: an operator's trigger prevents that an event is stored. The append of this event fails,
-// and no other append. No caller is told that the event is stored.
+// TestTriggerThatDropsEvents: an operator's trigger prevents an event from being stored. The append of this event
+// fails, and no other append. No caller is told that the event is stored.
 func TestTriggerThatDropsEvents(t *testing.T) {
 	t.Parallel()
 	store, pool := open(t)
