@@ -257,7 +257,7 @@ $$;
 --   TM010  the sequence is behind the log
 --   55P03  patience has ended
 --   23505  on events_stream_version_key: another append was faster. The locks below prevent this at isolation level
---          read committed
+--          read committed, except with more than 1000 streams
 -- +goose StatementBegin
 create function tidemark.append_group(
     requests int[],
