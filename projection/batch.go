@@ -18,23 +18,23 @@ import (
 )
 
 const (
-	// batchTime is after how long a batch is committed although there are more events at hand.
+	// batchTime is how long a batch takes before it is committed although more events are ready.
 	batchTime = time.Second
-	// maxFlushAfter is the same for many rows, and rowTime about what it takes to write one.
+	// maxFlushAfter is the same bound for a batch with many rows. rowTime is about how long writing one row takes.
 	maxFlushAfter = 5 * time.Second
 	rowTime       = 10 * time.Microsecond
-	// abandonAfter is how long a handler has to return once its context is done.
+	// abandonAfter is how long a handler has to return after its context is done.
 	abandonAfter = time.Second
 )
 
 // batch is what a partition does in one transaction.
 type batch struct {
 	worker  *worker
-	to      eventstore.Position // the checkpoint when all is done
+	to      eventstore.Position // the checkpoint after the batch
 	handled amount
 	letters []catalog.NewLetter
-	parking map[string]bool // keys that are parked from this batch on
-	durable bool            // the commit is flushed before anything else happens
+	parking map[string]bool // keys that this batch parks
+	durable bool            // the commit waits for the disk
 	began   time.Time       // zero if nothing is handled
 
 	watchdog *time.Timer  // ends the context when an event takes too long
@@ -43,7 +43,7 @@ type batch struct {
 	done     bool // committed
 }
 
-// failure is why a batch cannot be committed, and at which of its items; -1 if that is not known.
+// failure is why a batch cannot be committed, and the index of the item that failed; -1 if that item is not known.
 type failure struct {
 	at  int
 	err error
@@ -52,7 +52,7 @@ type failure struct {
 func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
-// divert parks the item if it is poison, or its key is parked already, and reports whether it has.
+// divert parks the item if the item is poison or its key is parked already. It reports whether it has parked the item.
 func (b *batch) divert(i *item) bool {
 	if len(b.worker.poison) == 0 && len(b.worker.parked) == 0 && len(b.parking) == 0 {
 		return false
@@ -77,7 +77,7 @@ func (b *batch) divert(i *item) bool {
 	return true
 }
 
-// cut ends the batch at a position.
+// cut ends the batch at a position, and forgets the dead letters behind it.
 func (b *batch) cut(to eventstore.Position) {
 	b.to, b.durable = to, true
 	all := b.letters
@@ -96,8 +96,8 @@ func (b *batch) cut(to eventstore.Position) {
 	}
 }
 
-// beginSQL begins the transaction of a batch. While there is a backlog the commit does not wait for the disk: a
-// crash loses the batch together with its checkpoint, and the batch is done again.
+// beginSQL begins the transaction of a batch. While there is a backlog, the commit does not wait for the disk. A crash
+// then loses the batch together with its checkpoint, and the batch is done again.
 func (b *batch) beginSQL() string {
 	if b.durable {
 		return b.worker.engine.db.beginSQL()
@@ -105,8 +105,8 @@ func (b *batch) beginSQL() string {
 	return b.worker.engine.db.beginSQL() + "; set local synchronous_commit = off"
 }
 
-// handle gives the items to their handlers, in a transaction that moves the checkpoint too. It may
-// stop early, when it takes long; then to is where it came.
+// handle gives the items to their handlers, in a transaction that also moves the checkpoint. It may stop early when the
+// batch takes long: then b.to is the position of the last item that was handled.
 func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error {
 	id := uuid.New()
 	var tx pgx.Tx
@@ -118,7 +118,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	if err != nil {
 		return &failure{-1, err}
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // without effect after the commit
 	start := time.Now()
 	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, liveAt: b.worker.liveAt, catalog: b.worker.engine.catalog, pool: b.worker.engine.pool}
 	hctx := context.WithValue(ctx, batchKey{}, info)
@@ -142,9 +142,9 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 	return b.orIdle(err, conn, slowest)
 }
 
-// handleNext gives the n-th item to its handler or effect, or some from there on if they are handled together. next is the
-// first item behind them. When that fails, at is the item that has failed, and the effects of those before it have
-// happened; -1 if the item is not known.
+// handleNext gives the n-th item to its handler or effect, together with the following items if they are handled in one
+// batch. next is the index of the first item behind them. On an error, at is the index of the item that failed, and the
+// effects of the items before it have happened; at is -1 if that item is not known.
 func (b *batch) handleNext(ctx context.Context, tx pgx.Tx, items []item, n int, said *saying) (next, at int, err error) {
 	i, info := &items[n], infoOf(ctx)
 	if i.source.batch != nil {
@@ -185,7 +185,7 @@ func (p *Projection) handleAlone(ctx context.Context, tx pgx.Tx, i *item, said *
 	return p.handleItem(ctx, tx, i, said)
 }
 
-// handleTogether is handleAlone for a batch. at is like that of [gathered.call].
+// handleTogether is handleAlone for the items of a [Batch]. It returns at like [gathered.call].
 func (p *Projection) handleTogether(ctx context.Context, tx pgx.Tx, g *gathered, said *saying) (at int, err error) {
 	if p.effects {
 		return g.call(ctx, nil)
@@ -194,15 +194,15 @@ func (p *Projection) handleTogether(ctx context.Context, tx pgx.Tx, g *gathered,
 	return at, p.orEnded(ctx, tx, said, err)
 }
 
-// startItem notes which item is handled from now on, or which is the first of several, and gives them the time that the
-// projection allows.
+// startItem notes which item is handled now, or which is the first of several, and restarts the watchdog with
+// [Options.Timeout].
 func (b *batch) startItem(n int, several bool) {
 	b.at.Store(int32(n))
 	b.several.Store(several)
 	b.watchdog.Reset(b.worker.projection.options.Timeout)
 }
 
-// current returns the item that is being handled, -1 if there are several.
+// current returns the index of the item that is being handled, -1 if there are several.
 func (b *batch) current() int {
 	if b.several.Load() {
 		return -1
@@ -210,36 +210,37 @@ func (b *batch) current() int {
 	return int(b.at.Load())
 }
 
-// idler is the item of a batch whose handler has left the transaction alone for longest.
+// idler is the item of a batch whose handler has left the transaction idle for the longest time.
 type idler struct {
 	item int
 	idle time.Duration
 }
 
-// orIdle returns err, or why the slowest item has failed if Postgres has ended the transaction because nothing was done
-// with it for as long as a lease. Whoever uses the transaction next is told, or finds the connection closed.
+// orIdle returns err, or errIdle for the slowest item if Postgres has ended the transaction because it was idle for the
+// length of a lease. The next statement of the transaction either returns Postgres's error, or finds the connection
+// closed.
 func (b *batch) orIdle(err error, conn *pgx.Conn, slowest idler) error {
-	told := pgerr.Is(err, pgerr.IdleInTransaction) && slowest.idle > b.worker.engine.config.Lease/3 // a third may do it: the items before have used up part of the time
+	told := pgerr.Is(err, pgerr.IdleInTransaction) && slowest.idle > b.worker.engine.config.Lease/3 // a third is enough: the items before it may have been idle too
 	found := conn.IsClosed() && slowest.idle > b.worker.engine.config.Lease && classify(err) == transient && !errors.As(err, new(*pgconn.PgError))
 	if !told && !found {
 		return err
 	}
-	// The error itself is about no event.
+	// The original error is text only, because it is about no event.
 	return &failure{slowest.item, fmt.Errorf("%w: for %s: %v", errIdle, slowest.idle.Round(time.Millisecond), err)}
 }
 
-// handleItem calls the handler of an item, and looks whether the transaction survived it.
+// handleItem calls the handler of an item, and checks that the transaction has survived it.
 func (p *Projection) handleItem(ctx context.Context, tx pgx.Tx, i *item, said *saying) error {
 	if i.meaning.err != nil {
 		return i.meaning.err
 	}
-	// What the handler appends was caused by this event.
+	// Events that the handler appends were caused by this event.
 	err := call(eventstore.WithCause(eventstore.WithoutKey(ctx), *i.raw), handlerTx{tx, p.names, said}, i)
 	return p.orEnded(ctx, tx, said, err)
 }
 
-// orEnded returns why a handler has failed that has returned err: also if it is nil, since its transaction may not have
-// survived.
+// orEnded returns why a handler that returned err has failed. It can return an error for a nil err, because the handler
+// may have ended or aborted the transaction.
 func (p *Projection) orEnded(ctx context.Context, tx pgx.Tx, said *saying, err error) error {
 	said.speak()
 	if ctx.Err() != nil {
@@ -282,7 +283,7 @@ func (b *batch) store(ctx context.Context, tx pgx.Tx, id *uuid.UUID) error {
 	return b.worker.engine.catalog.Advance(ctx, tx, b.advance(id))
 }
 
-// advance returns what moves the checkpoint.
+// advance returns the arguments that move the checkpoint.
 func (b *batch) advance(id *uuid.UUID) *catalog.Advance {
 	w := b.worker
 	return &catalog.Advance{
@@ -316,7 +317,7 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 		handle = b.effect
 	}
 	err := b.watched(ctx, func(ctx context.Context, conn *pgx.Conn) error { return handle(ctx, conn, items) })
-	if errors.Is(err, errAbandoned) { // the batch is still that of another goroutine
+	if errors.Is(err, errAbandoned) { // another goroutine may still use the batch
 		if w.projection.effects {
 			w.happened(ctx, items, int(b.at.Load()), b.began)
 		}
@@ -328,7 +329,7 @@ func (w *worker) handleBatch(ctx context.Context, items []item, to eventstore.Po
 	return err
 }
 
-// happened notes the effects of the items before one that is abandoned.
+// happened stores that the effects before an abandoned item have happened.
 func (w *worker) happened(ctx context.Context, items []item, at int, began time.Time) {
 	if at = wholeEvents(items, at); at == 0 {
 		return

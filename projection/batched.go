@@ -13,17 +13,17 @@ import (
 	"github.com/tidemark-es/tidemark/internal/panics"
 )
 
-// Batch is a piece of the log that is handled at once: the events that a partition has to handle next, in the order of
-// positions, without those that are parked. It has at most [Config.BatchSize] events, and more items if some have
+// Batch is a piece of the log that is handled at once: the next events of a partition, in the order of positions,
+// without parked events. It has at most [Config.BatchSize] events. It has more items than events if some events have
 // several keys.
 type Batch struct {
 	Projection Ref
 	Partition  int
-	// Token is the fencing token of the partition, higher for each owner: a broker that is told refuses those who were
-	// owners before. It is 0 while an operator retries dead letters, which are older than what was handled since, and
-	// while an append keeps the projection inline: then each event is a batch of its own.
+	// Token is the fencing token of the partition. It is higher for each new owner, so a broker that is given the token
+	// can refuse former owners. It is 0 while an operator retries dead letters, because they are older than the events
+	// handled since. It is also 0 while an append keeps the projection inline: each event is then a batch of its own.
 	Token int64
-	// After is the position that was reached before the batch.
+	// After is the position that the partition had reached before the batch.
 	After eventstore.Position
 	Items []BatchItem
 }
@@ -32,11 +32,11 @@ type Batch struct {
 type BatchItem struct {
 	Event *eventstore.Raw // must not be changed
 	Key   string
-	Value any // what the function given to Each has made of the event
+	Value any // the value that the function given to Each returned for the event
 }
 
-// BatchItemError says which item of a [Batch] could not be handled. Any other error is blamed on no event as long as the
-// batch has several: it is tried again in parts.
+// BatchItemError says which item of a [Batch] could not be handled. Any other error of a batch with several events is
+// blamed on no event: the batch is tried again in parts.
 type BatchItemError struct {
 	Item int // index in Batch.Items
 	Err  error
@@ -46,15 +46,15 @@ func (e *BatchItemError) Error() string {
 	return fmt.Sprintf("item %d of the batch: %v", e.Item, e.Err)
 }
 
-// Unwrap returns why.
+// Unwrap returns the item's error.
 func (e *BatchItemError) Unwrap() error { return e.Err }
 
 // BatchSource is a kind of events that are handled in batches: see [Each].
 type BatchSource struct{ source source }
 
-// Each says that a batch has the events whose types are in the codec, and what it is to have of each: value must be pure,
-// and its error parks the event. key is like that of [OnKeyed]; nil means the stream. It panics when value is nil, or the
-// codec is nil or decodes no type.
+// Each says that a batch gets the events whose types are in the codec, and which value it gets for each event. The
+// function value must be pure. When it returns an error, the event becomes a dead letter. key is like the key of
+// [OnKeyed]; nil means the stream. Each panics when value is nil, or the codec is nil or decodes no type.
 func Each[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, value func(eventstore.Event[E]) (any, error)) BatchSource {
 	mustHave("Each", c, given{"the value", value == nil})
 	s := newSource(c)
@@ -76,23 +76,24 @@ func Each[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, value 
 }
 
 // OnBatch says that a projection gives events to handle in batches, in the transaction that moves the checkpoint behind
-// them: one round trip writes what hundreds of events mean. [Options.Timeout] is for a whole batch. After an error
-// nothing of the batch is stored. It panics when handle is nil.
+// them. One round trip can write what hundreds of events mean. [Options.Timeout] is for a whole batch. After an error
+// nothing of the batch is stored. OnBatch panics when handle is nil.
 func OnBatch(handle func(ctx context.Context, tx pgx.Tx, batch Batch) error, sources ...BatchSource) HandlerSource {
 	given{"the handler", handle == nil}.must("OnBatch", "")
 	return HandlerSource{together(&batchHandler{handle}, sources)}
 }
 
-// EffectBatch says that a subscription calls do for events in batches, such as to publish them. Events are given again
-// after a crash, like those of [Effect]. A [BatchItemError] says that the effects of the items before it have
-// happened; after any other error none has, as far as is known. It panics when do is nil.
+// EffectBatch says that a subscription calls do for events in batches, for example to publish them. After a crash,
+// events are given to do again, as with [Effect]. A [BatchItemError] says that the effects of the items before it have
+// happened. After any other error the runner assumes that no effect of the batch has happened. EffectBatch panics when do
+// is nil.
 func EffectBatch(do func(ctx context.Context, batch Batch) error, sources ...BatchSource) EffectSource {
 	given{"the effect", do == nil}.must("EffectBatch", "")
 	handle := func(ctx context.Context, _ pgx.Tx, b Batch) error { return do(ctx, b) }
 	return EffectSource{together(&batchHandler{handle}, sources)}
 }
 
-// batchHandler handles the items of all sources that have it.
+// batchHandler handles the items of all sources that share it.
 type batchHandler struct {
 	handle func(context.Context, pgx.Tx, Batch) error
 }
@@ -106,16 +107,17 @@ func together(h *batchHandler, sources []BatchSource) []source {
 	return all
 }
 
-// gathered is a batch, and which item each of its own is of.
+// gathered is a batch, and the item of the page that each of its items comes from.
 type gathered struct {
 	batch   Batch
 	handler *batchHandler
-	of      []int // ascending indexes of items
+	of      []int // for each item of the batch, the index of its item in the page, ascending
 	handled amount
 	next    int // index of the first item behind the batch
 }
 
-// gather makes a batch of items from the n-th on. It ends where the source is another one, or an item cannot be handled.
+// gather makes a batch of the items from the n-th on. The batch ends before an item with another handler, or an item
+// that cannot be handled.
 func (b *batch) gather(items []item, n int) (g gathered, err error) {
 	w := b.worker
 	g = gathered{handler: items[n].source.batch, next: n}
@@ -132,7 +134,7 @@ func (b *batch) gather(items []item, n int) (g gathered, err error) {
 			break
 		}
 	}
-	if len(g.batch.Items) > 0 { // what is before it comes first
+	if len(g.batch.Items) > 0 { // the items before it are handled first
 		err = nil
 	}
 	return g, err
@@ -155,7 +157,7 @@ func (g *gathered) add(i *item, n int) error {
 	return nil
 }
 
-// only returns the one item that the batch is of, -1 if there are several, or none.
+// only returns the index of the item that the batch comes from, -1 if there are several, or none.
 func (g *gathered) only() int {
 	if len(g.of) == 0 || g.of[0] != g.of[len(g.of)-1] {
 		return -1
@@ -163,7 +165,7 @@ func (g *gathered) only() int {
 	return g.of[0]
 }
 
-// call gives the batch to its handler. When it fails, at is the item that has failed, -1 if that is not known.
+// call gives the batch to its handler. On an error, at is the index of the item that failed, -1 if it is not known.
 func (g *gathered) call(ctx context.Context, tx pgx.Tx) (at int, err error) {
 	defer panics.Recover(&err)
 	at = g.only()
@@ -178,7 +180,7 @@ func (g *gathered) call(ctx context.Context, tx pgx.Tx) (at int, err error) {
 	return at, err
 }
 
-// tellBatch tells the observer that the items of a batch were handled, or which one was not.
+// tellBatch tells the observer that the items of a batch were handled, or which item failed.
 func (w *worker) tellBatch(g *gathered, items []item, began time.Time, at int, err error) {
 	if w.engine.config.Observer.Event == nil || len(g.of) == 0 {
 		return

@@ -10,16 +10,16 @@ import (
 )
 
 const (
-	// boundPause is how long a version waits that may not go beyond the live one before it looks
-	// again: twice as long each time, up to maxBoundPause.
+	// boundPause is how long a version that is not live waits before it asks again how far the live version is. The
+	// pause doubles each time, up to maxBoundPause.
 	boundPause    = 5 * time.Millisecond
 	maxBoundPause = 100 * time.Millisecond
 )
 
 // bound returns the highest position that this worker may handle, and waits while the worker is there already. A
-// version that is not live must not overtake the live one, because the handlers of the live version have the
-// effects of the events that it has not reached yet. Where the partitions of the live version are not equally
-// far, either version may reach an event first, and [Once] decides which of them has the effects.
+// version that is not live must not overtake the live version, because the handlers of the live version have the
+// effects of the events that it has not reached yet. When the partitions of the live version are at different
+// positions, either version can reach an event first. [Once] then decides which of the two has the effects.
 func (w *worker) bound(
 	ctx context.Context, to eventstore.Position,
 ) (limit eventstore.Position, bounded bool, err error) {
@@ -35,10 +35,10 @@ func (w *worker) bound(
 		switch {
 		case err != nil:
 			return 0, false, err
-		case token == nil || *token != w.token: // it may be the live one by now
+		case token == nil || *token != w.token: // this version may be the live one by now
 			return 0, false, errFenced
 		}
-		limit = w.read // if no version is live
+		limit = w.read // stays so if no version is live
 		if len(w.liveAt) > 0 {
 			limit = max(limit, slices.Max(w.liveAt))
 		}
@@ -48,7 +48,7 @@ func (w *worker) bound(
 		if err := pause.Sleep(ctx, wait); err != nil {
 			return 0, false, err
 		}
-		if w.read > w.checkpoint { // it is to be saved
+		if w.read > w.checkpoint { // return, so that the next step can store the checkpoint
 			return limit, true, nil
 		}
 	}

@@ -7,18 +7,18 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// What a worker does next is decided here, by functions of values alone. The worker acts on it.
+// The functions of this file decide what a worker does next, from values alone. The worker acts on the decisions.
 
 // limits is how far a worker may go with the items of a page.
 type limits struct {
 	bounded  bool
-	bound    eventstore.Position // if bounded: not beyond it
-	before   eventstore.Position // up to what is before it; 0 for no such limit
+	bound    eventstore.Position // if bounded: the worker may go up to this position
+	before   eventstore.Position // the worker stays before this position; 0 for no such limit
 	maxItems int                 // 0 for any number
 }
 
-// cut returns the items of a page that may be handled now, and the position that is reached with them. The items
-// of one event stay together, since a checkpoint is behind all of them or before them.
+// cut returns the items of a page that may be handled now, and the position that is reached with them. The items of one
+// event stay together, because a checkpoint is either before all of them or behind all of them.
 func cut(items []item, through eventstore.Position, l limits) ([]item, eventstore.Position) {
 	to := through
 	if l.bounded {
@@ -45,7 +45,7 @@ func cut(items []item, through eventstore.Position, l limits) ([]item, eventstor
 	return items[:n], items[n-1].raw.Position
 }
 
-// wholeEvents returns how many of the first n items are those of whole events.
+// wholeEvents returns how many of the first n items belong to events whose items are all among the first n.
 func wholeEvents(items []item, n int) int {
 	for n > 0 && n < len(items) && items[n].raw.Position == items[n-1].raw.Position {
 		n--
@@ -53,8 +53,9 @@ func wholeEvents(items []item, n int) int {
 	return n
 }
 
-// half returns how many items the next batch may have when one with n items failed: fewer, although cut adds the rest
-// of an event.
+// half returns how many items the next batch may have after a batch with n items failed. n can be above the limit of
+// that batch, because cut adds the remaining items of an event. half divides the limit then, so that the next batch is
+// smaller.
 func half(n, limit int) int {
 	if limit > 0 {
 		n = min(n, limit)
@@ -66,16 +67,16 @@ func half(n, limit int) int {
 type outcome int
 
 const (
-	proceed outcome = iota // with the next page
+	proceed outcome = iota // handle the next page
 	reload                 // read the partition again: its token has changed
-	wait                   // for a moment: another version is about to take this one's place
-	leave                  // the partition is not this process's to run
+	wait                   // for a moment: another version is about to become the live one
+	leave                  // this process must not run the partition
 	end                    // the runner stops
-	fail                   // say so, pause, and try again
+	fail                   // log the error, pause, and try again
 )
 
-// after decides what follows a step that has returned err. stale says that the worker was fenced, and was not yet under the
-// same token: then the token that the worker has read is an old one.
+// after decides what follows a step that returned err. stale says that the worker was fenced for the first time under
+// its token: the token that the worker has read is then an old one.
 func after(err error, stopped, stale bool) outcome {
 	switch {
 	case err == nil:
@@ -92,28 +93,28 @@ func after(err error, stopped, stale bool) outcome {
 	return fail
 }
 
-// verdict is what becomes of a batch that has failed.
+// verdict is what happens to a batch that has failed, or to its event.
 type verdict int
 
 const (
 	retryBatch verdict = iota // after a pause: no event is to blame
-	halve                     // one of several events is to blame: look for it
-	retryEvent                // after a pause: the event failed, and is not to blame yet
+	halve                     // one of several events is to blame: look for it with a smaller batch
+	retryEvent                // after a pause: the event failed, but may still succeed
 	giveUp                    // the event becomes a dead letter
 )
 
-// finding is what is known of a batch that has failed.
+// finding is what is known about a batch that has failed.
 type finding struct {
 	class       class
-	fenced      bool // the batch was not this process's any more
-	named       bool // it is known at which item
-	alone       bool // there is no other item that it could be
-	fold        bool // a pure function failed: it would fail again
+	fenced      bool // another process owns the partition now, or an operator has changed it
+	named       bool // the item that failed is known
+	alone       bool // no other item can have failed
+	fold        bool // a pure function failed: it would fail in the same way again
 	attempts    int  // of the event, this one included
 	maxAttempts int  // until the event is given up
 }
 
-// verdict decides by what is known.
+// verdict decides from the finding.
 func (f finding) verdict() verdict {
 	switch {
 	case f.fenced, !f.named && f.class.ofAll():

@@ -10,8 +10,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
-// feed returns a feed of the log that reads until ctx is done. A connection may be dead although nothing has said so:
-// when there was no event for the length of silence, the feed asks again.
+// feed returns a feed that reads the log until ctx is done. A connection can be dead without any sign. When a read has
+// returned nothing for the length of silence, the feed therefore reads again.
 func (r reader) feed(ctx context.Context, filter eventstore.Filter, limit int, silence time.Duration) *feed.Feed {
 	read := func(after eventstore.Mark, limit int) (eventstore.Page, error) {
 		for {
@@ -32,20 +32,20 @@ func (r reader) feed(ctx context.Context, filter eventstore.Filter, limit int, s
 	}, limit)
 }
 
-// itemsOf returns what a projection is to handle of a page, by partition. All partitions share the result.
+// itemsOf returns the items of a page by partition. All partitions share the result.
 func (p *Projection) itemsOf(page *feed.Page) [][]item {
 	return feed.Derive(page, p, func() [][]item { return p.divide(page) })
 }
 
-// meaningsOf returns what the events of a page mean to a source. All sources with one codec share the result.
+// meaningsOf returns what the events of a page mean to a source. All sources with the same codec share the result.
 func (s *source) meaningsOf(page *feed.Page) []meaning {
 	return feed.Derive(page, s.codec, func() []meaning { return s.decodeAll(page.Events) })
 }
 
-// piece is how many events one goroutine decodes.
+// piece is the number of events that one goroutine decodes.
 const piece = 128
 
-// decodeAll decodes events on all processors: that is most of the work of a rebuild.
+// decodeAll decodes events on all processors, because decoding is most of the work of a rebuild.
 func (s *source) decodeAll(events []eventstore.Raw) []meaning {
 	pieces := make([][]meaning, (len(events)+piece-1)/piece)
 	var decoding sync.WaitGroup

@@ -6,12 +6,12 @@ import (
 	"unicode"
 )
 
-// definition is what the statements that made the tables of a version are made of: two texts with the same tokens
-// make the same tables, whatever spaces, line breaks and comments they have.
+// definition is a canonical form of the DDL that makes the tables of a version. Two DDL texts with the same tokens make
+// the same tables: spaces, line breaks and comments do not matter.
 func (p *Projection) definition() string { return strings.Join(tokens(p.options.DDL), " ") }
 
-// tokens cuts SQL into words, quoted texts and single characters, without comments. Words that are not quoted are
-// in lower case, as Postgres takes them.
+// tokens cuts SQL into words, quoted texts and single characters, without comments. Unquoted words become lower case,
+// as in Postgres.
 func tokens(sql string) (found []string) {
 	for sql != "" {
 		n, kept := token(sql)
@@ -30,7 +30,7 @@ func tokens(sql string) (found []string) {
 	return found
 }
 
-// token returns how long the first token is, and whether it means anything.
+// token returns the length of the first token, and whether the token is kept: spaces and comments are not.
 func token(sql string) (length int, kept bool) {
 	first := rune(sql[0])
 	switch {
@@ -58,7 +58,8 @@ func token(sql string) (length int, kept bool) {
 
 func isWord(r rune) bool { return r == '_' || r >= 0x80 || unicode.IsLetter(r) || unicode.IsDigit(r) }
 
-// past returns where a text ends that begins after so many bytes and ends with what closes it.
+// past looks for a closing text behind the first from bytes. It returns the index behind the closing text, or the length of
+// sql if there is none.
 func past(sql string, from int, closing string) int {
 	if n := strings.Index(sql[from:], closing); n >= 0 {
 		return from + n + len(closing)
@@ -66,7 +67,7 @@ func past(sql string, from int, closing string) int {
 	return len(sql)
 }
 
-// comment returns how long a comment is, in which others may be.
+// comment returns the length of a comment. Comments may be nested.
 func comment(sql string) int {
 	depth := 0
 	for n := 0; n+1 < len(sql); n++ {
@@ -85,7 +86,7 @@ func comment(sql string) int {
 	return len(sql)
 }
 
-// dollarTag returns what opens a dollar-quoted text, "" if none does.
+// dollarTag returns the tag that opens a dollar-quoted text, or "" if the SQL does not begin with one.
 func dollarTag(sql string) string {
 	n := strings.IndexByte(sql[1:], '$')
 	if n < 0 || strings.ContainsFunc(sql[1:1+n], func(r rune) bool { return !isWord(r) }) {
@@ -94,7 +95,7 @@ func dollarTag(sql string) string {
 	return sql[:n+2]
 }
 
-// difference says where two definitions begin to differ.
+// difference describes where two definitions begin to differ.
 func difference(stored, own string) string {
 	there, here := strings.Split(stored, " "), strings.Split(own, " ")
 	n := 0
@@ -104,5 +105,5 @@ func difference(stored, own string) string {
 	around := func(all []string) string {
 		return strings.Join(all[max(0, min(n-3, len(all))):min(n+4, len(all))], " ")
 	}
-	return fmt.Sprintf("its tables were made by other statements of Options.DDL: %q there, %q in this process", around(there), around(here))
+	return fmt.Sprintf("its tables were made by other statements in Options.DDL: %q in the database, %q in this process", around(there), around(here))
 }

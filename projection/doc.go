@@ -1,10 +1,10 @@
 // Package projection builds read models from the log, and calls side effects for its events.
 //
-// A [Projection] has a name, a version, codecs, and either handlers that write what an event means
-// into tables of the same database ([New]), a fold of the events of a key into a row ([NewTable]), or
-// effects elsewhere ([NewSubscription]). A [Runner] runs any number of them, beside other processes that run the
-// same ones: it reads the log once for all of them, handles the events in batches, and keeps a
-// checkpoint for each partition in the table projection_partitions.
+// A [Projection] has a name, a version, codecs, and one of three kinds of sources. Handlers write what an event means
+// into tables of the same database ([New]). A fold changes one row per key ([NewTable]). Effects happen elsewhere
+// ([NewSubscription]). A [Runner] runs any number of projections, beside other processes that run the same projections.
+// It reads the log once for all of them, handles the events in batches, and keeps a checkpoint for each partition in
+// the table projection_partitions.
 //
 // The names form three groups. Declare: [New], [NewTable], [NewSubscription], [NewInline], their [Options], the sources
 // [On], [OnKeyed], [OnBatch], [Fold], [FoldKeys], [Effect], [EffectAll] and [EffectBatch], and what handlers call, [Once],
@@ -13,26 +13,27 @@
 //
 // # Guarantees
 //
-//   - Exactly once: a batch's writes and its checkpoint commit in one transaction. After a crash
-//     a partition goes on behind the last event whose effects are in the read model.
-//   - Fencing: the same transaction fails unless the fencing token is the one that the partition's
-//     owner got with its lease. A process that was stalled, and wakes up behind its successor,
-//     changes nothing. Operators use the same token: what is under way when they change something
-//     is done again after it.
-//   - A partition sees the events of its keys in the order of positions; a projection with one
-//     partition sees all. Checkpoints advance over events of other types.
-//   - Partitions are spread evenly over the processes that run the projection. When a process ends,
-//     others take over at once; when it dies, too if they run on the same machine, and else when its leases expire.
-//   - One bad event stops one key: the event becomes a dead letter, and what follows of its key waits
-//     in order behind it. Everything else goes on. No event is passed over. This holds for reading, folding and
-//     writing rows too. When many keys fail alike, one after another, the projection stops instead.
-//   - What a fold sees in its row is what the database gives back for it, whether the row was kept in memory or
-//     loaded: a process that was restarted, and a rebuild, come to the same.
-//   - A new version of a read model is built beside the one that readers see, and takes its place in
-//     one transaction, when nothing that readers have seen is missing from it. An effect guarded by
-//     [Once] happens once, whichever versions handle its event.
-//   - A projection that fails or falls behind does not hold up the others.
+//   - Exactly once: a batch's writes and its checkpoint commit in one transaction. After a crash a partition continues
+//     behind the last event whose writes are in the read model.
+//   - Fencing: the same transaction fails unless the fencing token is the one that the partition's owner got with its
+//     lease. A stalled process that wakes up after its lease went to another process changes nothing. Operators use the
+//     same token: a batch that is under way when they change something fails, and is done again after the change.
+//   - A partition sees the events of its keys in the order of positions. A projection with one partition sees all
+//     events in that order. Checkpoints advance over events of other types.
+//   - Partitions are spread evenly over the processes that run the projection. When a process ends, others take over
+//     its partitions at once. When a process dies, others on the same machine take over at once, and others elsewhere
+//     when its leases expire.
+//   - One bad event stops one key: the event becomes a dead letter, and the later events of its key wait in order
+//     behind it. All other keys continue. No event is passed over. This also holds for errors of reading, folding and
+//     writing rows. When events of many keys fail one after another for the same reason, the projection stops instead.
+//   - A fold sees the row as the database returns it, whether the row was kept in memory or loaded. A restarted process
+//     and a rebuild therefore reach the same result.
+//   - A new version of a read model is built beside the live version. It becomes the live version in one transaction,
+//     once nothing that readers have seen is missing from it. An effect guarded by [Once] happens once, whichever
+//     versions handle its event.
+//   - A projection that fails or falls behind does not delay the others.
 //
-// A Runner's methods may be called from any goroutine. The handlers of a partition are called from
-// one goroutine at a time, unless one does not return when its context is done.
+// A Runner's methods may be called from any goroutine. The handlers of a partition are called from one goroutine at a
+// time. The exception is a handler that does not return when its context is done: the next call may begin while that
+// handler still runs.
 package projection

@@ -14,13 +14,13 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
-// ErrUnknownProjection means that there is no projection of that name, or not at that version.
+// ErrUnknownProjection means that no projection has that name, or that it does not have that version.
 var ErrUnknownProjection = errors.New("unknown projection")
 
-// ErrTimeout is why an event could not be handled that took longer than [Options.Timeout].
+// ErrTimeout is the error of an event that took longer than [Options.Timeout] to handle.
 var ErrTimeout = errors.New("handling the event took longer than the projection's timeout")
 
-// ErrRefused means that an operator's wish cannot be granted, for the reason that the error names; nothing was changed.
+// ErrRefused means that an operator's request cannot be done, for the reason that the error names. Nothing was changed.
 var ErrRefused = errors.New("refused")
 
 // HandlerError says which event a projection could not handle.
@@ -47,12 +47,12 @@ type classified struct {
 
 func (e *classified) Unwrap() error { return e.error }
 
-// Transient marks an error of a handler as one that passes: the event is tried again, with growing
-// pauses, until it succeeds. Lost connections, deadlocks and the like need no mark. Nil stays nil.
+// Transient marks a handler's error as one that passes. The event is tried again, with growing pauses, until it
+// succeeds. Lost connections, deadlocks and similar errors need no mark. Transient(nil) is nil.
 func Transient(err error) error { return mark(err, transient) }
 
-// Fatal marks an error of a handler as one that concerns the whole projection: it stops, and its status
-// says why, until an operator resumes it. Nil stays nil.
+// Fatal marks a handler's error as one that concerns the whole projection. The projection stops, and its status says
+// why, until an operator resumes it. Fatal(nil) is nil.
 func Fatal(err error) error { return mark(err, fatal) }
 
 func mark(err error, c class) error {
@@ -66,26 +66,26 @@ func mark(err error, c class) error {
 type class string
 
 const (
-	unclear   class = "unclear"   // tried again a few times, then poison
+	unclear   class = "unclear"   // tried again a few times, then treated like poison
 	transient class = "transient" // about the environment: tried again until it passes, and never blamed on an event
 	poison    class = "poison"    // the event will never be handled as it is
 	fatal     class = "fatal"     // no event can be handled
-	unable    class = "unable"    // this process can handle none
+	unable    class = "unable"    // this process can handle no event, other processes may be able to
 )
 
-// ofAll reports whether an error is about all events, and not about one of them.
+// ofAll reports whether an error concerns all events, and not a single one.
 func (c class) ofAll() bool { return c == transient || c == fatal || c == unable }
 
-// errEnded is why a batch fails whose handler has ended its transaction.
+// errEnded is the error of a batch whose handler has ended the transaction.
 var errEnded = errors.New("the handler has committed or rolled back the batch's transaction: leave that to the runner")
 
-// errAborted is why a batch fails whose handler has not said that one of its statements failed.
-var errAborted = errors.New("the handler went on after a statement that failed, which has aborted the transaction: use a savepoint (tx.Begin) for what may fail")
+// errAborted is the error of a batch whose handler did not return the error of a failed statement.
+var errAborted = errors.New("the handler continued after a failed statement, which has aborted the transaction: use a savepoint (tx.Begin) for statements that can fail")
 
-// errIdle is why a batch fails whose transaction Postgres has ended, since a handler did nothing with it for too long.
+// errIdle is the error of a batch whose transaction Postgres has ended, because a handler left it idle for too long.
 var errIdle = errors.New("the handler left its transaction alone for longer than Config.Lease allows")
 
-// classify judges an error that came while an event was handled.
+// classify returns the class of an error that happened while an event was handled.
 func classify(err error) class {
 	var m *classified
 	var p *panics.Error
@@ -101,7 +101,7 @@ func classify(err error) class {
 		return poison
 	case errors.Is(err, ErrNoEvent), pgerr.Is(err, pgerr.ReadersView):
 		return fatal
-	case errors.Is(err, eventstore.ErrNoAnswer): // also from a store that the handler has asked
+	case errors.Is(err, eventstore.ErrNoAnswer): // the store may be one that the handler has called
 		return transient
 	}
 	switch pgerr.KindOf(err) {
@@ -124,13 +124,13 @@ func classify(err error) class {
 	return unclear
 }
 
-// WaitError says that a projection did not reach a position in time. It unwraps to the context's
-// error.
+// WaitError says that a projection did not reach a position before the context was done. It unwraps to the context's
+// error and to the reason.
 type WaitError struct {
 	Projection string
-	Checkpoint eventstore.Position // where it is
-	Position   eventstore.Position // that was waited for
-	Reason     error               // why it makes no progress, if that is known: it fails, or is paused or stopped
+	Checkpoint eventstore.Position // the position that the projection is at
+	Position   eventstore.Position // the position that was waited for
+	Reason     error               // why the projection makes no progress, if known: it fails, or is paused or stopped
 	Err        error
 }
 
@@ -142,10 +142,10 @@ func (e *WaitError) Error() string {
 	return text
 }
 
-// Unwrap returns the errors behind it.
+// Unwrap returns the context's error and the reason.
 func (e *WaitError) Unwrap() []error { return []error{e.Err, e.Reason} }
 
-// errNothing ends an operation that had nothing to do.
+// errNothing ends an operation that has nothing to do.
 var errNothing = errors.New("nothing to do")
 
 func isNothing(err error) bool { return errors.Is(err, errNothing) }

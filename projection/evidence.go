@@ -9,13 +9,14 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// An error is blamed on an event only if the evidence is about the event. What an error says is not always
-// enough: here the worker looks further, before it gives an event up.
+// An error is blamed on an event only if the evidence is about the event. The error alone does not always say enough.
+// The worker then looks for more evidence here, before it gives the event up.
 
 const (
-	// aliveWithin is how long Postgres may take to answer when a timeout may have come of a dead connection.
+	// aliveWithin is how long Postgres may take to answer, when a dead connection may be the cause of a timeout.
 	aliveWithin = 2 * time.Second
-	// aheadFor is how long an event waits for partitions that are ahead of it, and stillFor if they do not move.
+	// aheadFor is how long an event is tried again when the other partitions move and are ahead of it. stillFor is how
+	// long it is tried again when they do not move.
 	aheadFor = 2 * time.Second
 	stillFor = time.Second
 )
@@ -23,13 +24,12 @@ const (
 // siblings is how far the other partitions of a version were when an event last violated a constraint.
 type siblings struct {
 	position eventstore.Position // of the event
-	first    time.Time           // when it did
+	first    time.Time           // when the event first violated a constraint
 	sum      int64               // of their checkpoints
-	since    time.Time           // when they were first found there
+	since    time.Time           // when the sum was first found
 }
 
-// isEnvironment reports whether a failure that looks like one of the event at a position may be one of its
-// surroundings.
+// isEnvironment reports whether the failure of the event at a position may have its cause outside the event.
 func (w *worker) isEnvironment(ctx context.Context, position eventstore.Position, err error) bool {
 	switch {
 	case errors.Is(err, ErrTimeout), errors.Is(err, errIdle):
@@ -40,8 +40,8 @@ func (w *worker) isEnvironment(ctx context.Context, position eventstore.Position
 	return false
 }
 
-// isAlive reports whether Postgres answers: an event that took too long may have waited for a connection that is
-// dead without either side having been told.
+// isAlive reports whether Postgres answers. An event that took too long may have waited for a dead connection, of whose
+// end neither side was told.
 func (w *worker) isAlive(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, aliveWithin)
 	defer cancel()
@@ -49,8 +49,9 @@ func (w *worker) isAlive(ctx context.Context) bool {
 	return err == nil
 }
 
-// mayFollow reports whether the other partitions may still change the row that an event violates a constraint with, or
-// that it refers to: they move, and one of them is before the event, or they have not had much time.
+// mayFollow reports whether the other partitions may still change the row with which an event violates a constraint, or
+// write the row that the event refers to. They may if they move and one of them is before the event, or if they have
+// not had enough time.
 func (w *worker) mayFollow(ctx context.Context, position eventstore.Position) bool {
 	var sum int64
 	var behind int
@@ -59,7 +60,7 @@ func (w *worker) mayFollow(ctx context.Context, position eventstore.Position) bo
 		return err
 	})
 	if err != nil {
-		return true // and it is asked again
+		return true // the next attempt asks again
 	}
 	if w.siblings.position != position {
 		w.siblings = siblings{position: position, first: time.Now()}

@@ -275,7 +275,7 @@ func ways(t *testing.T) []way {
 		{name: "strange text", named: true, text: "nul � and � here", attempts: 3, fail: say("nul \x00 and \xff here")},
 		{name: "constraint", named: true, text: "23502", attempts: 1, handlers: true, fail: execute(`insert into strict values (null, 0)`)},
 		{name: "deferred constraint", text: "strict_once", attempts: 1, calls: -1, handlers: true, fail: execute(`insert into strict values (1, 1), (1, 2)`)},
-		{name: "aborted", text: "went on after a statement that failed", attempts: 1, handlers: true, fail: swallow(execute(`select 1 / 0`))},
+		{name: "aborted", text: "continued after a failed statement", attempts: 1, handlers: true, fail: swallow(execute(`select 1 / 0`))},
 		{name: "commit", text: "leave that to the runner", attempts: 1, handlers: true, fail: func(ctx context.Context, tx pgx.Tx, _ eventstore.Event[counted]) error { return tx.Commit(ctx) }},
 		{name: "rollback", text: "leave that to the runner", attempts: 1, handlers: true, fail: func(ctx context.Context, tx pgx.Tx, _ eventstore.Event[counted]) error { return tx.Rollback(ctx) }},
 		{name: "SQL commit", text: "TM007", attempts: 1, handlers: true, fail: execute(`commit`)},

@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
-// foldBatch folds items into rows, and writes these when there are enough of them.
+// foldBatch folds items into rows, and writes the rows when there are enough of them.
 func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Position, backlogged bool) error {
 	if w.pending.items == 0 {
 		w.since = time.Now()
@@ -24,13 +24,13 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		}
 	}
 	err := w.engine.answered(ctx, func(ctx context.Context) error { return w.rows.Load(ctx, w.engine.pool, keys) })
-	if pgerr.KindOf(err) == pgerr.Data || errors.Is(err, rowset.ErrOtherKey) { // of a key that is none of the column's type
+	if pgerr.KindOf(err) == pgerr.Data || errors.Is(err, rowset.ErrOtherKey) { // a key is not a value of the column's type
 		return &failure{-1, err}
 	} else if err != nil {
 		return err
 	}
 	for k, n := range kept {
-		if w.unsettled(items, kept, k) { // what is before it is written first
+		if w.unsettled(items, kept, k) { // the rows of the items before it are written first
 			to, backlogged = items[n].raw.Position-1, false
 			b.cut(to)
 			break
@@ -48,7 +48,8 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 		w.read, w.pending = to, b.handled
 		return nil
 	}
-	// w.read stays where it was until the rows are committed: what a worker saves when it ends must be in the table.
+	// w.read stays where it was until the rows are committed: when a worker ends, it saves read as the checkpoint, and
+	// the table must have all rows up to there.
 	if err := w.engine.answered(ctx, b.flush); err != nil {
 		return err
 	}
@@ -57,11 +58,11 @@ func (w *worker) foldBatch(ctx context.Context, items []item, to eventstore.Posi
 	return nil
 }
 
-// unsettled reports whether one of the items that an event has, of which the k-th is the first, cannot be folded yet.
+// unsettled reports whether one of the items of an event cannot be folded yet. The k-th item is the first of the event.
 func (w *worker) unsettled(items []item, kept []int, k int) bool {
 	at := items[kept[k]].raw.Position
 	if k > 0 && items[kept[k-1]].raw.Position == at {
-		return false // the first one has been asked
+		return false // the first item of the event was checked for all of them
 	}
 	for ; k < len(kept) && items[kept[k]].raw.Position == at; k++ {
 		if !items[kept[k]].isSettled(w.rows) {
@@ -71,8 +72,8 @@ func (w *worker) unsettled(items []item, kept []int, k int) bool {
 	return false
 }
 
-// flushAfter is how long rows are folded before they are written, while there is a backlog: longer if there are
-// many, which are written again each time.
+// flushAfter is how long rows are folded before they are written, while there is a backlog. The time is longer if there
+// are many rows, because many of them are written again each time.
 func (w *worker) flushAfter() time.Duration {
 	return min(max(batchTime, time.Duration(w.rows.Dirty())*10*rowTime), maxFlushAfter)
 }
@@ -93,7 +94,7 @@ func (b *batch) flush(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // of no effect after the commit
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }() // without effect after the commit
 	if err := b.worker.rows.Flush(ctx, tx); err != nil {
 		return &failure{-1, err}
 	}

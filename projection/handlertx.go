@@ -13,16 +13,16 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// handlerTx is the transaction as handlers get it: they do not end it, and name tables in braces. It hears what
-// Postgres says, so that an error that the handler keeps to itself is judged like one that it returns.
+// handlerTx is the transaction that handlers get. They cannot end it, and they name tables in braces. It records every
+// error of Postgres, so that an error that the handler does not return is judged like a returned one.
 type handlerTx struct {
 	pgx.Tx
 	names *tableNames
 	said  *saying
 }
 
-// speak notes that the handler sends a statement. It returns an error if the transaction has ended, by a statement such as
-// ROLLBACK: what is sent after that would be stored for itself.
+// speak notes that the handler sends a statement. It returns an error if the transaction has ended, by a statement such
+// as ROLLBACK: Postgres would commit a later statement on its own.
 func (t handlerTx) speak() error {
 	t.said.speak()
 	if t.Tx.Conn().PgConn().TxStatus() == 'I' {
@@ -111,7 +111,7 @@ func (refusedBatch) Query() (pgx.Rows, error)         { return refusedRows{}, er
 func (refusedBatch) QueryRow() pgx.Row                { return refusedRows{} }
 func (refusedBatch) Close() error                     { return errEnded }
 
-// savepoint is a transaction within that of a batch, which handlers may end.
+// savepoint is a transaction inside the transaction of a batch. Handlers may end it.
 type savepoint struct{ handlerTx }
 
 func (s savepoint) Commit(ctx context.Context) error   { return s.said.hear(s.Tx.Commit(ctx)) }
@@ -163,27 +163,27 @@ func (b heardBatch) QueryRow() pgx.Row { return heardRow{b.BatchResults.QueryRow
 
 func (b heardBatch) Close() error { return b.said.hear(b.BatchResults.Close()) }
 
-// saying is what a handler and Postgres say to each other.
+// saying records what a handler and Postgres send to each other.
 type saying struct {
 	err  *pgconn.PgError // the latest error by which Postgres may have aborted the transaction
-	last time.Time       // when something was said
-	idle time.Duration   // the longest silence of the handler
+	last time.Time       // when the handler or Postgres last sent something
+	idle time.Duration   // the longest time in which the handler sent nothing
 }
 
 func newSaying() *saying { return &saying{last: time.Now()} }
 
-// speak notes that the handler says something, or is done.
+// speak notes that the handler sends a statement, or has returned.
 func (s *saying) speak() {
 	now := time.Now()
 	s.idle = max(s.idle, now.Sub(s.last))
 	s.last = now
 }
 
-// hear returns the error it is given.
+// hear records the error of a statement and returns it, sometimes with an explanation.
 func (s *saying) hear(err error) error {
 	s.last = time.Now()
 	var said *pgconn.PgError
-	if errors.As(err, &said) && said.Code != pgerr.FailedTransaction { // which says nothing of the cause
+	if errors.As(err, &said) && said.Code != pgerr.FailedTransaction { // that code does not name the cause
 		s.err = said
 		if said.Code == pgerr.SyntaxError && strings.Contains(said.Message, `"{"`) {
 			return Fatal(fmt.Errorf("a name in braces is not one of Options.Tables: %w", err))
@@ -192,7 +192,7 @@ func (s *saying) hear(err error) error {
 	return err
 }
 
-// aborted returns why a transaction is aborted, of which the handler has returned err.
+// aborted returns why the transaction of a handler was aborted. The handler has returned err.
 func (s *saying) aborted(err error) error {
 	switch {
 	case s.err == nil && err == nil:

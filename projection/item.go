@@ -13,17 +13,17 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
-// item is an event, or what it means for one of its keys: an event that concerns several rows has an item for each, one
-// that concerns none has no item. It belongs to a page and is never changed.
+// item is an event, or what an event means for one of its keys. An event that concerns several rows has an item for
+// each row, and an event that concerns none has no item. An item belongs to a page and is never changed.
 type item struct {
 	raw     *eventstore.Raw
 	source  *source
-	key     string // "" if it is the stream: see keyText
+	key     string // "" if the key is the stream: see keyText
 	meaning meaning
 	further bool // the event is counted with another item
 }
 
-// amount is how much was handled.
+// amount is a number of items, and of the events that they belong to.
 type amount struct{ items, events int }
 
 func (a *amount) addAll(b amount) { a.items, a.events = a.items+b.items, a.events+b.events }
@@ -35,10 +35,10 @@ func (a *amount) add(i *item) {
 	}
 }
 
-// errNoKey is why an event of which the key function returned "" cannot be handled.
+// errNoKey is the error of an event for which the key function returned "" or a key that cannot be stored.
 var errNoKey = errors.New("the key function returned no key that can be stored")
 
-// items returns those of a page's events after a position that belong to a partition.
+// items returns the items of a page that belong to a partition and are behind a position.
 func (p *Projection) items(pg *feed.Page, after eventstore.Position, partition int) []item {
 	items := p.itemsOf(pg)[partition]
 	first := sort.Search(len(items), func(n int) bool { return items[n].raw.Position > after })
@@ -66,7 +66,7 @@ func (p *Projection) divide(pg *feed.Page) [][]item {
 	return parts
 }
 
-// addItems adds an event to the partitions it belongs to.
+// addItems adds the items of an event to their partitions.
 func (p *Projection) addItems(parts [][]item, i item) {
 	var split []part
 	if i.meaning.err == nil && i.source.split != nil {
@@ -85,8 +85,8 @@ func (p *Projection) addItems(parts [][]item, i item) {
 	}
 }
 
-// findKeys asks the key function, which may panic. It sets the item's key, or returns its parts if the event may have
-// several keys or none; or it sets why there is no key.
+// findKeys calls the key function, which may panic. It sets the item's key, or returns the item's parts if the event
+// can have several keys or none. If a key is not valid, it sets the error in the item's meaning.
 func (i *item) findKeys() (parts []part) {
 	defer panics.Recover(&i.meaning.err)
 	if parts = i.source.split(i.meaning); parts == nil {
@@ -103,15 +103,15 @@ func (i *item) findKeys() (parts []part) {
 	return parts
 }
 
-// maxKey is how long a key may be, in bytes: it is in an index.
+// maxKey bounds the length of a key in bytes, because keys are in an index.
 const maxKey = 1000
 
-// validKey reports whether a key is one, and Postgres can store it.
+// validKey reports whether a key is not empty, and Postgres can store it.
 func validKey(key string) bool {
 	return key != "" && len(key) <= maxKey && utf8.ValidString(key) && strings.IndexByte(key, 0) < 0
 }
 
-// keyText returns the item's key: the stream if there is no function for it, or it failed.
+// keyText returns the item's key: the stream if there is no key function, or the function failed.
 func (i *item) keyText() string {
 	if i.key == "" {
 		return i.raw.Stream.String()
@@ -121,8 +121,8 @@ func (i *item) keyText() string {
 
 func (p *Projection) partitionOf(key string) int { return partitionOf(key, p.options.Partitions) }
 
-// partitionOf returns which of some partitions a key belongs to, by the FNV-1a hash of the key. Stored checkpoints depend
-// on it: the function never changes. Package hash/fnv allocates twice for each key, and takes ten times as long.
+// partitionOf returns the partition of a key, by the FNV-1a hash of the key. Stored checkpoints depend on the result,
+// so the function must never change. Package hash/fnv would allocate twice for each key, and take ten times as long.
 func partitionOf(key string, partitions int) int {
 	if partitions == 1 {
 		return 0
@@ -134,7 +134,7 @@ func partitionOf(key string, partitions int) int {
 	return int(hash % uint32(partitions))
 }
 
-// guarded does something of ours, which should not panic: if it does, the projection stops and the process lives.
+// guarded calls code of this package. If the code panics, the projection stops and the process survives.
 func guarded(do func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -9,8 +9,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// judge decides what to do about a batch that failed. It returns nil if the next step does something
-// about it at once, and else an error, after which the worker pauses and tries again.
+// judge decides what to do about a batch that failed. It returns nil if the next step acts on the decision at once.
+// Otherwise it returns an error, and the worker pauses and tries again.
 //
 //	class of the error            the item that failed is known        it is not known
 //	fatal, unable                 nothing is committed                 nothing is committed
@@ -20,7 +20,7 @@ import (
 //	                              then it becomes a dead letter
 //	unclear                       the same after MaxAttempts           smaller batches, until one event is left
 func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
-	n, parts := w.pending.items+len(items), 1 // how many items it may be, and how many fail together
+	n, parts := w.pending.items+len(items), 1 // how many items can have failed, and how many fail together
 	if w.pending.items == 0 && f.at < 0 && isOneEvent(items) {
 		parts = len(items)
 	}
@@ -39,7 +39,8 @@ func (w *worker) judge(ctx context.Context, items []item, f *failure) error {
 	return w.judgeItem(ctx, items, max(f.at, 0), parts, found, f.err)
 }
 
-// judgeItem decides what to do about an item that failed, with the next ones if parts of one event cannot be told apart.
+// judgeItem decides what to do about an item that failed. parts is more than 1 if the items of one event were handled
+// together, and it is not known which of them failed.
 func (w *worker) judgeItem(ctx context.Context, items []item, at, parts int, found finding, why error) error {
 	i := &items[at]
 	position := i.raw.Position
@@ -67,7 +68,8 @@ func (w *worker) judgeItem(ctx context.Context, items []item, at, parts int, fou
 	return err
 }
 
-// poisonItems lets items become dead letters at the next step, unless too many keys have failed alike.
+// poisonItems makes items become dead letters in the next step. It returns an error instead if the events of too many
+// keys have failed for the same reason.
 func (w *worker) poisonItems(items []item, why, err error) error {
 	position, key := items[0].raw.Position, items[0].keyText()
 	if stop := w.drained(key, position, err); stop != nil {
@@ -77,13 +79,13 @@ func (w *worker) poisonItems(items []item, why, err error) error {
 		w.poison[itemID{position, items[n].keyText()}] = failedItem{why, w.attempts[position]}
 	}
 	w.tellFailure(err, true)
-	w.engine.logger.Error("projection cannot handle an event: it and what follows of its key becomes dead letters",
+	w.engine.logger.Error("projection cannot handle an event: the event and the later events of its key become dead letters",
 		"projection", w.projection.name, "version", w.projection.options.Version, "key", key, "attempts", w.attempts[position], "error", err)
 	return nil
 }
 
-// handleFirst lets what is before an event that has failed be handled and committed without it. It reports whether handlers
-// do so at the next step.
+// handleFirst arranges that the events before an event that has failed are handled and committed without it. It reports
+// whether the next step gives them to handlers.
 func (w *worker) handleFirst(items []item, position eventstore.Position, fold bool) bool {
 	earlier := slices.IndexFunc(items, func(i item) bool { return i.raw.Position == position })
 	w.until = 0
@@ -97,14 +99,14 @@ func (w *worker) handleFirst(items []item, position eventstore.Position, fold bo
 	return false
 }
 
-// isOneEvent reports whether items are one event, or the parts of one, which are handled together.
+// isOneEvent reports whether all items belong to one event. Such items are handled together.
 func isOneEvent(items []item) bool {
 	last := len(items) - 1
 	return last >= 0 && items[0].raw.Position == items[last].raw.Position
 }
 
-// failed tells operators that the partition makes no progress, and stops the projection if trying again is of
-// no use. The log comes last: who reads it there finds the same in the status.
+// failed records that the partition makes no progress, and stops the projection if another attempt would fail too. The
+// log comes last, so that an operator who reads the log finds the same failure in the status.
 func (w *worker) failed(ctx context.Context, err error) {
 	w.failing = true
 	w.deployment.troubled(err)
@@ -120,7 +122,7 @@ func (w *worker) failed(ctx context.Context, err error) {
 	switch classify(err) {
 	case unable:
 		if w.deployment.giveAway(err) {
-			does = "projection failed: this process leaves it to others"
+			does = "projection failed: this process leaves it to other processes"
 			defer w.engine.db.changed.Notify()
 		}
 	case fatal:

@@ -7,7 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// tableNames puts the names of a version's tables where statements have a table of [Options.Tables] in braces.
+// tableNames replaces the names in braces in a statement by the names of this version's tables, see [Options.Tables].
 type tableNames struct {
 	tables  []string
 	version int
@@ -22,10 +22,10 @@ func newTableNames(tables []string, version int) *tableNames {
 	return &tableNames{tables, version, strings.NewReplacer(pairs...)}
 }
 
-// sql returns statements with the names of this version's tables.
+// sql returns statements with the names of this version's tables in place of the names in braces.
 func (n *tableNames) sql(statements string) string { return n.braces.Replace(statements) }
 
-// identifier is sql for the name of a table that is no statement.
+// identifier is sql for the name of a table on its own, outside a statement.
 func (n *tableNames) identifier(table pgx.Identifier) pgx.Identifier {
 	for _, t := range n.tables {
 		if len(table) == 1 && table[0] == "{"+t+"}" {

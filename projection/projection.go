@@ -17,102 +17,100 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
-// Handler writes what one event means into the read model, through tx. The runner commits the
-// transaction together with the checkpoint, after a batch of events; the handler must neither
-// commit nor roll it back, and have no effect outside it, since it may be called again. It must not
-// change the event, which other projections are given too.
+// Handler writes what one event means into the read model, through tx. The runner commits the transaction together with
+// the checkpoint, after a batch of events. The handler must not commit the transaction or roll it back. It must have no
+// effect outside the transaction, because it may be called again for the same event. It must not change the event,
+// because other projections are given the same one.
 type Handler[E any] func(ctx context.Context, tx pgx.Tx, event eventstore.Event[E]) error
 
-// Projection is a named read model, at one version, and what keeps it.
+// Projection is a named read model at one version, with the handlers, folds or effects that keep it.
 type Projection struct {
 	name    string
 	options Options
 	sources []source
 	types   []string        // of all sources, sorted
-	stored  []string        // the same, and schemas above the first one: what releases may differ in
+	stored  []string        // types, and schemas above 1: releases may differ in these
 	known   map[string]bool // stored, and types that are retired
 	names   *tableNames
-	table   rowset.Table // nil unless it folds rows
-	effects bool         // a subscription
+	table   rowset.Table // nil if the projection does not fold rows
+	effects bool         // the projection is a subscription
 }
 
-// Options say how a projection is run. Nil and the zero value are the defaults.
+// Options say how a projection is run. Nil and the zero value give the defaults.
 type Options struct {
-	// Version of the read model; 0 means 1. Raise it when the read model has to be made anew: the new
-	// version is built beside the one that readers see, into tables of its own, and takes its place
-	// when it has caught up.
+	// Version of the read model; 0 means 1. Raise it when the read model must be rebuilt. The new version is built
+	// beside the one that readers see, in tables of its own, and becomes the live version when it has caught up.
 	Version int
-	// Partitions is how many parts of the keys are handled side by side, in one process or in
-	// several; 0 means 1, which keeps all events in the order of positions. With more of them only the events of
-	// one key are. It is fixed for a version.
+	// Partitions is how many parts the keys are divided into. The parts are handled side by side, in one process or in
+	// several. 0 means 1: all events are handled in the order of positions. With more than 1, only the events of one
+	// key are handled in order. A version cannot change its number of partitions.
 	Partitions int
-	// Tables are the names of the read model's tables, such as "bank.accounts". Readers find a view
-	// under each of these names, which shows the table of the live version. Handlers write to the table of their own
-	// version: in every statement that a handler sends with its transaction, "{bank.accounts}" stands for the table's
-	// quoted name, as in DDL, in pgx.Identifier{"{bank.accounts}"} too. A value that has such a text in it must be a
-	// parameter.
+	// Tables are the names of the read model's tables, such as "bank.accounts". Under each of these names readers find
+	// a view that shows the table of the live version. Handlers write to the table of their own version. In every
+	// statement that a handler sends with its transaction, and in DDL, "{bank.accounts}" stands for the quoted name of
+	// that table. pgx.Identifier{"{bank.accounts}"} works too. A value that contains such a text must be a parameter.
 	Tables []string
-	// DDL makes the tables, once for each version: SQL statements in which a table's name in braces
-	// stands for the table of this version, such as
+	// DDL makes the tables, once for each version. It is SQL in which a table's name in braces stands for the table of
+	// this version, such as
 	//
 	//	create table {bank.accounts} (account text primary key, balance bigint not null)
 	//
-	// Other objects need names that other versions do not use: leave the naming of indexes to Postgres.
+	// Other objects need names that no other version uses: let Postgres name indexes.
 	DDL string
 	// Timeout bounds how long one event may be handled; 0 means 30 s.
 	Timeout time.Duration
-	// MaxAttempts is how often an event is tried before it becomes a dead letter, if nothing says that
-	// trying again does not help; 0 means 3.
+	// MaxAttempts is how often an event is tried before it becomes a dead letter, unless its error says that another
+	// attempt would fail too; 0 means 3.
 	MaxAttempts int
-	// MaxParked is how many dead letters there may be, with those that wait behind them, before the
-	// projection stops; 0 means 10,000.
+	// MaxParked is how many parked events the projection may have before it stops: dead letters and the events that
+	// wait behind them. 0 means 10,000.
 	MaxParked int
-	// StopAfter is a number of different keys. When events of so many keys fail one after another, with the same reason
-	// and with no event handled in between, the handler is wrong and not the events: the projection stops. The
-	// last one or two do not become dead letters. Each partition counts for itself; 0 means 10.
+	// StopAfter is a number of different keys; 0 means 10. When events of that many keys fail one after another for the
+	// same reason, with no event handled in between, the handler is wrong and not the events. The projection then
+	// stops. The last one or two of these events do not become dead letters. Each partition counts for itself.
 	StopAfter int
-	// FromNow lets a new projection begin at the end of the log, as most subscriptions want to.
+	// FromNow lets a new projection begin at the end of the log. Most subscriptions want this.
 	FromNow bool
 }
 
 // HandlerSource is a kind of events and the handler for them: see [On], [OnKeyed] and [OnBatch].
 type HandlerSource struct{ sources []source }
 
-// source is a kind of events that a projection handles, and how.
+// source is a kind of events that a projection handles, with the functions that handle them.
 type source struct {
-	all     bool // of whatever types
+	all     bool // the source takes events of all types
 	types   []string
-	schemas []string // above the first one, with their types
+	schemas []string // schemas above 1, with their types
 	retired []string
-	codec   any // the codec: the events of a page are decoded once for all who share it
+	codec   any // the codec, as a key: the events of a page are decoded once for all sources with the same codec
 	decode  func([]eventstore.Raw) []meaning
-	key     func(meaning) string // of an event that has one; nil: the stream
-	split   func(meaning) []part // sorted by key; nil if key says it
+	key     func(meaning) string // of an event with one key; if key and split are nil, the stream is the key
+	split   func(meaning) []part // sorted by key; it returns nil if key gives the key
 	handle  func(context.Context, pgx.Tx, meaning) error
 	effect  func(context.Context, meaning) error
 	batch   *batchHandler                                                          // in place of handle and effect
-	values  func(meaning) ([]any, error)                                           // what the batch is to have of an event
+	values  func(meaning) ([]any, error)                                           // the values that the batch gets for an event
 	fold    func(row any, m meaning, done func(rowset.Outcome, error) error) error // of a table
 }
 
-// meaning is what a stored event means, for all sources with the same codec.
+// meaning is what a stored event means to all sources with the same codec.
 type meaning struct {
 	index  int // in the page
-	events any // a []eventstore.Event[E], usually of one
+	events any // a []eventstore.Event[E], usually with one event
 	err    error
 }
 
-// On says that a projection gives the events whose types are in the codec to handler. Events of one
-// stream are handled in their order. It panics when one of them is nil, or the codec decodes no type.
+// On says that a projection gives the events whose types are in the codec to handler. Events of one stream are handled
+// in order. On panics when the codec or the handler is nil, or the codec decodes no type.
 func On[E any](c *codec.Codec[E], handler Handler[E]) HandlerSource {
 	mustHave("On", c, given{"the handler", handler == nil})
 	return on(c, nil, handler)
 }
 
-// OnKeyed is [On] for a read model whose rows are not those of streams: events with the same key are handled in
-// their order, and wait for one another when one of them cannot be handled. The function must be pure
-// and always return the same key for an event; "" is refused like an event that cannot be handled. It panics like [On],
-// and when the key is nil.
+// OnKeyed is [On] for a read model whose rows do not belong to single streams. Events with the same key are handled in
+// order. When an event cannot be handled, the later events with the same key wait behind it. The function key must be
+// pure and must always return the same key for an event. An event with the key "" cannot be handled. OnKeyed panics
+// like [On], and when key is nil.
 func OnKeyed[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, handler Handler[E]) HandlerSource {
 	mustHave("OnKeyed", c, given{"the key", key == nil}, given{"the handler", handler == nil})
 	return on(c, key, handler)
@@ -167,8 +165,8 @@ type part struct {
 	meaning meaning
 }
 
-// keyed lets a source find the key of each event, or its keys. An event that was split by an upcaster has those of all
-// its parts.
+// keyed gives a source the function that finds the key of each event, or the function that finds its keys. An event
+// that an upcaster has split has the keys of all its parts.
 func keyed[E any](s source, key func(eventstore.Event[E]) string, keys func(eventstore.Event[E]) []string) source {
 	if key != nil {
 		s.key = func(d meaning) string { return key(d.events.([]eventstore.Event[E])[0]) }
@@ -207,28 +205,28 @@ func keyed[E any](s source, key func(eventstore.Event[E]) string, keys func(even
 	return s
 }
 
-// decode decodes an event with upcasters that may panic.
+// decode decodes an event. Upcasters may panic.
 func decode[E any](c *codec.Codec[E], raw eventstore.Raw) (events []eventstore.Event[E], err error) {
 	defer panics.Recover(&err)
 	return c.Decode(raw)
 }
 
-// New returns a projection of the events of one or more sources, usually one for each kind of
-// aggregate that feeds it:
+// New returns a projection of the events of one or more sources. There is usually one source for each kind of aggregate
+// whose events the projection handles:
 //
 //	projection.New("shop.items", nil, projection.On(stock.Codec, handleStock), projection.On(order.Codec, handleOrder))
 //
-// All its handlers get the events in the order of positions, or of their key if it has several
-// partitions. They may read what the same projection has written for the same key, but not the
-// tables of others, which are ahead or behind. With [Options.DDL] the runner makes the tables, and
-// the statements of handlers name them in braces as the DDL does, see [Options.Tables]; without it they are the
-// application's to create before the runner starts.
+// All its handlers get the events in the order of positions, or in the order of their key if the projection has several
+// partitions. Handlers may read what the same projection has written for the same key. They must not read the tables of
+// other projections, which are ahead or behind. With [Options.DDL] the runner makes the tables, and the statements of
+// handlers name them in braces, see [Options.Tables]. Without it the application must create the tables before the
+// runner starts.
 //
-// A source or an event type that is added to a projection later gets events from its checkpoint
-// on, not those before: [Runner.Status] says so, and to have all of them raise [Options.Version].
+// A source or an event type that is added to a projection later gets the events after its checkpoint, and not those
+// before. [Runner.Status] reports such types. To handle all of their events, raise [Options.Version].
 //
-// New panics when the name is empty, has more than 250 bytes or a control character; when there is no source, or an
-// event type has two; and when an option is out of bounds. The text names the option and its value.
+// New panics in these cases: the name is empty, has more than 250 bytes or has a control character; there is no source;
+// an event type has two sources; an option is out of bounds. The text names the option and its value.
 func New(name string, options *Options, sources ...HandlerSource) *Projection {
 	var all []source
 	for _, s := range sources {
@@ -237,7 +235,7 @@ func New(name string, options *Options, sources ...HandlerSource) *Projection {
 	return mustMake("New", name, options, all)
 }
 
-// orEmpty returns an empty source if there is none, which is refused later with its number.
+// orEmpty returns an empty source if there is none. Validation refuses the empty source later, and names its number.
 func orEmpty(sources []source) []source {
 	if len(sources) == 0 {
 		return []source{{}}
@@ -245,7 +243,7 @@ func orEmpty(sources []source) []source {
 	return sources
 }
 
-// mustMake is newProjection for one of the functions that define projections, which panic.
+// mustMake is newProjection for the exported functions that define projections: it panics on an error.
 func mustMake(function, name string, options *Options, sources []source) *Projection {
 	p, err := newProjection(name, options, sources)
 	if err != nil {
@@ -314,8 +312,8 @@ func (p *Projection) Name() string { return p.name }
 // Version returns the version of its read model.
 func (p *Projection) Version() int { return p.options.Version }
 
-// Types returns the stored names of the events that the projection is given, sorted: those in the codecs of its
-// sources. It is empty for a subscription to all events.
+// Types returns the stored names of the events that the projection is given, sorted. They are the types in the codecs
+// of its sources. The result is nil for a subscription to all events.
 func (p *Projection) Types() []string {
 	if p.sources[0].all {
 		return nil
@@ -327,12 +325,12 @@ type batchKey struct{}
 
 func infoOf(ctx context.Context) *batchInfo { return ctx.Value(batchKey{}).(*batchInfo) }
 
-// batchInfo is what a handler can learn of its batch from the context.
+// batchInfo is what a handler can learn about its batch from the context.
 type batchInfo struct {
 	projection *Projection
 	live       bool
-	liveAt     []eventstore.Position // checkpoints of the live version, if this is another one
+	liveAt     []eventstore.Position // checkpoints of the live version; empty if this version is live
 	item       *item
 	catalog    *catalog.Catalog
-	pool       *pgpool.Pool // nil while an append is what handles the event
+	pool       *pgpool.Pool // nil while an append handles the event
 }

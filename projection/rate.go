@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// rate is how many events a partition handles per second: an average in which what is ten seconds
-// old counts a third.
+// rate is how many events a partition handles per second. It is an average in which a value from ten seconds ago counts
+// a third.
 type rate struct {
 	value float64
 	since time.Time

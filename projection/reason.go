@@ -8,8 +8,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// particulars are parts of an error's text that differ from event to event. A name in quotes after a word such as
-// "column" is none.
+// particulars are the parts of an error's text that differ from event to event. A name in quotes after a word such as
+// "column" is kept.
 var particulars = regexp.MustCompile(`(?i)` +
 	`(SQLSTATE \w{5}|\b(?:u?int|float|utf-?|json|sha|base|ipv|http/)\d+\b` + // kept
 	`|\b(?:column|columns|constraint|relation|table|type|function|index|schema|view|operator|role|sequence|domain|field|package|trigger|policy) "[^"]*")` +
@@ -21,8 +21,8 @@ var particulars = regexp.MustCompile(`(?i)` +
 
 var address = regexp.MustCompile(`(?i)\b0x[0-9a-f]{6,}\b`)
 
-// reasonOf returns what failures with the same cause have in common: the first line of their text without what
-// differs from event to event, such as numbers, ids, times, addresses and values in quotes.
+// reasonOf returns the part of an error's text that failures with the same cause share: the first line, without
+// numbers, ids, times, addresses and values in quotes.
 func reasonOf(text string) string {
 	line, _, _ := strings.Cut(text, "\n")
 	return particulars.ReplaceAllStringFunc(line, func(found string) string {
@@ -34,20 +34,20 @@ func reasonOf(text string) string {
 			return groups[2] + "…"
 		}
 		tail := ""
-		for strings.HasSuffix(found, ":") || strings.HasSuffix(found, ".") { // of the sentence
+		for strings.HasSuffix(found, ":") || strings.HasSuffix(found, ".") { // punctuation of the sentence
 			found, tail = found[:len(found)-1], found[len(found)-1:]+tail
 		}
 		return "…" + tail
 	})
 }
 
-// streak are the keys of which events were given up, one after another, with no event handled in between.
+// streak holds the keys whose events were given up, one after another, with no event handled in between.
 type streak struct {
 	reason string
 	keys   map[string]eventstore.Position
 }
 
-// add notes that an event was given up, and returns how many keys there are with the same reason.
+// add notes that an event was given up, and returns how many keys have failed for the same reason.
 func (s *streak) add(key string, at eventstore.Position, err error) int {
 	if reason := reasonOf(err.Error()); s.keys == nil || reason != s.reason {
 		s.reason, s.keys = reason, make(map[string]eventstore.Position)
@@ -56,7 +56,7 @@ func (s *streak) add(key string, at eventstore.Position, err error) int {
 	return len(s.keys)
 }
 
-// handled notes that an event up to a position was handled.
+// handled notes that events up to a position were handled.
 func (s *streak) handled(to eventstore.Position) {
 	for key, at := range s.keys {
 		if at <= to {
@@ -65,7 +65,7 @@ func (s *streak) handled(to eventstore.Position) {
 	}
 }
 
-// passed notes which events were handled before one that failed, though they are not committed yet.
+// passed notes which events before a failed one were handled, although they are not committed yet.
 func (w *worker) passed(before []item) {
 	if w.pending.items > 0 {
 		w.streak.handled(w.read)
@@ -81,7 +81,8 @@ func (w *worker) passed(before []item) {
 	}
 }
 
-// drained returns why the projection stops rather than giving up an event of a key: those of many keys fail alike.
+// drained returns an error that stops the projection, if events of [Options.StopAfter] keys have failed for the same
+// reason. Otherwise it returns nil, and the event is given up.
 func (w *worker) drained(key string, at eventstore.Position, err error) error {
 	n := w.streak.add(key, at, err)
 	if n < w.projection.options.StopAfter {

@@ -8,7 +8,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
-// Op is what becomes of a row after an event: [Put], [Delete], [Skip] or [Fail].
+// Op is the outcome of a fold for its row: [Put], [Delete], [Skip] or [Fail].
 type Op struct {
 	outcome rowset.Outcome
 	err     error
@@ -16,30 +16,29 @@ type Op struct {
 
 // The outcomes of a fold.
 var (
-	Put    = Op{outcome: rowset.Put}    // the row is stored as the fold has left it
-	Delete = Op{outcome: rowset.Delete} // there is no such row any more
-	Skip   = Op{outcome: rowset.Skip}   // the event does not concern the row, which the fold has not changed
+	Put    = Op{outcome: rowset.Put}    // the row is stored as the fold has changed it
+	Delete = Op{outcome: rowset.Delete} // the row is deleted, or stays absent
+	Skip   = Op{outcome: rowset.Skip}   // the event does not concern the row, and the row stays as it was
 )
 
-// Fail says that the event cannot be folded into the row: it becomes a dead letter, and the row stays as it
-// was.
+// Fail says that the event cannot be folded into the row. The event becomes a dead letter, and the row stays as it was.
 func Fail(err error) Op { return Op{outcome: rowset.Fail, err: err} }
 
-// FoldSource is a kind of events that rows of type Row are made of, and how: see [Fold].
+// FoldSource is a kind of events that are folded into rows of type Row: see [Fold].
 type FoldSource[Row any] struct{ source source }
 
-// Fold says how the events whose types are in the codec change the rows of a table: key names the
-// row, and fold changes it. Both must be pure: they may be called more than once for an event. A row
-// that does not exist is zero except for its key. The key of an event must never change. It panics when one of them is nil, or the
-// codec decodes no type.
+// Fold says how the events whose types are in the codec change the rows of a table: key returns the key of the row, and
+// fold changes the row. Both must be pure, because they may be called more than once for an event. A row that does not
+// exist yet is zero except for its key. The key of an event must never change. Fold panics when the codec or one of the
+// functions is nil, or the codec decodes no type.
 func Fold[Row, E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
 	mustHave("Fold", c, given{"the key", key == nil}, given{"the fold", fold == nil})
 	return foldSource(keyed(newSource(c), key, nil), fold)
 }
 
-// FoldKeys is [Fold] for events that may concern several rows, such as a transfer from one account to another: fold is
-// called once for each key, and finds in the row's key which one. An event without keys concerns no row. When it cannot
-// be folded into one of its rows, it is a dead letter of that row alone.
+// FoldKeys is [Fold] for events that can concern several rows, such as a transfer from one account to another. The
+// function fold is called once for each key, and reads the key from the row. An event without keys concerns no row.
+// When an event cannot be folded into one of its rows, it is a dead letter of that row alone.
 func FoldKeys[Row, E any](c *codec.Codec[E], keys func(eventstore.Event[E]) []string, fold func(*Row, eventstore.Event[E]) Op) FoldSource[Row] {
 	mustHave("FoldKeys", c, given{"the function of keys", keys == nil}, given{"the fold", fold == nil})
 	return foldSource(keyed(newSource(c), nil, keys), fold)
@@ -59,17 +58,17 @@ func foldSource[Row, E any](s source, fold func(*Row, eventstore.Event[E]) Op) F
 	return FoldSource[Row]{s}
 }
 
-// NewTable returns a projection that is a table with one row per key, which events are folded into. The
-// runner loads the rows that a batch concerns, folds in memory, and writes them back together; while the
-// table is built from the beginning of the log it keeps rows in memory and copies them in.
+// NewTable returns a projection that is a table with one row per key. Events are folded into the rows. The runner loads
+// the rows that a batch concerns, folds in memory, and writes the rows back together. While the table is built from the
+// beginning of the log, the runner keeps rows in memory and copies them in.
 //
-// Row is a struct with a field for each column it has to do with; a string may be a column of any type, such
-// as a date, as its text. A column is called as the tag says, such as `db:"opened_on"`, or like the field in
-// snake case; "-" leaves a field out. One field, of type string, is the key: its tag ends with ",key", and
-// its column is the primary key or has a unique index.
+// Row is a struct with a field for each column that the folds use. A field of type string can hold a column of any
+// type, such as a date, as text. The column's name is the field's tag, such as `db:"opened_on"`, or else the field's
+// name in snake case. The tag "-" leaves a field out. One field, of type string, is the key: its tag ends with ",key",
+// and its column is the primary key or has a unique index.
 //
-// The table is called like the projection unless [Options.Tables] has another name, and [Options.DDL] must
-// make it. NewTable panics like [New], and for a Row that is not as described.
+// The table has the name of the projection unless [Options.Tables] has another name. [Options.DDL] must make the table.
+// NewTable panics like [New], and when Row does not have this form.
 func NewTable[Row any](name string, options *Options, folds ...FoldSource[Row]) *Projection {
 	o := options.withDefaults()
 	if len(o.Tables) == 0 {

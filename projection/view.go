@@ -10,7 +10,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// showTables makes readers see the tables of a version. They keep their rights.
+// showTables makes the views for readers show the tables of a version. The rights on the views stay.
 func (d *database) showTables(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	for _, t := range tables {
 		if err := d.showTable(ctx, tx, quote(t), physical(t, version)); err != nil {
@@ -33,7 +33,7 @@ func (d *database) switchTables(ctx context.Context, tx pgx.Tx, tables []string,
 	return err
 }
 
-// rehearse switches the tables and takes it back: what is in the way is known before anybody is held.
+// rehearse switches the tables in a savepoint and rolls it back. An obstacle is found before the live version is held.
 func (d *database) rehearse(ctx context.Context, tx pgx.Tx, tables []string, version int) error {
 	savepoint, err := tx.Begin(ctx)
 	if err != nil {
@@ -56,8 +56,8 @@ select exists (
  where c.oid = to_regclass($1)
    and ($3 or c.relnamespace = current_schema()::regnamespace)`
 
-// readersView reports whether there is the view for readers of a table, or something else under that name, which is not
-// ours, in the schema where the view would be made.
+// readersView reports whether the view for readers of a table exists (made), or another object has its name (other). It
+// looks in the schema in which the view would be made.
 func (d *database) readersView(ctx context.Context, tx pgx.Tx, table string) (made, other bool, err error) {
 	err = tx.QueryRow(ctx, readersViewSQL, quote(table), d.catalog.Schema(), strings.Contains(table, ".")).Scan(&made)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -66,7 +66,7 @@ func (d *database) readersView(ctx context.Context, tx pgx.Tx, table string) (ma
 	return made, !made, err
 }
 
-// grantsSQL makes the statements that give everybody the rights on a view again.
+// grantsSQL makes the statements that grant the rights on a view again.
 const grantsSQL = `
 select coalesce(string_agg(format('grant %s on %s to %s', a.privilege_type, c.oid::regclass,
                                   case a.grantee
@@ -84,7 +84,8 @@ func (d *database) showTable(ctx context.Context, tx pgx.Tx, view, table string)
 	if err != nil {
 		return err
 	}
-	// Only readers: in the first version a handler that names the view would not be noticed.
+	// The trigger refuses writes through the view. In the first version a handler that names the view would otherwise
+	// write to the right table, and the mistake would not be noticed.
 	guard := "create or replace trigger readers instead of insert or update or delete on " + view +
 		" for each row execute function " + d.catalog.SQL("SCHEMA.refuse_view_change()")
 	if _, err = savepoint.Exec(ctx, "create or replace view "+view+" as select * from "+table+"; "+guard); err == nil {
@@ -93,7 +94,7 @@ func (d *database) showTable(ctx context.Context, tx pgx.Tx, view, table string)
 	if rollback := savepoint.Rollback(ctx); rollback != nil || !pgerr.Is(err, pgerr.InvalidTableDefinition) {
 		return err
 	}
-	// The columns are others: a new view, with the rights of the old one.
+	// The columns have changed: make a new view with the rights of the old one.
 	var grants string
 	if err := tx.QueryRow(ctx, grantsSQL, view).Scan(&grants); err != nil {
 		return err

@@ -19,26 +19,27 @@ import (
 )
 
 const (
-	// saveAfter is how long a checkpoint that has only passed events of other types stays in memory before it is stored.
+	// saveAfter is how long a checkpoint stays in memory before it is stored, if it has only passed events of other
+	// types.
 	saveAfter = 50 * time.Millisecond
-	// recoverAfter is how long there must be nothing to do after a failure until it counts as over.
+	// recoverAfter is how long there must be nothing to read after a failure before the failure counts as over.
 	recoverAfter = time.Second
 )
 
-// errFenced means the same as SQLSTATE TM006, but was noticed before a statement could fail with that.
+// errFenced means the same as SQLSTATE TM006, but the worker noticed it before a statement could fail with that code.
 var errFenced = errors.New("the partition has another owner, or was changed by an operator")
 
 func fenced(err error) bool {
 	return pgerr.Is(err, pgerr.Fenced) || errors.Is(err, errFenced)
 }
 
-// errGone means that the partition is not this process's to run, or not at the moment.
+// errGone means that this process must not run the partition, or not at the moment.
 var errGone = errors.New("the partition has another owner, or is not running")
 
-// errHeld means that another version is about to take this one's place.
+// errHeld means that the version is held, because another version is about to become the live one.
 var errHeld = errors.New("the projection is held for a moment")
 
-// worker runs one partition of a projection, while this process has the lease of it.
+// worker runs one partition of a projection while this process has the lease of the partition.
 type worker struct {
 	deployment *deployment
 	projection *Projection
@@ -47,30 +48,30 @@ type worker struct {
 
 	stale atomic.Pointer[staleToken]
 
-	// What load has read of the partition. It is valid as long as the token is, and the generation of the deployment.
+	// What load has read of the partition. It is valid until the token or the generation of the deployment changes.
 	generation int64
 	token      int64
-	leased     int64               // the token that the worker was started with: load may fail before it has read one
+	leased     int64               // the token that the worker was started with: load may fail before it has read a token
 	checkpoint eventstore.Position // as stored
 	live       bool
 	inline     eventstore.Position   // appends keep the projection after this position; -1 if they do not
-	liveAt     []eventstore.Position // checkpoints of the live version, while this is another one
+	liveAt     []eventstore.Position // checkpoints of the live version while another version is live
 	parked     map[string]bool       // keys that have dead letters
 
-	// How far the worker is. Events up to read need nothing more: they are of other types, or folded into rows that are not
-	// written yet, or stored with the checkpoint.
+	// How far the worker is. The worker has processed the events up to read: they are of other types, or folded into
+	// rows that are not written yet, or stored with the checkpoint.
 	read    eventstore.Position
-	seen    eventstore.Mark // the mark of read, if its position is that of read; else the event at read is not known
-	page    *feed.Page      // the last one that was read
-	proof   eventstore.Mark // an event of the log that the commit looks for, if the log is in the same database
+	seen    eventstore.Mark // the mark of read; if its position is another one, the event at read is not known
+	page    *feed.Page      // the last page that was read
+	proof   eventstore.Mark // the commit checks that this event is still in the log, if the log is in the same database
 	rows    rowset.Rows     // of a table
-	pending amount          // folded into rows, and not stored
+	pending amount          // items folded into rows that are not stored yet
 	since   time.Time       // when read left the checkpoint
 
-	// What is known of events that fail.
-	maxItems int                 // of a batch, while the one that fails is looked for; 0 for any number
+	// What is known about events that fail.
+	maxItems int                 // of a batch, while the worker looks for the event that fails; 0 for any number
 	halved   bool                // maxItems is a guess
-	until    eventstore.Position // of an event that cannot be folded: what is before it is written first; 0 for none
+	until    eventstore.Position // position of an event that cannot be folded: rows of the events before it are written first; 0 for none
 	poison   map[itemID]failedItem
 	attempts map[eventstore.Position]int
 	siblings siblings
@@ -81,14 +82,14 @@ type worker struct {
 	rate        rate
 }
 
-// staleToken ends what a worker does under a fencing token as soon as there is a newer token. A worker that
-// has nothing to commit would not notice the newer token by itself.
+// staleToken ends what a worker does under a fencing token as soon as a newer token is known. A worker that has nothing
+// to commit would not notice the newer token by itself.
 type staleToken struct {
 	token int64
 	end   context.CancelCauseFunc
 }
 
-// underToken returns a context for what is done under the present token.
+// underToken returns a context that is done when a newer token than the present one is known.
 func (w *worker) underToken(ctx context.Context) context.Context {
 	held, end := context.WithCancelCause(ctx)
 	if old := w.stale.Swap(&staleToken{w.token, end}); old != nil {
@@ -104,13 +105,13 @@ func newWorker(d *deployment, number int) *worker {
 	}
 }
 
-// itemID names an item: an event that was split has several.
+// itemID names an item. An event that was split has several items.
 type itemID struct {
 	position eventstore.Position
 	key      string
 }
 
-// failedItem is why an item was given up, and after how many attempts.
+// failedItem is the error of an item that was given up, and the number of attempts.
 type failedItem struct {
 	err      error
 	attempts int
@@ -146,16 +147,16 @@ func (w *worker) run(ctx context.Context) {
 		case wait:
 			_ = pause.Sleep(ctx, askAfter/2)
 		case reload:
-			fencedAt, loaded = w.token, false // and then it is another one
+			fencedAt, loaded = w.token, false // the next load reads another token
 		case fail:
-			if pgerr.Is(err, pgerr.Diverged) { // the pages are of a log that is not there any more
+			if pgerr.Is(err, pgerr.Diverged) { // the pages are from a log that no longer exists
 				w.engine.feed.Forget()
 			}
 			w.forget()
 			w.failed(ctx, err)
 			loaded = loaded && held.Err() == nil && classify(err) == unclear && !fenced(err) && !errors.Is(err, eventstore.ErrDiverged)
 			_ = pauses.Sleep(ctx)
-			w.since = time.Now() // a failure is over when there was none for some time, pauses not counted
+			w.since = time.Now() // a failure is over after a time without failures, and the pause does not count
 		}
 	}
 	if w.pending.items == 0 && w.read > w.checkpoint {
@@ -165,7 +166,7 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// load reads what there is to remember.
+// load reads the partition and its dead letters from the database.
 func (w *worker) load(ctx context.Context) error {
 	id := w.projection.id()
 	w.generation = w.deployment.generation.Load() // before the partition is read
@@ -184,7 +185,7 @@ func (w *worker) load(ctx context.Context) error {
 		return fmt.Errorf("projection %s: read its dead letters: %w", w.projection.name, err)
 	}
 	if p.Checkpoint < w.checkpoint || !w.serverStart.IsZero() && !p.ServerStart.Equal(w.serverStart) {
-		w.engine.feed.Forget() // the log of another server may have another end
+		w.engine.feed.Forget() // the log of another server may end elsewhere
 	}
 	w.serverStart = p.ServerStart
 	if p.Token != w.token || p.Checkpoint != w.checkpoint {
@@ -214,7 +215,7 @@ func (w *worker) load(ctx context.Context) error {
 // checkEnd returns an error if the checkpoint is behind the end of the log.
 func (w *worker) checkEnd(ctx context.Context) error {
 	end, err := w.engine.db.log.Tidemark(ctx)
-	if err == nil && w.checkpoint > end { // of what appends keep, it may be behind the tidemark
+	if err == nil && w.checkpoint > end { // the checkpoint of a projection that appends kept may be above the tidemark
 		var s eventstore.LogStatus
 		s, err = w.engine.db.log.status(ctx)
 		end = s.End
@@ -223,18 +224,19 @@ func (w *worker) checkEnd(ctx context.Context) error {
 		return fmt.Errorf("projection %s: read where the log ends: %w", w.projection.name, err)
 	}
 	if w.checkpoint > end {
-		return Fatal(fmt.Errorf("the checkpoint is %d, but the log ends at %d: was a backup restored? Its read model has events that the log has not: "+
-			"build it anew with a higher version, or Reset it", w.checkpoint, end))
+		return Fatal(fmt.Errorf("the checkpoint is %d, but the log ends at %d: was a backup restored? Its read model has events that the log does not have: "+
+			"rebuild it with a higher version, or Reset it", w.checkpoint, end))
 	}
 	return nil
 }
 
-// mayRun reports whether the partition is this process's, and is to run.
+// mayRun reports whether this process may run the partition: it has the lease, the version is running, and this process
+// knows the version's types and number of partitions.
 func (w *worker) mayRun(p catalog.Partition) bool {
 	return p.Mine && p.State == catalog.Running && w.deployment.covers(p.Types) && p.Partitions == w.projection.options.Partitions
 }
 
-// forget goes back to the checkpoint.
+// forget sets the worker back to the stored checkpoint.
 func (w *worker) forget() {
 	w.read, w.pending, w.since = w.checkpoint, amount{}, time.Now()
 	if w.projection.table != nil {
@@ -242,7 +244,7 @@ func (w *worker) forget() {
 	}
 }
 
-// step handles the next page, or as much of it as makes a batch.
+// step handles the next page, or the part of it that makes a batch.
 func (w *worker) step(ctx context.Context) error {
 	if w.generation != w.deployment.generation.Load() {
 		return errFenced
@@ -258,7 +260,7 @@ func (w *worker) step(ctx context.Context) error {
 	}
 	all := w.projection.items(p, w.read, w.number)
 	items, to := cut(all, p.Through, limits{bounded: bounded, bound: bound, before: w.until, maxItems: w.maxItems})
-	backlogged := p.More && to == p.Through && w.maxItems == 0 // more follows: the commit need not be flushed, and rows may stay in memory
+	backlogged := p.More && to == p.Through && w.maxItems == 0 // more pages follow: the commit need not be flushed, and rows may stay in memory
 	defer func(from eventstore.Position) {
 		if w.read != from {
 			w.seen = p.At(w.read)
@@ -275,7 +277,8 @@ func (w *worker) step(ctx context.Context) error {
 		if backlogged {
 			return nil
 		}
-		// Of no event of this partition, so that no reader can see that it is not stored yet.
+		// The positions up to here have no event of this partition, so readers cannot notice that the checkpoint is not
+		// stored.
 		w.deployment.reached(w.number, to, w.live, w.generation)
 		return nil
 	}
@@ -296,14 +299,14 @@ func (w *worker) step(ctx context.Context) error {
 	return err
 }
 
-// next returns the next page, or none when it is time to save a checkpoint that has only passed
-// events of other types, or that a failure is over.
+// next returns the next page. It returns no page when it has stored a checkpoint that had only passed events of other
+// types, or has recorded that a failure is over.
 func (w *worker) next(ctx context.Context) (*feed.Page, error) {
 	wait := saveAfter
 	if w.failing {
 		wait = recoverAfter
 	}
-	if w.read == w.checkpoint && !w.failing || w.pending.items > 0 { // then there is more
+	if w.read == w.checkpoint && !w.failing || w.pending.items > 0 { // then there is more to read
 		return w.engine.feed.Next(ctx, w.mark())
 	}
 	left := time.Until(w.since.Add(wait))
@@ -324,7 +327,8 @@ func (w *worker) next(ctx context.Context) (*feed.Page, error) {
 	return nil, w.save(ctx)
 }
 
-// isIdle reports whether there is nothing to read. When there is, and nothing was read, the failure is not over.
+// isIdle reports whether there is nothing to read. If there is something and the worker has not read it, the failure is
+// not over.
 func (w *worker) isIdle(ctx context.Context) (bool, error) {
 	var end eventstore.Position
 	err := w.engine.answered(ctx, func(ctx context.Context) (err error) {
@@ -334,10 +338,10 @@ func (w *worker) isIdle(ctx context.Context) (bool, error) {
 	return end <= w.read, err
 }
 
-// mark returns where the worker continues in the log, and what it has seen there as far as it knows.
+// mark returns the position at which the worker continues in the log, with the id of the event there if it is known.
 func (w *worker) mark() eventstore.Mark { return w.markAt(w.read) }
 
-// markAt returns the mark of a position that the worker has reached, with the id of its event if it knows that.
+// markAt returns the mark of a position that the worker has reached, with the id of the event there if it is known.
 func (w *worker) markAt(position eventstore.Position) eventstore.Mark {
 	switch {
 	case w.seen.Position == position:
@@ -348,12 +352,12 @@ func (w *worker) markAt(position eventstore.Position) eventstore.Mark {
 	return eventstore.After(position)
 }
 
-// errAbandoned is why an event fails whose handler ignores that its time is over.
+// errAbandoned is the error of an event whose handler does not return although its context is done.
 var errAbandoned = errors.New("its handler does not return")
 
 var errSave = errors.New("time to save the checkpoint")
 
-// save stores how far the worker has read, when nothing else is to be stored with it.
+// save stores how far the worker has read. There is nothing else to store with it.
 func (w *worker) save(ctx context.Context) error {
 	b := &batch{worker: w, to: w.read}
 	err := w.engine.answered(ctx, func(ctx context.Context) error {
@@ -396,11 +400,11 @@ func (w *worker) committed(b *batch) {
 	if w.failing {
 		w.failing = false
 		w.deployment.troubled(nil)
-		w.engine.logger.Info("projection goes on",
+		w.engine.logger.Info("projection works again after a failure",
 			"projection", w.projection.name, "version", w.projection.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
 	}
 	w.deployment.reached(w.number, w.checkpoint, w.live, w.generation)
 }
 
-// maxHalved is from which size on a batch is not small any more.
+// maxHalved is the size from which a batch is no longer small.
 const maxHalved = 1000
