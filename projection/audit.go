@@ -6,18 +6,18 @@ import (
 	"time"
 )
 
-// AuditEntry is something that was done to a projection.
+// AuditEntry is a change that was made to a projection.
 type AuditEntry struct {
 	Projection string
-	Version    int    // 0 for all of them
+	Version    int    // 0 for all versions
 	Action     string // such as pause, retry, skip, or switch
-	Actor      string // as the application says, see eventstore.Metadata
-	Role       string // of Postgres that was logged in; a service cannot write another one
+	Actor      string // as the application gives it, see eventstore.Metadata
+	Role       string // the role of Postgres that was logged in; a service cannot write another one
 	Details    map[string]any
 	RecordedAt time.Time
 }
 
-// Audit returns what was done to a projection, by operators and by itself, the latest first.
+// Audit returns the changes that operators made to a projection, and those that it made itself, the latest first.
 func (o *Operator) Audit(ctx context.Context, name string, limit int) ([]AuditEntry, error) {
 	if limit < 1 || limit > maxList {
 		return nil, invalid("limit %d: want from 1 to %d", limit, maxList)

@@ -8,14 +8,15 @@ import (
 )
 
 const (
-	// awayFor is how long a process leaves a projection that it cannot run to others.
+	// awayFor is how long a process leaves a projection that it cannot run to other processes.
 	awayFor = 10 * time.Minute
-	// leaveAtLeast is how long it leaves the projection to others at the least, and half of it at random, so that of two
-	// processes that both cannot run it one goes on trying.
+	// leaveAtLeast is the least time for which it leaves the projection to others. Up to half of this time is added at
+	// random. If two processes both cannot run the projection, one of them therefore tries again while the other still
+	// waits.
 	leaveAtLeast = 2 * time.Second
 )
 
-// unfit returns why this process may not run a projection as the database has it, nil if it may.
+// unfit returns why this process must not run a projection in the state that the database has, or nil if it may.
 func (v *deployment) unfit(p plan) error {
 	if unable := v.leftToOthers(p); unable != nil {
 		return unable
@@ -31,7 +32,7 @@ func (v *deployment) unfit(p plan) error {
 	return nil
 }
 
-// leftToOthers returns why this process cannot run the projection, as long as others run it.
+// leftToOthers returns why this process cannot run the projection, while other processes run it.
 func (v *deployment) leftToOthers(p plan) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -42,20 +43,20 @@ func (v *deployment) leftToOthers(p plan) error {
 	return v.unable
 }
 
-// giveAway leaves the projection to other processes, if there are any, because of an error that this process alone may
-// have: another search_path or another role hide objects from it. It reports whether it has.
+// giveAway leaves the projection to other processes, if there are any, because of an error that may concern this
+// process alone: its search_path or its role may hide objects. It reports whether there are other processes.
 func (v *deployment) giveAway(why error) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if !v.others {
 		return false
 	}
-	v.unable = fmt.Errorf("left to other processes: this one cannot run it, maybe because its search_path or its role is another one: %w", why)
+	v.unable = fmt.Errorf("left to other processes: this process cannot run it, maybe because its search_path or its role differs from theirs: %w", why)
 	v.until = time.Now().Add(awayFor + rand.N(leaveAtLeast/2))
 	return true
 }
 
-// stepBack notes why this process does not run the projection, nil if it does, and logs when that changes.
+// stepBack notes why this process does not run the projection, or nil if it does. It logs a new reason.
 func (v *deployment) stepBack(reason error) {
 	v.notRunHere.Store(reason != nil)
 	v.mu.Lock()
@@ -67,26 +68,26 @@ func (v *deployment) stepBack(reason error) {
 	v.away = reason
 }
 
-// Missing leaves the version alone, whose row is not there any more.
+// Missing stops running the version, because its row is not stored any more.
 func (v *deployment) Missing() {
 	if v.refused != nil {
 		v.stepBack(v.refused)
 		return
 	}
 	if v.notRunHere.Load() && v.stepped() == nil {
-		return // it was not there when the runner began
+		return // the row was already missing when the runner began
 	}
-	v.stepBack(errors.New("its row in the table projections was deleted, or it was dropped: restart the process to make it anew"))
+	v.stepBack(errors.New("its row in the table projections was deleted, or the version was dropped: restart the process to create it again"))
 }
 
-// stepped returns why this process does not run the projection.
+// stepped returns why this process does not run the projection, or nil if it does.
 func (v *deployment) stepped() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.away
 }
 
-// wrong returns why this process is not fit to run the projection, so that it is not healthy.
+// wrong returns why this process is not able to run the projection. The process is then not healthy.
 func (v *deployment) wrong() error {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
-// bus gives events to the functions of this process that want to know of them, as they come.
+// bus gives new events to functions of this process, see [Runner.Subscribe].
 type bus struct {
 	engine *engine
 
@@ -23,22 +23,22 @@ type bus struct {
 	running sync.WaitGroup
 }
 
-// subscription is what one caller of Subscribe is given.
+// subscription is one call of Subscribe.
 type subscription struct {
 	projection *Projection
 	after      eventstore.Mark
-	known      []eventstore.Mark  // behind it in the log, the latest last: where to begin when the log went back
-	stop       context.CancelFunc // since it is served
+	known      []eventstore.Mark  // earlier marks of the log, the latest last: places to continue from if the log goes back
+	stop       context.CancelFunc // set when the subscription is served
 }
 
 func newBus(e *engine) *bus { return &bus{engine: e, waiting: make(map[*subscription]bool)} }
 
-// Subscribe calls the effects of sources, made by [Effect] and [EffectAll], for the events that are stored
-// from now on, while the runner runs and until unsubscribe is called: for what concerns this process alone,
-// such as its caches and the connections of its clients. Every process gets every event, one after another,
-// and none of those from before it started. An effect that fails is logged and not tried again. Once
-// unsubscribe has returned no other event is given to them; a call under way goes on, with a context that
-// is done. An effect must return when its context is: [Runner.Run] waits for it.
+// Subscribe calls the effects of sources, made by [Effect] and [EffectAll], for the events that are stored from now on.
+// It does so while the runner runs, until unsubscribe is called. Use it for state of this process alone, such as caches
+// and connections of clients. Every process gets every event, one after another, but no event from before the call. An
+// effect that fails is logged and not tried again. After unsubscribe has returned, no other event is given to the
+// effects. A call under way continues, and its context is done. An effect must return when its context is done, because
+// [Runner.Run] waits for it.
 func (r *Runner) Subscribe(ctx context.Context, sources ...EffectSource) (unsubscribe func(), err error) {
 	p, err := newProjection("Runner.Subscribe", nil, sourcesOf(sources))
 	if err != nil {
@@ -94,7 +94,7 @@ func (b *bus) run(ctx context.Context) {
 	pages.Wait()
 }
 
-// serveGuarded serves a subscription again after a defect of ours.
+// serveGuarded serves a subscription, and serves it again after a panic in this package.
 func (b *bus) serveGuarded(ctx context.Context, pages *feed.Feed, l *subscription) {
 	for ctx.Err() == nil {
 		err := guarded(func() error {
@@ -104,7 +104,7 @@ func (b *bus) serveGuarded(ctx context.Context, pages *feed.Feed, l *subscriptio
 		if err == nil {
 			return
 		}
-		b.engine.logger.ErrorContext(ctx, "projection: a subscription of this process failed and goes on", "position", l.after.Position, "error", err)
+		b.engine.logger.ErrorContext(ctx, "projection: a subscription of this process failed and will be tried again", "position", l.after.Position, "error", err)
 		_ = pause.Sleep(ctx, time.Second)
 	}
 }
@@ -112,7 +112,7 @@ func (b *bus) serveGuarded(ctx context.Context, pages *feed.Feed, l *subscriptio
 // serve calls the effects of one subscription.
 func (b *bus) serve(ctx context.Context, pages *feed.Feed, l *subscription) {
 	pauses := pause.NewGrowing(100*time.Millisecond, b.engine.config.MaxBackoff)
-	went := false // back, since the last page
+	went := false // the log went back since the last page, and the subscription with it
 	for ctx.Err() == nil {
 		p, err := pages.Next(ctx, l.after)
 		if err != nil {
@@ -148,11 +148,12 @@ func (b *bus) serve(ctx context.Context, pages *feed.Feed, l *subscription) {
 	}
 }
 
-// maxKnown is how many marks a subscription remembers: one for each page.
+// maxKnown is how many marks a subscription remembers. There is one mark for each page.
 const maxKnown = 100
 
-// back lets a subscription go on in a log that went back: behind the last event that it remembers and that is
-// still there, and otherwise at the end. Events it has seen may be gone, and others have taken their place.
+// back moves a subscription to an earlier position after the log went back: behind the last event that the subscription
+// remembers and that is still in the log, or otherwise to the end of the log. Events that the subscription has seen may
+// be gone, and others may be in their place.
 func (b *bus) back(ctx context.Context, l *subscription, why error) error {
 	at, found, err := b.engine.db.log.lastCommon(ctx, l.known)
 	if err == nil && !found {
@@ -161,7 +162,7 @@ func (b *bus) back(ctx context.Context, l *subscription, why error) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", why, err)
 	}
-	b.engine.logger.ErrorContext(ctx, "projection: the log went back: a subscription of this process goes on from an earlier position",
+	b.engine.logger.ErrorContext(ctx, "projection: the log went back: a subscription of this process continues from an earlier position",
 		"position", l.after.Position, "from", at.Position, "error", why)
 	l.after, l.known = at, nil
 	return nil

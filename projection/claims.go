@@ -7,23 +7,23 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// TakenError says that the name of a projection's table is taken. Nothing was changed.
+// TakenError says that the name of a projection's table is in use. Nothing was changed.
 type TakenError struct {
-	Projection string // that asked for the table
-	Owner      string // the projection whose table it is; "" if no projection of the schema has made it
+	Projection string // the projection that asked for the table
+	Owner      string // the projection that has the table; "" if no projection of the schema has made it
 	Table      string
 }
 
 func (e *TakenError) Error() string {
 	if e.Owner == "" {
 		return fmt.Sprintf("projection %s: there is a table, view or index %q that no projection of this schema has made: "+
-			"give the projection's table another name, or rename or drop what is there", e.Projection, e.Table)
+			"give the projection's table another name, or rename or drop the existing object", e.Projection, e.Table)
 	}
 	return fmt.Sprintf("projection %s: table %s is that of projection %s: give the table another name, or, if nothing runs that projection any more, call Operator.Drop for it",
 		e.Projection, e.Table, e.Owner)
 }
 
-// kind says how the events of a projection are written.
+// kind returns how the events of a projection are written.
 func (p *Projection) kind() string {
 	switch {
 	case p.effects:
@@ -34,8 +34,8 @@ func (p *Projection) kind() string {
 	return "handlers"
 }
 
-// claimTables returns a [TakenError] when a table of a version is that of another projection, under whatever name, or is
-// the application's own.
+// claimTables returns a [TakenError] when a table of a version belongs to another projection, under whatever name, or
+// to the application.
 func (v *deployment) claimTables(ctx context.Context, tx pgx.Tx) error {
 	if len(v.projection.options.Tables) == 0 {
 		return nil
@@ -49,7 +49,7 @@ func (v *deployment) claimTables(ctx context.Context, tx pgx.Tx) error {
 	}
 	for _, table := range v.projection.options.Tables {
 		for _, c := range claims {
-			var same bool // whatever schema the names are looked up in
+			var same bool // the same table, possibly named with and without its schema
 			if err := tx.QueryRow(ctx, `select coalesce(to_regclass($1) = to_regclass($2), false)`, quote(table), quote(c.Table)).Scan(&same); err != nil {
 				return err
 			}

@@ -11,8 +11,8 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
-// watched runs a batch on a connection of its own, in a goroutine that is abandoned when a handler
-// does not return although its time is over: then its connection is cut, and no longer the pool's.
+// watched runs a batch on a connection of its own, in a goroutine. If a handler does not return after its context is
+// done, the goroutine is abandoned. Its connection is taken from the pool and closed.
 func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn) error) error {
 	conn, err := b.worker.connect(ctx)
 	if err != nil {
@@ -41,7 +41,7 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn
 	return err
 }
 
-// connect takes a connection that answers.
+// connect acquires a connection, and gives up if Postgres does not answer.
 func (w *worker) connect(ctx context.Context) (conn *pgpool.Conn, err error) {
 	err = w.engine.answered(ctx, func(ctx context.Context) error {
 		conn, err = w.engine.pool.Acquire(ctx)
@@ -50,8 +50,8 @@ func (w *worker) connect(ctx context.Context) (conn *pgpool.Conn, err error) {
 	return conn, err
 }
 
-// minSilence and maxSilence bound how long Postgres may take for what it does without the application's code,
-// so that a partition is not held up by a dead connection while its lease is renewed on another one.
+// minSilence and maxSilence bound how long Postgres may take for work without the application's code. Otherwise a dead
+// connection could block a partition while another connection keeps renewing its lease.
 const (
 	minSilence = 5 * time.Second
 	maxSilence = 15 * time.Second
@@ -61,7 +61,7 @@ func (e *engine) silence() time.Duration {
 	return min(max(6*e.config.Lease, minSilence), maxSilence)
 }
 
-// answered does something that has to do with Postgres alone, and gives up when that does not answer.
+// answered calls do, which uses Postgres and no application code, and gives up if Postgres does not answer.
 func (e *engine) answered(ctx context.Context, do func(context.Context) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.silence(), pgpool.ErrNoAnswer)
 	defer cancel()

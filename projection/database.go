@@ -16,17 +16,17 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// database is where projections are stored, as runners and operators use it, and the log that they follow. It knows
-// no application code.
+// database is where projections are stored, together with the log that they follow. Runners and operators use it. It
+// knows no application code.
 type database struct {
 	pool    *pgpool.Pool
 	log     reader
 	catalog *catalog.Catalog
-	owner   string         // of this process, in leases and notifications
-	idle    time.Duration  // how long Postgres lets a transaction wait for this process
-	changed *signal.Signal // leases or phases may have changed
+	owner   string         // name of this process in leases and notifications
+	idle    time.Duration  // how long Postgres lets a transaction of this process be idle
+	changed *signal.Signal // notified when leases or phases may have changed
 	logger  *slog.Logger
-	observe func(live Ref) // when this process has switched; nil for nobody
+	observe func(live Ref) // called when this process has switched versions; may be nil
 }
 
 func newDatabase(pool *pgxpool.Pool, log Log, schema string, config Config) *database {
@@ -49,7 +49,7 @@ func (d *database) inTx(ctx context.Context, do func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, d.pool, pgx.TxOptions{BeginQuery: d.beginSQL()}, do)
 }
 
-// send executes a batch, which is one transaction, and waits for its end.
+// send executes a batch of statements in one transaction, and waits for its end.
 func (d *database) send(ctx context.Context, b *pgx.Batch) error {
 	return d.pool.SendBatch(ctx, b).Close()
 }
@@ -58,18 +58,19 @@ func (d *database) leases() *catalog.Leases {
 	return &catalog.Leases{Catalog: d.catalog, DB: d.pool, Send: d.send}
 }
 
-// announce wakes all runners. A runner of another process that does not hear it finds out within a second.
+// announce wakes all runners. A runner of another process that misses the notification finds the change within a
+// second.
 func (d *database) announce(ctx context.Context) {
 	d.tellOthers(ctx)
 	d.changed.Notify()
 }
 
-// tellOthers is announce without the runner of this process.
+// tellOthers is announce for the runners of other processes only.
 func (d *database) tellOthers(ctx context.Context) {
 	d.leases().Announce(ctx, channelOf(d.catalog.Schema()), d.owner)
 }
 
-// refuseInline returns [ErrRefused] for a version that appends keep, or for any of a name with version 0.
+// refuseInline returns [ErrRefused] if appends keep the version; with version 0, if they keep any version of the name.
 func (d *database) refuseInline(ctx context.Context, db catalog.DB, id catalog.ID) error {
 	inline, err := d.catalog.KeptInline(ctx, db, id)
 	if err == nil && inline {
@@ -78,19 +79,19 @@ func (d *database) refuseInline(ctx context.Context, db catalog.DB, id catalog.I
 	return err
 }
 
-// operate runs an operator's change of a version, or of all with version 0, in one transaction: it raises the
-// fencing tokens, so that batches under way fail and are done again, makes the change, records it in the audit
+// operate runs an operator's change of a version, or of all versions with version 0, in one transaction. It raises the
+// fencing tokens, so that batches under way fail and are done again. It makes the change, records it in the audit
 // table, and then notifies all runners.
 //
-// Batches lock tables and rows before the partition, and operate the other way round. A change that needs a lock
-// on a whole table takes it in one of the functions first; a change that meets a batch in a row may end in a
-// deadlock, and is tried again.
+// Batches lock tables and rows before the partition, and operate locks them in the opposite order. A change that needs
+// a lock on a whole table therefore takes that lock in one of the functions first. A change of a row that a batch has
+// locked may end in a deadlock, and is then tried again.
 func (d *database) operate(ctx context.Context, action string, id catalog.ID,
 	do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
 	return d.operateOn(ctx, action, id, nil, do, first...)
 }
 
-// operateOn is operate for some partitions of a version, which alone are fenced, or for all with nil.
+// operateOn is operate for some partitions of a version: only these are fenced. nil means all partitions.
 func (d *database) operateOn(ctx context.Context, action string, id catalog.ID, partitions []int32,
 	do func(pgx.Tx) (map[string]any, error), first ...func(pgx.Tx) error) error {
 	err := d.inTx(ctx, func(tx pgx.Tx) error {
@@ -118,7 +119,7 @@ func (d *database) operateOn(ctx context.Context, action string, id catalog.ID, 
 	return nil
 }
 
-// audit records what was done to a version: the actor is the one of the context's metadata.
+// audit records a change of a version. The actor is that of the context's metadata.
 func (d *database) audit(ctx context.Context, tx pgx.Tx, id catalog.ID, action string, details map[string]any) error {
 	return d.catalog.Audit(ctx, tx, id, action, eventstore.MetadataFrom(ctx).Actor, details)
 }

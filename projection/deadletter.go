@@ -16,40 +16,40 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// DeadLetter is an event that a projection could not handle, or one that waits behind it because it
-// has the same key.
+// DeadLetter is an event that a projection could not handle, or an event of the same key that waits behind it.
 type DeadLetter struct {
 	Key      string
 	Position eventstore.Position
 	Stream   string
 	Type     string
-	// Error is why the event could not be handled, after so many Attempts; "" if it only waits.
+	// Error is why the event could not be handled, after Attempts attempts; "" if the event only waits.
 	Error    string
 	Attempts int
-	// Data is the event's payload, nil if the event is not in the log any more, and Edited what an operator has put in
-	// its place, nil if that was not done.
+	// Data is the event's payload; nil if the event is not in the log any more. Edited is the payload that an operator
+	// has put in its place; nil if there is none.
 	Data, Edited json.RawMessage
 	Waiting      int // events of the key behind this one
 	RecordedAt   time.Time
 }
 
-// DeadLetterGroup are the dead letters of one kind.
+// DeadLetterGroup describes the dead letters of one kind: their errors differ only in details.
 type DeadLetterGroup struct {
-	Error       string // its first line, with … for what differs from event to event: numbers, ids, times, values
-	Count       int    // events that failed so
+	Error       string // its first line, with … in place of parts that differ from event to event: numbers, ids, times, values
+	Count       int    // events that failed with this error
 	Waiting     int    // events behind them
 	First, Last eventstore.Position
 	Since       time.Time
 }
 
 const (
-	maxEdit = eventstore.MaxCommitBytes / 4 // what an event of the log may have
-	maxList = 100_000                       // what one answer of Postgres may hold
+	maxEdit = eventstore.MaxCommitBytes / 4 // the largest payload of an event in the log
+	maxList = 100_000                       // the longest list in one answer of Postgres
 )
 
-// DeadLetters returns the events of a projection that could not be handled, in the order of positions after
-// one, at most limit: for each key the one that the others wait for, or with a key all of that key. Those of
-// one position, which an event has that was split, are never torn apart: for them there may be more.
+// DeadLetters returns dead letters of a projection with positions above after, in the order of positions. Without a key
+// it returns the first dead letter of each key: the one that the others wait for. With a key it returns all dead
+// letters of that key. It returns at most limit of them, and more only if several have the last position: an event that
+// was split can have several dead letters, and these are returned together.
 func (o *Operator) DeadLetters(
 	ctx context.Context, ref Ref, key string, after eventstore.Position, limit int) ([]DeadLetter, error) {
 	if limit < 1 || limit > maxList {
@@ -88,8 +88,8 @@ func (o *Operator) DeadLetters(
 	return letters, nil
 }
 
-// DeadLetterGroups returns the dead letters of a projection by the reason that they have in common, the most
-// frequent first.
+// DeadLetterGroups returns the dead letters of a projection, grouped by the reason that they share, the most frequent
+// reason first.
 func (o *Operator) DeadLetterGroups(ctx context.Context, ref Ref) ([]DeadLetterGroup, error) {
 	id, err := o.find(ctx, "read dead letters", ref)
 	if err != nil {
@@ -102,7 +102,7 @@ func (o *Operator) DeadLetterGroups(ctx context.Context, ref Ref) ([]DeadLetterG
 	return mergeGroups(groups), nil
 }
 
-// mergeGroups puts the groups together that have one reason.
+// mergeGroups merges the groups that have the same reason.
 func mergeGroups(groups []catalog.LetterGroup) []DeadLetterGroup {
 	byReason := make(map[string]DeadLetterGroup)
 	for _, row := range groups {
@@ -122,11 +122,11 @@ func mergeGroups(groups []catalog.LetterGroup) []DeadLetterGroup {
 	})
 }
 
-// Retry handles the dead letters of the given keys again, or of all if none is given, in their order: each
-// key as far as it goes, after which its events are handled as they come. It returns how many events were
-// handled, and the reasons why some were not, joined; those are still parked. Events go through the codec as
-// it is now. This process does it, whichever has the lease of the partition, and
-// exactly once.
+// Retry handles the dead letters of the given keys again, or those of all keys if none is given. It handles each key in
+// the order of positions, until an event fails again or the key has no dead letters left; new events of that key are
+// then handled normally. Retry returns how many events were handled, and the joined errors of the keys that failed. The
+// events of these keys stay parked. Events are decoded by the present codec. This process handles the events, whichever
+// process has the lease of the partition, and handles them exactly once.
 func (o *RunnerOperator) Retry(ctx context.Context, ref Ref, keys ...string) (handled int, err error) {
 	v, err := o.find(ctx, "retry", ref)
 	if err != nil {
@@ -151,9 +151,9 @@ func (o *RunnerOperator) Retry(ctx context.Context, ref Ref, keys ...string) (ha
 	return handled, errors.Join(failures...)
 }
 
-// Edit puts another payload in the place of a dead letter's, and retries its key with it. The event in the
-// log stays as it is, and every payload that was put in its place is in the audit. It must not give the
-// event another key: then it fails, with [ErrRefused] among the reasons.
+// Edit puts another payload in the place of a dead letter's payload, and retries the key with it. The event in the log
+// stays as it is. Each payload that was put in its place is recorded in the audit. The new payload must not give the
+// event another key: the retry then fails, and one of its errors is [ErrRefused].
 func (o *RunnerOperator) Edit(ctx context.Context, ref Ref,
 	key string, position eventstore.Position, data json.RawMessage) (handled int, err error) {
 	if len(data) > maxEdit {
@@ -179,7 +179,8 @@ func (o *RunnerOperator) Edit(ctx context.Context, ref Ref,
 	return o.Retry(ctx, Ref{ref.Name, v.projection.options.Version}, key)
 }
 
-// Skip gives up the event that a key waits for, and retries what is behind it. The reason is for the audit.
+// Skip deletes the first dead letter of a key without handling it, and retries the events behind it. The reason is
+// recorded in the audit.
 func (o *RunnerOperator) Skip(ctx context.Context, ref Ref,
 	key string, position eventstore.Position, reason string) (handled int, err error) {
 	if reason == "" {
@@ -208,7 +209,7 @@ func (o *RunnerOperator) Skip(ctx context.Context, ref Ref,
 	return o.Retry(ctx, Ref{ref.Name, v.projection.options.Version}, key)
 }
 
-// deleteLetters deletes dead letters of a key, of which some were handled.
+// deleteLetters deletes dead letters of a key. handled is how many of them count as handled.
 func (v *deployment) deleteLetters(ctx context.Context, tx pgx.Tx, key string, positions []int64, handled int) error {
 	return v.engine.catalog.DeleteLetters(ctx, tx, v.projection.id(), v.projection.partitionOf(key), key, positions, handled)
 }

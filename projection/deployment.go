@@ -21,16 +21,16 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// maxCounted bounds the position of the last event of a log that is counted while others wait. Of a longer
-// one the planner says about how many events there are.
+// maxCounted bounds how much of a log is counted while other processes wait for their registration. If the log ends at
+// a higher position, the planner of Postgres estimates the number of events.
 const maxCounted = 100_000
 
-// ChangedError means that a projection is not what is stored under its name and version.
+// ChangedError means that a projection differs from the one that is stored under its name and version.
 type ChangedError struct {
 	Projection string
 	Version    int
-	What       string // that differs
-	advice     string // "" to raise the version
+	What       string // the difference
+	advice     string // "" means: raise the version
 }
 
 func (e *ChangedError) Error() string {
@@ -38,24 +38,24 @@ func (e *ChangedError) Error() string {
 	return fmt.Sprintf("projection %s: %s; %s", e.Projection, e.What, advice)
 }
 
-// deployment is a projection, at a version, as this process runs it.
+// deployment is one version of a projection as this process runs it.
 type deployment struct {
 	projection *Projection
 	engine     *engine
 
-	notRunHere atomic.Bool  // there are stored types that this one does not handle, or it is not there at all
-	left       atomic.Bool  // the others know
-	refused    error        // why Run could not make it what it has to be; set before it runs
-	generation atomic.Int64 // raised when what workers remember of their partitions becomes void
+	notRunHere atomic.Bool  // this process does not run the version: it does not know all stored types, for example, or the version is not stored
+	left       atomic.Bool  // the other processes have been told
+	refused    error        // why Run could not register the version; set before the version runs
+	generation atomic.Int64 // raised when the values that workers remember of their partitions become invalid
 
 	mu      sync.Mutex
 	phase   string           // as of the last plan
 	owned   map[int]progress // the partitions that this process runs
-	trouble error            // why one of them makes no progress
-	away    error            // why this process runs none of them
-	unable  error            // why it cannot, though others may be able to; nil if it is about to try
-	until   time.Time        // when it tries again, whoever runs them
-	others  bool             // other processes run it, as of the last plan
+	trouble error            // why one of these partitions makes no progress
+	away    error            // why this process runs no partition of the version
+	unable  error            // why this process cannot run the version, although others may be able to; nil if it may try
+	until   time.Time        // when this process tries again even if others run the version
+	others  bool             // other processes run the version, as of the last plan
 	moved   *signal.Signal   // shared by all versions of the name
 }
 
@@ -65,10 +65,10 @@ type progress struct {
 	live bool
 }
 
-// registerFor is how long a version is registered again and again while something is in the way that passes.
+// registerFor is how long registering a version is tried again after errors that pass.
 const registerFor = 10 * time.Second
 
-// registerPatiently is register, again if a lock or a deadlock was in the way.
+// registerPatiently is register. It tries again after a deadlock, a serialization failure or a lock timeout.
 func (v *deployment) registerPatiently(ctx context.Context, log uuid.UUID) error {
 	for began := time.Now(); ; {
 		err := v.register(ctx, log)
@@ -88,7 +88,7 @@ func (v *deployment) registerPatiently(ctx context.Context, log uuid.UUID) error
 	}
 }
 
-// register makes what there has to be of a projection before it can run, or checks that it is there. log is the
+// register creates the stored state of a version that a runner needs, or checks that the stored state fits. log is the
 // identity of the runner's log.
 func (v *deployment) register(ctx context.Context, log uuid.UUID) error {
 	err := v.engine.db.inTx(ctx, func(tx pgx.Tx) error {
@@ -112,7 +112,7 @@ func (v *deployment) register(ctx context.Context, log uuid.UUID) error {
 			if rows[n].Version > v.projection.options.Version {
 				v.notRunHere.Store(true)
 				v.engine.logger.WarnContext(ctx,
-					"projection is not run: a higher version is live, and this one is not there any more",
+					"projection is not run: a higher version is live, and this version is not stored any more",
 					"projection", v.projection.name, "version", v.projection.options.Version, "live", rows[n].Version)
 				return nil
 			}
@@ -128,7 +128,7 @@ func (v *deployment) register(ctx context.Context, log uuid.UUID) error {
 	return nil
 }
 
-// create stores a version that is new, and makes its tables.
+// create stores a new version, and makes its tables.
 func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string, log uuid.UUID) error {
 	o := v.projection.options
 	if err := v.claimTables(ctx, tx); err != nil {
@@ -171,7 +171,7 @@ func (v *deployment) create(ctx context.Context, tx pgx.Tx, phase string, log uu
 	return v.engine.db.audit(ctx, tx, v.projection.id(), "create", details)
 }
 
-// total returns about how many events there are to handle until a version has been built, and where the log ends.
+// total returns about how many events must be handled until a version has been built, and where the log ends.
 func (v *deployment) total(ctx context.Context, tx pgx.Tx, phase string) (total int64, end eventstore.Position, err error) {
 	if phase != catalog.Building {
 		return 0, 0, nil
@@ -188,24 +188,24 @@ func (v *deployment) total(ctx context.Context, tx pgx.Tx, phase string) (total 
 	return total, end, err
 }
 
-// ddlError keeps an undefined table of the application from being taken for a missing migration.
+// ddlError wraps an error of the DDL: an undefined table of the application must not look like a missing migration.
 type ddlError struct{ err error }
 
 func (e *ddlError) Error() string {
 	if pgerr.Duplicate(e.err) {
-		return "make its tables: " + e.err.Error() + ": it may be left of a projection that was deleted by hand: drop or rename it"
+		return "make its tables: " + e.err.Error() + ": it may be left over from a projection that was deleted by hand: drop or rename it"
 	}
 	return "make its tables: " + e.err.Error()
 }
 
-// check compares a projection with what is stored of it. Types that are added are handled from now
-// on, by those who know them.
+// check compares a projection with its stored version. Types that the projection has and the stored version has not are
+// added: from now on, the processes that know these types handle them.
 func (v *deployment) check(ctx context.Context, tx pgx.Tx, s catalog.Version) error {
 	switch {
 	case s.Partitions != v.projection.options.Partitions:
 		return v.changed(s, fmt.Sprintf("it has %d partitions, not %d", s.Partitions, v.projection.options.Partitions))
 	case s.Kind != "" && s.Kind != v.projection.kind():
-		return v.changed(s, fmt.Sprintf("it is made of %s there, not of %s: give one of them another name", s.Kind, v.projection.kind()))
+		return v.changed(s, fmt.Sprintf("the stored projection is made of %s, and this one of %s: give one of them another name", s.Kind, v.projection.kind()))
 	case s.Definition != v.projection.definition():
 		return v.changed(s, difference(s.Definition, v.projection.definition()))
 	}
@@ -225,13 +225,13 @@ func (v *deployment) changed(s catalog.Version, what string) error {
 	return &ChangedError{Projection: v.projection.name, Version: s.Version, What: what}
 }
 
-// addTypes lets a projection handle more types from now on.
+// addTypes adds types that a version handles from now on.
 func (v *deployment) addTypes(ctx context.Context, tx pgx.Tx, s catalog.Version, types []string) error {
 	id := v.projection.id()
 	if _, err := v.engine.catalog.LockVersions(ctx, tx, id.Name); err != nil {
 		return err
 	}
-	// Processes that do not know the types must not continue: the fence keeps the checkpoints where they are.
+	// Processes that do not know the types must not continue. The fence keeps the checkpoints where they are.
 	if err := v.engine.catalog.Fence(ctx, tx, id, nil); err != nil {
 		return err
 	}
@@ -259,20 +259,20 @@ func (v *deployment) addTypes(ctx context.Context, tx pgx.Tx, s catalog.Version,
 	if err != nil {
 		return err
 	}
-	if !changed { // writers of the old release would go on to append them
+	if !changed { // writers of the old release would continue to append these types
 		return v.changed(s, "it is kept inline, with fewer event types: call RunnerOperator.StopInline before types are added")
 	}
 	return v.engine.db.audit(ctx, tx, id, "add types", map[string]any{"types": types, "missed": added})
 }
 
-// missedWithin bounds the search for events of types that are added: there is no index by type.
+// missedWithin bounds the search for events of added types. There is no index by type.
 const missedWithin = 2 * time.Second
 
-// missed returns which of some types, that are new to a projection, have events up to a position, or may have: it does
-// not look for long.
+// missed returns the new types that have events up to a position. It also returns types that may have some, if the
+// search took too long.
 func (v *deployment) missed(ctx context.Context, tx pgx.Tx, types []string, passed eventstore.Position) ([]string, error) {
 	types = slices.DeleteFunc(slices.Clone(types), func(t string) bool {
-		return !slices.Contains(v.projection.types, t) // a new schema, in which there was nothing yet
+		return !slices.Contains(v.projection.types, t) // a new schema of a known type: no event has it yet
 	})
 	if passed == 0 || len(types) == 0 || slices.Contains(types, allTypes) {
 		return types, nil
@@ -289,22 +289,22 @@ func (v *deployment) missed(ctx context.Context, tx pgx.Tx, types []string, pass
 	inTime := func() bool { return time.Since(began) < missedWithin }
 	found, err := v.engine.db.log.in(savepoint).typesUpTo(ctx, types, passed, inTime)
 	if pgerr.Is(err, pgerr.Canceled) {
-		err = nil // and found has the types that it is not known of
+		err = nil // found includes the types that were not searched to the end
 	}
-	return found, errors.Join(err, savepoint.Rollback(ctx)) // and the timeout is what it was
+	return found, errors.Join(err, savepoint.Rollback(ctx)) // the rollback also resets the timeout
 }
 
-// allTypes stands for all event types, those of [EffectAll].
+// allTypes stands for all event types. [EffectAll] uses it.
 const allTypes = "*"
 
-// covers reports whether this process knows all types and schemas that the projection handles. If it does not,
-// a newer release runs beside it: then it would pass over events.
+// covers reports whether this process knows all types and schemas that the projection handles. If it does not, a newer
+// release runs beside it, and this process would pass over events.
 func (v *deployment) covers(types []string) bool {
 	return v.projection.known[allTypes] || !slices.ContainsFunc(types, func(t string) bool { return !v.projection.known[t] })
 }
 
-// reached notes the checkpoint of a partition that this process runs, and wakes those who wait for it. generation is that in
-// which the worker has read the partition: what an older one says is void.
+// reached notes the checkpoint of a partition that this process runs, and wakes the calls that wait for it. generation
+// is the generation in which the worker has read the partition. A call with an older generation has no effect.
 func (v *deployment) reached(partition int, at eventstore.Position, live bool, generation int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -321,7 +321,7 @@ func (v *deployment) troubled(err error) {
 	v.trouble = err
 }
 
-// disowned notes that this process does not run a partition any more.
+// disowned notes that this process no longer runs a partition.
 func (v *deployment) disowned(partition int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -330,7 +330,7 @@ func (v *deployment) disowned(partition int) {
 	v.moved.Notify()
 }
 
-// local returns how far the projection is, if this process runs all of it.
+// local returns the position that the version has reached, if this process runs all its partitions.
 func (v *deployment) local() (at eventstore.Position, all bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -347,12 +347,12 @@ func (v *deployment) local() (at eventstore.Position, all bool) {
 	return at, true
 }
 
-// disownAll forgets how far the partitions are, since an operator has changed that: calls that wait ask the
+// disownAll forgets how far the partitions are, because an operator has changed it. Calls that wait then ask the
 // database.
 func (v *deployment) disownAll() {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.generation.Add(1) // after the change was committed: whoever reads a partition from now on sees the change
+	v.generation.Add(1) // after the commit of the change: a worker that reads its partition from now on sees the change
 	clear(v.owned)
 	v.moved.Notify()
 }

@@ -10,9 +10,10 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// Drop removes a version with its tables and dead letters: an old one that is not wanted back, or one that is
-// being built. A process that runs it forgets it. The live version is what readers see: Drop removes it, with the views
-// for readers, when it is the only one and no process runs it any more, and otherwise returns [ErrRefused].
+// Drop removes a version with its tables and dead letters: an old version that is no longer wanted, or one that is
+// being built. A process that runs the version stops running it. Readers see the live version. Drop removes it together
+// with the views for readers, but only when it is the only version and no process runs it any more. Otherwise Drop
+// returns [ErrRefused].
 func (o *Operator) Drop(ctx context.Context, ref Ref) error {
 	id, err := numbered("drop", ref)
 	if err != nil {
@@ -24,7 +25,7 @@ func (o *Operator) Drop(ctx context.Context, ref Ref) error {
 		case err == nil:
 			o.db.announce(ctx)
 			return nil
-		case pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil: // with a batch that parks an event
+		case pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil: // with a batch that parks an event: try again
 		default:
 			return fmt.Errorf("drop version %d of projection %s: %w", id.Version, id.Name, err)
 		}
@@ -44,7 +45,7 @@ func (d *database) drop(ctx context.Context, tx pgx.Tx, id catalog.ID) error {
 			return err
 		}
 	}
-	for _, t := range wanted.Tables { // before the partitions, as batches lock them
+	for _, t := range wanted.Tables { // before the partitions: batches lock them in the same order
 		if _, err := tx.Exec(ctx, "drop table if exists "+physical(t, id.Version)); err != nil {
 			return err
 		}
@@ -58,7 +59,7 @@ func (d *database) drop(ctx context.Context, tx pgx.Tx, id catalog.ID) error {
 	return d.audit(ctx, tx, id, "drop", nil)
 }
 
-// hideTables removes the views for readers of a projection that is live, unless it is needed.
+// hideTables removes the views for readers of a live projection, unless they are still needed.
 func (d *database) hideTables(ctx context.Context, tx pgx.Tx, id catalog.ID, tables []string) error {
 	versions, owner, err := d.catalog.Users(ctx, tx, id.Name)
 	switch {

@@ -54,5 +54,5 @@ func TestWaitSaysWhoIsSilent(t *testing.T) {
 	stop()
 	says("no process runs it")
 	f.exec(`update tidemark.projection_partitions set lease_owner = 'far:1:away', lease_expires = clock_timestamp() + interval '3 s', lease_length = '10 s'`)
-	says("process far:1:away, which runs it, was not heard of for 7")
+	says("process far:1:away runs it, and has not renewed its lease for 7")
 }

@@ -19,12 +19,13 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/feed"
 )
 
-// Inline lets appends keep projections themselves, in their own transactions: what is read after an append
-// shows it. Give it to every store that appends, as [eventstore.Config.Inline], give the same projections to
-// a [Runner], and call [RunnerOperator.StartInline] once all writers know them. Until then, and after
-// [RunnerOperator.StopInline], the runner keeps them as it keeps others.
+// Inline lets appends keep projections in their own transactions: a read after an append sees the append's events. Give
+// it to every store that appends, as [eventstore.Config.Inline]. Give the same projections to a [Runner], and call
+// [RunnerOperator.StartInline] when all writers know them. Before that, and after [RunnerOperator.StopInline], the
+// runner keeps them like other projections.
 //
-// An event that cannot be handled fails its append, and no other one. Appends whose events concern the same
+// An event that cannot be handled fails its append, and no other append. Appends whose events concern the same row wait
+// for each other's commit. Inline is for read models in which each row belongs to one stream, or to few.
 // row wait for each other's commit; it is for read models whose rows are those of streams, or nearly so.
 type Inline struct {
 	catalog  *catalog.Catalog
@@ -32,15 +33,16 @@ type Inline struct {
 	names    []string
 }
 
-// NewInline returns what a store in a schema, "" for "tidemark", needs to keep projections. They must have
-// one partition, be no subscriptions, and differ in name or version; there is one at least.
+// NewInline returns the value that stores in a schema need to keep projections; the schema "" means "tidemark". There
+// must be at least one projection. Each must have one partition, must not be a subscription, and must differ from the
+// others in name or version.
 func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 	schema, err := pgschema.Name(schema)
 	if err != nil {
 		return nil, fmt.Errorf("projection.NewInline: %w", err)
 	}
 	if len(projections) == 0 {
-		return nil, errors.New("projection.NewInline: there is no projection: pass those that appends are to keep")
+		return nil, errors.New("projection.NewInline: there is no projection: pass the projections that appends will keep")
 	}
 	n := &Inline{catalog: catalog.New(schema), versions: slices.Clone(projections)}
 	for i, p := range projections {
@@ -48,7 +50,7 @@ func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 		case p == nil || p.name == "":
 			return nil, fmt.Errorf("projection.NewInline: projection %d of %d is nil or empty: pass one that New or NewTable returned", i+1, len(projections))
 		case p.effects:
-			return nil, fmt.Errorf("projection.NewInline: projection %q is a subscription: an append that fails would not take its effects back", p.name)
+			return nil, fmt.Errorf("projection.NewInline: projection %q is a subscription: a failed append could not undo its effects", p.name)
 		case p.options.Partitions > 1:
 			return nil, fmt.Errorf("projection.NewInline: projection %q: Options.Partitions is %d: want 1", p.name, p.options.Partitions)
 		}
@@ -64,7 +66,7 @@ func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 // Names returns the projections' names with their versions.
 func (n *Inline) Names() []string { return n.names }
 
-// Apply handles the events of an append. It is for stores to call.
+// Apply handles the events of an append. Stores call it.
 func (n *Inline) Apply(ctx context.Context, tx pgx.Tx, events []eventstore.Raw) error {
 	active, err := n.catalog.ActiveInline(ctx, tx, n.names)
 	if err != nil {
@@ -101,8 +103,8 @@ func (n *Inline) apply(ctx context.Context, tx pgx.Tx, p *Projection, items []it
 	return err
 }
 
-// guarded calls handlers. One that commits the transaction would store what the append is about to give up:
-// as in a batch, its commit fails.
+// guarded calls handlers, and makes a commit by a handler fail, as in a batch. Otherwise a handler could commit changes
+// of an append that then fails.
 func (n *Inline) guarded(ctx context.Context, tx pgx.Tx, p *Projection, handle func() error) error {
 	id := uuid.New()
 	if err := n.catalog.Guard(ctx, tx, id); err != nil {
@@ -112,27 +114,32 @@ func (n *Inline) guarded(ctx context.Context, tx pgx.Tx, p *Projection, handle f
 		return err
 	}
 	same, err := n.catalog.Unguard(ctx, tx, id)
-	if err == nil && !same { // it went with the transaction that it was in
+	if err == nil && !same { // the row was in a transaction that the handler has ended
 		err = fmt.Errorf("projection %s: %w", p.name, errEnded)
 	}
 	return err
 }
 
-// StartInline lets appends keep a projection from now on, as soon as the runner has brought it to the end of
-// the log. From then on appends of its events through stores that do not know it
-// are refused, and so are, in the whole schema and for good, those in transactions that are not read
-// committed: they may not see what is kept inline. Appends through stores with Config.Inline wait while it
-// takes over, usually for some milliseconds; for longer, up to some seconds at a time, if the runner is slow
-// or one of them is in a transaction that stays open. Dead letters must be dealt with before. It waits until
-// ctx is done, and does nothing if the projection is kept inline already. With the roles of migrations.CreateRoles
-// an operator calls it, since it can stop the appends of others; so it is with [RunnerOperator.StopInline].
+// StartInline makes appends keep a projection, as soon as the runner has brought it to the end of the log. It waits
+// until ctx is done. It does nothing if appends keep the projection already. The projection must have no dead letters.
+//
+// From the call on, an append of the projection's events is refused if its store does not know the projection. In
+// addition, in the whole schema, every append in a transaction that is not read committed is refused, even after
+// StopInline: such a transaction may not see that projections are kept inline.
+//
+// Appends through stores with Config.Inline wait during the hand-over. They usually wait for some milliseconds. They
+// wait for up to some seconds at a time if the runner is slow, or if one of these appends is in a transaction that
+// stays open.
+//
+// With the roles of migrations.CreateRoles only an operator can call StartInline and [RunnerOperator.StopInline],
+// because they can stop the appends of others.
 func (o *RunnerOperator) StartInline(ctx context.Context, ref Ref) (err error) {
 	v, err := o.find(ctx, "start inline", ref)
 	if err != nil {
 		return err
 	}
 	if v.projection.effects || v.projection.options.Partitions > 1 {
-		return fmt.Errorf("projection %s: %w: a subscription, or several partitions, cannot be kept inline",
+		return fmt.Errorf("projection %s: %w: a subscription, or a projection with several partitions, cannot be kept inline",
 			ref.Name, ErrRefused)
 	}
 	if !o.db.log.local() {
@@ -145,7 +152,7 @@ func (o *RunnerOperator) StartInline(ctx context.Context, ref Ref) (err error) {
 	}
 	if armed {
 		defer func() {
-			if err != nil { // writers that do not know it may go on
+			if err != nil { // writers that do not know the projection may append its events again
 				err = errors.Join(err, o.db.catalog.DisarmInline(context.WithoutCancel(ctx), o.db.pool, id))
 			}
 		}()
@@ -155,7 +162,7 @@ func (o *RunnerOperator) StartInline(ctx context.Context, ref Ref) (err error) {
 	}
 	return patiently(ctx, func(patience time.Duration) error {
 		end, err := o.db.catalog.LogEnd(ctx, o.db.pool)
-		if err == nil { // without stopping appends, until the runner has nearly arrived
+		if err == nil { // appends continue until the runner is nearly at the end of the log
 			err = v.awaitRunner(ctx, o.db.pool, end, time.Time{})
 		}
 		if isNothing(err) {
@@ -168,7 +175,7 @@ func (o *RunnerOperator) StartInline(ctx context.Context, ref Ref) (err error) {
 	})
 }
 
-// awaitAppends returns when all appends have ended that are under way.
+// awaitAppends returns when all appends that are open now have ended.
 func (d *database) awaitAppends(ctx context.Context) error {
 	var before map[string]bool
 	for {
@@ -186,12 +193,13 @@ func (d *database) awaitAppends(ctx context.Context) error {
 			return nil
 		}
 		if err := pause.Sleep(ctx, askAfter); err != nil {
-			return fmt.Errorf("appends are open that began before it: %w", err)
+			return fmt.Errorf("appends that began before StartInline are still open: %w", err)
 		}
 	}
 }
 
-// patiently tries to do what stops appends, with more patience each time. They get half of the time.
+// patiently repeats an attempt that stops appends, each time with more patience. After each attempt, appends run for
+// the same length of time.
 func patiently(ctx context.Context, try func(patience time.Duration) error) error {
 	for patience := switchTime; ; patience = min(2*patience, maxSwitchTime) {
 		err := try(patience)
@@ -204,9 +212,9 @@ func patiently(ctx context.Context, try func(patience time.Duration) error) erro
 	}
 }
 
-// exclude lets no store with Config.Inline append until the transaction ends.
+// exclude makes all appends through stores with Config.Inline wait until the transaction ends.
 func (v *deployment) exclude(ctx context.Context, tx pgx.Tx, patience time.Duration) error {
-	// Each statement must see what was committed before it.
+	// Each statement must see everything that was committed before it.
 	_, err := tx.Exec(ctx, fmt.Sprintf(
 		`set transaction isolation level read committed; set local lock_timeout = %d`, patience.Milliseconds()))
 	if err == nil {
@@ -215,8 +223,8 @@ func (v *deployment) exclude(ctx context.Context, tx pgx.Tx, patience time.Durat
 	return err
 }
 
-// takeInline gives the projection to the appends when the runner is at the end of the log. It gets there
-// since there are no appends meanwhile; and it must, before its partition is locked.
+// takeInline gives the projection to the appends when the runner is at the end of the log. The runner can get there
+// because appends wait. It must get there before the transaction locks its partition.
 func (v *deployment) takeInline(ctx context.Context, patience time.Duration) error {
 	deadline := time.Now().Add(patience)
 	take := func(tx pgx.Tx) (map[string]any, error) {
@@ -241,11 +249,11 @@ func (v *deployment) takeInline(ctx context.Context, patience time.Duration) err
 	return nil
 }
 
-// errBehind means that there are events that the runner has not handled yet.
+// errBehind means that the runner has not handled all events yet.
 var errBehind = errors.New("the runner is not at the end of the log yet")
 
-// awaitRunner returns nil when the runner has handled all events up to a position, and errBehind if it has
-// not at the deadline, if there is one.
+// awaitRunner returns nil when the runner has handled all events up to a position. It returns errBehind if the runner
+// has not done so at the deadline. A zero deadline is none.
 func (v *deployment) awaitRunner(
 	ctx context.Context, db catalog.DB, end eventstore.Position, deadline time.Time,
 ) error {
@@ -260,20 +268,20 @@ func (v *deployment) awaitRunner(
 	}
 }
 
-// mayBeInline returns nil if appends may keep the projection from a position on, or why not; errNothing if
-// they do.
+// mayBeInline returns nil if appends may keep the projection after the position end, and otherwise the reason. It
+// returns errNothing if appends keep the projection already.
 func (v *deployment) mayBeInline(ctx context.Context, db catalog.DB, end eventstore.Position) error {
 	s, err := v.engine.catalog.InlineState(ctx, db, v.projection.id(), end)
 	switch {
 	case err != nil:
 		return err
 	case s.Inline == nil:
-		return fmt.Errorf("%w: StopInline was called meanwhile", ErrRefused)
+		return fmt.Errorf("%w: StopInline was called at the same time", ErrRefused)
 	case *s.Inline >= 0:
 		return errNothing
 	case s.Parked > 0 || s.Phase != catalog.Live || s.State != catalog.Running:
 		return fmt.Errorf("%w: it is %s and %s, and has %d dead letters", ErrRefused, s.Phase, s.State, s.Parked)
-	case !v.covers(s.Types): // and nor may writers
+	case !v.covers(s.Types): // writers of this release may not keep it either
 		return fmt.Errorf("%w: a newer release handles more event types than this one", ErrRefused)
 	case s.Behind:
 		return errBehind
@@ -281,8 +289,8 @@ func (v *deployment) mayBeInline(ctx context.Context, db catalog.DB, end eventst
 	return nil
 }
 
-// StopInline lets the runner keep a projection again that appends have kept, or were to keep. Appends wait meanwhile, as
-// for [RunnerOperator.StartInline].
+// StopInline gives a projection that appends keep, or will keep, back to the runner. Appends wait during the hand-over,
+// as for [RunnerOperator.StartInline].
 func (o *RunnerOperator) StopInline(ctx context.Context, ref Ref) error {
 	v, err := o.find(ctx, "stop inline", ref)
 	if err != nil {
@@ -293,7 +301,7 @@ func (o *RunnerOperator) StopInline(ctx context.Context, ref Ref) error {
 
 func (v *deployment) endInline(ctx context.Context, patience time.Duration) error {
 	end := func(tx pgx.Tx) (map[string]any, error) {
-		// No append is open that would have kept it: all of its events that are stored are in the read model.
+		// No open append keeps the projection now: all of its events that are stored are in the read model.
 		last, err := v.engine.catalog.LogEnd(ctx, tx)
 		if err != nil {
 			return nil, err

@@ -8,10 +8,10 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// plan is what the database says of a version.
+// plan is the state of a version in the database.
 type plan = lease.Plan[catalog.VersionPlan]
 
-// runLeases keeps this process's share of the partitions of all projections, and a worker for each of them, until
+// runLeases keeps this process's share of the partitions of all projections, with a worker for each partition, until
 // ctx is done.
 func (r *Runner) runLeases(ctx context.Context) {
 	e := r.engine
@@ -35,21 +35,21 @@ func (r *Runner) runLeases(ctx context.Context) {
 	spreader.Run(ctx)
 }
 
-// What follows makes a deployment a [lease.Member].
+// The following methods make a deployment a [lease.Member].
 
-// Partitions returns how many partitions the spreader has to see to.
+// Partitions returns how many partitions the version has.
 func (v *deployment) Partitions() int { return v.projection.options.Partitions }
 
 // Joins reports whether this process runs the version.
 func (v *deployment) Joins() bool { return !v.notRunHere.Load() }
 
-// TakeLeft reports once that this process has stopped to run the version.
+// TakeLeft reports once that this process has stopped running the version.
 func (v *deployment) TakeLeft() bool { return v.left.CompareAndSwap(false, true) }
 
-// Worker returns the worker of a partition that this process has the lease of.
+// Worker returns a worker for a partition of which this process has the lease.
 func (v *deployment) Worker(partition int) lease.Worker { return newWorker(v, partition) }
 
-// Planned looks whether this process may run the version as the database has it.
+// Planned reports whether this process may run the version in the state that the database has.
 func (v *deployment) Planned(p plan) bool {
 	reason := v.unfit(p)
 	v.stepBack(reason)
@@ -66,14 +66,14 @@ func (v *deployment) Planned(p plan) bool {
 	return reason == nil
 }
 
-// Run runs the partition until ctx is done, or it is not to be run for now.
+// Run runs the partition until ctx is done, or this process must not run the partition for now.
 func (w *worker) Run(ctx context.Context, token int64) {
 	defer w.deployment.disowned(w.number)
 	w.leased = token
 	w.run(ctx)
 }
 
-// Outdate ends what the worker does under an older token.
+// Outdate ends the work under tokens older than the given one.
 func (w *worker) Outdate(token int64) {
 	if o := w.stale.Load(); o != nil && o.token < token {
 		o.end(errFenced)

@@ -13,25 +13,26 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Log is where the events of projections come from. An [eventstore.Store] is one. Another one may be in another
-// database, or in no database at all: read models, checkpoints and dead letters stay in Postgres.
+// Log is the source of the events of projections. An [eventstore.Store] is a Log. Another log may be in another
+// database, or in no database at all. Read models, checkpoints and dead letters stay in Postgres.
 //
-// A log may have more methods of [eventstore.Store], which are used if they are there:
+// A log can have more methods of [eventstore.Store]. Projections use them if they are there:
 //
-//   - WithTx says that the log is in the database of the read models. Then a checkpoint moves only while the event it
-//     was read up to is still stored, and appends can keep projections, see [Inline].
-//   - Status says where the log ends, and what holds its readers back. Without it the log ends at the tidemark.
-//   - Count and Estimate say how many events there are. Without them positions are counted.
-//   - EventsAt reads events by their positions. Without it they are read one by one.
+//   - WithTx says that the log is in the database of the read models. A checkpoint then moves only while the event that
+//     the worker has read up to is still stored, and appends can keep projections, see [Inline].
+//   - Status returns where the log ends, and which transaction holds its readers back. Without it, the log ends at the
+//     tidemark.
+//   - Count and Estimate return how many events there are. Without them, positions are counted.
+//   - EventsAt reads events by their positions. Without it, events are read one by one.
 type Log interface {
 	// Next returns the next piece of the log after a mark, and waits until there is one, see [eventstore.Store.Next].
-	// When the event of the mark is not there, it returns an error that is [eventstore.ErrDiverged].
+	// If the log does not have the event of the mark, it returns an error that is [eventstore.ErrDiverged].
 	Next(ctx context.Context, after eventstore.Mark, filter eventstore.Filter, limit int) (eventstore.Page, error)
-	// Tidemark returns the position up to which every reader may read: that of an event, or 0 for an empty log. It never
-	// decreases as long as the log is the same.
+	// Tidemark returns the position up to which every reader may read: the position of an event, or 0 for an empty log.
+	// It never decreases while the log is the same.
 	Tidemark(ctx context.Context) (eventstore.Position, error)
-	// Identity returns the id of the log, which stays the same for as long as its positions name the same events. It is
-	// stored with the projections: their checkpoints are of no other log.
+	// Identity returns the id of the log. The id stays the same while the log's positions name the same events. It is
+	// stored with the projections, because their checkpoints are valid for this log only.
 	Identity(ctx context.Context) (uuid.UUID, error)
 }
 
@@ -52,7 +53,7 @@ type (
 	}
 )
 
-// reader asks a log what projections want to know, with the optional methods or without them.
+// reader reads a log for projections, with the log's optional methods or without them.
 type reader struct{ Log }
 
 // local reports whether the log is in the database of the read models.
@@ -61,8 +62,8 @@ func (r reader) local() bool {
 	return ok
 }
 
-// in returns the log as a transaction of its database sees it, on the connection of the transaction; or the log as it
-// is, if the log is elsewhere.
+// in returns the log as a transaction of its database sees it, read on the transaction's connection. A log in another
+// place is returned unchanged.
 func (r reader) in(tx pgx.Tx) reader {
 	if log, ok := r.Log.(localLog); ok {
 		return reader{log.WithTx(tx)}
@@ -70,7 +71,8 @@ func (r reader) in(tx pgx.Tx) reader {
 	return r
 }
 
-// proof returns the mark of an event that a statement can look for in the tables of the log: none if they are elsewhere.
+// proof returns the mark of an event that a statement can check in the tables of the log. If the tables are elsewhere,
+// it returns the zero mark.
 func (r reader) proof(at eventstore.Mark) eventstore.Mark {
 	if !r.local() {
 		return eventstore.Mark{}
@@ -78,7 +80,7 @@ func (r reader) proof(at eventstore.Mark) eventstore.Mark {
 	return at
 }
 
-// status returns where the log ends.
+// status returns where the log ends, and which transaction holds its readers back if the log can tell.
 func (r reader) status(ctx context.Context) (s eventstore.LogStatus, err error) {
 	if log, ok := r.Log.(statusLog); ok {
 		return log.Status(ctx)
@@ -88,8 +90,8 @@ func (r reader) status(ctx context.Context) (s eventstore.LogStatus, err error) 
 	return s, err
 }
 
-// count returns how many events a filter selects after one position and up to another one, at most most, and when the
-// first of them was recorded, the zero time if there is none.
+// count returns how many events a filter selects after one position and up to another, at most most. first is when the
+// first of these events was recorded; it is zero if there is none.
 func (r reader) count(
 	ctx context.Context, after, through eventstore.Position, filter eventstore.Filter, most int64,
 ) (n int64, first time.Time, err error) {
@@ -115,7 +117,8 @@ func (r reader) estimate(ctx context.Context, through eventstore.Position, filte
 	return log.Estimate(ctx, 0, through, filter)
 }
 
-// eventsAt returns the events at some positions that readers may read, in their order. Those that are not there are left out.
+// eventsAt returns the events at the given positions, in the order of positions. It leaves out positions that have no
+// event, or that readers may not read yet.
 func (r reader) eventsAt(ctx context.Context, positions ...eventstore.Position) (found []eventstore.Raw, err error) {
 	if log, ok := r.Log.(randomLog); ok {
 		return log.EventsAt(ctx, positions...)
@@ -151,7 +154,7 @@ func (r reader) end(ctx context.Context) (at eventstore.Mark, err error) {
 	return at, err
 }
 
-// lastCommon returns the last of some marks whose event is still in the log, and false if none is.
+// lastCommon returns the mark with the highest position whose event is still in the log, or false if there is none.
 func (r reader) lastCommon(ctx context.Context, marks []eventstore.Mark) (eventstore.Mark, bool, error) {
 	positions := make([]eventstore.Position, len(marks))
 	for n, m := range marks {
@@ -170,7 +173,8 @@ func (r reader) lastCommon(ctx context.Context, marks []eventstore.Mark) (events
 	return eventstore.Mark{}, false, nil
 }
 
-// typesUpTo returns those of some types that have events up to a position, or may have: it reads as long as more says so.
+// typesUpTo returns the given types that have events up to a position. When more returns false, it stops, and the result
+// also has the types for which it has found no event yet.
 func (r reader) typesUpTo(ctx context.Context, types []string, through eventstore.Position, more func() bool) (found []string, err error) {
 	left := slices.Clone(types)
 	for at := eventstore.Position(0); at < through && len(left) > 0; {
@@ -192,8 +196,8 @@ func (r reader) typesUpTo(ctx context.Context, types []string, through eventstor
 	return found, nil
 }
 
-// checkLog returns an error when the runner's tables are not in the database that its log says it is in: the runner
-// would wait there for events that are stored elsewhere. It returns the identity of the log.
+// checkLog returns the identity of the log. It returns an error if the log has the method WithTx, but is in another
+// database or schema than the runner's tables. The runner would otherwise wait for events that are stored elsewhere.
 func (d *database) checkLog(ctx context.Context) (uuid.UUID, error) {
 	log, err := d.log.Identity(ctx)
 	if err != nil || !d.log.local() {

@@ -7,33 +7,33 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Observer is told what a runner does, for metrics and traces. Each function may be nil, which costs nothing. They are
-// called in the goroutines that do the work, by several at a time, and the work waits for them, so they must neither block nor panic. What happens in
-// other processes is told to their observers.
+// Observer is told about a runner's work, for metrics and traces. Each function may be nil, which costs nothing. The
+// functions are called in the goroutines that do the work, several at a time. The work waits for them, so they must
+// neither block nor panic. The observers of other processes are told about the work there.
 type Observer struct {
-	// Batch is called when a partition has committed what became of some events, and its checkpoint.
+	// Batch is called when a partition has committed a batch and its checkpoint.
 	Batch func(done BatchDone)
-	// Event is called when an event was given to its handler, its fold or its effect. A handler's transaction is not committed
-	// yet, and what was folded is not written yet: after a failure events are handled, and told, again. Of a batch each event
-	// has its share of the time.
+	// Event is called when an event was given to its handler, its fold or its effect. At that time a handler's
+	// transaction is not committed and folded rows are not written. After a failure an event is handled again, and
+	// reported again. Each event of a batch is reported with an equal share of the batch's time.
 	Event func(done EventDone)
 	// Failure is called when a partition has failed, before it pauses or stops, and when an event is given up.
 	Failure func(f Failure)
-	// Switch is called when this process has made a version the live one.
+	// Switch is called when this process has made a version the live version.
 	Switch func(live Ref)
 }
 
-// BatchDone is the end of a transaction.
+// BatchDone describes a batch that was committed.
 type BatchDone struct {
 	Projection Ref
 	Partition  int
 	Checkpoint eventstore.Position
-	Events     int // that were handled; one with several keys counts where its first key is
-	Parked     int // that became dead letters, or wait behind them
+	Events     int // events that were handled; an event with several keys counts in the partition of its first key
+	Parked     int // events that became dead letters, or wait behind one
 	Took       time.Duration
 }
 
-// EventDone is the end of handling an event.
+// EventDone describes an event that was handled, or could not be.
 type EventDone struct {
 	Projection Ref
 	Partition  int
@@ -43,14 +43,14 @@ type EventDone struct {
 	Err        error
 }
 
-// Failure is why a partition makes no progress, or an event is given up.
+// Failure describes why a partition makes no progress, or why an event is given up.
 type Failure struct {
 	Projection Ref
 	Partition  int
-	// Class is what the error means: "transient" is tried again until it passes, "unclear" a few times; "poison" makes the
-	// event a dead letter, "fatal" stops the projection, "unable" leaves the projection to other processes.
+	// Class is the meaning of the error. "transient" is tried again until it passes, "unclear" a few times. "poison"
+	// makes the event a dead letter, "fatal" stops the projection, "unable" leaves the projection to other processes.
 	Class    string
-	Position eventstore.Position // of the event that could not be handled; 0 if the failure is about none
+	Position eventstore.Position // of the event that could not be handled; 0 if the failure is about no event
 	Parked   bool                // the event becomes a dead letter
 	Err      error
 }
@@ -59,7 +59,7 @@ func (w *worker) ref() Ref {
 	return Ref{Name: w.projection.name, Version: w.projection.options.Version}
 }
 
-// begin returns when an event begins to be handled, if anybody wants to know.
+// begin returns the time at which an event begins to be handled. It returns the zero time if there is no observer.
 func (w *worker) begin() (began time.Time) {
 	if w.engine.config.Observer.Event != nil {
 		began = time.Now()

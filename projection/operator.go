@@ -16,8 +16,8 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// Ref names a projection at a version: a number from 1 on, [Live], or [AllVersions] where a method says so.
-// A Ref without a version names nothing: an operator has to say which one is meant.
+// Ref names a projection at a version. The version is a number from 1 on, [Live], or [AllVersions] where a method says
+// so. A Ref without a version names nothing: an operator must say which version is meant.
 type Ref struct {
 	Name    string
 	Version int
@@ -40,9 +40,10 @@ func (r Ref) String() string {
 	return fmt.Sprintf("%s, version %d", r.Name, r.Version)
 }
 
-// Operator does to projections what needs none of their code: from a command line or a console, beside the
-// services that run them. Its methods may be called from any goroutine. Each records in the audit what was done;
-// the actor is the one of the context's metadata, see [eventstore.WithMetadata], or the role of Postgres.
+// Operator does the operations on projections that need no code of the projections. A command line or a console can use
+// it beside the services that run them. Its methods may be called from any goroutine. Each method that changes a
+// projection records the change in the audit. The actor is that of the context's metadata, see
+// [eventstore.WithMetadata], or else the role of Postgres.
 //
 // A [RunnerOperator] can do more.
 type Operator struct {
@@ -54,7 +55,7 @@ type Operator struct {
 type OperatorConfig struct {
 	// Log is the log that the projections follow; nil means the event store of the same schema.
 	Log Log
-	// Schema, Lease, StallLag, StallAfter and Logger are what they are in [Config].
+	// Schema, Lease, StallLag, StallAfter and Logger are like the fields of [Config].
 	Schema     string
 	Lease      time.Duration
 	StallLag   int64
@@ -91,21 +92,21 @@ func NewOperator(pool *pgxpool.Pool, config *OperatorConfig) (*Operator, error) 
 	return &Operator{db: db, monitor: newMonitor(db, c)}, nil
 }
 
-// Status returns how all projections of the schema are doing, in all their versions and processes.
+// Status returns the status of all projections of the schema, in all their versions and processes.
 func (o *Operator) Status(ctx context.Context) (Status, error) { return o.monitor.status(ctx, nil) }
 
-// Pause halts a projection in all processes until Resume. When it returns, nothing that was under way is committed
-// any more. The reason is for the status and the audit. It takes [AllVersions] too.
+// Pause halts a projection in all processes until Resume. After Pause has returned, no batch that was under way can
+// commit. The reason is stored for the status and the audit. Pause takes [AllVersions] too.
 func (o *Operator) Pause(ctx context.Context, ref Ref, reason string) error {
 	return o.setState(ctx, ref, "pause", catalog.Paused, reason)
 }
 
-// Stop is Pause for a projection with which something is wrong: its status is not healthy.
+// Stop is Pause for a projection that has a fault: the status of a stopped projection is not healthy.
 func (o *Operator) Stop(ctx context.Context, ref Ref, reason string) error {
 	return o.setState(ctx, ref, "stop", catalog.Stopped, reason)
 }
 
-// Resume lets a projection continue that was paused, or has stopped. It takes [AllVersions] too.
+// Resume lets a projection continue that was paused or has stopped. Resume takes [AllVersions] too.
 func (o *Operator) Resume(ctx context.Context, ref Ref) error {
 	return o.setState(ctx, ref, "resume", catalog.Running, "")
 }
@@ -115,7 +116,7 @@ func (o *Operator) setState(ctx context.Context, ref Ref, action, state, reason 
 		return refuseVersion(action, ref, "a number from 1 on, Live or AllVersions")
 	}
 	if ref.Version == AllVersions {
-		return o.setStateOf(ctx, ref, catalog.ID{Name: ref.Name}, action, state, reason) // version 0 is all of them
+		return o.setStateOf(ctx, ref, catalog.ID{Name: ref.Name}, action, state, reason) // version 0 means all versions
 	}
 	return untilUnchanged(ctx, func() error {
 		id, err := o.find(ctx, action, ref)
@@ -147,8 +148,8 @@ func (o *Operator) setStateOf(ctx context.Context, ref Ref, id catalog.ID, actio
 	})
 }
 
-// still returns errChanged if a reference to the live version names another version than the one that was found. The
-// versions are locked.
+// still returns errChanged if a reference to the live version now names another version than the one that find
+// returned. The caller has locked the versions.
 func (o *Operator) still(ctx context.Context, tx pgx.Tx, ref Ref, id catalog.ID) error {
 	if ref.Version != Live {
 		return nil
@@ -160,7 +161,7 @@ func (o *Operator) still(ctx context.Context, tx pgx.Tx, ref Ref, id catalog.ID)
 	return err
 }
 
-// untilUnchanged does something again as long as another version becomes the live one meanwhile.
+// untilUnchanged calls do again while another version becomes the live one during the call.
 func untilUnchanged(ctx context.Context, do func() error) error {
 	for {
 		if err := do(); !errors.Is(err, errChanged) || ctx.Err() != nil {
@@ -169,7 +170,7 @@ func untilUnchanged(ctx context.Context, do func() error) error {
 	}
 }
 
-// find returns the version that a reference names, which is stored.
+// find returns the stored version that a reference names.
 func (o *Operator) find(ctx context.Context, action string, ref Ref) (catalog.ID, error) {
 	id := catalog.ID{Name: ref.Name, Version: ref.Version}
 	var err error
@@ -198,7 +199,7 @@ func numbered(action string, ref Ref) (catalog.ID, error) {
 	return catalog.ID{Name: ref.Name, Version: ref.Version}, nil
 }
 
-// refuseVersion says that a method does not take the version of a reference.
+// refuseVersion returns the error of a method that does not take the version of a reference.
 func refuseVersion(action string, ref Ref, want string) error {
 	have := fmt.Sprint(ref.Version)
 	switch ref.Version {
@@ -212,7 +213,7 @@ func refuseVersion(action string, ref Ref, want string) error {
 	return invalid("%s: projection %s: Ref.Version is %s: want %s", action, ref.Name, have, want)
 }
 
-// invalid says that an argument is not acceptable. Nothing was done.
+// invalid returns the error for an argument that is not acceptable. Nothing was done.
 func invalid(format string, args ...any) error {
 	return &eventstore.InvalidError{Reason: "projection: " + fmt.Sprintf(format, args...)}
 }

@@ -14,11 +14,11 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
-// RebuildKey folds one row of a [NewTable] projection from the events of its key, as when it was new, and
-// puts it in the place of the one that is there. Its dead letters are handled with it. If one of the events
-// cannot be folded nothing is changed. If one is parked under its stream, since it had no key then, it
-// returns [ErrRefused]: call [RunnerOperator.Retry] first. The whole log is read, most of it beside the live
-// projection.
+// RebuildKey folds one row of a [NewTable] projection from all events of its key, beginning with a new row, and
+// replaces the stored row. The key's dead letters are handled with it. If one of the events cannot be folded, nothing
+// is changed. If one of the events was parked under its stream, because it had no key then, RebuildKey returns
+// [ErrRefused]: call [RunnerOperator.Retry] first. RebuildKey reads the whole log. The live projection continues during
+// most of that time.
 func (o *RunnerOperator) RebuildKey(ctx context.Context, ref Ref, key string) error {
 	v, err := o.find(ctx, "rebuild key", ref)
 	if err != nil {
@@ -48,9 +48,9 @@ func (v *deployment) rebuildKey(ctx context.Context, key string) error {
 	return v.engine.db.operateOn(ctx, "rebuild key", v.projection.id(), partition, finish)
 }
 
-// finish folds the rest, now that no worker moves the checkpoint, and writes the row.
+// finish folds the remaining events, while no worker can move the checkpoint, and writes the row.
 func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
-	// It may have become so meanwhile.
+	// Appends may have begun to keep the projection during refold.
 	if err := b.engine.db.refuseInline(ctx, tx, b.projection.id()); err != nil {
 		return err
 	}
@@ -58,13 +58,13 @@ func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
 	if err != nil {
 		return err
 	}
-	if !b.deployment.covers(types) { // the row would lose what those events have made of it
+	if !b.deployment.covers(types) { // the row would lose the changes from the events of other types
 		return fmt.Errorf("%w: a newer release handles more event types than this one: %q", ErrRefused, types)
 	}
 	if err := b.deployment.allowIdle(ctx, tx); err != nil {
 		return err
 	}
-	// On this connection: all others may wait for the partition.
+	// Use the transaction's connection: all other connections of the pool may wait for the partition.
 	if err := b.refold(ctx, b.engine.db.log.in(tx), tx, tx); err != nil {
 		return err
 	}
@@ -74,19 +74,19 @@ func (b *keyRebuild) finish(ctx context.Context, tx pgx.Tx) error {
 	return b.deployment.deleteLetters(ctx, tx, b.key, b.letters, 0)
 }
 
-// keyRebuild folds one row anew.
+// keyRebuild folds one row from the beginning.
 type keyRebuild struct {
 	deployment *deployment
 	projection *Projection
 	engine     *engine
 	key        string
 	rows       rowset.Rows
-	at         eventstore.Position // up to here
-	written    bool                // the row is in the place of the old one
-	letters    []int64             // positions of the key's dead letters that it has folded
+	at         eventstore.Position // the position up to which events are folded
+	written    bool                // the row has replaced the stored one
+	letters    []int64             // positions of the key's dead letters that are folded
 }
 
-// write puts the row in the place of the one that is there.
+// write replaces the stored row.
 func (b *keyRebuild) write(ctx context.Context, tx pgx.Tx) error {
 	if b.written {
 		return b.rows.Flush(ctx, tx)
@@ -95,11 +95,11 @@ func (b *keyRebuild) write(ctx context.Context, tx pgx.Tx) error {
 	return b.rows.Replace(ctx, tx, b.key)
 }
 
-// refold folds the events of the key up to the partition's checkpoint. Without a transaction it stops where the row
-// has to be written, before it can be folded further.
+// refold folds the events of the key up to the partition's checkpoint. Without a transaction it stops at an event
+// before which the row must be written.
 func (b *keyRebuild) refold(ctx context.Context, log reader, db catalog.DB, tx pgx.Tx) error {
 	to, err := b.engine.catalog.Checkpoint(ctx, db, b.projection.id(), b.projection.partitionOf(b.key))
-	if err == nil && to < b.at { // it was reset
+	if err == nil && to < b.at { // the partition was reset
 		err = errChanged
 	}
 	if err != nil {
@@ -135,10 +135,11 @@ func (b *keyRebuild) refold(ctx context.Context, log reader, db catalog.DB, tx p
 	return nil
 }
 
-// errUnwritten means that the row has to be written before it can be folded further.
+// errUnwritten means that the row must be written before more events can be folded into it.
 var errUnwritten = errors.New("the row is not written yet")
 
-// fold folds an event of the key, unless it is a dead letter of its stream, which Retry would fold again.
+// fold folds an event of the key. It refuses a dead letter of the event's stream, because Retry would fold the event
+// again.
 func (b *keyRebuild) fold(ctx context.Context, db catalog.DB, tx pgx.Tx, i *item, parked map[itemID]bool) error {
 	if err := b.rows.Load(ctx, db, keysOf(*i)); err != nil {
 		return err
@@ -160,7 +161,7 @@ func (b *keyRebuild) fold(ctx context.Context, db catalog.DB, tx pgx.Tx, i *item
 	case parked[itemID{at, b.key}]:
 		b.letters = append(b.letters, int64(at))
 	case parked[itemID{at, stream}]:
-		return fmt.Errorf("%w: its event at %d is parked under its stream, %s: retry that first",
+		return fmt.Errorf("%w: its event at position %d is parked under its stream, %s: retry that key first",
 			ErrRefused, at, stream)
 	}
 	if err := i.foldInto(b.rows); err != nil {

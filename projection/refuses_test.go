@@ -173,7 +173,7 @@ func TestPoolOfOne(t *testing.T) {
 	}
 	t.Cleanup(narrow.Close)
 	f.pool = narrow
-	if err := f.runErr(f.store, record("a", nil)); err == nil || !strings.Contains(err.Error(), "the pool may have 1 connection") {
+	if err := f.runErr(f.store, record("a", nil)); err == nil || !strings.Contains(err.Error(), "the pool can have 1 connection") {
 		t.Errorf("%v, want an error that names the number of connections", err)
 	}
 }

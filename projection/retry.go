@@ -20,25 +20,24 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/rowset"
 )
 
-// maxRetried is how many dead letters one transaction handles at most.
+// maxRetried bounds how many dead letters one transaction handles.
 const maxRetried = 200
 
-// errChanged means that what was read has changed before it was locked.
-var errChanged = errors.New("the projection was changed meanwhile")
+// errChanged means that rows have changed between the time they were read and the time they were locked.
+var errChanged = errors.New("the projection was changed at the same time")
 
-// keyRetry handles some dead letters of one key in a transaction.
+// keyRetry handles some dead letters of one key in one transaction.
 type keyRetry struct {
 	deployment *deployment
 	projection *Projection
 	engine     *engine
 	key        string
 	letters    []catalog.KeyLetter
-	items      []item // what they mean, in their order
-	done       int    // how many letters were handled before one failed, or how many to take next
+	items      []item // the items of the letters, in the order of positions
+	done       int    // how many letters were handled before one failed, or how many letters to take next
 }
 
-// retry handles the dead letters of one key, some in each transaction, until there are none or one
-// fails again.
+// retry handles the dead letters of one key, some in each transaction, until there are none left or one fails again.
 func (v *deployment) retry(ctx context.Context, key string) (handled int, err error) {
 	select {
 	case v.engine.retries <- struct{}{}:
@@ -48,7 +47,7 @@ func (v *deployment) retry(ctx context.Context, key string) (handled int, err er
 	}
 	size := maxRetried
 	if v.projection.effects {
-		size = 1 // what has happened is noted at once
+		size = 1 // an effect that has happened is noted before the next one is called
 	}
 	for limit := size; ; {
 		t, err := v.toRetry(ctx, key, limit)
@@ -62,7 +61,7 @@ func (v *deployment) retry(ctx context.Context, key string) (handled int, err er
 		err = v.engine.db.operateOn(ctx, "retry", v.projection.id(), t.partitions(), retry)
 		known := errors.As(err, new(*HandlerError))
 		if err != nil && !known {
-			t.done = len(t.letters) / 2 // there are fewer next time
+			t.done = len(t.letters) / 2 // the next attempt takes fewer letters
 		}
 		switch {
 		case err == nil:
@@ -71,7 +70,7 @@ func (v *deployment) retry(ctx context.Context, key string) (handled int, err er
 		case errors.Is(err, errChanged), pgerr.Is(err, pgerr.Deadlock) && ctx.Err() == nil:
 		case ctx.Err() != nil || !known && !aboutEvent(err):
 			return handled, err
-		case t.done > 0: // what is before it can be done
+		case t.done > 0: // the letters before the failed one can be handled
 			limit = t.done
 		default:
 			return handled, t.fail(ctx, err)
@@ -79,8 +78,8 @@ func (v *deployment) retry(ctx context.Context, key string) (handled int, err er
 	}
 }
 
-// aboutEvent reports whether an error says that an event cannot be handled, and not that nothing can be at
-// the moment.
+// aboutEvent reports whether an error says that an event cannot be handled. It returns false if no event can be handled
+// at the moment.
 func aboutEvent(err error) bool {
 	switch class := classify(err); {
 	case class.ofAll():
@@ -91,7 +90,7 @@ func aboutEvent(err error) bool {
 	return errors.As(err, new(*HandlerError)) || errors.As(err, new(*pgconn.PgError))
 }
 
-// toRetry reads dead letters of a key, and what they mean.
+// toRetry reads dead letters of a key, and makes their items.
 func (v *deployment) toRetry(ctx context.Context, key string, limit int) (*keyRetry, error) {
 	rows, err := v.engine.catalog.KeyLetters(ctx, v.engine.pool, v.projection.id(), key, limit)
 	if err != nil {
@@ -126,7 +125,7 @@ func (v *deployment) toRetry(ctx context.Context, key string, limit int) (*keyRe
 func (v *deployment) keyItems(p *feed.Page, key string) []item {
 	raw := &p.Events[0]
 	var items []item
-	for n := range v.projection.options.Partitions { // the likely one first
+	for n := range v.projection.options.Partitions { // the partition of the key is the most likely one
 		for _, i := range v.projection.items(p, 0, (v.projection.partitionOf(key)+n)%v.projection.options.Partitions) {
 			if i.meaning.err != nil || i.keyText() == key {
 				i.key = key
@@ -147,8 +146,8 @@ func (v *deployment) keyItems(p *feed.Page, key string) []item {
 	return []item{{raw: raw, key: key, meaning: meaning{err: lost}}}
 }
 
-// partitions returns those that have to do with it. An event that had no key when it was parked has others
-// now.
+// partitions returns the partitions that the retry concerns. There can be several, because an event that had no key
+// when it was parked may have other keys now.
 func (t *keyRetry) partitions() []int32 {
 	partitions := []int32{int32(t.projection.partitionOf(t.key))}
 	for n := range t.items {
@@ -157,7 +156,7 @@ func (t *keyRetry) partitions() []int32 {
 	return partitions
 }
 
-// handle handles the letters, or as many as it has the time for.
+// handle handles the letters, or as many as it can within [batchTime].
 func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 	if err := t.deployment.allowIdle(ctx, tx); err != nil {
 		return err
@@ -165,7 +164,7 @@ func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 	if err := t.check(ctx, tx); err != nil {
 		return err
 	}
-	batch := uuid.New() // makes a commit of the handler fail
+	batch := uuid.New() // a handler that commits the transaction then fails
 	if err := t.engine.catalog.Guard(ctx, tx, batch); err != nil {
 		return err
 	}
@@ -193,7 +192,7 @@ func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 	for _, l := range t.letters[:t.done] {
 		positions = append(positions, int64(l.Position))
 	}
-	counts := make(map[int64]bool) // whether the event is counted here, or was with its first key
+	counts := make(map[int64]bool) // whether the event counts here; it may have been counted with its first key
 	for _, i := range t.items {
 		counts[int64(i.raw.Position)] = counts[int64(i.raw.Position)] || !i.further
 	}
@@ -206,7 +205,7 @@ func (t *keyRetry) handle(ctx context.Context, tx pgx.Tx) error {
 	return t.deployment.deleteLetters(ctx, tx, t.key, positions, handled)
 }
 
-// check returns nil if the letters are what they were, and may be handled.
+// check returns nil if the letters have not changed and may be handled.
 func (t *keyRetry) check(ctx context.Context, tx pgx.Tx) error {
 	now, err := t.engine.catalog.KeyLetters(ctx, tx, t.projection.id(), t.key, len(t.letters))
 	if err != nil {
@@ -218,7 +217,7 @@ func (t *keyRetry) check(ctx context.Context, tx pgx.Tx) error {
 	return t.refuseOvertaking(ctx, tx)
 }
 
-// allowIdle lets the transaction be idle while code of the application runs.
+// allowIdle allows the transaction to be idle while the application's code runs.
 func (v *deployment) allowIdle(ctx context.Context, tx pgx.Tx) error {
 	idle := v.engine.config.Lease + v.projection.options.Timeout + batchTime
 	set := fmt.Sprintf("set local idle_in_transaction_session_timeout = %d", idle.Milliseconds())
@@ -226,8 +225,8 @@ func (v *deployment) allowIdle(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// refuseOvertaking refuses to handle events that had no key when they were parked, and have one now
-// that is parked itself.
+// refuseOvertaking refuses events that were parked without a key, if the key that they have now has dead letters of its
+// own.
 func (t *keyRetry) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
 	var others []string
 	for n := range t.items {
@@ -243,7 +242,7 @@ func (t *keyRetry) refuseOvertaking(ctx context.Context, tx pgx.Tx) error {
 		return nil
 	}
 	if err == nil {
-		err = fmt.Errorf("%w: its event belongs to key %s, which is parked too: retry that first",
+		err = fmt.Errorf("%w: its event belongs to key %s, which has dead letters too: retry that key first",
 			ErrRefused, parked)
 	}
 	return err
@@ -254,8 +253,9 @@ func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *ba
 	return p.redoUntil(ctx, tx, items, info, time.Time{})
 }
 
-// redoUntil handles items in a transaction, and returns how many before one fails, if it is known which.
-// After a time it leaves the rest alone: others wait for the transaction.
+// redoUntil handles items in a transaction, and returns how many items it has handled. On an error it returns the
+// number of items before the failed one, if that item is known. After the time until it leaves the remaining items,
+// because other processes wait for the transaction.
 func (p *Projection) redoUntil(
 	ctx context.Context, tx pgx.Tx, items []item, info *batchInfo, until time.Time) (n int, err error) {
 	ctx = context.WithValue(ctx, batchKey{}, info)
@@ -330,7 +330,7 @@ func (p *Projection) redoBatch(ctx context.Context, tx pgx.Tx, i *item) error {
 	return err
 }
 
-// fail notes that the first of the letters has failed again, if it is to blame.
+// fail stores that the first of the letters has failed again, if the error is about its event.
 func (t *keyRetry) fail(ctx context.Context, failure error) error {
 	reason := failure
 	var h *HandlerError
@@ -344,10 +344,10 @@ func (t *keyRetry) fail(ctx context.Context, failure error) error {
 	return errors.Join(failure, err)
 }
 
-// letterText returns an error as dead letters have it: without addresses, which differ each time.
+// letterText returns the text of an error for a dead letter. Addresses, which differ each time, are replaced.
 func letterText(err error) string { return storable(address.ReplaceAllString(err.Error(), "0x…")) }
 
-// storable makes a text one that Postgres stores.
+// storable replaces the bytes of a text that Postgres cannot store.
 func storable(text string) string {
 	return strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", "�"), "�")
 }

@@ -26,70 +26,72 @@ import (
 
 // Config adjusts a [Runner]. Nil and the zero value are the defaults.
 type Config struct {
-	// Schema is the Postgres schema the store was migrated into; empty means "tidemark".
+	// Schema is the Postgres schema that the store was migrated into; empty means "tidemark".
 	Schema string
-	// BatchSize is how many events of the log are read at once; 0 means 1000. A transaction covers no more, except that of a
-	// table with a backlog: its rows are written after a second or more, or when there are too many to keep.
+	// BatchSize is how many events of the log are read at once; 0 means 1000. A transaction covers at most this many
+	// events. The exception is a table with a backlog: its rows are written after a second or more, or when there are
+	// too many to keep in memory.
 	BatchSize int
-	// Concurrency bounds how many batches run side by side, each on a connection of the pool; 0
-	// means half of what the pool may have.
+	// Concurrency bounds how many batches run side by side, each on its own connection of the pool. 0 means half of the
+	// pool's maximum number of connections.
 	Concurrency int
-	// Lease is how long a process that is not heard of keeps its partitions, and how long a handler
-	// may leave its transaction alone before Postgres ends it; 0 means 10 s.
+	// Lease is how long a process keeps its partitions after its last sign of life. It is also how long a handler may
+	// leave its transaction idle before Postgres ends the transaction. 0 means 10 s.
 	Lease time.Duration
 	// MaxBackoff bounds the pause after a failure, which starts at 100 ms; 0 means 30 s.
 	MaxBackoff time.Duration
-	// Stall says when a projection counts as stalled: more than StallLag events behind, and no progress for
-	// StallAfter; 0 means 0 events and one minute.
+	// A projection counts as stalled when it is more than StallLag events behind and has made no progress for
+	// StallAfter. 0 means 0 events and one minute.
 	StallLag   int64
 	StallAfter time.Duration
-	// Parked is how many dead letters, with those that wait behind them, a projection may have until
-	// [Runner.Health] says so; 0 means 100.
+	// Parked is how many parked events a projection may have before [Runner.Health] returns an error: dead letters and
+	// the events that wait behind them. 0 means 100.
 	Parked int
-	// PollOnly leaves out the connection that listens for notifications, which a pooler in transaction
-	// mode such as PgBouncer does not pass on: then partitions that become free are found within a second.
+	// PollOnly leaves out the connection that listens for notifications. A pooler in transaction mode, such as
+	// PgBouncer, does not pass notifications on. Without the connection, partitions that become free are found within a
+	// second.
 	PollOnly bool
-	// Observer is told of batches, events, failures and switches; the zero value observes nothing.
+	// Observer is called for batches, events, failures and switches; the zero value observes nothing.
 	Observer Observer
-	// Logger is told about failures; nil means slog.Default().
+	// Logger logs failures; nil means slog.Default().
 	Logger *slog.Logger
 }
 
-// Runner runs projections in this process, and shares them with other processes that run the same ones.
-// [Runner.Operator] returns what operators do to them.
+// Runner runs projections in this process, and shares them with other processes that run the same projections.
+// [Runner.Operator] returns the operations on these projections for operators.
 type Runner struct {
 	engine   *engine
 	versions map[catalog.ID]*deployment
 	names    map[string]*family
 	started  sync.Once
-	failure  atomic.Pointer[error] // that Run has returned
+	failure  atomic.Pointer[error] // the error that Run has returned
 	bus      *bus
 	monitor  *monitor
 }
 
 func (p *Projection) id() catalog.ID { return catalog.ID{Name: p.name, Version: p.options.Version} }
 
-// engine is what all that a runner runs have in common.
+// engine is shared by everything that a runner runs.
 type engine struct {
-	most    int32 // connections of the pool
+	most    int32 // the pool's maximum number of connections
 	pool    *pgpool.Pool
 	catalog *catalog.Catalog
 	db      *database // with the same pool and catalog
 	config  Config
 	logger  *slog.Logger
-	slots   chan struct{} // one for each batch under way
-	cached  int           // rows that a partition of a table keeps in memory
-	feed    *feed.Feed    // since Run
-	retries chan struct{} // one at a time: each needs a connection beside that of its transaction
+	slots   chan struct{} // one for each running batch
+	cached  int           // the number of rows that a partition of a table keeps in memory
+	feed    *feed.Feed    // set by Run
+	retries chan struct{} // one at a time: each retry needs a connection beside the one of its transaction
 }
 
 // maxRows bounds the rows of tables that a runner keeps in memory.
 const maxRows = 128_000
 
-// NewRunner returns a runner of the given projections over a log, whose read models and
-// checkpoints are in the database of pool, which must be that of the log. Names must differ, or
-// versions of one name. To run, the pool must have room for two connections: a batch holds one while its handler, or
-// the reader, takes another.
+// NewRunner returns a runner of the given projections over a log. Their read models and checkpoints are in the database
+// of pool. A log with the method WithTx, such as an [eventstore.Store], must be in the same database and schema. No two
+// projections may have the same name and version. To run, the pool must have room for two connections: a batch holds
+// one while its handler, or the reader of the log, takes another.
 func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Projection) (*Runner, error) {
 	if pool == nil {
 		return nil, errors.New("projection.NewRunner: the pool is nil: pass one that pgxpool.New returned without an error")
@@ -167,11 +169,13 @@ func (c *Config) withDefaults(pool *pgxpool.Pool) Config {
 	return d
 }
 
-// Run runs the projections until ctx is done and then returns nil; a batch under way is rolled back and done again next
-// time, here or in another process, which takes over at once. It returns an error at once when the checkpoints cannot be
-// read, such as [eventstore.ErrNotMigrated], and when no projection can run, since what is stored of each does not fit, a
-// [ChangedError] or a [TakenError], or its tables cannot be made. If only some cannot run, the others do, and the log,
-// [Runner.Health] and a [WaitError] say so. Later failures are retried. Run may be called once.
+// Run runs the projections until ctx is done, and then returns nil. A batch that is under way is then rolled back, and
+// done again next time, here or in another process, which takes over at once.
+//
+// Run returns an error at once when the checkpoints cannot be read, for example [eventstore.ErrNotMigrated]. It also
+// returns an error at once when no projection can run: the stored version of each does not fit (a [ChangedError] or a
+// [TakenError]), or its tables cannot be made. If only some projections cannot run, the others run. The log,
+// [Runner.Health] and a [WaitError] then say why. Later failures are tried again. Run may be called once.
 func (r *Runner) Run(ctx context.Context) (err error) {
 	first := false
 	r.started.Do(func() { first = true })
@@ -201,10 +205,10 @@ func (r *Runner) Run(ctx context.Context) (err error) {
 	return nil
 }
 
-// prepare makes or checks what there has to be before projections can run.
+// prepare creates or checks the stored state that projections need before they can run.
 func (r *Runner) prepare(ctx context.Context) error {
 	if r.engine.most < 2 {
-		return fmt.Errorf("projection: the pool may have %d connection: give it 2 or more, since a batch holds one while another is needed", r.engine.most)
+		return fmt.Errorf("projection: the pool can have %d connection: give it 2 or more, because a batch holds one while its handler or the reader takes another", r.engine.most)
 	}
 	log, err := r.engine.db.checkLog(ctx)
 	if err != nil {
@@ -215,7 +219,7 @@ func (r *Runner) prepare(ctx context.Context) error {
 		v := r.versions[id]
 		err := v.registerPatiently(ctx, log)
 		switch {
-		case errors.As(err, new(*ChangedError)), errors.As(err, new(*TakenError)), errors.As(err, new(*ddlError)): // that projection alone is in the way
+		case errors.As(err, new(*ChangedError)), errors.As(err, new(*TakenError)), errors.As(err, new(*ddlError)): // only this projection cannot run
 			v.refused = err
 			v.stepBack(err)
 			refused = append(refused, err)
@@ -229,10 +233,11 @@ func (r *Runner) prepare(ctx context.Context) error {
 	return nil
 }
 
-// maxChannel is how long the name of a channel may be, in bytes.
+// maxChannel is how long the name of a channel can be, in bytes.
 const maxChannel = 63
 
-// channelOf is where the runners of a schema tell each other that leases, or what operators want, have changed.
+// channelOf returns the channel on which the runners of a schema tell each other about changed leases and operators'
+// changes.
 func channelOf(schema string) string {
 	channel := schema + "_projections"
 	if len(channel) > maxChannel {
@@ -266,7 +271,7 @@ func filterOf(types []string) eventstore.Filter {
 	return eventstore.Filter{Types: types}
 }
 
-// ids returns the projections in the order of their names and versions.
+// ids returns the ids of the projections in the order of their names and versions.
 func (r *Runner) ids() []catalog.ID {
 	return slices.SortedFunc(maps.Keys(r.versions), func(a, b catalog.ID) int {
 		if a.Name != b.Name {

@@ -9,19 +9,19 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// RunnerOperator is an [Operator] with the code of the projections of a [Runner]: it can also do what has events
-// handled, or compares what is stored with the code. The runner need not run.
+// RunnerOperator is an [Operator] that has the code of a [Runner]'s projections. It can therefore also have events
+// handled, and compare stored state with the code. The runner need not run.
 type RunnerOperator struct {
 	*Operator
 	runner *Runner
 }
 
-// Operator returns what operators do to the projections of this runner, and to all others of the schema.
+// Operator returns an operator of the projections of this runner, and of all other projections of the schema.
 func (r *Runner) Operator() *RunnerOperator {
 	return &RunnerOperator{Operator: &Operator{db: r.engine.db, monitor: r.monitor}, runner: r}
 }
 
-// find returns a version that this process has the code of.
+// find returns a version of which this process has the code.
 func (o *RunnerOperator) find(ctx context.Context, action string, ref Ref) (*deployment, error) {
 	id, err := o.Operator.find(ctx, action, ref)
 	if err != nil {
@@ -34,9 +34,9 @@ func (o *RunnerOperator) find(ctx context.Context, action string, ref Ref) (*dep
 	return d, nil
 }
 
-// AcceptTypes makes the event types that this process handles those of the projection: it stops reporting types
-// that were added later, and, after some were taken out of the code on purpose, lets processes run it that
-// do not know them.
+// AcceptTypes makes the event types that this process handles the stored types of the projection. The status then stops
+// reporting types that were added later. After types were removed from the code on purpose, processes that do not know
+// them may run the projection.
 func (o *RunnerOperator) AcceptTypes(ctx context.Context, ref Ref) error {
 	return untilUnchanged(ctx, func() error {
 		d, err := o.find(ctx, "accept", ref)
@@ -53,10 +53,11 @@ func (o *RunnerOperator) AcceptTypes(ctx context.Context, ref Ref) error {
 	})
 }
 
-// Reset makes a projection handle all events after a position again, or not handle those before it. Its dead
-// letters are forgotten. The rows of a [NewTable] projection are deleted, and the position must be 0; what
-// handlers have written is theirs to overwrite. Readers see the read model as it is made: to make it anew
-// beside the one they see, raise [Options.Version]. Effects guarded by [Once] do not happen again.
+// Reset makes a projection handle all events after a position again, or leave out the events before it. The
+// projection's dead letters are deleted. The rows of a [NewTable] projection are deleted, and the position must be 0.
+// Handlers must overwrite the rows that they have written before. Readers see the read model while it is built again.
+// To rebuild it beside the version that readers see, raise [Options.Version] instead. Effects guarded by [Once] do not
+// happen again.
 func (o *RunnerOperator) Reset(ctx context.Context, ref Ref, to eventstore.Position) error {
 	return untilUnchanged(ctx, func() error {
 		d, err := o.find(ctx, "reset", ref)
@@ -95,7 +96,7 @@ func (o *RunnerOperator) reset(ctx context.Context, tx pgx.Tx, d *deployment, to
 	if err := o.db.catalog.Reset(ctx, tx, id, to); err != nil {
 		return err
 	}
-	if to == 0 { // then the read model will have all events of all types
+	if to == 0 { // from 0 the read model gets all events of all types
 		if err := o.db.catalog.NothingAdded(ctx, tx, id); err != nil {
 			return err
 		}

@@ -16,88 +16,88 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// maxLag is how far [ProjectionStatus.Lag] counts.
+// maxLag is the highest number that [ProjectionStatus.Lag] counts to.
 const maxLag = 100_000
 
-// Phase is what a version of a projection is to its readers.
+// Phase is the phase of a version of a projection: whether readers see it.
 type Phase string
 
 // The phases.
 const (
 	PhaseLive     Phase = catalog.Live     // readers see it
-	PhaseBuilding Phase = catalog.Building // it is on the way to take the place of the live version
-	PhaseRetired  Phase = catalog.Retired  // another version has taken its place; it is kept for the way back
+	PhaseBuilding Phase = catalog.Building // the version is being built, to become the live version
+	PhaseRetired  Phase = catalog.Retired  // another version has replaced it; it is kept so that an operator can switch back
 )
 
-// State is whether a version of a projection is to run.
+// State says whether a version of a projection should run.
 type State string
 
 // The states.
 const (
 	StateRunning State = catalog.Running
 	StatePaused  State = catalog.Paused  // by an operator
-	StateStopped State = catalog.Stopped // by an operator or by itself, since something is wrong
+	StateStopped State = catalog.Stopped // by an operator, or by itself after an error
 )
 
-// Status is how projections are doing, whichever processes run them.
+// Status is the state of projections in all processes.
 type Status struct {
-	// Tidemark is how far readers may read, LogEnd the position of the last event. When they differ
-	// for long, an open transaction holds the readers back: Held names it.
+	// Tidemark is the position up to which readers may read. LogEnd is the position of the last event. When they differ
+	// for a long time, an open transaction holds the readers back. Held names that transaction.
 	Tidemark, LogEnd eventstore.Position
 	Held             *eventstore.Holder
-	HeldFor          time.Duration      // how long the first event behind the tidemark has been stored; 0 if there is none
+	HeldFor          time.Duration      // for how long the first event behind the tidemark has been stored; 0 if there is none
 	Projections      []ProjectionStatus // in the order of names and versions
 }
 
-// ProjectionStatus is how one version of a projection is doing.
+// ProjectionStatus is the state of one version of a projection.
 type ProjectionStatus struct {
 	Name    string
 	Version int
 	Phase   Phase
 	State   State
-	Reason  string // why it is paused or stopped
-	// Checkpoint is the position up to which all events are in the read model, except those parked.
+	Reason  string // why the version is paused or stopped
+	// Checkpoint is the position up to which all events are in the read model, except parked events.
 	Checkpoint eventstore.Position
-	// Lag is how many events of the log, of whatever types, are between the checkpoint and the
-	// tidemark, counted up to 100,000; LagTime is the age of the first of them.
+	// Lag is how many events of the log, of all types, are between the checkpoint and the tidemark, counted up to
+	// 100,000. LagTime is the age of the first of them.
 	Lag     int64
 	LagTime time.Duration
 	Rate    float64 // events handled per second, on average over about the last ten seconds of work
-	Handled int64   // events in all; one with several keys counts once
-	Parked  int     // events that are dead letters, or wait behind one
-	// Stalled means that it is running, more than [Config.StallLag] events behind, and has made no
-	// progress for [Config.StallAfter].
+	Handled int64   // events in all; an event with several keys counts once
+	Parked  int     // dead letters, and events that wait behind them
+	// Stalled means that the version is running, is more than [Config.StallLag] events behind, and has made no progress
+	// for [Config.StallAfter].
 	Stalled bool
-	// Added are the event types that were added after the projection had begun, each with the
-	// position up to which its events are missing from the read model.
+	// Added are the event types that were added after the version had begun. The value is the position up to which the
+	// events of the type are missing from the read model.
 	Added      map[string]eventstore.Position
 	Partitions []PartitionStatus
-	Progress   *Progress // while it is being built
+	Progress   *Progress // nil unless the version is being built
 }
 
-// PartitionStatus is how one partition is doing.
+// PartitionStatus is the state of one partition.
 type PartitionStatus struct {
 	Number     int
 	Checkpoint eventstore.Position
-	Owner      string // the runner that has the lease, as host:pid:number@place; "" if none has
+	Owner      string // the runner that has the lease, as host:pid:number@place; "" if there is none
 	Rate       float64
 	Handled    int64
 	Parked     int
-	// Error is why the last batch failed, at the event of that position if it is known, and since
-	// when batches fail; "" if the last one did not.
+	// Error is why the last batch failed; "" if it did not. ErrorAt is the position of the event that failed, if it is
+	// known. FailingSince is when batches began to fail.
 	Error        string
 	ErrorAt      eventstore.Position
 	FailingSince time.Time
 	AdvancedAt   time.Time
 }
 
-// Progress is how far a version is that is being built.
+// Progress is how much of a version has been built.
 type Progress struct {
-	Done, Total int64         // events; Total is an estimate for a long log, and has events that concern no row, which Done has not
-	ETA         time.Duration // until it has caught up, at the present rate; 0 if there is none
+	Done, Total int64         // events; Total is an estimate for a long log, and includes events that concern no row, which Done does not
+	ETA         time.Duration // until the version has caught up, at the present rate; 0 if there is no rate
 }
 
-// monitor reads how projections are doing.
+// monitor reads the status of projections.
 type monitor struct {
 	db     *database
 	config Config
@@ -110,13 +110,12 @@ func newMonitor(db *database, config Config) *monitor {
 	return &monitor{db: db, config: config, observed: make(map[catalog.ID]observation)}
 }
 
-// Status returns how the projections of this runner are doing, in all their versions and processes. It asks the
-// database.
+// Status reads the status of this runner's projections from the database, in all their versions and processes.
 func (r *Runner) Status(ctx context.Context) (Status, error) {
 	return r.monitor.status(ctx, append([]string{}, slices.Collect(maps.Keys(r.names))...))
 }
 
-// status returns how the projections of some names are doing, or all of the schema with nil.
+// status returns the status of the projections with the given names, or of all of the schema if names is nil.
 func (m *monitor) status(ctx context.Context, names []string) (Status, error) {
 	s, err := m.read(ctx, names)
 	if err != nil {
@@ -133,7 +132,7 @@ func (m *monitor) read(ctx context.Context, names []string) (s Status, err error
 	s.Tidemark, s.LogEnd, s.Held, s.HeldFor = log.Tidemark, log.End, log.Holder, log.HeldFor
 	var versions []catalog.VersionStatus
 	var partitions []catalog.PartitionStatus
-	// In one snapshot, so that no version is told of without its partitions.
+	// Read both in one snapshot, so that each version is returned with its partitions.
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, m.db.pool, snapshot, func(tx pgx.Tx) (err error) {
 		if partitions, err = m.db.catalog.PartitionStatuses(ctx, tx, names); err != nil {
@@ -166,11 +165,11 @@ func (m *monitor) read(ctx context.Context, names []string) (s Status, err error
 	return s, nil
 }
 
-// backlog is what is between a checkpoint and the tidemark.
+// backlog describes the events between a checkpoint and the tidemark.
 type backlog struct {
 	events int64     // counted up to maxLag
-	first  time.Time // when the first of them was recorded; zero if there is none
-	since  int64     // events of the version's types since it was made, if it is being built
+	first  time.Time // when the first of these events was recorded; zero if there is none
+	since  int64     // for a version that is being built: events of its types since it was created
 }
 
 func (m *monitor) backlog(ctx context.Context, checkpoint, tidemark eventstore.Position) (b backlog, err error) {
@@ -210,7 +209,8 @@ func (m *monitor) projectionStatus(v catalog.VersionStatus, partitions []Partiti
 	}
 	unmoved := m.unmoved(v.ID, s.Checkpoint, !ahead.first.IsZero())
 	if !ahead.first.IsZero() {
-		// A clock that was put back tells too little: this process has seen it stand for so long.
+		// If the server's clock was set back, its difference is too small. The time for which this process has seen no
+		// progress is then larger.
 		s.LagTime = max(v.Now.Sub(ahead.first), unmoved)
 		s.Stalled = s.State == StateRunning && s.Lag > m.config.StallLag &&
 			s.LagTime > m.config.StallAfter && max(v.Now.Sub(advanced), unmoved) > m.config.StallAfter
@@ -224,8 +224,8 @@ func (m *monitor) projectionStatus(v catalog.VersionStatus, partitions []Partiti
 	return s
 }
 
-// Problem says what is wrong with the projection, for people; "" if nothing is. Lag alone is not,
-// nor being paused, nor dead letters.
+// Problem describes what is wrong with the projection, for operators; "" if nothing is. Lag alone is no problem.
+// Neither is a pause, or a dead letter.
 func (s ProjectionStatus) Problem() string {
 	if s.State == StateStopped {
 		return "stopped: " + s.Reason
@@ -242,14 +242,14 @@ func (s ProjectionStatus) Problem() string {
 	return strings.Join(problems, "; ")
 }
 
-// observation is where a status found a version, and since when.
+// observation is the checkpoint at which a status found a version, and when it was first found there.
 type observation struct {
 	checkpoint eventstore.Position
 	since      time.Time
 }
 
-// unmoved returns for how long, by the clock of this process, which does not jump, each status has found a version at
-// a checkpoint although there was something to do.
+// unmoved returns for how long all statuses have found a version at the same checkpoint although there were events to
+// handle. It measures with the clock of this process, which does not jump.
 func (m *monitor) unmoved(id catalog.ID, checkpoint eventstore.Position, due bool) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -261,25 +261,31 @@ func (m *monitor) unmoved(id catalog.ID, checkpoint eventstore.Position, due boo
 	return time.Since(o.since)
 }
 
-// heldLimit is how long events may be behind the tidemark until that is a problem.
+// heldLimit is how long events may be behind the tidemark before that is a problem.
 const heldLimit = 10 * time.Second
 
-// problem says what is wrong with the log for projections, "" if nothing is.
+// problem describes what is wrong with the log for projections; "" if nothing is.
 func (s Status) problem() string {
 	if s.HeldFor < heldLimit {
 		return ""
 	}
-	text := fmt.Sprintf("the tidemark is held back at %d, before the end %d of the log, since %s", s.Tidemark, s.LogEnd, s.HeldFor.Round(time.Second))
+	text := fmt.Sprintf("the tidemark is held back at %d, before the end %d of the log, for %s", s.Tidemark, s.LogEnd, s.HeldFor.Round(time.Second))
 	if s.Held != nil {
 		text += fmt.Sprintf(", by process %d of Postgres (%s)", s.Held.PID, s.Held.ApplicationName)
 	}
 	return text + ": end that transaction"
 }
 
-// Health returns an error when one of this runner's projections has a problem, see [ProjectionStatus.Problem], a
-// transaction has held the tidemark back for ten seconds, a projection of this runner is not stored any more, or more than
-// [Config.Parked] dead letters, [Runner.Run] has returned one, or the database cannot be asked: for readiness probes. It
-// looks at the versions that readers see, whoever runs them, and at those that this runner builds.
+// Health is for readiness probes. It returns an error in these cases:
+//
+//   - One of this runner's projections has a problem, see [ProjectionStatus.Problem].
+//   - A transaction has held the tidemark back for ten seconds.
+//   - A projection of this runner is not stored any more, or this process cannot run it.
+//   - A projection has more than [Config.Parked] parked events.
+//   - [Runner.Run] has returned an error.
+//   - The database cannot be asked.
+//
+// Health checks the versions that readers see, whichever processes run them, and the versions that this runner builds.
 func (r *Runner) Health(ctx context.Context) error {
 	if err := r.failure.Load(); err != nil {
 		return fmt.Errorf("unhealthy: the runner has ended: %w", *err)

@@ -16,7 +16,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// EffectSource is a kind of events and the effect that they have elsewhere: see [Effect], [EffectAll] and [EffectBatch].
+// EffectSource is a kind of events and their effect outside the database: see [Effect], [EffectAll] and [EffectBatch].
 type EffectSource struct{ sources []source }
 
 func sourcesOf(effects []EffectSource) (all []source) {
@@ -26,9 +26,9 @@ func sourcesOf(effects []EffectSource) (all []source) {
 	return all
 }
 
-// Effect says that a subscription calls do for the events whose types are in the codec: to send an
-// e-mail, to call another service. Events of one stream come in their order. It panics when one of
-// them is nil, or the codec decodes no type.
+// Effect says that a subscription calls do for the events whose types are in the codec, for example to send an e-mail
+// or to call another service. The events of one stream come in order. Effect panics when the codec or do is nil, or the
+// codec decodes no type.
 func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[E]) error) EffectSource {
 	mustHave("Effect", c, given{"the effect", do == nil})
 	s := newSource(c)
@@ -43,8 +43,8 @@ func Effect[E any](c *codec.Codec[E], do func(context.Context, eventstore.Event[
 	return EffectSource{[]source{s}}
 }
 
-// EffectAll says that a subscription calls do for all events, whatever their types, as they are stored.
-// It panics when do is nil, and so does a subscription that has other sources beside it.
+// EffectAll says that a subscription calls do for all events of all types, as they are stored. EffectAll panics when do
+// is nil. [NewSubscription] panics when it gets EffectAll together with other sources.
 func EffectAll(do func(context.Context, eventstore.Raw) error) EffectSource {
 	given{"the effect", do == nil}.must("EffectAll", "")
 	return EffectSource{[]source{{
@@ -62,13 +62,14 @@ func EffectAll(do func(context.Context, eventstore.Raw) error) EffectSource {
 	}}}
 }
 
-// NewSubscription returns a projection without a read model, whose sources are made by [Effect]. An effect
-// is called at least once for each event: after a crash, or when the lease was lost meanwhile, again for
-// those since the checkpoint. What an effect does in the same database is done exactly once when it asks
-// [Once] in its transaction. Several processes that run a subscription of one name share its events.
+// NewSubscription returns a projection without a read model. Its sources are made by [Effect], [EffectAll] or
+// [EffectBatch]. An effect is called at least once for each event: after a crash, or when the lease was lost during a
+// batch, it is called again for the events since the checkpoint. Changes that an effect makes in the same database are
+// made exactly once if the effect asks [Once] in its transaction. Several processes that run a subscription of one name
+// share its events.
 //
-// A subscription has no versions and is not rebuilt; with [Options.FromNow] it begins at the end of
-// the log. NewSubscription panics like [New].
+// A subscription has no versions and is not rebuilt. With [Options.FromNow] it begins at the end of the log.
+// NewSubscription panics like [New], and when options give a version above 1, tables or DDL.
 func NewSubscription(name string, options *Options, sources ...EffectSource) *Projection {
 	p := mustMake("NewSubscription", name, options, sourcesOf(sources))
 	if p.options.Version != 1 {
@@ -81,13 +82,13 @@ func NewSubscription(name string, options *Options, sources ...EffectSource) *Pr
 	return p
 }
 
-// ErrNoEvent is returned by [Once] outside of a handler, and in one that is given a [Batch].
+// ErrNoEvent is returned by [Once] outside a handler, and in a handler that is given a [Batch].
 var ErrNoEvent = errors.New("projection.Once: the context is not that of a handler of one event")
 
 // Once reports whether an effect of the event that is being handled has not happened yet, and notes in tx that it
-// happens. Commit tx together with what the effect does in the database: then the effect happens exactly once,
-// however often the event is handled, and by whichever version of the projection. The name in effect tells several
-// effects of one event apart.
+// happens now. Commit tx together with the changes that the effect makes in the database. The effect then happens
+// exactly once, no matter how often the event is handled, and by which versions of the projection. The text effect
+// distinguishes several effects of one event.
 //
 // In a version that is not live Once reports false, because rebuilding must not repeat effects. There are two
 // exceptions: events that the live version has not reached, and events that are among its dead letters. Their effects
@@ -112,13 +113,13 @@ func Once(ctx context.Context, tx pgx.Tx, effect string) (first bool, err error)
 	return first, nil
 }
 
-// noting says which transaction, other than tx, may be the one that has noted an effect: the oldest; "" if that cannot be
-// asked.
+// noting describes the transaction, other than tx, that has probably noted the effect: the oldest one that has written
+// to the inbox. It returns "" if Postgres cannot be asked.
 func (b *batchInfo) noting(ctx context.Context, tx pgx.Tx) string {
 	if b.pool == nil {
 		return ""
 	}
-	ctx, cancel := context.WithTimeout(ctx, notingWithin) // of the time of the event
+	ctx, cancel := context.WithTimeout(ctx, notingWithin) // this time is part of the event's time
 	defer cancel()
 	s, err := b.catalog.OldestNoter(ctx, b.pool, tx.Conn().PgConn().PID())
 	if err != nil {
@@ -133,10 +134,10 @@ const notingWithin = 200 * time.Millisecond
 // onceWait is how long Once waits for the transaction of another process that has noted the same effect.
 const onceWait = 2 * time.Second
 
-// errReadOnly is why no effect is called: that it has happened could not be noted.
+// errReadOnly is why no effect is called: the database could not note that the effect has happened.
 var errReadOnly = errors.New("the database is read-only")
 
-// effect calls the effects of the items, and moves the checkpoint behind those that have happened.
+// effect calls the effects of the items, and moves the checkpoint behind the items whose effects have happened.
 func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error {
 	w := b.worker
 	var token int64
@@ -153,7 +154,7 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 	case readOnly:
 		return Transient(errReadOnly)
 	}
-	if token != w.token { // it was paused, or stolen, while nothing was to be done
+	if token != w.token { // the partition was paused or stolen while there was nothing to do
 		return errFenced
 	}
 	happened, failed := b.callEffects(ctx, items)
@@ -166,21 +167,21 @@ func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error 
 		b.cut(items[happened-1].raw.Position)
 		b.recount(items[:happened])
 	}
-	// What has happened is noted even if this one took too long, or the runner is being stopped.
+	// Effects that have happened are noted even if one effect took too long, or the runner is being stopped.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	tx, err := conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: b.beginSQL()})
 	if err != nil {
 		return &failure{-1, err}
 	}
-	defer func() { _ = tx.Rollback(ctx) }() // of no effect after the commit
+	defer func() { _ = tx.Rollback(ctx) }() // without effect after the commit
 	if err := b.finish(ctx, tx, nil); err != nil {
 		return err
 	}
 	return failed
 }
 
-// recount counts the items that were handled, which are those without a dead letter.
+// recount counts the items that were handled: the items without a dead letter.
 func (b *batch) recount(items []item) {
 	parked := make(map[itemID]bool)
 	for _, l := range b.letters {
@@ -194,18 +195,18 @@ func (b *batch) recount(items []item) {
 	}
 }
 
-// callEffects calls the effects of the items until one fails or the context is done, and returns how many
-// of them need not be called again.
+// callEffects calls the effects of the items until one fails or the context is done. It returns how many of the items
+// need not be called again.
 func (b *batch) callEffects(ctx context.Context, items []item) (happened int, err error) {
 	info := &batchInfo{projection: b.worker.projection, live: b.worker.live, catalog: b.worker.engine.catalog, pool: b.worker.engine.pool}
 	hctx := context.WithValue(ctx, batchKey{}, info)
 	start := time.Now()
 	for n := 0; n < len(items); {
-		if ctx.Err() != nil { // maybe the worker does not wait for this any more, and what divert reads is the worker's
+		if ctx.Err() != nil { // the worker may not wait for this goroutine any more, and divert reads the worker's fields
 			if wholeEvents(items, n) == 0 {
 				err = &failure{n, context.Cause(ctx)}
 			}
-			return n, err // one that has not been called has not failed
+			return n, err // an effect that was not called has not failed
 		}
 		next, at, err := b.handleNext(hctx, nil, items, n, nil)
 		if err != nil {
@@ -215,7 +216,7 @@ func (b *batch) callEffects(ctx context.Context, items []item) (happened int, er
 			return max(n, at), &failure{at, err}
 		}
 		if n = next; n < len(items) && time.Since(start) > batchTime && items[n].raw.Position > items[n-1].raw.Position {
-			return n, nil // what has happened is noted before there is more to repeat after a crash
+			return n, nil // note the effects that have happened, so that a crash repeats few of them
 		}
 	}
 	return len(items), nil

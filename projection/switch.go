@@ -16,30 +16,30 @@ import (
 )
 
 const (
-	// switchEvery is how often a version that is being built looks whether it may take over. After it
-	// has tried and failed it waits: twice as long each time, up to maxSwitchPause, or the live version
-	// would be held again before it has done anything.
+	// switchEvery is how often a process checks whether a version that is being built can become the live version.
+	// After a failed attempt it waits twice as long each time, up to maxSwitchPause. Otherwise the live version would
+	// be held again before it has handled any events.
 	switchEvery    = 200 * time.Millisecond
 	maxSwitchPause = 30 * time.Second
-	// switchLag is how many positions behind the live version it may be to try, and switchTime how
-	// long the live version waits for it then: twice as long each time, up to maxSwitchTime, or a
-	// slow one would never reach a busy one.
+	// switchLag is how many positions the version may be behind the live version when an attempt begins. switchTime is
+	// how long the live version then waits for it. The time doubles with each attempt, up to maxSwitchTime. Otherwise a
+	// slow version would never catch up with a busy live version.
 	switchLag     = 2000
 	switchTime    = 250 * time.Millisecond
 	maxSwitchTime = 4 * time.Second
 )
 
-// takeover is how often in a row a version has failed to take over, and when it may try again.
+// takeover is how often in a row a version has failed to become the live version, and when it may try again.
 type takeover struct {
 	failed int
 	next   time.Time
 }
 
-// patience is how long the live version waits for one that has failed so often.
+// patience is how long the live version waits, after so many failed attempts.
 func (t *takeover) patience() time.Duration { return min(switchTime<<min(t.failed, 10), maxSwitchTime) }
 
-// recordAttempt counts an attempt if the live version was held for it, or a person has to do something, and returns
-// how long to wait.
+// recordAttempt counts a failed attempt, and returns how long to wait before the next one. It does not count attempts
+// that were refused, or for which the live version was not held because this version was too far behind.
 func (t *takeover) recordAttempt(err error) (pause time.Duration) {
 	var behind *behindError
 	if errors.As(err, &behind) && !behind.tried || errors.Is(err, ErrRefused) {
@@ -49,7 +49,7 @@ func (t *takeover) recordAttempt(err error) (pause time.Duration) {
 	return min(switchEvery<<min(t.failed, 10), maxSwitchPause)
 }
 
-// switchVersions lets versions that are being built take over when they have caught up.
+// switchVersions makes versions that are being built the live ones when they have caught up.
 func (r *Runner) switchVersions(ctx context.Context) {
 	takeovers := make(map[catalog.ID]*takeover)
 	for ctx.Err() == nil {
@@ -67,8 +67,8 @@ func (r *Runner) switchVersions(ctx context.Context) {
 	}
 }
 
-// rising reports whether a version is being built, and this process is the one to let it take over: one is
-// enough.
+// rising reports whether a version is being built, and this process has the lease of its first partition. Only that
+// process tries to make the version live, because one is enough.
 func (v *deployment) rising() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -76,7 +76,7 @@ func (v *deployment) rising() bool {
 	return first && v.phase == catalog.Building
 }
 
-// takeOver lets a version take over if it may, and it is time to try.
+// takeOver makes a version the live version if it has caught up, unless it is too early to try again.
 func (r *Runner) takeOver(ctx context.Context, id catalog.ID, t *takeover) {
 	if time.Now().Before(t.next) {
 		return
@@ -96,11 +96,12 @@ func (r *Runner) takeOver(ctx context.Context, id catalog.ID, t *takeover) {
 	_ = r.engine.catalog.SetReason(ctx, r.engine.pool, id, err.Error())
 }
 
-// Switch lets another version of a projection take the place of the live one, as soon as it has caught up
-// with it: the way back after a new version turned out to be wrong, since the old one is kept, and goes on
-// as long as some process runs it. Readers see one or the other, and nothing that they have seen is missing
-// from it. It waits for that until ctx is done, and returns [ErrRefused] for a version that is not there or
-// does not run. The live version is held while it tries, for seconds at most, and goes on in between.
+// Switch makes another version of a projection the live version, as soon as it has caught up with the present live
+// version. It is the way back when a new version turns out to be wrong: the old version is kept, and continues while
+// some process runs it. Readers see either one version or the other, and nothing that they have seen is missing from
+// the new live version. Switch waits until the version has caught up or ctx is done. It returns [ErrRefused] for a
+// version that is not stored or does not run. Switch holds the live version while it tries, for seconds at most, and
+// the live version continues between the attempts.
 func (o *Operator) Switch(ctx context.Context, ref Ref) error {
 	id, err := numbered("switch", ref)
 	if err != nil {
@@ -109,7 +110,7 @@ func (o *Operator) Switch(ctx context.Context, ref Ref) error {
 	for t := (takeover{}); ; {
 		err := o.db.trySwitch(ctx, id, t.patience(), catalog.Building, catalog.Retired)
 		var behind *behindError
-		if err == nil || !errors.As(err, &behind) && !pgerr.Is(err, pgerr.LockNotAvailable) { // readers hold the view
+		if err == nil || !errors.As(err, &behind) && !pgerr.Is(err, pgerr.LockNotAvailable) { // readers hold the view: try again
 			return err
 		}
 		if done := pause.Sleep(ctx, t.recordAttempt(err)); done != nil {
@@ -118,18 +119,19 @@ func (o *Operator) Switch(ctx context.Context, ref Ref) error {
 	}
 }
 
-// behindError means that a version cannot take over yet.
+// behindError means that a version has not caught up yet.
 type behindError struct {
 	checkpoints, live []eventstore.Position
-	tried             bool // the live version was held for it
+	tried             bool // the live version was held for the attempt
 }
 
 func (e *behindError) Error() string {
 	return fmt.Sprintf("it is at %v, the live version at %v", e.checkpoints, e.live)
 }
 
-// trySwitch makes a version the live one. The live version is held meanwhile, so that this one, wherever
-// it runs, can reach it: for as long as patience, also if this process dies.
+// trySwitch makes a version the live version. During the attempt the live version is held, so that the other version
+// can catch up with it, whichever process runs that version. The live version is held for the time patience at most,
+// even if this process dies.
 func (d *database) trySwitch(ctx context.Context, id catalog.ID, patience time.Duration, from ...string) (err error) {
 	defer func() {
 		if err != nil {
@@ -139,7 +141,7 @@ func (d *database) trySwitch(ctx context.Context, id catalog.ID, patience time.D
 	if err := d.near(ctx, id); err != nil {
 		return err
 	}
-	live := 0 // the version that is held
+	live := 0 // the number of the version that is held
 	err = d.inTx(ctx, func(tx pgx.Tx) error {
 		live, err = d.holdLive(ctx, tx, id, patience, from)
 		return err
@@ -163,7 +165,7 @@ func (d *database) trySwitch(ctx context.Context, id catalog.ID, patience time.D
 	return nil
 }
 
-// holdLive holds the live version, unless it is known already that the other one cannot take its place.
+// holdLive holds the live version, unless an obstacle to the switch is known already.
 func (d *database) holdLive(
 	ctx context.Context, tx pgx.Tx, id catalog.ID, patience time.Duration, from []string,
 ) (held int, err error) {
@@ -173,11 +175,11 @@ func (d *database) holdLive(
 		return 0, err
 	case next.Version == live.Version:
 		return 0, errNothing
-	case live.Version == 0: // it is not known what readers have seen
-		return 0, errors.New("no version is live: was it deleted by hand?")
+	case live.Version == 0: // without a live version it is not known what readers have seen
+		return 0, errors.New("no version is live: was the live version deleted by hand?")
 	case !slices.Contains(from, next.Phase) || next.State != catalog.Running:
 		return 0, fmt.Errorf("%w: version %d is %s and %s", ErrRefused, id.Version, next.Phase, next.State)
-	case len(from) == 1 && next.Version < live.Version: // no operator has asked for it
+	case len(from) == 1 && next.Version < live.Version: // the switch was not requested by an operator
 		return 0, fmt.Errorf("%w: version %d is live", ErrRefused, live.Version)
 	}
 	liveID := catalog.ID{Name: id.Name, Version: live.Version}
@@ -190,10 +192,10 @@ func (d *database) holdLive(
 	if err := d.catalog.Hold(ctx, tx, id.Name, patience); err != nil {
 		return 0, err
 	}
-	return live.Version, d.catalog.Fence(ctx, tx, liveID, nil) // also what it has under way
+	return live.Version, d.catalog.Fence(ctx, tx, liveID, nil) // so that its batches under way fail too
 }
 
-// makeLiveWithin tries until the version has caught up.
+// makeLiveWithin calls makeLive until the version has caught up, or the time patience is over.
 func (d *database) makeLiveWithin(ctx context.Context, id catalog.ID, held int, patience time.Duration) error {
 	for deadline := time.Now().Add(patience); ; {
 		err := d.inTx(ctx, func(tx pgx.Tx) error {
@@ -207,7 +209,7 @@ func (d *database) makeLiveWithin(ctx context.Context, id catalog.ID, held int, 
 	}
 }
 
-// makeLive lets readers see a version, if it has caught up, in one transaction.
+// makeLive makes a version the live version in one transaction, if it has caught up.
 func (d *database) makeLive(ctx context.Context, tx pgx.Tx, id catalog.ID, held int) error {
 	next, live, err := d.lockVersions(ctx, tx, id)
 	if err == nil && (live.Version != held || next.State != catalog.Running) {
@@ -217,7 +219,7 @@ func (d *database) makeLive(ctx context.Context, tx pgx.Tx, id catalog.ID, held 
 		return err
 	}
 	liveID := catalog.ID{Name: id.Name, Version: live.Version}
-	if err := d.refuseInline(ctx, tx, liveID); err != nil { // since it is held
+	if err := d.refuseInline(ctx, tx, liveID); err != nil { // appends may have begun to keep it since it was held
 		return err
 	}
 	if err := d.caughtUp(ctx, tx, id, liveID); err != nil {
@@ -232,14 +234,14 @@ func (d *database) makeLive(ctx context.Context, tx pgx.Tx, id catalog.ID, held 
 	if err := d.catalog.SetPhase(ctx, tx, id, catalog.Live); err != nil {
 		return err
 	}
-	// What either of them is doing is done again, by what it is now.
+	// Batches under way fail, and both versions do them again in their new phases.
 	if err := d.catalog.Fence(ctx, tx, catalog.ID{Name: id.Name}, nil); err != nil {
 		return err
 	}
 	return d.audit(ctx, tx, id, "switch", map[string]any{"from": live.Version})
 }
 
-// near returns a behindError when trying would only hold the live version up.
+// near returns a behindError if the version is so far behind that an attempt would only delay the live version.
 func (d *database) near(ctx context.Context, id catalog.ID) error {
 	checkpoints, err := d.catalog.Checkpoints(ctx, d.pool, id)
 	if err != nil {
@@ -255,7 +257,7 @@ func (d *database) near(ctx context.Context, id catalog.ID) error {
 	return nil
 }
 
-// lockVersions locks the versions of a name, and returns the one asked for and the live one.
+// lockVersions locks the versions of a name, and returns the wanted version and the live version.
 func (d *database) lockVersions(ctx context.Context, tx pgx.Tx, id catalog.ID) (wanted, live catalog.LockedVersion, err error) {
 	versions, err := d.catalog.LockVersions(ctx, tx, id.Name)
 	for _, v := range versions {
@@ -272,8 +274,8 @@ func (d *database) lockVersions(ctx context.Context, tx pgx.Tx, id catalog.ID) (
 	return wanted, live, err
 }
 
-// caughtUp returns nil when nothing that readers see is missing from the next version. It locks the
-// partitions of the live one.
+// caughtUp returns nil when nothing that readers see is missing from the next version. It locks the partitions of the
+// live version.
 func (d *database) caughtUp(ctx context.Context, tx pgx.Tx, next, live catalog.ID) error {
 	seen, err := d.catalog.LockCheckpoints(ctx, tx, live)
 	if err != nil {

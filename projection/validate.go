@@ -13,13 +13,13 @@ import (
 )
 
 const (
-	// maxPartitions bounds a projection's partitions: each is a goroutine, and a row that is updated.
+	// maxPartitions bounds a projection's partitions. Each partition is a goroutine, and a row that is updated often.
 	maxPartitions = 1024
 	// maxVersion is the largest version: the column is an integer.
 	maxVersion = 1<<31 - 1
-	// maxDuration bounds timeouts and leases. Postgres takes none of 25 days.
+	// maxDuration bounds timeouts and leases. Postgres does not accept timeouts of 25 days.
 	maxDuration = 24 * time.Hour
-	// maxBatchSize is the most that a store reads at once.
+	// maxBatchSize is the most events that a store reads at once.
 	maxBatchSize = 100_000
 	// minLease is the shortest lease: below it a process would lose its partitions between two heartbeats.
 	minLease = 10 * time.Millisecond
@@ -63,7 +63,7 @@ func (o *Options) validateTables() error {
 	return nil
 }
 
-// validName returns an error unless a name can be that of a projection, or of an effect.
+// validName returns an error if a name cannot be the name of a projection.
 func validName(name string) error {
 	if name == "" {
 		return errors.New("the name is empty: checkpoints are stored under it")
@@ -71,7 +71,7 @@ func validName(name string) error {
 	return naming.Validate("the name", name)
 }
 
-// validSources returns an error unless each event type has one source.
+// validSources returns an error if a source is empty, or an event type has two sources.
 func validSources(sources []source) error {
 	if len(sources) == 0 {
 		return errors.New("there is no source of events: pass one")
@@ -94,7 +94,7 @@ func validSources(sources []source) error {
 	return nil
 }
 
-// mustHave panics unless a source has a codec with types, and its functions.
+// mustHave panics if the codec of a source is nil or decodes no type, or one of the functions is nil.
 func mustHave[E any](function string, c *codec.Codec[E], functions ...given) {
 	if c == nil {
 		panic(fmt.Sprintf("projection.%s: the codec is nil: pass one that codec.New returned", function))
@@ -107,7 +107,7 @@ func mustHave[E any](function string, c *codec.Codec[E], functions ...given) {
 	}
 }
 
-// given is an argument that must not be nil.
+// given is an argument, and whether it is nil.
 type given struct {
 	name  string
 	isNil bool

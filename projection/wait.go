@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection/internal/catalog"
 )
 
-// askAfter is how often a waiting call asks how far a projection is that other processes run.
+// askAfter is how often a waiting call asks for the checkpoint of a projection that other processes run.
 const askAfter = 10 * time.Millisecond
 
 // family is the versions of one projection that this process runs.
@@ -25,24 +25,23 @@ type family struct {
 	versions []*deployment
 	moved    *signal.Signal
 
-	asking chan struct{} // has room for one: whoever comes meanwhile gets the same answer
+	asking chan struct{} // has room for one call: the calls that wait for it share its answer
 	asked  time.Time
 	at     atomic.Int64 // the answer
 
 	made time.Time
-	told atomic.Int64 // how long after it was made it was last logged that a call waits in vain, in nanoseconds
+	told atomic.Int64 // when it was last logged that a call waits in vain, in nanoseconds after made
 }
 
 func newFamily() *family {
 	return &family{moved: signal.New(), asking: make(chan struct{}, 1), made: time.Now()}
 }
 
-// Wait returns when all the named projections, or all there are if none is named, have every
-// event up to position in the read models that readers see, except those that are parked as dead
-// letters. Position 0 is reached when their tables are there: a service waits for it before it answers
-// queries. When ctx is done first Wait returns a [WaitError]; after a second it is logged why that may become of it, such
-// as that no process runs the projection. Wait waits only for projections of this runner, whichever process advances
-// them.
+// Wait returns when the named projections, or all projections of the runner if none is named, have every event up to
+// position in the read models that readers see. Parked events are the exception. Position 0 is reached when the tables
+// of the projections exist: a service waits for it before it answers queries. If ctx is done before that, Wait returns
+// a [WaitError]. After one second, Wait logs why it may not succeed, for example that no process runs the projection.
+// Wait waits only for projections of this runner. It does not matter which process advances them.
 func (r *Runner) Wait(ctx context.Context, position eventstore.Position, projections ...string) error {
 	if len(projections) == 0 {
 		projections = slices.Sorted(maps.Keys(r.names))
@@ -59,7 +58,7 @@ func (r *Runner) Wait(ctx context.Context, position eventstore.Position, project
 	return nil
 }
 
-// wait is woken by this process's own progress, and looks after that of others.
+// wait is woken by the progress of this process, and asks the database for the progress of other processes.
 func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *family, name string) error {
 	for start := time.Now(); ; {
 		moved := n.moved.Wait()
@@ -95,13 +94,14 @@ func (r *Runner) wait(ctx context.Context, position eventstore.Position, n *fami
 }
 
 const (
-	// vainAfter is how long a call waits until it is logged why it may wait in vain, and tellEvery how often that is logged.
+	// vainAfter is how long a call waits before the log says why it may wait in vain. tellEvery is how often the log
+	// says so.
 	vainAfter = time.Second
 	tellEvery = 10 * time.Second
 )
 
-// tellVain logs that a call waits for a projection that no process runs, or that makes no progress: the caller may
-// have no deadline.
+// tellVain logs that a call waits for a projection that no process runs, or that makes no progress. The caller may have
+// no deadline, and would never learn the reason.
 func (r *Runner) tellVain(ctx context.Context, n *family, name string) {
 	last, now := n.told.Load(), int64(time.Since(n.made))
 	if last > 0 && now-last < int64(tellEvery) || !n.told.CompareAndSwap(last, now) {
@@ -112,7 +112,7 @@ func (r *Runner) tellVain(ctx context.Context, n *family, name string) {
 	}
 }
 
-// ask reads how far the live version is.
+// ask reads the checkpoint of the live version.
 func (r *Runner) ask(ctx context.Context, n *family, name string) (eventstore.Position, error) {
 	last := func() eventstore.Position { return eventstore.Position(n.at.Load()) }
 	select {
@@ -133,7 +133,7 @@ func (r *Runner) ask(ctx context.Context, n *family, name string) (eventstore.Po
 	return at, nil
 }
 
-// local returns how far the live version is, if this process runs all of it.
+// local returns how far the live version is, if this process runs all its partitions.
 func (n *family) local() (eventstore.Position, bool) {
 	for _, v := range n.versions {
 		if at, all := v.local(); all {
@@ -164,13 +164,14 @@ func (r *Runner) reason(ctx context.Context, n *family, name string) error {
 	case !live.Leased:
 		return errors.New("no process runs it: call Runner.Run")
 	case live.Silent > silentAfter && live.Silent > (live.Left+live.Silent)/2:
-		return fmt.Errorf("process %s, which runs it, was not heard of for %s: another one takes its place in %s",
+		return fmt.Errorf("process %s runs it, and has not renewed its lease for %s: another process takes over in %s",
 			live.Owner, live.Silent.Round(100*time.Millisecond), live.Left.Round(100*time.Millisecond))
 	}
 	return nil
 }
 
-// silentAfter is how long a lease may not be renewed, if that is half of it, until its owner may have died.
+// silentAfter is how long a lease must not have been renewed before its owner may have died. At least half of the lease
+// must have passed too.
 const silentAfter = time.Second
 
 // trouble returns why a version that this process runs makes no progress.
