@@ -198,8 +198,8 @@ func (e *ddlError) Error() string {
 	return "make its tables: " + e.err.Error()
 }
 
-// check compares a projection with its stored version. Types that the projection has and the stored version has not are
-// added: from now on, the processes that know these types handle them.
+// check compares a projection with its stored version. Types that the stored version does not have yet are added: from
+// now on, the processes that know these types handle them.
 func (v *deployment) check(ctx context.Context, tx pgx.Tx, s catalog.Version) error {
 	switch {
 	case s.Partitions != v.projection.options.Partitions:

@@ -33,9 +33,9 @@ type Inline struct {
 	names    []string
 }
 
-// NewInline returns the value that stores in a schema need to keep projections; the schema "" means "tidemark". There
-// must be at least one projection. Each must have one partition, must not be a subscription, and must differ from the
-// others in name or version.
+// NewInline returns an Inline for the stores of a schema; the schema "" means "tidemark". There must be at least one
+// projection. Each must have one partition, must not be a subscription, and must differ from the others in name or
+// version.
 func NewInline(schema string, projections ...*Projection) (*Inline, error) {
 	schema, err := pgschema.Name(schema)
 	if err != nil {
@@ -253,7 +253,7 @@ func (v *deployment) takeInline(ctx context.Context, patience time.Duration) err
 var errBehind = errors.New("the runner is not at the end of the log yet")
 
 // awaitRunner returns nil when the runner has handled all events up to a position. It returns errBehind if the runner
-// has not done so at the deadline. A zero deadline is none.
+// has not done so at the deadline. A zero deadline means that there is no deadline.
 func (v *deployment) awaitRunner(
 	ctx context.Context, db catalog.DB, end eventstore.Position, deadline time.Time,
 ) error {

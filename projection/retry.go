@@ -254,8 +254,8 @@ func (p *Projection) redo(ctx context.Context, tx pgx.Tx, items []item, info *ba
 }
 
 // redoUntil handles items in a transaction, and returns how many items it has handled. On an error it returns the
-// number of items before the failed one, if that item is known. After the time until it leaves the remaining items,
-// because other processes wait for the transaction.
+// number of items before the failed one, if that item is known. When the time until is over it leaves the remaining
+// items, because other processes wait for the transaction.
 func (p *Projection) redoUntil(
 	ctx context.Context, tx pgx.Tx, items []item, info *batchInfo, until time.Time) (n int, err error) {
 	ctx = context.WithValue(ctx, batchKey{}, info)

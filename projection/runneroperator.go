@@ -34,7 +34,7 @@ func (o *RunnerOperator) find(ctx context.Context, action string, ref Ref) (*dep
 	return d, nil
 }
 
-// AcceptTypes makes the event types that this process handles the stored types of the projection. The status then stops
+// AcceptTypes stores the event types that this process handles as the types of the projection. The status then stops
 // reporting types that were added later. After types were removed from the code on purpose, processes that do not know
 // them may run the projection.
 func (o *RunnerOperator) AcceptTypes(ctx context.Context, ref Ref) error {
@@ -53,11 +53,11 @@ func (o *RunnerOperator) AcceptTypes(ctx context.Context, ref Ref) error {
 	})
 }
 
-// Reset makes a projection handle all events after a position again, or leave out the events before it. The
-// projection's dead letters are deleted. The rows of a [NewTable] projection are deleted, and the position must be 0.
-// Handlers must overwrite the rows that they have written before. Readers see the read model while it is built again.
-// To rebuild it beside the version that readers see, raise [Options.Version] instead. Effects guarded by [Once] do not
-// happen again.
+// Reset makes a projection handle all events after a position again, or leave out the events up to it. The projection's
+// dead letters are deleted. For a [NewTable] projection the rows are deleted too, and the position must be 0. Handlers
+// must overwrite the rows that they have written before. Readers see the read model while it is built again. To rebuild
+// it beside the version that readers see, raise [Options.Version] instead. Effects guarded by [Once] do not happen
+// again.
 func (o *RunnerOperator) Reset(ctx context.Context, ref Ref, to eventstore.Position) error {
 	return untilUnchanged(ctx, func() error {
 		d, err := o.find(ctx, "reset", ref)

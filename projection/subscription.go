@@ -87,7 +87,7 @@ var ErrNoEvent = errors.New("projection.Once: the context is not that of a handl
 
 // Once reports whether an effect of the event that is being handled has not happened yet, and notes in tx that it
 // happens now. Commit tx together with the changes that the effect makes in the database. The effect then happens
-// exactly once, no matter how often the event is handled, and by which versions of the projection. The text effect
+// exactly once, however often the event is handled, and whichever versions of the projection handle it. The text effect
 // distinguishes several effects of one event.
 //
 // In a version that is not live Once reports false, because rebuilding must not repeat effects. There are two

@@ -18,7 +18,7 @@ type DB interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
-// Batcher sends several statements in one round trip, which are one transaction, and waits for their end.
+// Batcher sends several statements in one round trip, as one transaction, and waits for the end of the transaction.
 type Batcher func(ctx context.Context, b *pgx.Batch) error
 
 // ID names a version of a projection.
@@ -30,8 +30,8 @@ type ID struct {
 // The phases of a version.
 const (
 	Live     = "live"     // readers see it
-	Building = "building" // on the way to take the place of the live version
-	Retired  = "retired"  // kept for the way back
+	Building = "building" // the version is being built, to become the live version
+	Retired  = "retired"  // replaced by another version, and kept so that an operator can switch back
 )
 
 // The states of a version.
@@ -41,19 +41,19 @@ const (
 	Stopped = "stopped"
 )
 
-// Catalog is the projection tables of one schema. It is safe for concurrent use.
+// Catalog reads and writes the projection tables of one schema. It is safe for concurrent use.
 type Catalog struct {
 	schema string
-	texts  sync.Map // statements with the schema's name put in
+	texts  sync.Map // statements with the schema's name in place of SCHEMA
 }
 
-// New returns the catalog of a schema, whose name must be valid.
+// New returns the catalog of a schema. The schema's name must be valid.
 func New(schema string) *Catalog { return &Catalog{schema: schema} }
 
 // Schema returns the schema's name.
 func (c *Catalog) Schema() string { return c.schema }
 
-// SQL returns a statement with the schema's name in the place of SCHEMA.
+// SQL returns a statement with the schema's name in place of SCHEMA.
 func (c *Catalog) SQL(statement string) string {
 	if text, ok := c.texts.Load(statement); ok {
 		return text.(string)
@@ -78,13 +78,13 @@ func collect[T any](ctx context.Context, c *Catalog, db DB, scan pgx.RowToFunc[T
 	return pgx.CollectRows(found, scan)
 }
 
-// one returns the value of a query with one row of one column.
+// one returns the value of a query that returns one row with one column.
 func one[T any](ctx context.Context, c *Catalog, db DB, sql string, args ...any) (value T, err error) {
 	err = db.QueryRow(ctx, c.SQL(sql), args...).Scan(&value)
 	return value, err
 }
 
-// nullID returns an id as a statement takes it: null if it is not known.
+// nullID returns an id as an argument of a statement: null if the id is not known.
 func nullID(id uuid.UUID) *uuid.UUID {
 	if id == uuid.Nil {
 		return nil

@@ -12,8 +12,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// A handler that commits the transaction of its batch takes the row of the batch along, or leaves it behind:
-// either makes the commit fail.
+// A handler that commits the transaction of its batch also commits the batch's row: a deferred trigger makes that
+// commit fail. A handler that rolls the transaction back removes the row: the commit of the batch then fails.
 const (
 	guardSQL   = `insert into SCHEMA.projection_batches (id) values ($1)`
 	unguardSQL = `delete from SCHEMA.projection_batches where id = $1`
@@ -25,25 +25,25 @@ func (c *Catalog) Guard(ctx context.Context, tx pgx.Tx, batch uuid.UUID) error {
 	return err
 }
 
-// Unguard reports whether the transaction is still the one of Guard, and lets it commit.
+// Unguard reports whether the transaction is still the one that called Guard, and allows it to commit.
 func (c *Catalog) Unguard(ctx context.Context, tx pgx.Tx, batch uuid.UUID) (same bool, err error) {
 	n, err := c.exec(ctx, tx, unguardSQL, batch)
 	return n == 1, err
 }
 
-// GuardText returns Guard as text that begins a transaction, for one round trip less.
+// GuardText returns the statement of Guard as text, to be sent together with the begin of a transaction.
 func (c *Catalog) GuardText(batch uuid.UUID) string {
 	return fmt.Sprintf(c.SQL("insert into SCHEMA.projection_batches values ('%s')"), batch)
 }
 
 // NoteLimits bounds how long Note waits, and how long the transaction may be idle after it.
 type NoteLimits struct {
-	Wait time.Duration // for another transaction that has noted the same
-	Idle time.Duration // if the session has no limit of its own
+	Wait time.Duration // for another transaction that has noted the same effect
+	Idle time.Duration // used if the session has no limit of its own
 }
 
-// The limits hold from the note on: a process that is frozen, or cut off, in the middle of an effect does not
-// keep the note from others for longer than an effect may take.
+// The limits hold from the note on. A process that freezes or loses its connection during an effect then keeps the note
+// from other processes only for the time that an effect may take.
 const (
 	limitSQL = `
 select set_config('tidemark.lock_timeout', current_setting('lock_timeout'), true),
@@ -56,7 +56,7 @@ select set_config('tidemark.lock_timeout', current_setting('lock_timeout'), true
 	unlimitSQL = `select set_config('lock_timeout', current_setting('tidemark.lock_timeout'), true)`
 )
 
-// An event that is a dead letter of the live version has not had its effect.
+// If an event is a dead letter of the live version, its effect has not happened.
 const noteSQL = `
 insert into SCHEMA.inbox (projection, position, part)
 select $1, $2::bigint, $3
@@ -70,8 +70,8 @@ select $1, $2::bigint, $3
           and l.position = $2)
 on conflict do nothing`
 
-// Note notes in a transaction of the application that an effect of an event happens, and reports whether that is
-// new: the effect is due, or the event is a dead letter of the live version, and it was not noted before.
+// Note notes in a transaction of the application that an effect of an event happens. It reports whether the note is
+// new: the effect is due or the event is a dead letter of the live version, and the effect was not noted before.
 func (c *Catalog) Note(ctx context.Context, tx pgx.Tx, name string, position eventstore.Position, effect string,
 	due bool, limits NoteLimits) (first bool, err error) {
 	send := &pgx.Batch{}
@@ -86,7 +86,8 @@ func (c *Catalog) Note(ctx context.Context, tx pgx.Tx, name string, position eve
 
 func milliseconds(d time.Duration) string { return fmt.Sprintf("%dms", max(d.Milliseconds(), 1)) }
 
-// notingSQL has the transactions that have written to the inbox, or are about to.
+// notingSQL returns the transaction that has written to the inbox, or is about to. If there are several, it returns the
+// one that began first.
 const notingSQL = `
 select a.pid, coalesce(a.application_name, ''), coalesce(a.state, 'unknown')
   from pg_locks l
@@ -107,7 +108,7 @@ type Session struct {
 	State           string
 }
 
-// OldestNoter returns the session, other than pid, whose transaction has written to the inbox first.
+// OldestNoter returns the session, other than pid, with the oldest transaction that has written to the inbox.
 func (c *Catalog) OldestNoter(ctx context.Context, db DB, pid uint32) (s Session, err error) {
 	err = db.QueryRow(ctx, c.SQL(notingSQL), int32(pid)).Scan(&s.PID, &s.ApplicationName, &s.State)
 	return s, err
@@ -121,8 +122,8 @@ select fencing_token, current_setting('transaction_read_only') = 'on'
    and partition = $3
    and (select SCHEMA.proven($4, $5))`
 
-// EffectToken returns the token of a partition before effects are called, and whether the database takes no
-// writes: then it could not be noted that an effect has happened.
+// EffectToken returns the token of a partition, before effects are called. It also returns whether the database accepts
+// no writes: it could then not be noted that an effect has happened.
 func (c *Catalog) EffectToken(ctx context.Context, db DB, id ID, partition int, proof eventstore.Mark) (token int64, readOnly bool, err error) {
 	err = db.QueryRow(ctx, c.SQL(effectTokenSQL), id.Name, id.Version, partition, proof.Position, nullID(proof.ID)).Scan(&token, &readOnly)
 	return token, readOnly, err

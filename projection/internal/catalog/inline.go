@@ -16,7 +16,8 @@ select exists (
           and ($2 = 0 or version = $2)
           and inline is not null)`
 
-// KeptInline reports whether appends keep a version, or any with version 0, or are about to.
+// KeptInline reports whether appends keep a version, or will keep it soon. With version 0 it reports so for any version
+// of the name.
 func (c *Catalog) KeptInline(ctx context.Context, db DB, id ID) (bool, error) {
 	return one[bool](ctx, c, db, keptInlineSQL, id.Name, id.Version)
 }
@@ -27,34 +28,34 @@ select name || ':' || version
  where inline >= 0
    and name || ':' || version = any ($1)`
 
-// ActiveInline returns which of some versions, named name:version, appends keep.
+// ActiveInline returns the versions that appends keep, of those with the given names in the form name:version.
 func (c *Catalog) ActiveInline(ctx context.Context, tx pgx.Tx, names []string) ([]string, error) {
 	return collect(ctx, c, tx, pgx.RowTo[string], activeInlineSQL, names)
 }
 
-// In the order of the hash, so that two appends cannot deadlock.
+// The locks are taken in the order of the hashes, so that two appends cannot deadlock.
 const lockKeysSQL = `
 select pg_advisory_xact_lock(hashtext($1), h.hash)
   from (select distinct hashtext(key) as hash
           from unnest($2::text[]) key
          order by 1) h`
 
-// LockKeys lets appends write the rows of some keys one after the other, until their transactions end.
+// LockKeys makes appends write the rows of some keys one after the other. The locks last until the transactions end.
 func (c *Catalog) LockKeys(ctx context.Context, tx pgx.Tx, name string, keys []string) error {
 	_, err := tx.Exec(ctx, lockKeysSQL, name, keys)
 	return err
 }
 
-// Appends by stores with Config.Inline hold the lock shared, from before they store anything until they end.
+// Appends through stores with Config.Inline hold this lock shared, from before they store anything until they end.
 const excludeAppendsSQL = `select pg_advisory_xact_lock(hashtext('SCHEMA.inline'), 0)`
 
-// ExcludeAppends lets no store with Config.Inline append until the transaction ends.
+// ExcludeAppends makes all appends through stores with Config.Inline wait until the transaction ends.
 func (c *Catalog) ExcludeAppends(ctx context.Context, tx pgx.Tx) error {
 	_, err := c.exec(ctx, tx, excludeAppendsSQL)
 	return err
 }
 
-// An append with an old snapshot sees the sequence move.
+// nextval is not transactional: an append with an old snapshot also sees that the sequence has moved.
 const armInlineSQL = `
 update SCHEMA.projections
    set inline = -1, updated_at = clock_timestamp()
@@ -70,13 +71,13 @@ update SCHEMA.projections
    and version = $2
    and inline = -1`
 
-// ArmInline says that appends are to keep a version soon, and reports whether that is new.
+// ArmInline stores that appends will keep a version soon. It reports whether that was not stored before.
 func (c *Catalog) ArmInline(ctx context.Context, db DB, id ID) (armed bool, err error) {
 	n, err := c.exec(ctx, db, armInlineSQL, id.Name, id.Version)
 	return n == 1, err
 }
 
-// DisarmInline takes ArmInline back.
+// DisarmInline undoes ArmInline.
 func (c *Catalog) DisarmInline(ctx context.Context, db DB, id ID) error {
 	_, err := c.exec(ctx, db, disarmInlineSQL, id.Name, id.Version)
 	return err
@@ -91,7 +92,7 @@ func (c *Catalog) LogEnd(ctx context.Context, db DB) (eventstore.Position, error
 	return one[eventstore.Position](ctx, c, db, logEndSQL)
 }
 
-// Appending returns the open transactions that have appended, or are about to.
+// Appending returns the ids of the open transactions that have appended, or are about to.
 func (c *Catalog) Appending(ctx context.Context, db DB) ([]string, error) {
 	return collect(ctx, c, db, pgx.RowTo[string], `select t from SCHEMA.appending() t`)
 }
@@ -102,13 +103,13 @@ update SCHEMA.projections
  where name = $1
    and version = $2`
 
-// SetInline says that appends keep a version after a position. The caller fences it.
+// SetInline stores that appends keep a version after a position. The caller fences the version.
 func (c *Catalog) SetInline(ctx context.Context, tx pgx.Tx, id ID, after eventstore.Position) error {
 	_, err := c.exec(ctx, tx, setInlineSQL, id.Name, id.Version, after)
 	return err
 }
 
-// InlineState is what decides whether appends may keep a version.
+// InlineState is the state that decides whether appends may keep a version.
 type InlineState struct {
 	Inline *int64 // nil: no, -1: soon, otherwise after this position
 	Phase  string
@@ -131,7 +132,7 @@ select v.inline, v.phase, v.state, v.types, p.parked,
  where v.name = $1
    and v.version = $2`
 
-// InlineState returns whether appends may keep a version of one partition, of the events up to a position.
+// InlineState returns whether appends may keep a version with one partition. Behind concerns the events up to end.
 func (c *Catalog) InlineState(ctx context.Context, db DB, id ID, end eventstore.Position) (s InlineState, err error) {
 	found, err := db.Query(ctx, c.SQL(inlineStateSQL), id.Name, id.Version, end)
 	if err != nil {
@@ -156,8 +157,8 @@ update SCHEMA.projections
    and version = $2
    and inline is not null`
 
-// EndInline gives a version back to the runner, from the end of the log on, and reports whether appends kept it,
-// or were to keep it. The caller fences it, and excludes appends.
+// EndInline gives a version back to the runner, which continues at the end of the log. It reports whether appends kept
+// the version or would have kept it soon. The caller fences the version, and excludes appends.
 func (c *Catalog) EndInline(ctx context.Context, tx pgx.Tx, id ID, end eventstore.Position) (ended bool, err error) {
 	if _, err := c.exec(ctx, tx, moveInlineSQL, id.Name, id.Version, end); err != nil {
 		return false, err

@@ -9,18 +9,19 @@ import (
 	"github.com/tidemark-es/tidemark/internal/lease"
 )
 
-// leased is whether a partition has an owner. A lease that ends later than it can was taken before
-// the server's clock was put back: its owner may be gone, and renews it by the present clock if not.
+// leased is true if a partition has an owner. A lease can end later than its length allows, if it was taken before the
+// server's clock was set back. Such a lease counts as ended: its owner may be gone, and a running owner renews it by
+// the present clock.
 const leased = `(p.lease_expires between clock_timestamp() and clock_timestamp() + p.lease_length)`
 
-// Leases keeps the leases of projections. It is a [lease.Store].
+// Leases stores the leases of projections. It is a [lease.Store].
 type Leases struct {
 	Catalog *Catalog
 	DB      DB
 	Send    Batcher
 }
 
-// VersionPlan is what a process has to know of a version that it might run.
+// VersionPlan is the state of a version that a process needs in order to decide whether it runs the version.
 type VersionPlan struct {
 	Phase      string
 	State      string
@@ -28,7 +29,7 @@ type VersionPlan struct {
 	Partitions int
 }
 
-// A process that runs a projection is a member of it, until it was not heard of for the length of a lease.
+// A process that runs a projection is a member of it, until it has sent no sign of life for the length of a lease.
 const heartbeatSQL = `
 insert into SCHEMA.projection_members as m (projection, version, owner, expires, length)
 select v.name, v.version, $1, clock_timestamp() + $2::interval, $2::interval
@@ -37,7 +38,7 @@ select v.name, v.version, $1, clock_timestamp() + $2::interval, $2::interval
 on conflict (projection, version, owner) do update
    set expires = excluded.expires, length = excluded.length`
 
-// A partition that an operator has locked is not renewed, nor can it be stolen meanwhile.
+// A partition that an operator has locked is not renewed. Other processes cannot steal it either while it is locked.
 const renewSQL = `
 with renewed as (
     update SCHEMA.projection_partitions p
@@ -65,7 +66,7 @@ select v.name, v.version, v.phase, v.state, v.types, v.partitions,
   from SCHEMA.projections v
   join unnest($1::text[], $2::int[]) as mine (name, version) on (v.name, v.version) = (mine.name, mine.version)`
 
-// Renew is a method of [lease.Store].
+// Renew implements [lease.Store].
 func (l *Leases) Renew(ctx context.Context, owner string, length time.Duration, member, all []lease.Group) (
 	map[lease.ID]int64, []lease.Plan[VersionPlan], error) {
 	held := make(map[lease.ID]int64)
@@ -105,7 +106,7 @@ func scanPlan(row pgx.CollectableRow) (p lease.Plan[VersionPlan], err error) {
 	return p, err
 }
 
-// A lease is stolen when it has expired. The token makes what its former owner is doing fail.
+// A lease is stolen when it has expired. The new token makes the work of the former owner fail.
 const acquireSQL = `
 update SCHEMA.projection_partitions p
    set lease_owner = $1, lease_expires = clock_timestamp() + $2::interval, lease_length = $2::interval,
@@ -123,7 +124,7 @@ update SCHEMA.projection_partitions p
    and p.partition = free.partition
 returning p.partition, p.fencing_token`
 
-// Acquire is a method of [lease.Store].
+// Acquire implements [lease.Store].
 func (l *Leases) Acquire(ctx context.Context, owner string, length time.Duration, group lease.Group, most int) ([]lease.Lease, error) {
 	return collect(ctx, l.Catalog, l.DB, pgx.RowToStructByPos[lease.Lease], acquireSQL, owner, length, group.Name, group.Version, most)
 }
@@ -136,7 +137,7 @@ update SCHEMA.projection_partitions
    and version = $3
    and partition = $4`
 
-// Release is a method of [lease.Store].
+// Release implements [lease.Store].
 func (l *Leases) Release(ctx context.Context, owner string, id lease.ID) error {
 	_, err := l.Catalog.exec(ctx, l.DB, releaseSQL, owner, id.Group.Name, id.Group.Version, id.Partition)
 	return err
@@ -148,7 +149,7 @@ delete from SCHEMA.projection_members
    and projection = $2
    and version = $3`
 
-// LeaveGroup is a method of [lease.Store].
+// LeaveGroup implements [lease.Store].
 func (l *Leases) LeaveGroup(ctx context.Context, owner string, group lease.Group) error {
 	_, err := l.Catalog.exec(ctx, l.DB, leaveGroupSQL, owner, group.Name, group.Version)
 	return err
@@ -160,7 +161,7 @@ delete from SCHEMA.projection_members
     or expires < clock_timestamp() - interval '1 hour'
     or expires > clock_timestamp() + length`
 
-// Leave is a method of [lease.Store].
+// Leave implements [lease.Store].
 func (l *Leases) Leave(ctx context.Context, owner string, ids []lease.ID) error {
 	b := &pgx.Batch{}
 	for _, id := range ids {
@@ -170,7 +171,7 @@ func (l *Leases) Leave(ctx context.Context, owner string, ids []lease.ID) error 
 	return l.Send(ctx, b)
 }
 
-// A lease or a membership that is locked expires.
+// A lease or a membership that another transaction has locked is left to expire.
 const inheritSQL = `
 with gone as (
     delete from SCHEMA.projection_members m
@@ -187,14 +188,14 @@ update SCHEMA.projection_partitions p
            for update skip locked) free
  where (p.projection, p.version, p.partition) = (free.projection, free.version, free.partition)`
 
-// Inherit is a method of [lease.Store].
+// Inherit implements [lease.Store].
 func (l *Leases) Inherit(ctx context.Context, dead []string) error {
 	_, err := l.Catalog.exec(ctx, l.DB, inheritSQL, dead)
 	return err
 }
 
-// Announce wakes the other processes that listen on a channel. A process that does not hear it finds out by
-// polling.
+// Announce wakes the other processes that listen on a channel. A process that misses the notification finds the change
+// by polling.
 func (l *Leases) Announce(ctx context.Context, channel, owner string) {
 	_, _ = l.DB.Exec(ctx, `select pg_notify($1, $2)`, channel, owner)
 }

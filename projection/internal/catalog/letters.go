@@ -10,7 +10,7 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// NewLetter is a dead letter to be.
+// NewLetter is a dead letter that is not stored yet.
 type NewLetter struct {
 	Key      string
 	Position eventstore.Position
@@ -69,10 +69,10 @@ type Letter struct {
 	Position   eventstore.Position
 	Stream     string
 	Type       string
-	Error      string // "" if it only waits
+	Error      string // "" if the event only waits
 	Attempts   int
 	Edited     json.RawMessage
-	Waiting    int // events of the key behind it
+	Waiting    int // events of the key behind this one
 	RecordedAt time.Time
 }
 
@@ -95,8 +95,8 @@ select l.key, l.position, l.stream, l.type, coalesce(l.error, ''), l.attempts, l
  order by l.position
  fetch first ($5) rows with ties`
 
-// Letters returns dead letters in the order of positions after one: the first of each key, or all of one key.
-// There are more than most if several have one position.
+// Letters returns dead letters behind a position, in the order of positions: the first of each key, or all of one key.
+// It returns at most most of them, and more only if several have the last position.
 func (c *Catalog) Letters(ctx context.Context, db DB, id ID, key string, after eventstore.Position, most int) ([]Letter, error) {
 	return collect(ctx, c, db, pgx.RowToStructByPos[Letter], lettersSQL, id.Name, id.Version, key, after, most)
 }
@@ -104,7 +104,7 @@ func (c *Catalog) Letters(ctx context.Context, db DB, id ID, key string, after e
 // LetterGroup are the dead letters whose errors have the same first line.
 type LetterGroup struct {
 	Error       string
-	Count       int // events that failed so
+	Count       int // events that failed with this error
 	Waiting     int // events behind them
 	First, Last eventstore.Position
 	Since       time.Time
@@ -123,7 +123,7 @@ select error, count(*)::int, sum(waiting)::int, min(position), max(position), mi
            and l.error is not null) failed
  group by error`
 
-// LetterGroups returns the dead letters of a version by the first line of their errors.
+// LetterGroups returns the dead letters of a version, grouped by the first line of their errors.
 func (c *Catalog) LetterGroups(ctx context.Context, db DB, id ID) ([]LetterGroup, error) {
 	return collect(ctx, c, db, pgx.RowToStructByPos[LetterGroup], groupsSQL, id.Name, id.Version)
 }
@@ -137,12 +137,13 @@ select key
  group by key
  order by min(position)`
 
-// LetterKeys returns which of some keys have dead letters, or all that do if none is given, the oldest first.
+// LetterKeys returns the given keys that have dead letters, or all keys that have some if none is given. The key with
+// the oldest dead letter comes first.
 func (c *Catalog) LetterKeys(ctx context.Context, db DB, id ID, keys []string) ([]string, error) {
 	return collect(ctx, c, db, pgx.RowTo[string], letterKeysSQL, id.Name, id.Version, append([]string{}, keys...))
 }
 
-// KeyLetter is a dead letter of one key, and what was put in the place of its payload.
+// KeyLetter is a dead letter of one key, and the payload that was put in the place of its own.
 type KeyLetter struct {
 	Position eventstore.Position
 	Edited   []byte
@@ -184,7 +185,7 @@ update SCHEMA.dead_letters
    and key = $3
    and position = $4`
 
-// Edit puts another payload in the place of a dead letter's, and reports whether there is such a letter.
+// Edit puts another payload in the place of a dead letter's payload. It reports whether the dead letter exists.
 func (c *Catalog) Edit(ctx context.Context, tx pgx.Tx, id ID, key string, position eventstore.Position, data string) (found bool, err error) {
 	n, err := c.exec(ctx, tx, editSQL, id.Name, id.Version, key, position, data)
 	return n > 0, err
@@ -204,8 +205,8 @@ update SCHEMA.projection_partitions
    and version = $2
    and partition = $5`
 
-// DeleteLetters deletes dead letters of a key, of which some were handled, and counts them. The caller fences the
-// partition.
+// DeleteLetters deletes dead letters of a key and updates the counts of the partition. handled is how many of them
+// count as handled. The caller fences the partition.
 func (c *Catalog) DeleteLetters(ctx context.Context, tx pgx.Tx, id ID, partition int, key string, positions []int64, handled int) error {
 	_, err := c.exec(ctx, tx, deleteLettersSQL, id.Name, id.Version, key, positions, partition, handled)
 	return err
@@ -216,7 +217,7 @@ delete from SCHEMA.dead_letters
  where projection = $1
    and version = $2`
 
-// DropLetters deletes all dead letters of a version, without counting them.
+// DropLetters deletes all dead letters of a version. It does not update the counts of the partitions.
 func (c *Catalog) DropLetters(ctx context.Context, tx pgx.Tx, id ID) error {
 	_, err := c.exec(ctx, tx, dropLettersSQL, id.Name, id.Version)
 	return err
@@ -230,7 +231,7 @@ select key
    and key = any ($3)
  limit 1`
 
-// ParkedAmong returns one of some keys that has dead letters, or [pgx.ErrNoRows].
+// ParkedAmong returns one of the given keys that has dead letters, or [pgx.ErrNoRows].
 func (c *Catalog) ParkedAmong(ctx context.Context, db DB, id ID, keys []string) (string, error) {
 	return one[string](ctx, c, db, parkedAmongSQL, id.Name, id.Version, keys)
 }
@@ -241,7 +242,7 @@ type LetterID struct {
 	Key      string
 }
 
-// Of the key, and of events that may have had no key when they were parked.
+// The dead letters of the key, and those of events that may have had no key when they were parked.
 const concernedSQL = `
 select position, key
   from SCHEMA.dead_letters
@@ -249,7 +250,7 @@ select position, key
    and version = $2
    and (key = $3 or key = stream)`
 
-// Concerned returns the dead letters of a key, and those that were parked under their stream.
+// Concerned returns the dead letters of a key, and the dead letters that were parked under their stream.
 func (c *Catalog) Concerned(ctx context.Context, db DB, id ID, key string) ([]LetterID, error) {
 	return collect(ctx, c, db, pgx.RowToStructByPos[LetterID], concernedSQL, id.Name, id.Version, key)
 }

@@ -11,18 +11,18 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Partition is what the owner of a partition has to know of it.
+// Partition is the stored state of a partition that its owner needs.
 type Partition struct {
 	Checkpoint   eventstore.Position
-	CheckpointID uuid.UUID // of the event there; zero if that is not known
+	CheckpointID uuid.UUID // id of the event at the checkpoint; zero if it is not known
 	Token        int64
-	Mine         bool // the asking process has the lease
+	Mine         bool // the process that asks has the lease
 	Phase        string
 	State        string
 	Types        []string // that the version handles
 	Partitions   int
 	Inline       eventstore.Position // appends keep the projection after this position; -1 if they do not, or not yet
-	Held         bool                // another version is about to take its place
+	Held         bool                // another version is about to become the live version
 	Failing      bool
 	ServerStart  time.Time
 }
@@ -38,7 +38,7 @@ select p.checkpoint, p.fencing_token, coalesce(p.lease_owner = $4, false), v.pha
    and p.partition = $3
    and (select SCHEMA.proven())`
 
-// Partition returns a partition as owner finds it, or [pgx.ErrNoRows].
+// Partition returns the state of a partition for a process, or [pgx.ErrNoRows].
 func (c *Catalog) Partition(ctx context.Context, db DB, id ID, number int, owner string) (p Partition, err error) {
 	err = db.QueryRow(ctx, c.SQL(partitionSQL), id.Name, id.Version, number, owner).
 		Scan(&p.Checkpoint, &p.Token, &p.Mine, &p.Phase, &p.State, &p.Types, &p.Partitions, &p.Inline,
@@ -58,7 +58,7 @@ func (c *Catalog) AddPartitions(ctx context.Context, db DB, id ID, partitions in
 	return err
 }
 
-// Advance is what moves a checkpoint.
+// Advance has the arguments that move a checkpoint.
 type Advance struct {
 	ID        ID
 	Partition int
@@ -68,8 +68,8 @@ type Advance struct {
 	Handled   int             // events
 	Parked    int             // dead letters
 	Rate      float32         // events per second
-	Batch     *uuid.UUID      // as given to Guard; nil for none
-	Proof     eventstore.Mark // of an event that the owner has read; zero for none
+	Batch     *uuid.UUID      // the id that was given to Guard; nil for none
+	Proof     eventstore.Mark // the mark of an event that the owner has read; zero for none
 }
 
 const advanceSQL = `
@@ -80,8 +80,8 @@ func (a *Advance) args() []any {
 		a.Batch, a.Proof.Position, nullID(a.Proof.ID)}
 }
 
-// Advance moves a checkpoint for the owner of the token. Another process gets SQLSTATE TM006, an owner that has
-// read another log TM012.
+// Advance moves a checkpoint for the owner of the token. It fails with SQLSTATE TM006 for another process, and with
+// TM012 for an owner that has read another log.
 func (c *Catalog) Advance(ctx context.Context, db DB, a *Advance) error {
 	_, err := c.exec(ctx, db, advanceSQL, a.args()...)
 	return err
@@ -127,10 +127,10 @@ type Failure struct {
 	Token     int64
 	Error     string
 	At        *int64 // the position of the event; nil if the failure is about none
-	Stop      bool   // the whole version
+	Stop      bool   // stop the whole version
 }
 
-// Fail stores why a partition makes no progress, and since when, if the token is still the partition's.
+// Fail stores why a partition makes no progress, and since when, if the token is still the token of the partition.
 func (c *Catalog) Fail(ctx context.Context, send Batcher, f Failure) error {
 	b := &pgx.Batch{}
 	if f.Stop {
@@ -151,8 +151,8 @@ select array(select p.checkpoint
           from SCHEMA.projection_partitions own
          where (own.projection, own.version, own.partition) = ($1, $2, $3))`
 
-// LiveCheckpoints returns the checkpoints of the live version of a name, and the token of a partition of id, nil
-// if that is gone.
+// LiveCheckpoints returns the checkpoints of the live version of a name, and the token of a partition of id. The token
+// is nil if the partition does not exist any more.
 func (c *Catalog) LiveCheckpoints(ctx context.Context, db DB, id ID, partition int) (live []eventstore.Position, token *int64, err error) {
 	err = db.QueryRow(ctx, c.SQL(liveCheckpointsSQL), id.Name, id.Version, partition).Scan(&live, &token)
 	return live, token, err
@@ -184,7 +184,7 @@ func (c *Catalog) Checkpoints(ctx context.Context, db DB, id ID) ([]eventstore.P
 	return collect(ctx, c, db, pgx.RowTo[eventstore.Position], checkpointsSQL, id.Name, id.Version)
 }
 
-// LockCheckpoints is Checkpoints, and locks the partitions until the transaction ends.
+// LockCheckpoints is Checkpoints, and also locks the partitions until the transaction ends.
 func (c *Catalog) LockCheckpoints(ctx context.Context, tx pgx.Tx, id ID) ([]eventstore.Position, error) {
 	return collect(ctx, c, tx, pgx.RowTo[eventstore.Position], checkpointsSQL+"\n   for update", id.Name, id.Version)
 }
@@ -209,7 +209,7 @@ select min(p.checkpoint)
    and v.phase = 'live'
 having count(*) > 0`
 
-// LiveCheckpoint returns up to where all partitions of the live version are, or [pgx.ErrNoRows].
+// LiveCheckpoint returns the position that all partitions of the live version have reached, or [pgx.ErrNoRows].
 func (c *Catalog) LiveCheckpoint(ctx context.Context, db DB, name string) (eventstore.Position, error) {
 	return one[eventstore.Position](ctx, c, db, liveCheckpointSQL, name)
 }
@@ -220,7 +220,7 @@ select coalesce(max(checkpoint), 0)
  where projection = $1
    and version = $2`
 
-// Farthest returns the checkpoint of the partition that is farthest.
+// Farthest returns the highest checkpoint of a version.
 func (c *Catalog) Farthest(ctx context.Context, db DB, id ID) (eventstore.Position, error) {
 	return one[eventstore.Position](ctx, c, db, farthestSQL, id.Name, id.Version)
 }
@@ -237,9 +237,9 @@ update SCHEMA.projection_partitions p
            for update) locked
  where (p.projection, p.version, p.partition) = (locked.projection, locked.version, locked.partition)`
 
-// Fence raises the fencing tokens of some partitions, all of the version with nil, and of all versions if
-// id.Version is 0. What their owners remember, and what they have under way, is void from then on: none of it
-// can be committed. The rows are locked in the order of partitions, so that two who fence cannot deadlock.
+// Fence raises the fencing tokens of some partitions of a version, of all its partitions if partitions is nil, and of
+// all versions if id.Version is 0. Everything that the owners remember or have under way is then invalid, and cannot be
+// committed. The rows are locked in the order of partitions, so that two calls of Fence cannot deadlock.
 func (c *Catalog) Fence(ctx context.Context, tx pgx.Tx, id ID, partitions []int32) error {
 	_, err := c.exec(ctx, tx, fenceSQL, id.Name, id.Version, partitions)
 	return err
@@ -251,7 +251,7 @@ update SCHEMA.projection_partitions
  where projection = $1
    and ($2 = 0 or version = $2)`
 
-// ClearErrors forgets that partitions were failing.
+// ClearErrors deletes the stored errors of partitions.
 func (c *Catalog) ClearErrors(ctx context.Context, tx pgx.Tx, id ID) error {
 	_, err := c.exec(ctx, tx, clearErrorsSQL, id.Name, id.Version)
 	return err
@@ -264,7 +264,7 @@ update SCHEMA.projection_partitions
  where projection = $1
    and version = $2`
 
-// Reset sets all checkpoints of a version. The caller fences it.
+// Reset sets all checkpoints of a version. The caller fences the version.
 func (c *Catalog) Reset(ctx context.Context, tx pgx.Tx, id ID, to eventstore.Position) error {
 	_, err := c.exec(ctx, tx, resetSQL, id.Name, id.Version, to)
 	return err

@@ -11,24 +11,24 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// StoreID returns which store the schema is.
+// StoreID returns the id of the store in the schema.
 func (c *Catalog) StoreID(ctx context.Context, db DB) (uuid.UUID, error) {
 	return one[uuid.UUID](ctx, c, db, `select id from SCHEMA.store`)
 }
 
-// VersionStatus is how a version is doing.
+// VersionStatus is the state of a version.
 type VersionStatus struct {
 	ID         ID
 	Phase      string
 	State      string
 	Reason     string
-	Added      map[string]eventstore.Position // types, and up to where their events are missing
-	Total      int64                          // events when it was made
+	Added      map[string]eventstore.Position // types that were added later, and the positions up to which their events are missing
+	Total      int64                          // about how many events had to be handled, when the version was created
 	Checkpoint eventstore.Position            // of the partition that is farthest behind
 	Handled    int64
 	Types      []string
-	TotalAt    eventstore.Position // where the log ended when it was made
-	Now        time.Time           // of the server
+	TotalAt    eventstore.Position // where the log ended when the version was created
+	Now        time.Time           // by the clock of the server
 }
 
 const statusSQL = `
@@ -43,7 +43,7 @@ select v.name, v.version, v.phase, v.state, coalesce(v.reason, ''), v.added, v.t
     or v.name = any ($1)
  order by v.name, v.version`
 
-// VersionStatuses returns how the versions of some names are doing, or of all with nil.
+// VersionStatuses returns the state of the versions with the given names, or of all versions if names is nil.
 func (c *Catalog) VersionStatuses(ctx context.Context, db DB, names []string) ([]VersionStatus, error) {
 	return collect(ctx, c, db, func(row pgx.CollectableRow) (s VersionStatus, err error) {
 		var added []byte
@@ -56,7 +56,7 @@ func (c *Catalog) VersionStatuses(ctx context.Context, db DB, names []string) ([
 	}, statusSQL, names)
 }
 
-// PartitionStatus is how a partition is doing.
+// PartitionStatus is the state of a partition.
 type PartitionStatus struct {
 	ID           ID
 	Number       int
@@ -80,7 +80,7 @@ select projection, version, partition, checkpoint,
     or projection = any ($1)
  order by projection, version, partition`
 
-// PartitionStatuses returns how the partitions of some names are doing, or of all with nil.
+// PartitionStatuses returns the state of the partitions with the given names, or of all partitions if names is nil.
 func (c *Catalog) PartitionStatuses(ctx context.Context, db DB, names []string) ([]PartitionStatus, error) {
 	return collect(ctx, c, db, func(row pgx.CollectableRow) (p PartitionStatus, err error) {
 		err = row.Scan(&p.ID.Name, &p.ID.Version, &p.Number, &p.Checkpoint, &p.Owner, &p.Handled, &p.Rate, &p.Parked,
@@ -89,14 +89,14 @@ func (c *Catalog) PartitionStatuses(ctx context.Context, db DB, names []string) 
 	}, partitionStatusSQL, names)
 }
 
-// LiveState is why the live version of a projection may make no progress.
+// LiveState says why the live version of a projection may make no progress.
 type LiveState struct {
 	State  string
 	Reason string
 	Owner  string // of the partition that is farthest behind
 	Leased bool
-	Left   time.Duration // until its lease ends
-	Silent time.Duration // since it was renewed
+	Left   time.Duration // until the lease ends
+	Silent time.Duration // since the lease was renewed
 }
 
 const liveStateSQL = `
@@ -120,8 +120,8 @@ const auditSQL = `
 insert into SCHEMA.projection_audit (projection, version, action, actor, details)
 values ($1, $2, $3, coalesce(nullif($4, ''), session_user), $5)`
 
-// Audit records what was done to a version, or to all with version 0, and by whom: the role of Postgres if actor
-// is "".
+// Audit records a change of a version, or of all versions with version 0, and who made it: actor, or the role of
+// Postgres if actor is "".
 func (c *Catalog) Audit(ctx context.Context, tx pgx.Tx, id ID, action, actor string, details map[string]any) error {
 	text, err := json.Marshal(details)
 	if err != nil {
@@ -131,10 +131,10 @@ func (c *Catalog) Audit(ctx context.Context, tx pgx.Tx, id ID, action, actor str
 	return err
 }
 
-// AuditEntry is something that was done to a projection.
+// AuditEntry is a change that was made to a projection.
 type AuditEntry struct {
 	Projection string
-	Version    int // 0 for all of them
+	Version    int // 0 for all versions
 	Action     string
 	Actor      string
 	Role       string
@@ -149,7 +149,7 @@ select projection, version, action, actor, role, details, recorded_at
  order by id desc
  limit $2`
 
-// AuditList returns what was done to a projection, the latest first.
+// AuditList returns the changes that were made to a projection, the latest first.
 func (c *Catalog) AuditList(ctx context.Context, db DB, name string, most int) ([]AuditEntry, error) {
 	return collect(ctx, c, db, pgx.RowToStructByPos[AuditEntry], auditListSQL, name, most)
 }

@@ -11,13 +11,15 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// LockName lets processes register the versions of one name one after the other, until the transaction ends.
+// LockName makes processes register the versions of one name one after the other. The lock lasts until the transaction
+// ends.
 func (c *Catalog) LockName(ctx context.Context, tx pgx.Tx, name string) error {
 	_, err := tx.Exec(ctx, `select pg_advisory_xact_lock(hashtext('tidemark.projections'), hashtext($1))`, name)
 	return err
 }
 
-// LockTables lets projections of different names claim tables one after the other, until the transaction ends.
+// LockTables makes projections of different names claim tables one after the other. The lock lasts until the
+// transaction ends.
 func (c *Catalog) LockTables(ctx context.Context, tx pgx.Tx) error {
 	return c.LockName(ctx, tx, "the tables of all projections")
 }
@@ -30,7 +32,7 @@ type Version struct {
 	Types      []string
 	Definition string
 	Kind       string
-	Log        uuid.UUID // whose positions the checkpoints are
+	Log        uuid.UUID // the checkpoints are positions of this log
 }
 
 const versionsSQL = `
@@ -39,16 +41,16 @@ select version, phase, partitions, types, definition, kind, log
  where name = $1
  order by version`
 
-// Versions returns the versions of a name, in their order.
+// Versions returns the versions of a name, in the order of their numbers.
 func (c *Catalog) Versions(ctx context.Context, db DB, name string) ([]Version, error) {
 	return collect(ctx, c, db, pgx.RowToStructByPos[Version], versionsSQL, name)
 }
 
-// NewVersion is a row of projections to be.
+// NewVersion is a row of projections that is not stored yet.
 type NewVersion struct {
 	Version
 	Tables  []string
-	Total   int64               // events to handle until it has been built, about
+	Total   int64               // about how many events must be handled until the version has been built
 	TotalAt eventstore.Position // where the log ends
 }
 
@@ -56,7 +58,7 @@ const registerSQL = `
 insert into SCHEMA.projections (name, version, log, phase, partitions, types, tables, definition, total, kind, total_at)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)`
 
-// Register stores a version that is new.
+// Register stores a new version.
 func (c *Catalog) Register(ctx context.Context, tx pgx.Tx, name string, v NewVersion) error {
 	_, err := c.exec(ctx, tx, registerSQL, name, v.Version.Version, v.Log, v.Phase, v.Partitions, v.Types, v.Tables, v.Definition, v.Total, v.Kind, v.TotalAt)
 	return err
@@ -69,9 +71,9 @@ update SCHEMA.projections
    and version = $2
    and (inline is null or not $5)`
 
-// ChangeTypes stores the types that a version handles, and from where on it handles those that were added. It
-// reports false, and changes nothing, for a version that appends keep, unless the change concerns no appends.
-// The caller fences the version.
+// ChangeTypes stores the types that a version handles, and the position after which it handles each added type. If
+// appends keep the version and concernsAppends is true, ChangeTypes changes nothing and returns false. The caller
+// fences the version.
 func (c *Catalog) ChangeTypes(ctx context.Context, tx pgx.Tx, id ID, types []string,
 	added map[string]eventstore.Position, concernsAppends bool) (changed bool, err error) {
 	text, err := json.Marshal(added)
@@ -88,7 +90,8 @@ update SCHEMA.projections
  where name = $1
    and version = $2`
 
-// Accept stores the types that a version handles, and forgets what was added later. The caller fences it.
+// Accept stores the types that a version handles, and forgets which types were added later. The caller fences the
+// version.
 func (c *Catalog) Accept(ctx context.Context, tx pgx.Tx, id ID, types []string) error {
 	_, err := c.exec(ctx, tx, acceptSQL, id.Name, id.Version, types)
 	return err
@@ -100,7 +103,7 @@ update SCHEMA.projections
  where name = $1
    and version = $2`
 
-// NothingAdded forgets what was added later: the version is about to get all events of all its types.
+// NothingAdded forgets which types were added later, because the version will get all events of all its types.
 func (c *Catalog) NothingAdded(ctx context.Context, tx pgx.Tx, id ID) error {
 	_, err := c.exec(ctx, tx, nothingAddedSQL, id.Name, id.Version)
 	return err
@@ -139,7 +142,7 @@ func (c *Catalog) LiveVersion(ctx context.Context, db DB, name string) (int, err
 	return one[int](ctx, c, db, liveVersionSQL, name)
 }
 
-// LockedVersion is a row of projections that is locked.
+// LockedVersion is a row of projections that the transaction has locked.
 type LockedVersion struct {
 	Version    int
 	Phase      string
@@ -155,7 +158,7 @@ select version, phase, state, partitions, tables
  order by version
    for no key update`
 
-// LockVersions locks the versions of a name until the transaction ends. It comes before locks of partitions.
+// LockVersions locks the versions of a name until the transaction ends. Take this lock before locks of partitions.
 func (c *Catalog) LockVersions(ctx context.Context, tx pgx.Tx, name string) ([]LockedVersion, error) {
 	return collect(ctx, c, tx, pgx.RowToStructByPos[LockedVersion], lockVersionsSQL, name)
 }
@@ -166,7 +169,7 @@ update SCHEMA.projections
  where name = $1
    and ($2 = 0 or version = $2)`
 
-// SetState sets the state of a version, or of all with version 0, and reports whether there is one. The caller
+// SetState sets the state of a version, or of all versions with version 0, and reports whether there is one. The caller
 // fences them.
 func (c *Catalog) SetState(ctx context.Context, tx pgx.Tx, id ID, state, reason string) (found bool, err error) {
 	n, err := c.exec(ctx, tx, setStateSQL, id.Name, id.Version, state, reason)
@@ -179,7 +182,7 @@ update SCHEMA.projections
  where name = $1
    and version = $2`
 
-// SetPhase sets the phase of a version. The caller fences it.
+// SetPhase sets the phase of a version. The caller fences the version.
 func (c *Catalog) SetPhase(ctx context.Context, tx pgx.Tx, id ID, phase string) error {
 	_, err := c.exec(ctx, tx, setPhaseSQL, id.Name, id.Version, phase)
 	return err
@@ -192,7 +195,7 @@ update SCHEMA.projections
    and version = $2
    and phase = 'building'`
 
-// SetReason stores why a version that is being built cannot take over.
+// SetReason stores why a version that is being built cannot become the live version.
 func (c *Catalog) SetReason(ctx context.Context, db DB, id ID, reason string) error {
 	_, err := c.exec(ctx, db, setReasonSQL, id.Name, id.Version, reason)
 	return err
@@ -204,7 +207,8 @@ update SCHEMA.projections
  where name = $1
    and phase = 'live'`
 
-// Hold keeps the live version where it is for some time, or lets it go on with 0. The caller fences it.
+// Hold holds the live version at its checkpoints for some time. With length 0 the version continues. The caller fences
+// the version.
 func (c *Catalog) Hold(ctx context.Context, db DB, name string, length time.Duration) error {
 	_, err := c.exec(ctx, db, holdSQL, name, length)
 	return err
@@ -222,13 +226,14 @@ delete from SCHEMA.projections
  where name = $1
    and version = $2`
 
-// LockToDrop locks a version before anything else is locked, in the order of those who renew leases.
+// LockToDrop locks a version before the transaction locks anything else. Renewing leases takes the locks in the same
+// order.
 func (c *Catalog) LockToDrop(ctx context.Context, tx pgx.Tx, id ID) error {
 	_, err := c.exec(ctx, tx, lockToDropSQL, id.Name, id.Version)
 	return err
 }
 
-// Drop deletes a version with its partitions and dead letters. The caller fences it.
+// Drop deletes a version with its partitions and dead letters. The caller fences the version.
 func (c *Catalog) Drop(ctx context.Context, tx pgx.Tx, id ID) error {
 	_, err := c.exec(ctx, tx, dropSQL, id.Name, id.Version)
 	return err
@@ -245,13 +250,13 @@ select (select count(*) from SCHEMA.projections where name = $1),
                   where p.projection = $1
                     and ` + leased + `), '')`
 
-// Users returns how many versions a name has, and a process that runs one of them, "" if none does.
+// Users returns how many versions a name has, and a process that runs one of them; "" if no process does.
 func (c *Catalog) Users(ctx context.Context, tx pgx.Tx, name string) (versions int, owner string, err error) {
 	err = tx.QueryRow(ctx, c.SQL(usersSQL), name).Scan(&versions, &owner)
 	return versions, owner, err
 }
 
-// TableClaim is a table that a projection has.
+// TableClaim is a table of a projection.
 type TableClaim struct{ Projection, Table string }
 
 const othersTablesSQL = `
@@ -259,7 +264,7 @@ select distinct name, unnest(tables)
   from SCHEMA.projections
  where name <> $1`
 
-// OthersTables returns the tables of all projections but one.
+// OthersTables returns the tables of all projections with other names.
 func (c *Catalog) OthersTables(ctx context.Context, tx pgx.Tx, name string) ([]TableClaim, error) {
 	return collect(ctx, c, tx, pgx.RowToStructByPos[TableClaim], othersTablesSQL, name)
 }

@@ -9,49 +9,50 @@ import (
 )
 
 const (
-	// maxRecent bounds the pages a feed keeps, and pageBytes about how large one is. The first page shows how large
-	// events are.
+	// maxRecent bounds how many pages a feed keeps. pageBytes is about how large a page is. firstPage bounds the events
+	// of the first page, from which the feed learns how large events are.
 	maxRecent = 16
 	pageBytes = 2 << 20
 	firstPage = 100
-	// readAhead is how many pages are read while another one is being handled.
+	// readAhead is how many pages are read ahead while another page is being handled.
 	readAhead = 2
 )
 
 // Read reads the page after a mark, of at most limit events, and waits until there is one.
 type Read func(after eventstore.Mark, limit int) (eventstore.Page, error)
 
-// Feed keeps the pages that were read last. A reader that is a little behind gets its events from there, readers at the
-// same place share a read under way, and a reader further behind reads for itself until it has caught up. While a page
-// is being handled, the next ones are read.
+// Feed keeps the pages that were read last. A reader that is a little behind gets its events from these pages. Readers
+// at the same mark share a running read. A reader that is further behind reads on its own until it has caught up. While
+// a page is being handled, the feed reads the next pages.
 type Feed struct {
 	read Read
 
 	mu       sync.Mutex
 	limit    int     // events of a page
-	perEvent int     // bytes of an event, on the latest page
-	recent   []*Page // at most maxRecent, oldest read first
+	perEvent int     // bytes of an event, measured on the latest page
+	recent   []*Page // at most maxRecent, the oldest read first
 	reading  map[eventstore.Mark]*reading
 	running  sync.WaitGroup
 }
 
-// reading is a read under way. page and err are set when done is closed.
+// reading is a read that is running. page and err are set when done is closed.
 type reading struct {
 	done chan struct{}
 	page *Page
 	err  error
 }
 
-// New returns a feed of pages with at most limit events. The reads under way end when read returns.
+// New returns a feed of pages with at most limit events. Its reads end when the function read returns.
 func New(read Read, limit int) *Feed {
 	return &Feed{read: read, limit: limit, reading: make(map[eventstore.Mark]*reading)}
 }
 
-// Wait returns when no read is under way any more.
+// Wait returns when no read is running any more.
 func (f *Feed) Wait() { f.running.Wait() }
 
-// Next returns a page of the log that reaches beyond a mark, and may begin before it. It waits
-// until there is one. When the log went back behind the mark, pages that were read before are forgotten.
+// Next returns a page of the log that ends behind a mark. The page may begin before the mark. Next waits until there is
+// such a page. If the log went back behind the mark, Next returns [eventstore.ErrDiverged], and the feed forgets all
+// pages.
 func (f *Feed) Next(ctx context.Context, after eventstore.Mark) (*Page, error) {
 	f.mu.Lock()
 	if p := f.remembered(after.Position); p != nil {
@@ -78,14 +79,14 @@ func (f *Feed) Next(ctx context.Context, after eventstore.Mark) (*Page, error) {
 	return r.page, nil
 }
 
-// Forget makes all readers read anew.
+// Forget drops all pages, so that all readers read again.
 func (f *Feed) Forget() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.recent = nil
 }
 
-// start reads the page after a mark, unless that is being read.
+// start reads the page after a mark, unless a read of that page is running already.
 func (f *Feed) start(after eventstore.Mark) *reading {
 	if r, ok := f.reading[after]; ok {
 		return r
@@ -111,7 +112,7 @@ func (f *Feed) start(after eventstore.Mark) *reading {
 	return r
 }
 
-// prefetch reads what comes behind a page, if there is more already: the first of the next pages that is not kept.
+// prefetch reads ahead behind a page, if there are more events. It reads the first of the next pages that is not kept.
 func (f *Feed) prefetch(p *Page) {
 	for range readAhead {
 		if p == nil || !p.More {

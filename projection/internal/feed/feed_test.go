@@ -26,7 +26,7 @@ type fake struct {
 	ctx    context.Context
 	events []eventstore.Raw
 	reads  atomic.Int64
-	gate   chan struct{} // nil: answer at once
+	gate   chan struct{} // nil: read returns at once
 	err    error
 }
 
@@ -64,7 +64,7 @@ func numbers(n int) (positions []eventstore.Position) {
 	return positions
 }
 
-// TestNothingLeftOut: readers that are anywhere in the log, and forget what they have, each see every event once.
+// TestNothingLeftOut: each reader sees every event once, wherever the readers are, and although the feed forgets pages.
 func TestNothingLeftOut(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		var positions []eventstore.Position
@@ -115,7 +115,7 @@ func TestNothingLeftOut(t *testing.T) {
 	})
 }
 
-// TestShared: readers at one place share a read, and readers a little behind need none.
+// TestShared: readers at the same mark share a read, and readers a little behind need no read.
 func TestShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newFake(t.Context(), numbers(10)...)
@@ -133,7 +133,7 @@ func TestShared(t *testing.T) {
 		close(log.gate)
 		readers.Wait()
 		if p, err := f.Next(t.Context(), eventstore.After(4)); err != nil || p.After != 0 {
-			t.Errorf("a reader behind: %+v, %v; want the page that is there", p, err)
+			t.Errorf("a reader behind: %+v, %v; want the page that is kept", p, err)
 		}
 		if n := log.reads.Load(); n != 1 {
 			t.Errorf("the log was read %d times, want once", n)
@@ -142,7 +142,7 @@ func TestShared(t *testing.T) {
 	})
 }
 
-// TestReadAhead: while a page is being handled the next two are read, and no more.
+// TestReadAhead: while a page is being handled, the feed reads the next two pages, and no more.
 func TestReadAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newFake(t.Context(), numbers(10)...)
@@ -163,7 +163,7 @@ func TestReadAhead(t *testing.T) {
 	})
 }
 
-// TestBounded: of a long log the last pages are kept; a reader at the beginning reads for itself.
+// TestBounded: a feed keeps the last pages of a long log, and a reader at the beginning reads on its own.
 func TestBounded(t *testing.T) {
 	t.Parallel()
 	log := newFake(t.Context(), numbers(100)...)
@@ -181,12 +181,12 @@ func TestBounded(t *testing.T) {
 		t.Errorf("the last page was read again (%v)", err)
 	}
 	if _, err := f.Next(t.Context(), eventstore.Mark{}); err != nil || log.reads.Load() == before {
-		t.Errorf("the first of 100 pages is still there (%v)", err)
+		t.Errorf("the first of 100 pages is still kept (%v)", err)
 	}
 	f.Wait()
 }
 
-// TestDiverged: a log that went back makes all readers read anew.
+// TestDiverged: after a log went back, all readers read again.
 func TestDiverged(t *testing.T) {
 	t.Parallel()
 	log := newFake(t.Context(), numbers(10)...)
@@ -194,7 +194,7 @@ func TestDiverged(t *testing.T) {
 	if _, err := f.Next(t.Context(), eventstore.Mark{}); err != nil {
 		t.Fatal(err)
 	}
-	f.Wait() // the second page is there too
+	f.Wait() // then the second page is kept too
 	log.err = &eventstore.DivergedError{Position: 10}
 	if _, err := f.Next(t.Context(), eventstore.After(10)); !errors.Is(err, eventstore.ErrDiverged) {
 		t.Fatalf("%v, want ErrDiverged", err)
@@ -204,7 +204,7 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
-// TestCancel: a reader that gives up leaves the read to the others.
+// TestCancel: when a reader gives up, its read continues for the other readers.
 func TestCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		log := newFake(t.Context(), numbers(1)...)
@@ -224,7 +224,7 @@ func TestCancel(t *testing.T) {
 	})
 }
 
-// TestDerive: what is made of a page is made once for each key, whoever asks first.
+// TestDerive: a value is computed once for each key of a page, whichever goroutine asks first.
 func TestDerive(t *testing.T) {
 	t.Parallel()
 	p := feed.NewPage(0, eventstore.Page{})
@@ -240,6 +240,6 @@ func TestDerive(t *testing.T) {
 	}
 	all.Wait()
 	if made[0].Load() != 1 || made[1].Load() != 1 {
-		t.Errorf("made %d and %d times, want once each", made[0].Load(), made[1].Load())
+		t.Errorf("computed %d and %d times, want once each", made[0].Load(), made[1].Load())
 	}
 }

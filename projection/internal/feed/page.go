@@ -20,7 +20,7 @@ func NewPage(after eventstore.Position, p eventstore.Page) *Page {
 	return &Page{After: after, Page: p, derived: make(map[any]func() any)}
 }
 
-// Derive returns what compute returns for a key, and calls compute once for each key of a page.
+// Derive returns the value that compute returns for a key. It calls compute once for each key of a page.
 func Derive[T any](p *Page, key any, compute func() T) T {
 	p.mu.Lock()
 	value, ok := p.derived[key]

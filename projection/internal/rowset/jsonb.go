@@ -11,11 +11,12 @@ import (
 	"strings"
 )
 
-// errUnsure means that only Postgres knows what it makes of a document.
+// errUnsure means that only Postgres knows the text that it would return for a document.
 var errUnsure = errors.New("only Postgres knows")
 
-// jsonbText returns a JSON document as jsonb gives it back, and whether that is certain: with the members of an object by
-// length and bytes, the last one of a name, and its own spaces and escapes.
+// jsonbText returns a JSON document as jsonb returns it, and reports whether the result is certain. In jsonb the
+// members of an object are ordered by length and then by bytes, the last of several members with one name is kept, and
+// spaces and escapes are those of Postgres.
 func jsonbText(data []byte) ([]byte, bool) {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
@@ -102,12 +103,12 @@ func appendObject(d *json.Decoder, to []byte) ([]byte, error) {
 	return append(to, '}'), nil
 }
 
-// appendString appends a string with the escapes that Postgres writes.
+// appendString appends a string, with escapes as Postgres writes them.
 func appendString(to []byte, text string) ([]byte, error) {
 	to = append(to, '"')
 	for _, r := range text {
 		switch {
-		case r == 0 || r == '�': // refused; or half of a pair, which Go has replaced
+		case r == 0 || r == '�': // zero, which Postgres refuses, or a replacement by Go for half of a surrogate pair
 			return nil, errUnsure
 		case r == '"' || r == '\\':
 			to = append(to, '\\', byte(r))

@@ -19,26 +19,26 @@ import (
 	"github.com/tidemark-es/tidemark/internal/panics"
 )
 
-// keep is how a value of a column becomes what the database would give back for it, so that a fold sees the same
-// in a row that was kept in memory and in one that was loaded.
+// keep says how a value of a column is turned into the value that the database would return for it. A fold then sees
+// the same value in a row that was kept in memory and in one that was loaded.
 type keep struct {
 	how      keepHow
 	isText   bool
 	isEnum   bool
-	iso      bool   // dates are YYYY-MM-DD
-	base     uint32 // type of the column
-	modifier int32  // of the type; -1 for none
+	iso      bool   // dates are written as YYYY-MM-DD
+	base     uint32 // type of the column, below any domain
+	modifier int32  // of the type, such as a scale; -1 for none
 }
 
 type keepHow int
 
 const (
-	keepAsIs    keepHow = iota // the value is given back as it is
-	keepEncoded                // what pgx sends is what it is given back, after the type's modifier
-	keepReload                 // only the database knows
+	keepAsIs    keepHow = iota // the database returns the value unchanged
+	keepEncoded                // the database returns the value as pgx sends it, after the type's modifier is applied
+	keepReload                 // only the database knows the value that it returns
 )
 
-// exact are pairs of types of which every value that can be stored is given back.
+// exact lists, for each column type, the Go kinds of which the database returns every stored value unchanged.
 var exact = map[uint32][]reflect.Kind{
 	pgtype.BoolOID:   {reflect.Bool},
 	pgtype.Int8OID:   {reflect.Int64, reflect.Int, reflect.Int32, reflect.Int16, reflect.Int8, reflect.Uint32, reflect.Uint16, reflect.Uint8},
@@ -48,7 +48,7 @@ var exact = map[uint32][]reflect.Kind{
 	pgtype.Float4OID: {reflect.Float32},
 }
 
-// encodable are types of which pgx sends and reads values without a loss, unless they have a modifier.
+// encodable lists the column types whose values pgx sends and reads without loss, unless the type has a modifier.
 var encodable = map[uint32]bool{
 	pgtype.BoolOID: true, pgtype.Int2OID: true, pgtype.Int4OID: true, pgtype.Int8OID: true,
 	pgtype.Float4OID: true, pgtype.Float8OID: true, pgtype.TextOID: true, pgtype.VarcharOID: true, pgtype.ByteaOID: true,
@@ -60,7 +60,7 @@ var encodable = map[uint32]bool{
 	pgtype.TimestamptzArrayOID: true,
 }
 
-// keepOf decides how values of a field are kept for a column.
+// keepOf decides how the values of a field are kept for a column.
 func keepOf(field reflect.Type, isText bool, a attribute, iso bool) keep {
 	k := keep{how: keepReload, isText: isText, isEnum: a.IsEnum && !a.IsArray, iso: iso, base: a.Base, modifier: a.Modifier}
 	own := custom(field)
@@ -68,7 +68,7 @@ func keepOf(field reflect.Type, isText bool, a attribute, iso bool) keep {
 	case isText && own:
 	case isText && field.Kind() == reflect.String && k.modifier < 0 && (k.isEnum || k.base == pgtype.TextOID || k.base == pgtype.VarcharOID):
 		k.how = keepAsIs
-	case isText: // pointers are copied: what they point to may be part of an event
+	case isText: // a pointer is copied, because it may point into an event
 		k.how = keepEncoded
 	case !own && slices.Contains(exact[k.base], field.Kind()):
 		k.how = keepAsIs
@@ -90,7 +90,7 @@ func isNumber(t reflect.Type) bool {
 
 func isTimestamp(oid uint32) bool { return oid == pgtype.TimestampOID || oid == pgtype.TimestamptzOID }
 
-// custom reports whether a type, or what it points to, has methods that say how it is stored.
+// custom reports whether a type, or the type that it points to, has methods that determine how it is stored.
 func custom(t reflect.Type) bool {
 	if t.Kind() == reflect.Pointer {
 		t = t.Elem()
@@ -102,7 +102,7 @@ func custom(t reflect.Type) bool {
 		p.Implements(reflect.TypeFor[pgtype.Float64Valuer]()) || p.Implements(reflect.TypeFor[pgtype.Float64Scanner]())
 }
 
-// whole reports whether all fields of a row are columns.
+// whole reports whether all fields of a row type are columns.
 func (t *tableOf[Row]) whole() bool { return countFields(reflect.TypeFor[Row]()) == len(t.columns) }
 
 func countFields(t reflect.Type) (n int) {
@@ -117,7 +117,7 @@ func countFields(t reflect.Type) (n int) {
 	return n
 }
 
-// keeper keeps the values of a column. It is not for several goroutines.
+// keeper keeps the values of one column. Only one goroutine may use it.
 type keeper struct {
 	keep
 	column int
@@ -147,11 +147,11 @@ func (d *tableShape) keepers() []*keeper {
 }
 
 func newKeeper(d *tableShape, types *pgtype.Map, n int) *keeper {
-	// An empty buffer: nil would be NULL.
+	// The buffer is empty and not nil: nil would mean NULL.
 	return &keeper{keep: d.keeps[n], column: n, types: types, oid: d.oids[n], format: d.format(types, n), buffer: make([]byte, 0, 64)}
 }
 
-// senders returns keepers that know how values are sent.
+// senders returns keepers that encode values in the form in which they are sent.
 func (d *tableShape) senders() []*keeper {
 	types := d.typeMap()
 	var all []*keeper
@@ -161,7 +161,7 @@ func (d *tableShape) senders() []*keeper {
 	return all
 }
 
-// sends returns why a value cannot be sent.
+// sends returns why a value cannot be sent, or nil.
 func (k *keeper) sends(from reflect.Value) (err error) {
 	defer panics.Recover(&err)
 	if from.Kind() == reflect.Pointer && from.IsNil() {
@@ -188,7 +188,7 @@ func (k *keeper) encoded(from reflect.Value) ([]byte, error) {
 	return data, err
 }
 
-// take sets to to what the database gives back for from, and reports whether that is certain.
+// take sets to to the value that the database would return for from. It reports whether that value is certain.
 func (k *keeper) take(from, to reflect.Value) (sure bool, err error) {
 	switch {
 	case k.how == keepAsIs:
@@ -224,7 +224,7 @@ func (k *keeper) take(from, to reflect.Value) (sure bool, err error) {
 	return true, nil
 }
 
-// modified returns what is stored of a value as pgx sends it, and whether that is certain.
+// modified returns the stored form of a value that pgx sends as data. It reports whether that form is certain.
 func (k *keeper) modified(data []byte) ([]byte, bool) {
 	switch {
 	case data == nil:
@@ -260,7 +260,8 @@ func (k *keeper) takeText(from, to reflect.Value) (sure bool) {
 	return sure
 }
 
-// text returns the text of the value that the database makes of a text, and whether that is certain.
+// text returns the text of the value that the database would make from a text. It reports whether the result is
+// certain.
 func (k *keeper) text(text string) (string, bool) {
 	if k.isEnum {
 		return text, true
@@ -293,7 +294,7 @@ func (k *keeper) text(text string) (string, bool) {
 	return text, false
 }
 
-// inUTC turns the times of a field into UTC: where a process runs must make no difference.
+// inUTC converts the times of a field to UTC, because the time zone of a process must make no difference.
 func inUTC(field reflect.Value) {
 	switch at := field.Addr().Interface().(type) {
 	case *time.Time:
@@ -317,7 +318,8 @@ func inUTC(field reflect.Value) {
 	}
 }
 
-// roundTime rounds a timestamp of Postgres, which are microseconds since 2000, to so many digits of a second.
+// roundTime rounds a timestamp to a number of digits of a second. A timestamp of Postgres is a number of microseconds
+// since 2000.
 func roundTime(data []byte, digits int32) []byte {
 	if digits < 0 || digits >= 6 || len(data) != 8 {
 		return data
@@ -339,7 +341,7 @@ func roundTime(data []byte, digits int32) []byte {
 	return binary.BigEndian.AppendUint64(nil, uint64(at))
 }
 
-// plainNumber reports whether a text is a number without a sign but -, an exponent, or a zero too many.
+// plainNumber reports whether a text is a number without a plus sign, an exponent or superfluous leading zeros.
 func plainNumber(text string) bool {
 	whole, fraction, point := strings.Cut(strings.TrimPrefix(text, "-"), ".")
 	return digits(whole) && (whole == "0" || whole[0] != '0') && (!point || digits(fraction))
@@ -354,8 +356,8 @@ func digits(text string) bool {
 	return text != ""
 }
 
-// numericText returns the text that a numeric with a modifier has after it was stored as a text, and whether that is
-// certain. Postgres rounds halves away from zero.
+// numericText returns the text of a numeric with a modifier after a text was stored in it. It reports whether that text
+// is certain. Postgres rounds halves away from zero.
 func numericText(text string, modifier int32) (string, bool) {
 	if len(text) > 1000 || !plainNumber(text) {
 		return text, false

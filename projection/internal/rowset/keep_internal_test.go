@@ -12,7 +12,7 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// TestKeptTexts: what is predicted of a text is what Postgres makes of it.
+// TestKeptTexts: the text that is predicted for a value is the text that Postgres makes of it.
 func TestKeptTexts(t *testing.T) {
 	t.Parallel()
 	conn, err := pgx.Connect(t.Context(), pgtest.EmptyURL(t))
@@ -51,7 +51,7 @@ func TestKeptTexts(t *testing.T) {
 			if err == nil && sure {
 				predicted++
 				if kept != stored {
-					t.Errorf("%s: %q is kept as %q and stored as %q", c.name, text, kept, stored)
+					t.Errorf("%s: %q is kept as %q, but stored as %q", c.name, text, kept, stored)
 				}
 			}
 		}
@@ -72,7 +72,7 @@ func typeName(t *testing.T, conn *pgx.Conn, oid uint32) (name string) {
 	return name
 }
 
-// BenchmarkKept measures what it costs that a row is kept as the database would give it back, per fold.
+// BenchmarkKept measures, per fold, the cost of keeping a row as the database would return it.
 func BenchmarkKept(b *testing.B) {
 	type plain struct {
 		Key  string `db:"key,key"`

@@ -15,17 +15,18 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 )
 
-// Rows are rows of a table that one owner holds in memory. They are what the table holds, as of the last flush, and what
-// the changes since have made of them. Nobody else writes rows of these keys.
+// Rows are rows of a table that one owner holds in memory: the rows of the table as of the last flush, with the changes
+// made since then. Only the owner may write rows with these keys.
 type Rows interface {
-	// Load makes sure that the rows of some keys are in memory.
+	// Load loads the rows of some keys, if they are not in memory yet.
 	Load(ctx context.Context, db Querier, keys []string) error
-	// Settled reports whether the row of a key, which must have been loaded, is what the table would give back for it. If
-	// it is not, the rows must be flushed, and loaded again, before anything is folded into it.
+	// Settled reports whether the row of a key is the row that the table would return for it. The key must have been
+	// loaded. If the row is not settled, the rows must be flushed, and the key loaded again, before another change is
+	// folded into it.
 	Settled(key string) bool
-	// Fold changes the row of a key, which must have been loaded. After an error the rows are of no use any more.
+	// Fold changes the row of a key, which must have been loaded. After an error the rows must not be used any more.
 	Fold(key string, change Change) error
-	// Dirty is how many rows have changed since the last flush.
+	// Dirty returns how many rows have changed since the last flush.
 	Dirty() int
 	// Flush writes the rows that have changed. Many new rows are written by COPY, which is faster.
 	Flush(ctx context.Context, tx pgx.Tx) error
@@ -37,32 +38,32 @@ type Rows interface {
 
 // Change changes a row.
 type Change interface {
-	// Apply changes a row, which is a pointer to one, once or several times, and calls done each time with the outcome. It
-	// returns the first error of done.
+	// Apply changes the row that the pointer row points to, once or several times. After each change it calls done with
+	// the outcome. It returns the first error of done.
 	Apply(row any, done func(Outcome, error) error) error
 }
 
-// Outcome is what becomes of a row.
+// Outcome is what happens to a row after a change.
 type Outcome int
 
 // The outcomes of a change. Zero is none of them.
 const (
 	Put    Outcome = iota + 1 // the row is stored as it is
-	Delete                    // there is no such row any more
+	Delete                    // the row is deleted, or stays absent
 	Skip                      // the row is as it was before
 	Fail                      // the row cannot be changed, for the reason given with it
 )
 
-// ValueError is why the row of one key cannot be read or written. The group of dead letters is told by what comes before
-// the row.
+// ValueError is why the row of one key cannot be read or written. The key comes last in its text. The text before the
+// key determines the group of dead letters.
 type ValueError struct{ err error }
 
 func (e *ValueError) Error() string { return e.err.Error() }
 
-// Unwrap returns why.
+// Unwrap returns the cause.
 func (e *ValueError) Unwrap() error { return e.err }
 
-// ShapeError is why no row could ever be read or written.
+// ShapeError is why no row of a table can ever be read or written.
 type ShapeError struct{ err error }
 
 func (e *ShapeError) Error() string { return e.err.Error() }
@@ -72,21 +73,21 @@ func shapeError(format string, args ...any) error { return &ShapeError{fmt.Error
 // entry is a row in memory.
 type entry[Row any] struct {
 	row     Row
-	stored  bool // it is in the table
-	present bool // it is to be there
+	stored  bool // the row is in the table
+	present bool // the row must be in the table after the next flush
 	changed bool
-	unsure  bool  // only the database knows what it would give back
-	err     error // why it cannot be loaded
+	unsure  bool  // only the database knows which row it would return
+	err     error // why the row cannot be loaded
 }
 
 type rowsOf[Row any] struct {
 	table    *tableOf[Row]
 	d        *tableShape
-	keepers  []*keeper // unless the rows are plain
+	keepers  []*keeper // nil if the rows are plain
 	entries  map[string]*entry[Row]
 	changed  []*entry[Row]
-	limit    int  // of entries, when nothing is dirty
-	complete bool // what is not in memory is not in the table
+	limit    int  // of entries, after a flush
+	complete bool // a row that is not in memory is not in the table either
 }
 
 // Load implements [Rows].
@@ -114,7 +115,7 @@ func (r *rowsOf[Row]) Load(ctx context.Context, db Querier, keys []string) error
 	return r.read(found, missing)
 }
 
-// know looks at the table, unless it is known.
+// know describes the table, unless that was done before.
 func (r *rowsOf[Row]) know(ctx context.Context, db Querier) error {
 	if r.d != nil {
 		return nil
@@ -124,7 +125,7 @@ func (r *rowsOf[Row]) know(ctx context.Context, db Querier) error {
 			return err
 		}
 	}
-	if r.d = r.table.described.Load(); r.d == nil { // another partition has failed meanwhile
+	if r.d = r.table.described.Load(); r.d == nil { // another partition has cleared the description after a failed flush
 		return r.know(ctx, db)
 	}
 	if r.keepers = nil; !r.d.plain {
@@ -133,7 +134,7 @@ func (r *rowsOf[Row]) know(ctx context.Context, db Querier) error {
 	return nil
 }
 
-// read reads rows into their entries. One that cannot be read is a matter of its key alone.
+// read reads rows into their entries. A row that cannot be read is an error of its key only.
 func (r *rowsOf[Row]) read(found pgx.Rows, missing map[string]*entry[Row]) error {
 	defer found.Close()
 	var row Row
@@ -146,14 +147,14 @@ func (r *rowsOf[Row]) read(found pgx.Rows, missing map[string]*entry[Row]) error
 			}
 		}
 		raw := found.RawValues()
-		key := string(raw[0]) // a text
+		key := string(raw[0]) // the key is read as text
 		e := missing[key]
 		if e == nil {
 			return fmt.Errorf("%w: %q", ErrOtherKey, key)
 		}
 		e.err = r.scan(plans, raw, &row, pointers)
 		e.row, e.stored, e.present = row, true, true
-		row = *new(Row) // what it points to belongs to the entry now
+		row = *new(Row) // the values that the row points to belong to the entry now
 	}
 	return found.Err()
 }
@@ -171,7 +172,7 @@ func (r *rowsOf[Row]) scan(plans []pgtype.ScanPlan, raw [][]byte, row *Row, poin
 	return nil
 }
 
-// valueError says which value cannot be read or written.
+// valueError names the value that cannot be read or written.
 func (r *rowsOf[Row]) valueError(does string, n int, key string, err error) error {
 	c := r.table.columns[n]
 	field := reflect.TypeFor[Row]().FieldByIndex(c.field)
@@ -179,20 +180,20 @@ func (r *rowsOf[Row]) valueError(does string, n int, key string, err error) erro
 		r.table.quoted, field.Name, field.Type, does, c.name, err, key)}
 }
 
-// clear makes a row what it is before its first event.
+// clear sets an entry to the row of a key before its first event.
 func (r *rowsOf[Row]) clear(e *entry[Row], key string) {
 	e.row = *new(Row)
 	reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).SetString(key)
 }
 
-// ErrOtherKey is why rows cannot be loaded of which the table has the keys in another form: padded, or
-// as another number.
+// ErrOtherKey is the error when the table returns a key in another form than it was asked for: padded, or a number that is
+// written in another way.
 var ErrOtherKey = errors.New("the key column does not hold keys as they are: the table has")
 
-// ErrWrongKey is why a fold cannot be stored that has changed the row's key.
+// ErrWrongKey is the error of a fold that has changed the key of its row.
 var ErrWrongKey = errors.New("the fold has changed the key of the row")
 
-// Fold implements [Rows]. A panic of the change is an error.
+// Fold implements [Rows]. If the change panics, Fold returns an error.
 func (r *rowsOf[Row]) Fold(key string, change Change) (err error) {
 	defer panics.Recover(&err)
 	e := r.entries[key]
@@ -239,7 +240,7 @@ func (r *rowsOf[Row]) Settled(key string) bool {
 	return !e.changed || !e.unsure
 }
 
-// settle makes a row what the database would give back for it, as far as that is certain.
+// settle sets a row to the row that the database would return for it, as far as that is certain.
 func (r *rowsOf[Row]) settle(e *entry[Row]) error {
 	if e.unsure = r.d.unsure; r.keepers == nil {
 		return nil
@@ -260,7 +261,7 @@ func (r *rowsOf[Row]) settle(e *entry[Row]) error {
 // Dirty implements [Rows].
 func (r *rowsOf[Row]) Dirty() int { return len(r.changed) }
 
-// copyFrom is from how many new rows on they are copied in.
+// copyFrom is the number of new rows from which rows are written by COPY.
 const copyFrom = 200
 
 // Flush implements [Rows].
@@ -291,12 +292,12 @@ func (r *rowsOf[Row]) Flush(ctx context.Context, tx pgx.Tx) error {
 	}
 	if err != nil {
 		err = r.refused(append(kept, added...), err)
-		r.table.described.Store(nil) // it may have changed
+		r.table.described.Store(nil) // the table may have changed
 	}
 	return err
 }
 
-// refused says which row cannot be written, if that is known.
+// refused returns the error of a failed flush, and names the row that cannot be written if it is known.
 func (r *rowsOf[Row]) refused(entries []*entry[Row], err error) error {
 	for _, k := range r.d.senders() {
 		for _, e := range entries {
@@ -312,7 +313,7 @@ func (r *rowsOf[Row]) refused(entries []*entry[Row], err error) error {
 	return err
 }
 
-// copyIn writes new rows.
+// copyIn writes new rows by COPY.
 func (r *rowsOf[Row]) copyIn(ctx context.Context, tx pgx.Tx, added []*entry[Row]) error {
 	if len(added) == 0 {
 		return nil
@@ -329,7 +330,7 @@ func (r *rowsOf[Row]) copyIn(ctx context.Context, tx pgx.Tx, added []*entry[Row]
 		next++
 		values = r.table.values(&added[next-1].row, values[:0])
 		for n, c := range r.table.columns {
-			if c.isText && values[n] != nil { // which pgx turns into what the column is
+			if c.isText && values[n] != nil { // pgx converts a plain string to the type of the column
 				values[n] = plainText(values[n])
 			}
 		}
@@ -338,14 +339,14 @@ func (r *rowsOf[Row]) copyIn(ctx context.Context, tx pgx.Tx, added []*entry[Row]
 	return err
 }
 
-// plainText returns the string that a pointer to one, of whatever name, points to.
+// plainText returns the string that a pointer points to. The string may have a named type.
 func plainText(pointer any) any { return reflect.ValueOf(pointer).Elem().String() }
 
 func (r *rowsOf[Row]) keyOf(e *entry[Row]) string {
 	return reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).String()
 }
 
-// upsert writes rows with one statement, from arrays with an element per row.
+// upsert writes rows with one statement. Its arguments are arrays with one element per row.
 func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Row]) error {
 	if len(entries) == 0 {
 		return nil
@@ -372,7 +373,8 @@ func (r *rowsOf[Row]) upsert(ctx context.Context, tx pgx.Tx, entries []*entry[Ro
 	var args []any
 	switch tx.Conn().Config().DefaultQueryExecMode {
 	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
-		// What the arrays hold cannot be told from their Go type. Within a transaction a pooler allows it.
+		// Postgres must be asked for the types of the arrays, because their Go type does not say it. In a transaction a
+		// pooler allows that.
 		args = append(args, pgx.QueryExecModeDescribeExec)
 	}
 	for n := range arrays {
@@ -400,7 +402,7 @@ func (r *rowsOf[Row]) Flushed() {
 		return
 	}
 	r.complete = false
-	for key := range r.entries { // any of them: there is no order in a map
+	for key := range r.entries { // any entries: a map has no order
 		if delete(r.entries, key); len(r.entries) <= r.limit/2 {
 			return
 		}

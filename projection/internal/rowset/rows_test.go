@@ -20,7 +20,7 @@ type account struct {
 	Balance int
 }
 
-// add is a change: it adds to the balance, and says what becomes of the row.
+// add is a change: it adds to the balance, and returns the outcome for the row.
 type add struct {
 	amount  int
 	outcome rowset.Outcome
@@ -95,10 +95,10 @@ type wide struct {
 func TestTableRefuses(t *testing.T) {
 	t.Parallel()
 	if _, err := rowset.New[int](pgx.Identifier{"t"}); err == nil {
-		t.Error("rows that are numbers")
+		t.Error("a number was accepted as a row type")
 	}
 	if _, err := rowset.New[struct{ A string }](pgx.Identifier{"t"}); err == nil {
-		t.Error("rows without a key")
+		t.Error("a row type without a key was accepted")
 	}
 	pool := pgtest.Pool(t)
 	for name, sql := range map[string]string{

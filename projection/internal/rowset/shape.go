@@ -15,37 +15,38 @@ import (
 	"github.com/tidemark-es/tidemark/internal/panics"
 )
 
-// tableShape is what Postgres says of a table, and how its rows are written and kept.
+// tableShape is the description of a table by Postgres, and how the table's rows are written and kept.
 type tableShape struct {
 	upsertSQL string
-	copies    bool     // COPY takes all of them as pgx sends them
-	texts     []bool   // per column: sent as text, since it is an array or of a type that pgx does not know
+	copies    bool     // COPY accepts all columns as pgx sends them
+	texts     []bool   // per column: sent as text, because it is an array or of a type that pgx does not know
 	oids      []uint32 // per column
 	keeps     []keep   // per column
-	plain     bool     // a row that is kept is what the database gives back
-	unsure    bool     // triggers or rules may change any row that is written
-	volatile  bool     // statements about other tables may change rows that are stored
+	plain     bool     // a row that is kept is the same as the row that the database returns
+	unsure    bool     // triggers or rules may change any row when it is written
+	volatile  bool     // statements on other tables may change stored rows
 	types     *pgtype.Map
 }
 
-// attribute is a column as Postgres has it.
+// attribute is a column of the table in Postgres.
 type attribute struct {
 	Name    string
 	OID     uint32
 	Type    string
 	IsArray bool
-	IsEnum  bool // or an array of them
+	IsEnum  bool // an enum, or an array of enums
 
-	IsRequired bool   // there is no row without a value for it
-	IsComputed bool   // no value may be given for it
+	IsRequired bool   // the column is not null and has no default
+	IsComputed bool   // Postgres computes the value, and accepts no other
 	Base       uint32 // the type below a domain
 	Modifier   int32  // such as the scale of a numeric; -1 for none
 
-	known     bool // to pgx
+	known     bool // pgx knows the type
 	knownBase bool
 }
 
-// A domain may be made of a domain. The modifier is that of the column or of the first domain that has one.
+// A domain may be based on another domain. The modifier is that of the column, or that of the first domain that has
+// one.
 const describeSQL = `
 select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid, -1) like '%[]',
        coalesce(element.typtype, own.typtype) = 'e',
@@ -70,7 +71,7 @@ select attname::text, atttypid, format_type(atttypid, -1), format_type(atttypid,
    and attnum > 0
    and not attisdropped`
 
-// Of internal triggers only those of foreign keys change rows, and these are in pg_constraint.
+// Of the internal triggers, only those of foreign keys change rows. Foreign keys are in pg_constraint.
 const tableSQL = `
 select exists (select
                  from pg_trigger
@@ -120,7 +121,7 @@ func (t *tableOf[Row]) Describe(ctx context.Context, db Querier) error {
 	return nil
 }
 
-// attributes returns the columns by name, and whether dates are written as ISO 8601 has them.
+// attributes returns the columns by name, and whether Postgres writes dates in ISO 8601.
 func (t *tableOf[Row]) attributes(ctx context.Context, db Querier, d *tableShape) (map[string]attribute, bool, error) {
 	found, err := db.Query(ctx, describeSQL, t.quoted)
 	if err != nil {
@@ -134,7 +135,7 @@ func (t *tableOf[Row]) attributes(ctx context.Context, db Querier, d *tableShape
 		if err != nil {
 			return nil, false, err
 		}
-		conn := found.Conn() // nothing else uses it now
+		conn := found.Conn() // the connection is not used by anything else now
 		types := conn.TypeMap()
 		_, a.known = types.TypeForOID(a.OID)
 		_, a.knownBase = types.TypeForOID(a.Base)
@@ -147,7 +148,7 @@ func (t *tableOf[Row]) attributes(ctx context.Context, db Querier, d *tableShape
 	return byName, iso, found.Err()
 }
 
-// complain returns an error when no row could ever be written.
+// complain returns an error if no row can ever be written.
 func (t *tableOf[Row]) complain(byName map[string]attribute, unique bool) error {
 	for _, c := range t.columns {
 		a, ok := byName[c.name]
@@ -177,17 +178,17 @@ func (t *tableOf[Row]) fieldName(c column) string {
 	return reflect.TypeFor[Row]().FieldByIndex(c.field).Name
 }
 
-// plan decides how the columns are written and kept.
+// plan decides how each column is written and kept.
 func (t *tableOf[Row]) plan(d *tableShape, byName map[string]attribute, iso bool) {
 	var arrays, selected, sets []string
 	types := d.typeMap()
 	for n, c := range t.columns {
 		a := byName[c.name]
 		field := reflect.TypeFor[Row]().FieldByIndex(c.field).Type
-		d.copies = d.copies && (a.known || a.IsEnum) && !(c.isText && custom(field)) // pgx sends what it does not know as text, like enums
+		d.copies = d.copies && (a.known || a.IsEnum) && !(c.isText && custom(field)) // pgx sends values of types that it does not know as text, like enums
 		k := keepOf(field, c.isText, a, iso)
 		if k.how == keepEncoded && !c.isText && !encodes(types, a.Base, types.FormatCodeForOID(a.Base), field) {
-			k.how = keepReload // sent as text, of which Postgres makes a value
+			k.how = keepReload // sent as text, from which Postgres makes a value
 		}
 		d.keeps = append(d.keeps, k)
 		d.plain = d.plain && d.keeps[n].how == keepAsIs
@@ -200,7 +201,7 @@ func (t *tableOf[Row]) plan(d *tableShape, byName map[string]attribute, iso bool
 		oid := a.OID
 		switch {
 		case known:
-		case a.knownBase && !c.isText: // of a domain
+		case a.knownBase && !c.isText: // the column's type is a domain
 			oid = a.Base
 		case a.IsArray && !c.isText:
 			oid = pgtype.TextArrayOID
@@ -227,14 +228,14 @@ func (t *tableOf[Row]) plan(d *tableShape, byName map[string]attribute, iso bool
 		pgx.Identifier{t.columns[0].name}.Sanitize(), action)
 }
 
-// unscannable is the type of the plans that pgx makes for what it cannot scan.
+// unscannable is the type of the plan that pgx returns for a value that it cannot scan.
 var unscannable = reflect.TypeOf(pgtype.NewMap().PlanScan(pgtype.BoolOID, pgtype.BinaryFormatCode, new(chan int)))
 
-// fits returns an error when a field is of a type that pgx can never write to its column, or read from it.
+// fits returns an error if pgx can never write the type of a field to its column, or read it from there.
 func (t *tableOf[Row]) fits(d *tableShape, byName map[string]attribute) error {
 	types := d.typeMap()
 	for n, c := range t.columns {
-		if c.isText { // Postgres makes any type of a text
+		if c.isText { // Postgres converts a text to any type
 			continue
 		}
 		a, field := byName[c.name], reflect.TypeFor[Row]().FieldByIndex(c.field).Type
@@ -253,7 +254,7 @@ func (t *tableOf[Row]) fits(d *tableShape, byName map[string]attribute) error {
 	return nil
 }
 
-// typeMap returns the types for one goroutine: a map remembers plans.
+// typeMap returns a copy of the types for one goroutine. A map caches plans, so goroutines must not share it.
 func (d *tableShape) typeMap() *pgtype.Map { return copyTypes(d.types) }
 
 func copyTypes(types *pgtype.Map) *pgtype.Map {
@@ -263,7 +264,7 @@ func copyTypes(types *pgtype.Map) *pgtype.Map {
 	return own
 }
 
-// format is in which a column is sent.
+// format returns the format in which a column is sent.
 func (d *tableShape) format(types *pgtype.Map, n int) int16 {
 	if d.texts[n] {
 		return pgtype.TextFormatCode
@@ -273,7 +274,7 @@ func (d *tableShape) format(types *pgtype.Map, n int) int16 {
 
 func encodes(types *pgtype.Map, oid uint32, format int16, field reflect.Type) (can bool) {
 	var panicked error
-	defer panics.Recover(&panicked) // a value that is zero may be one that the application's code does not expect
+	defer panics.Recover(&panicked) // the application's code may not expect a zero value
 	if field.Kind() == reflect.Pointer {
 		field = field.Elem()
 	}

@@ -16,17 +16,17 @@ type Querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// Table is a table whose rows are made of a Go type.
+// Table is a table whose rows have a Go type.
 type Table interface {
-	// Open returns no rows yet, of which at most limit are kept when none has changed. A fresh table has none: what is not
-	// in memory is not loaded.
+	// Open returns Rows without any row in memory. When no row has changed, it keeps at most limit rows. fresh says
+	// that the table is empty: rows that are not in memory are not loaded.
 	Open(limit int, fresh bool) Rows
-	// Describe asks Postgres what the table is like. The error is a [ShapeError] when it cannot hold the rows.
+	// Describe asks Postgres about the table's columns. It returns a [ShapeError] if the table cannot hold the rows.
 	Describe(ctx context.Context, db Querier) error
 }
 
-// New returns a table with rows of a type: a struct with a field for each column, of which one is the key. The error says
-// why Row is no such type.
+// New returns a table for rows of a type: a struct with a field for each column, one of which is the key. The error
+// says why Row is not such a type.
 func New[Row any](name pgx.Identifier) (Table, error) {
 	columns, err := columnsOf[Row]()
 	if err != nil {
@@ -41,10 +41,10 @@ func New[Row any](name pgx.Identifier) (Table, error) {
 type column struct {
 	name   string
 	field  []int
-	isText bool // the field is a string, whatever the column is
+	isText bool // the field is a string, of whatever type the column is
 }
 
-// tableOf is a table with rows of a type. The first column is the key.
+// tableOf is a table with rows of type Row. The first column is the key.
 type tableOf[Row any] struct {
 	name    pgx.Identifier
 	quoted  string // the name
@@ -54,7 +54,7 @@ type tableOf[Row any] struct {
 	described          atomic.Pointer[tableShape]
 }
 
-// columnsOf returns the columns of a row type, the key first.
+// columnsOf returns the columns of a row type. The key comes first.
 func columnsOf[Row any]() ([]column, error) {
 	t := reflect.TypeFor[Row]()
 	if t.Kind() != reflect.Struct {
@@ -97,7 +97,7 @@ func columnsOf[Row any]() ([]column, error) {
 	return columns, nil
 }
 
-// snake turns OpenedOn into opened_on, and ID into id.
+// snake returns a name in snake case, such as opened_on for OpenedOn, and id for ID.
 func snake(name string) string {
 	var b strings.Builder
 	runes := []rune(name)
@@ -110,7 +110,7 @@ func snake(name string) string {
 	return b.String()
 }
 
-// names returns the columns' names, quoted, with a prefix each.
+// names returns the quoted names of the columns, each with a prefix.
 func (t *tableOf[Row]) names(prefix string) string {
 	var names []string
 	for _, c := range t.columns {
@@ -152,8 +152,8 @@ func (t *tableOf[Row]) pointers(row *Row, into []any) []any {
 	return into
 }
 
-// values returns the fields of a row to be sent: as pointers, which costs no copies, except those
-// that are pointers themselves.
+// values returns the fields of a row to be sent. Fields are returned as pointers, which avoids copies. A field that is
+// a pointer is returned as it is.
 func (t *tableOf[Row]) values(row *Row, into []any) []any {
 	value := reflect.ValueOf(row).Elem()
 	for _, c := range t.columns {
