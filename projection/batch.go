@@ -77,7 +77,7 @@ func (b *batch) divert(i *item) bool {
 	return true
 }
 
-// cut ends the batch at a position, and forgets the dead letters behind it.
+// cut ends the batch at a position, and forgets the dead letters after it.
 func (b *batch) cut(to eventstore.Position) {
 	b.to, b.durable = to, true
 	all := b.letters
@@ -143,7 +143,7 @@ func (b *batch) handle(ctx context.Context, conn *pgx.Conn, items []item) error 
 }
 
 // handleNext gives the n-th item to its handler or effect, together with the following items if they are handled in one
-// batch. next is the index of the first item behind them. On an error, at is the index of the item that failed, and the
+// batch. next is the index of the first item after them. On an error, at is the index of the item that failed, and the
 // effects of the items before it have happened; at is -1 if that item is not known.
 func (b *batch) handleNext(ctx context.Context, tx pgx.Tx, items []item, n int, said *saying) (next, at int, err error) {
 	i, info := &items[n], infoOf(ctx)

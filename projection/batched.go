@@ -42,6 +42,7 @@ type BatchItemError struct {
 	Err  error
 }
 
+// Error gives the index of the item and its error.
 func (e *BatchItemError) Error() string {
 	return fmt.Sprintf("item %d of the batch: %v", e.Item, e.Err)
 }
@@ -75,7 +76,7 @@ func Each[E any](c *codec.Codec[E], key func(eventstore.Event[E]) string, value 
 	return BatchSource{s}
 }
 
-// OnBatch says that a projection gives events to handle in batches, in the transaction that moves the checkpoint behind
+// OnBatch says that a projection gives events to handle in batches, in the transaction that moves the checkpoint past
 // them. One round trip can write what hundreds of events mean. [Options.Timeout] is for a whole batch. After an error
 // nothing of the batch is stored. OnBatch panics when handle is nil.
 func OnBatch(handle func(ctx context.Context, tx pgx.Tx, batch Batch) error, sources ...BatchSource) HandlerSource {
@@ -85,8 +86,8 @@ func OnBatch(handle func(ctx context.Context, tx pgx.Tx, batch Batch) error, sou
 
 // EffectBatch says that a subscription calls do for events in batches, for example to publish them. After a crash,
 // events are given to do again, as with [Effect]. A [BatchItemError] says that the effects of the items before it have
-// happened. After any other error the runner assumes that no effect of the batch has happened. EffectBatch panics when do
-// is nil.
+// happened. After any other error the runner assumes that no effect of the batch has happened. EffectBatch panics when
+// do is nil.
 func EffectBatch(do func(ctx context.Context, batch Batch) error, sources ...BatchSource) EffectSource {
 	given{"the effect", do == nil}.must("EffectBatch", "")
 	handle := func(ctx context.Context, _ pgx.Tx, b Batch) error { return do(ctx, b) }
@@ -113,7 +114,7 @@ type gathered struct {
 	handler *batchHandler
 	of      []int // for each item of the batch, the index of its item in the page, ascending
 	handled amount
-	next    int // index of the first item behind the batch
+	next    int // index of the first item after the batch
 }
 
 // gather makes a batch of the items from the n-th on. The batch ends before an item with another handler, or an item

@@ -151,7 +151,7 @@ func (b *bus) serve(ctx context.Context, pages *feed.Feed, l *subscription) {
 // maxKnown is how many marks a subscription remembers. There is one mark for each page.
 const maxKnown = 100
 
-// back moves a subscription to an earlier position after the log went back: behind the last event that the subscription
+// back moves a subscription to an earlier position when the log went back: to the last event that the subscription
 // remembers and that is still in the log, or otherwise to the end of the log. Events that the subscription has seen may
 // be gone, and others may be in their place.
 func (b *bus) back(ctx context.Context, l *subscription, why error) error {

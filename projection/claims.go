@@ -14,6 +14,7 @@ type TakenError struct {
 	Table      string
 }
 
+// Error names the projection and the table, and says what to do.
 func (e *TakenError) Error() string {
 	if e.Owner == "" {
 		return fmt.Sprintf("projection %s: there is a table, view or index %q that no projection of this schema has made: "+

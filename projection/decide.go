@@ -18,7 +18,7 @@ type limits struct {
 }
 
 // cut returns the items of a page that may be handled now, and the position that is reached with them. The items of one
-// event stay together, because a checkpoint is either before all of them or behind all of them.
+// event stay together, because a checkpoint is either before all of them or after all of them.
 func cut(items []item, through eventstore.Position, l limits) ([]item, eventstore.Position) {
 	to := through
 	if l.bounded {

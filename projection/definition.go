@@ -58,8 +58,8 @@ func token(sql string) (length int, kept bool) {
 
 func isWord(r rune) bool { return r == '_' || r >= 0x80 || unicode.IsLetter(r) || unicode.IsDigit(r) }
 
-// past looks for a closing text behind the first from bytes. It returns the index behind the closing text, or the length of
-// sql if there is none.
+// past looks for a closing text after the first from bytes. It returns the index after the closing text, or the length
+// of sql if there is none.
 func past(sql string, from int, closing string) int {
 	if n := strings.Index(sql[from:], closing); n >= 0 {
 		return from + n + len(closing)

@@ -33,8 +33,9 @@ type ChangedError struct {
 	advice     string // "" means: raise the version
 }
 
+// Error names the projection and the difference, and says what to do.
 func (e *ChangedError) Error() string {
-	advice := cmp.Or(e.advice, "raise Options.Version to build it anew, while the present version stays")
+	advice := cmp.Or(e.advice, "raise Options.Version to rebuild it, while the present version stays")
 	return fmt.Sprintf("projection %s: %s; %s", e.Projection, e.What, advice)
 }
 

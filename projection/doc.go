@@ -7,14 +7,15 @@
 // the table projection_partitions.
 //
 // The names form three groups. Declare: [New], [NewTable], [NewSubscription], [NewInline], their [Options], the sources
-// [On], [OnKeyed], [OnBatch], [Fold], [FoldKeys], [Effect], [EffectAll] and [EffectBatch], and what handlers call, [Once],
-// [Transient] and [Fatal]. Run: [NewRunner] with its [Config], [Runner.Run], [Runner.Wait], [Runner.Subscribe]. Operate:
-// [Operator] and [RunnerOperator], which name a projection by a [Ref], [Status], [DeadLetter] and [AuditEntry].
+// [On], [OnKeyed], [OnBatch], [Fold], [FoldKeys], [Effect], [EffectAll] and [EffectBatch], and the functions for
+// handlers [Once], [Transient] and [Fatal]. Run: [NewRunner] with its [Config], [Runner.Run], [Runner.Wait],
+// [Runner.Subscribe]. Operate: [Operator] and [RunnerOperator], which name a projection by a [Ref], [Status],
+// [DeadLetter] and [AuditEntry].
 //
 // # Guarantees
 //
 //   - Exactly once: a batch's writes and its checkpoint commit in one transaction. After a crash a partition continues
-//     behind the last event whose writes are in the read model.
+//     after the last event whose writes are in the read model.
 //   - Fencing: the same transaction fails unless the fencing token is the one that the partition's owner got with its
 //     lease. A stalled process that wakes up after its lease went to another process changes nothing. Operators use the
 //     same token: a batch that is under way when they change something fails, and is done again after the change.

@@ -32,6 +32,7 @@ type HandlerError struct {
 	Err        error
 }
 
+// Error names the projection and the event, and gives the handler's error.
 func (e *HandlerError) Error() string {
 	return fmt.Sprintf("projection %s: event %q at position %d of stream %s: %v", e.Projection, e.Type, e.Position, e.Stream, e.Err)
 }
@@ -134,6 +135,7 @@ type WaitError struct {
 	Err        error
 }
 
+// Error names the projection, its checkpoint and the position, and gives the reason if it is known.
 func (e *WaitError) Error() string {
 	text := fmt.Sprintf("projection %s is at position %d and did not reach %d: %v", e.Projection, e.Checkpoint, e.Position, e.Err)
 	if e.Reason != nil {

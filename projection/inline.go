@@ -26,7 +26,6 @@ import (
 //
 // An event that cannot be handled fails its append, and no other append. Appends whose events concern the same row wait
 // for each other's commit. Inline is for read models in which each row belongs to one stream, or to few.
-// row wait for each other's commit; it is for read models whose rows are those of streams, or nearly so.
 type Inline struct {
 	catalog  *catalog.Catalog
 	versions []*Projection

@@ -38,7 +38,7 @@ func (a *amount) add(i *item) {
 // errNoKey is the error of an event for which the key function returned "" or a key that cannot be stored.
 var errNoKey = errors.New("the key function returned no key that can be stored")
 
-// items returns the items of a page that belong to a partition and are behind a position.
+// items returns the items of a page that belong to a partition and are after a position.
 func (p *Projection) items(pg *feed.Page, after eventstore.Position, partition int) []item {
 	items := p.itemsOf(pg)[partition]
 	first := sort.Search(len(items), func(n int) bool { return items[n].raw.Position > after })

@@ -173,8 +173,8 @@ func (r reader) lastCommon(ctx context.Context, marks []eventstore.Mark) (events
 	return eventstore.Mark{}, false, nil
 }
 
-// typesUpTo returns the given types that have events up to a position. When more returns false, it stops, and the result
-// also has the types for which it has found no event yet.
+// typesUpTo returns the given types that have events up to a position. When more returns false, it stops, and the
+// result also has the types for which it has found no event yet.
 func (r reader) typesUpTo(ctx context.Context, types []string, through eventstore.Position, more func() bool) (found []string, err error) {
 	left := slices.Clone(types)
 	for at := eventstore.Position(0); at < through && len(left) > 0; {

@@ -45,7 +45,7 @@ type Status struct {
 	// for a long time, an open transaction holds the readers back. Held names that transaction.
 	Tidemark, LogEnd eventstore.Position
 	Held             *eventstore.Holder
-	HeldFor          time.Duration      // for how long the first event behind the tidemark has been stored; 0 if there is none
+	HeldFor          time.Duration      // for how long the first event after the tidemark has been stored; 0 if there is none
 	Projections      []ProjectionStatus // in the order of names and versions
 }
 
@@ -261,7 +261,7 @@ func (m *monitor) unmoved(id catalog.ID, checkpoint eventstore.Position, due boo
 	return time.Since(o.since)
 }
 
-// heldLimit is how long events may be behind the tidemark before that is a problem.
+// heldLimit is how long events may wait for the tidemark before that is a problem.
 const heldLimit = 10 * time.Second
 
 // problem describes what is wrong with the log for projections; "" if nothing is.

@@ -137,7 +137,7 @@ const onceWait = 2 * time.Second
 // errReadOnly is why no effect is called: the database could not note that the effect has happened.
 var errReadOnly = errors.New("the database is read-only")
 
-// effect calls the effects of the items, and moves the checkpoint behind the items whose effects have happened.
+// effect calls the effects of the items, and moves the checkpoint past the items whose effects have happened.
 func (b *batch) effect(ctx context.Context, conn *pgx.Conn, items []item) error {
 	w := b.worker
 	var token int64

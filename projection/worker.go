@@ -212,7 +212,7 @@ func (w *worker) load(ctx context.Context) error {
 	return w.checkEnd(ctx)
 }
 
-// checkEnd returns an error if the checkpoint is behind the end of the log.
+// checkEnd returns an error if the checkpoint is beyond the end of the log.
 func (w *worker) checkEnd(ctx context.Context) error {
 	end, err := w.engine.db.log.Tidemark(ctx)
 	if err == nil && w.checkpoint > end { // the checkpoint of a projection that appends kept may be above the tidemark

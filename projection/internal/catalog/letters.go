@@ -95,7 +95,7 @@ select l.key, l.position, l.stream, l.type, coalesce(l.error, ''), l.attempts, l
  order by l.position
  fetch first ($5) rows with ties`
 
-// Letters returns dead letters behind a position, in the order of positions: the first of each key, or all of one key.
+// Letters returns dead letters after a position, in the order of positions: the first of each key, or all of one key.
 // It returns at most most of them, and more only if several have the last position.
 func (c *Catalog) Letters(ctx context.Context, db DB, id ID, key string, after eventstore.Position, most int) ([]Letter, error) {
 	return collect(ctx, c, db, pgx.RowToStructByPos[Letter], lettersSQL, id.Name, id.Version, key, after, most)

@@ -3,7 +3,7 @@
 //
 // # Guarantees
 //
-//   - [Feed.Next] returns a page that begins at or before the mark that was asked for, and ends behind the mark. The
+//   - [Feed.Next] returns a page that begins at or before the mark that was asked for, and ends after the mark. The
 //     page holds all events between its beginning and its end. No event is missing between two pages.
 //   - A feed keeps at most 16 pages of about 2 MiB each. It reads two more pages ahead while one is being handled.
 //   - Readers at the same mark share one read. A reader that is far behind reads on its own.

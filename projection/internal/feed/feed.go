@@ -50,9 +50,9 @@ func New(read Read, limit int) *Feed {
 // Wait returns when no read is running any more.
 func (f *Feed) Wait() { f.running.Wait() }
 
-// Next returns a page of the log that ends behind a mark. The page may begin before the mark. Next waits until there is
-// such a page. If the log went back behind the mark, Next returns [eventstore.ErrDiverged], and the feed forgets all
-// pages.
+// Next returns a page of the log that ends after a mark. The page may begin before the mark. Next waits until there is
+// such a page. If the log went back to a position before the mark, Next returns [eventstore.ErrDiverged], and the feed
+// forgets all pages.
 func (f *Feed) Next(ctx context.Context, after eventstore.Mark) (*Page, error) {
 	f.mu.Lock()
 	if p := f.remembered(after.Position); p != nil {
@@ -112,7 +112,7 @@ func (f *Feed) start(after eventstore.Mark) *reading {
 	return r
 }
 
-// prefetch reads ahead behind a page, if there are more events. It reads the first of the next pages that is not kept.
+// prefetch reads ahead after a page, if there are more events. It reads the first of the next pages that is not kept.
 func (f *Feed) prefetch(p *Page) {
 	for range readAhead {
 		if p == nil || !p.More {

@@ -15,7 +15,7 @@ type Page struct {
 	derived map[any]func() any
 }
 
-// NewPage returns a page that begins behind a position.
+// NewPage returns a page that begins after a position.
 func NewPage(after eventstore.Position, p eventstore.Page) *Page {
 	return &Page{After: after, Page: p, derived: make(map[any]func() any)}
 }

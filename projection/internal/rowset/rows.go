@@ -32,7 +32,7 @@ type Rows interface {
 	Flush(ctx context.Context, tx pgx.Tx) error
 	// Flushed notes that the flush was committed.
 	Flushed()
-	// Replace writes the row of a key that was folded anew, or deletes it if there is none.
+	// Replace writes the row of a key that was folded again from the beginning, or deletes it if there is none.
 	Replace(ctx context.Context, tx pgx.Tx, key string) error
 }
 
@@ -58,6 +58,7 @@ const (
 // key determines the group of dead letters.
 type ValueError struct{ err error }
 
+// Error names the table, the field, the column and the row's key.
 func (e *ValueError) Error() string { return e.err.Error() }
 
 // Unwrap returns the cause.
@@ -66,6 +67,7 @@ func (e *ValueError) Unwrap() error { return e.err }
 // ShapeError is why no row of a table can ever be read or written.
 type ShapeError struct{ err error }
 
+// Error names the table and the column.
 func (e *ShapeError) Error() string { return e.err.Error() }
 
 func shapeError(format string, args ...any) error { return &ShapeError{fmt.Errorf(format, args...)} }
@@ -186,8 +188,8 @@ func (r *rowsOf[Row]) clear(e *entry[Row], key string) {
 	reflect.ValueOf(&e.row).Elem().FieldByIndex(r.table.columns[0].field).SetString(key)
 }
 
-// ErrOtherKey is the error when the table returns a key in another form than it was asked for: padded, or a number that is
-// written in another way.
+// ErrOtherKey is the error when the table returns a key in another form than it was asked for: padded, or a number that
+// is written in another way.
 var ErrOtherKey = errors.New("the key column does not hold keys as they are: the table has")
 
 // ErrWrongKey is the error of a fold that has changed the key of its row.
