@@ -25,7 +25,7 @@ func (c *Catalog) Guard(ctx context.Context, tx pgx.Tx, batch uuid.UUID) error {
 	return err
 }
 
-// Unguard reports whether the transaction is still the one that called Guard, and allows it to commit.
+// Unguard reports whether the transaction is still the one in which Guard was called, and allows it to commit.
 func (c *Catalog) Unguard(ctx context.Context, tx pgx.Tx, batch uuid.UUID) (same bool, err error) {
 	n, err := c.exec(ctx, tx, unguardSQL, batch)
 	return n == 1, err

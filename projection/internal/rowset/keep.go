@@ -38,7 +38,7 @@ const (
 	keepReload                 // only the database knows the value that it returns
 )
 
-// exact lists, for each column type, the Go kinds of which the database returns every stored value unchanged.
+// exact lists, for each column type, the Go kinds for which the database returns every stored value unchanged.
 var exact = map[uint32][]reflect.Kind{
 	pgtype.BoolOID:   {reflect.Bool},
 	pgtype.Int8OID:   {reflect.Int64, reflect.Int, reflect.Int32, reflect.Int16, reflect.Int8, reflect.Uint32, reflect.Uint16, reflect.Uint8},
