@@ -108,11 +108,11 @@ func together(h *batchHandler, sources []BatchSource) []source {
 	return all
 }
 
-// gathered is a batch, and the item of the page that each of its items comes from.
+// gathered is a batch, and for each of its items the item of the partition that it comes from.
 type gathered struct {
 	batch   Batch
 	handler *batchHandler
-	of      []int // for each item of the batch, the index of its item in the page, ascending
+	of      []int // for each item of the batch, the index of that item among the items given to gather, ascending
 	handled amount
 	next    int // index of the first item after the batch
 }

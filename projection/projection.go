@@ -205,7 +205,7 @@ func keyed[E any](s source, key func(eventstore.Event[E]) string, keys func(even
 	return s
 }
 
-// decode decodes an event. Upcasters may panic.
+// decode decodes an event. A panic of an upcaster becomes an error.
 func decode[E any](c *codec.Codec[E], raw eventstore.Raw) (events []eventstore.Event[E], err error) {
 	defer panics.Recover(&err)
 	return c.Decode(raw)
@@ -216,8 +216,8 @@ func decode[E any](c *codec.Codec[E], raw eventstore.Raw) (events []eventstore.E
 //
 //	projection.New("shop.items", nil, projection.On(stock.Codec, handleStock), projection.On(order.Codec, handleOrder))
 //
-// All its handlers get the events in the order of positions, or in the order of their key if the projection has several
-// partitions. Handlers may read what the same projection has written for the same key. They must not read the tables of
+// All its handlers get the events in the order of positions. With several partitions, this holds only for the events of
+// one key. Handlers may read what the same projection has written for the same key. They must not read the tables of
 // other projections, which are ahead or behind. With [Options.DDL] the runner makes the tables, and the statements of
 // handlers name them in braces, see [Options.Tables]. Without it the application must create the tables before the
 // runner starts.
