@@ -1,11 +1,11 @@
-// Package snapshot saves the state of aggregates, so that loading one costs the same after a million
-// events as after a hundred.
+// Package snapshot saves the state of aggregates, so that loading an aggregate costs the same after a million events as
+// after a hundred.
 //
-// A [Snapshot] is opaque state of one stream at one version. Events stay the truth: a snapshot can be
-// lost, refused or deleted at any time, which costs time and nothing else. [Postgres] and [Memory] are
-// two implementations of [Store], and package snapshottest has the suite they pass.
+// A [Snapshot] is the opaque state of one stream at one version. The events stay the truth. A snapshot can be lost,
+// refused or deleted at any time: that costs time and nothing else. [Postgres] and [Memory] implement [Store]. Package
+// snapshottest has the suite of tests that both pass.
 //
-// A [Snapshotter] puts a [Policy] and a queue before a store. Give one to the repositories of package
+// A [Snapshotter] adds a [Policy] and a queue to a store. Give the snapshotter to the repositories of package
 // aggregate:
 //
 //	store, err := snapshot.NewPostgres(pool, nil)
@@ -17,16 +17,17 @@
 //
 // # Guarantees
 //
-//   - A snapshot of another schema version, of another shape of the state, or of another aggregate is never
-//     decoded. It is passed over and replaced; two releases that run side by side have one each.
-//   - A snapshot is only used if the event it was taken after is in the stream, by its id. One that is
-//     ahead of its stream, as after a restored backup, or that does not decode, is logged, counted and
-//     deleted, and the aggregate is folded from an older one or from its events.
-//   - A snapshot is only written if none of its kind is there that is as new.
-//   - Saving happens after the append and off the caller's path, unless Config.Sync says otherwise. The
-//     queue is bounded: it drops, and never blocks. Several snapshots of one stream in it are one.
-//   - A snapshot that fails, in encoding or in saving, is logged and counted, and fails nothing else.
-//   - [Snapshotter.Close] returns when what was in the queue is saved.
+//   - A snapshot of another schema version, of another shape of the state, or of another aggregate is never decoded.
+//     Loading ignores it, and later snapshots replace it. Two releases that run side by side have snapshots of their
+//     own.
+//   - A snapshot is used only if the event that it was taken after is in the stream. Loading compares the id of that
+//     event. A snapshot that is ahead of its stream, as after a restored backup, or that does not decode, is logged,
+//     counted and deleted. The aggregate is then folded from an older snapshot or from its first event.
+//   - A snapshot is written only if the store has no snapshot of its kind at the same or a later version.
+//   - Saving happens after the append, and the caller does not wait for it unless Config.Sync is set. The queue is
+//     bounded. A full queue drops new snapshots and never blocks. It holds at most one snapshot per stream.
+//   - A snapshot that cannot be encoded or saved is logged and counted. Nothing else fails because of it.
+//   - [Snapshotter.Close] returns after the snapshots in the queue were saved or have failed.
 //
 // Everything here is safe for concurrent use, by any number of processes.
 package snapshot

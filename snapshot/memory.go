@@ -10,8 +10,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Memory keeps snapshots in memory, without a bound: for tests, and where Postgres is not to be
-// written to.
+// Memory keeps snapshots in memory, without a bound. It is for tests, and for programs that must not write snapshots to
+// Postgres.
 type Memory struct {
 	retention Retention
 
@@ -64,7 +64,7 @@ func (m *Memory) Save(ctx context.Context, snapshots ...Snapshot) error {
 		if !slices.ContainsFunc(all, func(old Snapshot) bool { return old.prevents(s) }) {
 			all = slices.DeleteFunc(all, func(old Snapshot) bool { return old.Version == s.Version })
 			s.Data = slices.Clone(s.Data)
-			s.RecordedAt = time.UnixMicro(s.RecordedAt.UnixMicro()).UTC() // as Postgres has it
+			s.RecordedAt = time.UnixMicro(s.RecordedAt.UnixMicro()).UTC() // microseconds, as in Postgres
 			all = append(all, s)
 			slices.SortFunc(all, func(a, b Snapshot) int { return int(a.Version - b.Version) })
 		}
@@ -73,15 +73,17 @@ func (m *Memory) Save(ctx context.Context, snapshots ...Snapshot) error {
 	return nil
 }
 
-// prevents reports whether a snapshot that is there is as new as another one.
+// prevents reports whether the stored snapshot s prevents saving other: s has the same kind, and the same or a later
+// version.
 func (s Snapshot) prevents(other Snapshot) bool {
 	return s.Kind == other.Kind && s.Version >= other.Version
 }
 
-// keep returns those of a stream's snapshots, by version, that are kept when one of a kind is saved.
+// keep returns the snapshots of a stream that are kept after a snapshot of kind was saved. all and kept are in the
+// order of versions.
 func (r Retention) keep(all []Snapshot, kind Kind) (kept []Snapshot) {
 	latest := 0
-	var newer *Snapshot // the next one of the kind
+	var newer *Snapshot // the next later snapshot of the kind
 	for _, s := range slices.Backward(all) {
 		keep := s.Kind.Type == kind.Type && latest < 2
 		if s.Kind == kind {

@@ -8,49 +8,50 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Progress is what has become of a stream since its latest snapshot, or since its beginning if there is
-// none.
+// Progress says what was appended to a stream since its latest snapshot, or since its beginning if it has no snapshot.
 type Progress struct {
 	Stream  eventstore.StreamID
-	Version eventstore.Version // the stream is at
-	Events  int                // since the snapshot
-	Age     time.Duration      // of the first of them by the clock of this process; 0 if that is not known
-	Types   []string           // of them, each once, as they are stored
+	Version eventstore.Version // of the stream
+	Events  int                // events since the snapshot
+	Age     time.Duration      // of the first of these events by the clock of this process; 0 if that clock is behind
+	Types   []string           // of these events, as they are stored, each once
 
 	Loaded   int           // events that were folded to load the aggregate now
-	LoadTime time.Duration // that took
+	LoadTime time.Duration // how long that load took
 }
 
 // A Policy reports whether it is time for a snapshot. It is asked after an update or a load if at least one
 // event is not in a snapshot. It must be safe for concurrent use.
 type Policy func(Progress) bool
 
-// Every is for a snapshot after every n events. It panics when n is below 1.
+// Every returns a policy that takes a snapshot after every n events. It panics when n is below 1.
 func Every(n int) Policy {
 	mustBe("Every", "n", n, n >= 1, "1 or more")
 	return func(p Progress) bool { return p.Events >= n }
 }
 
-// OlderThan is for a snapshot when there is an event without one that is older than that. It panics when age is
-// negative.
+// OlderThan returns a policy that takes a snapshot when an event that is in no snapshot is older than age. It panics
+// when age is negative.
 func OlderThan(age time.Duration) Policy {
 	mustBe("OlderThan", "age", age, age >= 0, "0 or more")
 	return func(p Progress) bool { return p.Age > age }
 }
 
-// LoadedMoreThan is for a snapshot when more than n events had to be folded. It panics when n is negative.
+// LoadedMoreThan returns a policy that takes a snapshot when a load had to fold more than n events. It panics when n is
+// negative.
 func LoadedMoreThan(n int) Policy {
 	mustBe("LoadedMoreThan", "n", n, n >= 0, "0 or more")
 	return func(p Progress) bool { return p.Loaded > n }
 }
 
-// LoadedSlowerThan is for a snapshot when loading took longer than that. It panics when limit is negative.
+// LoadedSlowerThan returns a policy that takes a snapshot when a load took longer than limit. It panics when limit is
+// negative.
 func LoadedSlowerThan(limit time.Duration) Policy {
 	mustBe("LoadedSlowerThan", "limit", limit, limit >= 0, "0 or more")
 	return func(p Progress) bool { return p.LoadTime > limit }
 }
 
-// On is for a snapshot after events of these stored types, such as the end of a year.
+// On returns a policy that takes a snapshot after events of these stored types, such as the end of a year.
 func On(types ...string) Policy {
 	types = slices.Clone(types)
 	return func(p Progress) bool {
@@ -58,10 +59,11 @@ func On(types ...string) Policy {
 	}
 }
 
-// Never is for no snapshot: those that are there are used.
+// Never returns a policy that takes no snapshots. Snapshots that are already stored are still used.
 func Never() Policy { return func(Progress) bool { return false } }
 
-// AnyOf is for a snapshot when one of the policies is. It panics when one of them is nil.
+// AnyOf returns a policy that takes a snapshot when at least one of the policies does. It panics when one of them is
+// nil.
 func AnyOf(policies ...Policy) Policy {
 	policies = given("AnyOf", policies)
 	return func(p Progress) bool {
@@ -69,7 +71,8 @@ func AnyOf(policies ...Policy) Policy {
 	}
 }
 
-// AllOf is for a snapshot when all of the policies are, and there is one. It panics when one of them is nil.
+// AllOf returns a policy that takes a snapshot when all of the policies do. Without policies it takes none. It panics
+// when one of them is nil.
 func AllOf(policies ...Policy) Policy {
 	policies = given("AllOf", policies)
 	return func(p Progress) bool {

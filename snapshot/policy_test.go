@@ -92,8 +92,8 @@ func TestPoliciesCopy(t *testing.T) {
 	}
 }
 
-// Policies are functions, which combine: here at the end of a year, and else after 500 events or when
-// loading became slow, but not for a handful of events.
+// Policies are functions that can be combined. This policy takes a snapshot at the end of a year, after 500 events, and
+// when loading became slow and at least 10 events are new.
 func ExampleAnyOf() {
 	policy := snapshot.AnyOf(
 		snapshot.On("account.year_ended"),

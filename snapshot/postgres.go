@@ -25,8 +25,8 @@ type PostgresConfig struct {
 	Retention
 }
 
-// Postgres keeps snapshots in the table of that name beside the events. A commit does not wait until it
-// is flushed: what a crash of the server loses is taken again.
+// Postgres keeps snapshots in the table "snapshots", in the schema of the events. Saving does not wait until the commit
+// is flushed to disk. A snapshot that a crash of the server loses is taken again later.
 type Postgres struct {
 	pool      *pgpool.Pool
 	retention Retention
@@ -62,7 +62,7 @@ func NewPostgres(pool *pgxpool.Pool, config *PostgresConfig) (*Postgres, error) 
 	}, nil
 }
 
-// The second part runs only where the first one finds nothing.
+// Postgres runs the second part only if the first part finds no row.
 const loadSQL = `
 (select version, event_id, recorded_at, type, shape, schema, data
    from SCHEMA.snapshots
@@ -98,15 +98,15 @@ func (p *Postgres) Load(ctx context.Context, stream eventstore.StreamID, kind Ki
 	return s, true, nil
 }
 
-// settingsSQL holds until the end of the transaction. Planning, not work, is the cost of saving a few: the
-// plans are made once, and not for a table that was small then.
+// settingsSQL sets options until the end of the transaction. To save a few snapshots, planning costs more than the
+// work. So the plans are generic and made once. Without sequential scans they also fit a table that has grown since.
 const settingsSQL = `
 select set_config('synchronous_commit', 'off', true),
        set_config('plan_cache_mode', 'force_generic_plan', true),
        set_config('enable_seqscan', 'off', true)`
 
-// Rows are written in the order of their streams, which is that of the primary key, so that two processes
-// cannot deadlock.
+// Rows are written in the order of their streams, which is the order of the primary key. All processes lock rows in
+// this order, so that they cannot deadlock.
 const saveSQL = `
 insert into SCHEMA.snapshots as old
        (stream, version, event_id, recorded_at, type, shape, schema, data)
@@ -131,10 +131,15 @@ select stream, version, event_id, recorded_at, type, shape, schema, data
        data = excluded.data
  where (old.type, old.shape, old.schema) <> (excluded.type, excluded.shape, excluded.schema)`
 
-// Of the kind that was saved, those before the latest $5 go, unless they are the last of their period: then
-// the next one is of another period. Of other shapes and schemas those go that are before the latest but
-// one of the kind. What another process has locked is left to it, or to the next to save: a transaction
-// that has written its rows and then waited for others could deadlock.
+// pruneSQL deletes, from the streams that were saved:
+//
+//   - snapshots of another type;
+//   - snapshots of another shape or schema that are older than the second-latest of the saved kind;
+//   - snapshots of the saved kind that are older than the latest $5, except the last of each period of $6 µs. A
+//     snapshot is the last of its period if the next one of the kind is of another period.
+//
+// It skips rows that another process has locked: that process deletes them, or the next save does. A transaction that
+// has written its own rows and then waits for other rows could deadlock.
 const pruneSQL = `
 delete from SCHEMA.snapshots
  where (stream, version) in (
@@ -204,7 +209,7 @@ func (p *Postgres) Save(ctx context.Context, snapshots ...Snapshot) error {
 		schemas = append(schemas, s.Kind.Schema)
 		data = append(data, slices.Clip(append([]byte{}, s.Data...))) // never null
 	}
-	var batch pgx.Batch // which is a transaction
+	var batch pgx.Batch // a batch is one transaction
 	batch.Queue(settingsSQL)
 	batch.Queue(p.save, streams, versions, ids, times, types, shapes, schemas, data)
 	batch.Queue(p.prune, streams, types, shapes, schemas, p.retention.Latest, p.retention.Period.Microseconds())
@@ -227,7 +232,7 @@ func (p *Postgres) Delete(ctx context.Context, stream eventstore.StreamID, versi
 	return nil
 }
 
-// A category's streams lie together in the primary key: '.' comes after '-'.
+// The streams of a category are next to each other in the primary key, from '-' to the next character, '.'.
 const outdatedSQL = `
 delete from SCHEMA.snapshots
  where (stream, version) in (
@@ -252,8 +257,8 @@ func (p *Postgres) DeleteOutdated(ctx context.Context, category string, kind Kin
 	return int(tag.RowsAffected()), nil
 }
 
-// failure says what was being done, and what to do about an error whose cause is known: the sentinels are those of
-// the event store.
+// failure says what was being done and, if the cause of the error is known, what to do about it. Its sentinels are
+// those of the event store.
 func failure(err error, doing string, args ...any) error {
 	doing = fmt.Sprintf(doing, args...)
 	advice := pgerr.Advice(err)

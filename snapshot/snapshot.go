@@ -17,30 +17,30 @@ import (
 // ErrInvalid is [eventstore.ErrInvalid]: an argument is not acceptable, and nothing was stored.
 var ErrInvalid = eventstore.ErrInvalid
 
-// Kind says what a snapshot's data is. Two releases that disagree on it do not use each other's snapshots.
+// Kind says what the data of a snapshot means. Two releases with different kinds do not use each other's snapshots.
 type Kind struct {
-	Type   string // of the aggregate, not empty: its category
-	Shape  string // of the state; package aggregate takes a fingerprint of its fields
-	Schema int    // version of the state's meaning, from 1, which is raised by hand
+	Type   string // the aggregate's category, not empty
+	Shape  string // of the state; package aggregate uses a fingerprint of the state's fields
+	Schema int    // version of the state's meaning, from 1; it is raised by hand
 }
 
 // Snapshot is the state of a stream at a version.
 type Snapshot struct {
 	Stream     eventstore.StreamID
-	Version    eventstore.Version // of the last event in it, from 1
-	EventID    uuid.UUID          // of that event: what proves that the snapshot belongs to the stream
-	RecordedAt time.Time          // about when that event was; retention by period goes by it
+	Version    eventstore.Version // of the last event in the state, from 1
+	EventID    uuid.UUID          // of that event; it proves that the snapshot belongs to the stream
+	RecordedAt time.Time          // about when that event was recorded; retention by period uses it
 	Kind       Kind
 	Data       []byte
 }
 
-// What snapshots may hold: MaxBytes is for the data of one, and maxSaveBytes for all that are saved at once.
+// MaxBytes bounds the data of one snapshot, maxSaveBytes the data of all snapshots that are saved at once.
 const (
 	MaxBytes     = 64 << 20
 	maxSaveBytes = 256 << 20
 )
 
-// Validate reports whether the snapshot can be stored. The error is an [ErrInvalid].
+// Validate returns an error that is [ErrInvalid] if the snapshot cannot be stored.
 func (s Snapshot) Validate() error {
 	err := s.Stream.Validate()
 	switch {
@@ -52,7 +52,7 @@ func (s Snapshot) Validate() error {
 	case s.RecordedAt.IsZero():
 		err = errors.New("there is no time")
 	case len(s.Data) > MaxBytes:
-		err = fmt.Errorf("its data has %d bytes, at most %d are allowed: let aggregates be smaller", len(s.Data), MaxBytes)
+		err = fmt.Errorf("its data has %d bytes, at most %d are allowed: make the state of the aggregate smaller", len(s.Data), MaxBytes)
 	default:
 		err = s.Kind.validate()
 	}
@@ -74,38 +74,40 @@ func (k Kind) validate() error {
 	return nil
 }
 
-// isNewer reports whether a later release has made it.
+// isNewer reports whether k is the kind of a later release: the same type with a higher schema.
 func (k Kind) isNewer(than Kind) bool { return k.Type == than.Type && k.Schema > than.Schema }
 
 // Store keeps snapshots. Its methods are safe for concurrent use.
 type Store interface {
-	// Load returns the latest snapshot of a kind, of those of the stream up to a version. If there is
-	// none of the kind it returns the latest of another kind, without its data; and false if there is
+	// Load returns the latest snapshot of the kind in the stream, up to version to. If there is none of the kind, it
+	// returns the latest snapshot of another kind up to that version, without its data. It returns false if there is
 	// none at all.
 	Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool, error)
 
-	// Save stores snapshots of different streams. A snapshot is not stored if one of its kind is there that is as
-	// new; it takes the place of one of another kind at the same version. Save then deletes from the same streams:
-	// snapshots of this kind that the retention does not keep; snapshots of another type; and snapshots of another
-	// shape or schema that are older than the second-latest of this kind. (A release that still uses them would have
-	// saved a newer one by then.) The error is [ErrInvalid] if one of the snapshots cannot be stored. After an error
-	// none is stored.
+	// Save stores snapshots of different streams. A snapshot is not stored if the store has one of the same kind at the
+	// same or a later version. It replaces a snapshot of another kind at the same version. Save then deletes from the
+	// same streams: snapshots of this kind that the retention does not keep; snapshots of another type; and snapshots
+	// of another shape or schema that are older than the second-latest of this kind. (A release that still uses them
+	// would have saved a newer one by then.) The error is [ErrInvalid] if one of the snapshots cannot be stored. After
+	// an error none is stored.
 	Save(ctx context.Context, snapshots ...Snapshot) error
 
 	// Delete deletes the snapshot of a stream at a version, if there is one.
 	Delete(ctx context.Context, stream eventstore.StreamID, version eventstore.Version) error
 
-	// DeleteOutdated deletes snapshots of a category that are not of the kind, unless their schema is newer,
-	// at most limit of them, and returns how many. The error may be an [ErrInvalid].
+	// DeleteOutdated deletes at most limit snapshots of the category that are not of the kind, and returns how many it
+	// deleted. It keeps snapshots of the same type with a newer schema. The error is [ErrInvalid] if an argument is not
+	// acceptable.
 	DeleteOutdated(ctx context.Context, category string, kind Kind, limit int) (int, error)
 }
 
 // Retention says which snapshots of a stream are kept. The zero value keeps the latest.
 type Retention struct {
-	// Latest is how many of the latest are kept; 0 means 1.
+	// Latest is how many of the latest snapshots of a kind are kept; 0 means 1.
 	Latest int
-	// Period keeps one more per period, the last of each, which makes loading an aggregate as it was fast;
-	// 0 means none. It is counted from 1970-01-01 in UTC, goes by RecordedAt, and is at least a second.
+	// Period keeps, in addition, the last snapshot of each period, so that an aggregate as it was in the past loads
+	// fast. 0 means none; otherwise a period is at least one second. Periods are counted from 1970-01-01 in UTC, and a
+	// snapshot belongs to the period of its RecordedAt.
 	Period time.Duration
 }
 

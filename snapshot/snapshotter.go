@@ -15,12 +15,13 @@ import (
 const (
 	// maxBatch is how many snapshots are saved in one transaction.
 	maxBatch = 64
-	// pace is how long after one transaction the next one begins, unless that is full or a caller waits for
-	// it: a snapshot by itself costs as much as an append, together they cost a fraction.
+	// pace is how long after the end of one transaction the next one begins, unless the next one is full or a caller
+	// waits for it. A snapshot that is saved alone costs as much as an append. Several that are saved together cost a
+	// fraction of that each.
 	pace = 50 * time.Millisecond
-	// saveTimeout bounds how long they take, so that Close ends.
+	// saveTimeout bounds how long a transaction takes, so that Close ends.
 	saveTimeout = 5 * time.Second
-	// loadTimeout bounds how long a load waits for a snapshot before it goes without.
+	// loadTimeout bounds how long a load waits for a snapshot. After that it folds all events.
 	loadTimeout = time.Second
 )
 
@@ -28,12 +29,12 @@ const (
 type Config struct {
 	// Policy says when a snapshot is taken; nil means Every(100).
 	Policy Policy
-	// Sync takes snapshots before the call returns that they are taken after.
+	// Sync takes a snapshot before the update or load returns, instead of later in the background.
 	Sync bool
-	// Queue bounds how many streams wait for theirs; 0 means 1000. When it is full, further ones are
-	// dropped.
+	// Queue bounds how many streams can wait for their snapshot; 0 means 1000. When the queue is full, snapshots of
+	// further streams are dropped.
 	Queue int
-	// Observer is told of snapshots that are saved; the zero value observes nothing.
+	// Observer is told of snapshots that are saved or fail; the zero value observes nothing.
 	Observer Observer
 	// Logger is told of snapshots that fail; nil means slog.Default().
 	Logger *slog.Logger
@@ -49,12 +50,12 @@ type Snapshotter struct {
 	mu      sync.Mutex
 	queue   []eventstore.StreamID // in the order they came
 	pending map[eventstore.StreamID]Job
-	saving  map[eventstore.StreamID]eventstore.Version // what is being saved
+	saving  map[eventstore.StreamID]eventstore.Version // the versions that are being saved
 	working bool
 	closed  bool
-	waiting int       // for the queue to be empty
-	idle    sync.Cond // of mu: working has become false
-	saved   time.Time // when the last ones were
+	waiting int       // calls of Flush that wait until the queue is empty
+	idle    sync.Cond // with mu; signalled when working becomes false
+	saved   time.Time // when the last transaction ended
 	hurry   chan struct{}
 }
 
@@ -66,14 +67,14 @@ type counters struct {
 
 // Stats counts what a [Snapshotter] has done since it was made.
 type Stats struct {
-	Used     int64 // loads for which there was one; Bad says how many of them could not be used
-	Absent   int64 // loads for which there was none
-	Outdated int64 // loads for which there were only such of another shape or schema
-	Bad      int64 // snapshots that could not be used, and are deleted
-	Saved    int64 // snapshots saved, also those for which there was one as new
-	Failed   int64 // snapshots that could not be encoded, saved or read
-	Dropped  int64 // snapshots that found the queue full, or the snapshotter closed
-	Merged   int64 // snapshots replaced in the queue by a later one of their stream
+	Used     int64 // loads that found a snapshot of the kind, even if it was rejected later
+	Absent   int64 // loads that found no snapshot
+	Outdated int64 // loads that found only snapshots of another shape or schema
+	Bad      int64 // snapshots that could not be used, and were deleted
+	Saved    int64 // snapshots saved, and those that were not stored because one as new was there
+	Failed   int64 // snapshots that could not be encoded, saved, read or deleted, and panics of the policy
+	Dropped  int64 // snapshots dropped because the queue was full or the snapshotter closed
+	Merged   int64 // snapshots of a stream for which the queue held another one; the later one is saved
 }
 
 // NewSnapshotter returns a snapshotter over a store. Close it at the end. It returns an error that is [ErrInvalid] when
@@ -114,15 +115,15 @@ func (s *Snapshotter) Stats() Stats {
 	}
 }
 
-// Load returns the latest snapshot of a kind up to a version, and whether there is one. It returns none
-// when the store fails, which is logged and counted: there are the events.
+// Load returns the latest snapshot of a kind up to a version, and whether there is one. When the store fails, Load logs
+// and counts the error and returns none, because the aggregate can be folded from its events.
 func (s *Snapshotter) Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool) {
 	bounded, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	found, ok, err := s.store.Load(bounded, stream, kind, to)
 	switch {
 	case err != nil:
-		if ctx.Err() == nil { // or the caller has given up
+		if ctx.Err() == nil { // else the caller has given up
 			s.failed(stream, "load", err)
 		}
 	case !ok:
@@ -131,15 +132,15 @@ func (s *Snapshotter) Load(ctx context.Context, stream eventstore.StreamID, kind
 		s.count.used.Add(1)
 		return found, true
 	case found.Kind.Type == kind.Type:
-		s.count.outdated.Add(1) // as is to be expected after a release
+		s.count.outdated.Add(1) // normal after a release
 	default:
 		s.Reject(ctx, found, fmt.Errorf("it is of type %q, want %q", found.Kind.Type, kind.Type))
 	}
 	return Snapshot{}, false
 }
 
-// Reject logs, counts and deletes a snapshot that cannot be used, and why. Who found that out carries on
-// with an older one, or without.
+// Reject logs, counts and deletes a snapshot that cannot be used. The log has the reason. The caller continues with an
+// older snapshot, or without one.
 func (s *Snapshotter) Reject(ctx context.Context, bad Snapshot, reason error) {
 	s.count.bad.Add(1)
 	s.config.Logger.Warn("snapshot: it cannot be used and is deleted; the aggregate is folded from its events",
@@ -151,8 +152,8 @@ func (s *Snapshotter) Reject(ctx context.Context, bad Snapshot, reason error) {
 	}
 }
 
-// Due reports whether it is time for a snapshot. A panic of the policy is logged and counted: the events
-// are stored by now.
+// Due reports whether it is time for a snapshot. It logs and counts a panic of the policy and returns false, because
+// the caller's events are already stored.
 func (s *Snapshotter) Due(progress Progress) (due bool) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -162,8 +163,7 @@ func (s *Snapshotter) Due(progress Progress) (due bool) {
 	return progress.Events > 0 && s.config.Policy(progress)
 }
 
-// UnderWay returns the version of the snapshot of a stream that waits in the queue or is being saved, 0 if
-// there is none.
+// UnderWay returns the version of the stream's snapshot that waits in the queue or is being saved, 0 if there is none.
 func (s *Snapshotter) UnderWay(stream eventstore.StreamID) eventstore.Version {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -174,13 +174,13 @@ func (s *Snapshotter) UnderWay(stream eventstore.StreamID) eventstore.Version {
 type Job struct {
 	Stream  eventstore.StreamID
 	Version eventstore.Version
-	// Make makes it: that may take time. It is called once at most, by another goroutine unless Config.Sync
+	// Make makes the snapshot, which can take time. It is called at most once, by another goroutine unless Config.Sync
 	// is set.
 	Make func() (Snapshot, error)
 }
 
-// Take takes a snapshot: before it returns if Config.Sync is set, else some time later. It reports whether
-// there was room for it; what goes wrong later is logged and counted.
+// Take takes a snapshot: before it returns if Config.Sync is set, otherwise later. It returns false if the snapshot was
+// dropped because the queue is full or the snapshotter is closed. Later failures are logged and counted.
 func (s *Snapshotter) Take(ctx context.Context, job Job) bool {
 	if s.config.Sync && !s.isClosed() {
 		s.save(context.WithoutCancel(ctx), []Job{job})
@@ -195,7 +195,7 @@ func (s *Snapshotter) isClosed() bool {
 	return s.closed
 }
 
-// enqueue puts a job into the queue, in the place of one of an earlier version of its stream.
+// enqueue puts a job into the queue. If the stream already has a job there, only the one with the later version stays.
 func (s *Snapshotter) enqueue(job Job) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -223,7 +223,7 @@ func (s *Snapshotter) enqueue(job Job) bool {
 	return true
 }
 
-// work saves what is in the queue, and ends when it is empty.
+// work saves the snapshots in the queue, and ends when the queue is empty.
 func (s *Snapshotter) work() {
 	for {
 		s.wait()
@@ -235,7 +235,8 @@ func (s *Snapshotter) work() {
 	}
 }
 
-// wait lets snapshots come together.
+// wait gives snapshots time to collect in the queue. It does not wait if the queue is empty or fills a batch, or if a
+// caller waits for the queue to be empty.
 func (s *Snapshotter) wait() {
 	s.mu.Lock()
 	left := pace - time.Since(s.saved)
@@ -252,7 +253,7 @@ func (s *Snapshotter) wait() {
 	}
 }
 
-// hurryUp ends a wait, or spares the next one.
+// hurryUp ends the current wait or, if there is none, the next one.
 func (s *Snapshotter) hurryUp() {
 	select {
 	case s.hurry <- struct{}{}:
@@ -263,7 +264,7 @@ func (s *Snapshotter) hurryUp() {
 func (s *Snapshotter) next() (jobs []Job) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.saving) > 0 { // it is done
+	if len(s.saving) > 0 { // the last batch is done
 		s.saved = time.Now()
 		clear(s.saving)
 	}
@@ -301,7 +302,7 @@ func (s *Snapshotter) save(ctx context.Context, jobs []Job) {
 	defer cancel()
 	together := err == nil || len(made) == 1
 	for _, snapshot := range made {
-		if !together { // one of them may be what is wrong
+		if !together { // one of them may be at fault: save each alone
 			err = s.store.Save(ctx, snapshot)
 		}
 		s.ended("save", snapshot, err)
@@ -332,7 +333,7 @@ func (s *Snapshotter) failed(stream eventstore.StreamID, what string, err error)
 		"stream", stream.String(), "error", err.Error())
 }
 
-// make calls Make, of which a panic is an error: it is an application's encoding.
+// make calls Make and returns a panic as an error, because Make runs the application's encoding.
 func (j Job) make() (snapshot Snapshot, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -342,8 +343,8 @@ func (j Job) make() (snapshot Snapshot, err error) {
 	return j.Make()
 }
 
-// Flush waits until the queue is empty and what was in it is saved or has failed; while ever more comes,
-// it waits. It is for tests and tools.
+// Flush waits until the queue is empty and its snapshots are saved or have failed. It does not return while new
+// snapshots keep coming. It is for tests and tools.
 func (s *Snapshotter) Flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -355,9 +356,9 @@ func (s *Snapshotter) Flush() {
 	}
 }
 
-// Close drops whatever comes from now on and returns when the queue is saved. That takes no longer than
-// 10 s per 64 snapshots and what it takes to encode them, also when Postgres does not answer. It does not
-// wait for what Config.Sync saves. Close it before the pool.
+// Close returns when the queue is saved. It drops all snapshots that come after the call. It takes at most 10 s per 64
+// snapshots, plus the time to encode them, even when Postgres does not answer. It does not wait for snapshots that a
+// Take with Config.Sync is saving. Close the snapshotter before the pool.
 func (s *Snapshotter) Close() {
 	s.mu.Lock()
 	s.closed = true

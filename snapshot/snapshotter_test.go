@@ -21,8 +21,8 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// Most tests here run in a synctest bubble. It fails when its goroutines wait for each other, and when
-// one is left at the end, so it also shows that Take does not block and that nothing outlives the work.
+// Most tests here run in a synctest bubble. A bubble fails when its goroutines wait for each other, or when a goroutine
+// is left at the end. So these tests also show that Take does not block, and that no goroutine outlives the work.
 
 func TestTakeSavesLater(t *testing.T) {
 	t.Parallel()
@@ -52,7 +52,7 @@ func TestTakeSavesLater(t *testing.T) {
 	})
 }
 
-// TestTakeIgnoresItsContext: that of a request ends before the snapshot is saved.
+// TestTakeIgnoresItsContext: a snapshot is saved although the context of the request has ended before.
 func TestTakeIgnoresItsContext(t *testing.T) {
 	t.Parallel()
 	for _, sync := range []bool{false, true} {
@@ -97,7 +97,7 @@ func TestSync(t *testing.T) {
 	})
 }
 
-// TestSyncWaits for a store that takes its time.
+// TestSyncWaits: with Config.Sync, Take waits for a slow store.
 func TestSyncWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -118,7 +118,7 @@ func TestSyncWaits(t *testing.T) {
 	})
 }
 
-// TestQueueIsBounded: what finds the queue full is dropped at once.
+// TestQueueIsBounded: a job that finds the queue full is dropped at once.
 func TestQueueIsBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -134,7 +134,7 @@ func TestQueueIsBounded(t *testing.T) {
 		if n := snapshots.Stats().Dropped; n != 2 {
 			t.Errorf("%d were dropped, want 2", n)
 		}
-		// One for a stream that waits needs no room.
+		// A job of a stream that already waits needs no room.
 		again := newJob(made("first", 2))
 		snapshots.Take(t.Context(), again.Job)
 		release()
@@ -158,7 +158,7 @@ func TestQueueIsBounded(t *testing.T) {
 	})
 }
 
-// TestDefaultQueue: of what comes while one is saved 1000 fit.
+// TestDefaultQueue: while one snapshot is being saved, 1000 others fit into the queue.
 func TestDefaultQueue(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -176,15 +176,15 @@ func TestDefaultQueue(t *testing.T) {
 		if got, want := snapshots.Stats(), (snapshot.Stats{Saved: 1001, Dropped: 10}); got != want {
 			t.Errorf("%+v, want %+v", got, want)
 		}
-		// They go in batches of a bounded size.
+		// They are saved in batches of a bounded size.
 		if want := []int{1, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 40}; !slices.Equal(store.batches(), want) {
 			t.Errorf("saved in batches of %v, want %v", store.batches(), want)
 		}
 	})
 }
 
-// TestPace: the first snapshot is saved at once, those that come soon after it together; a full batch, and
-// who waits for the end, do not wait.
+// TestPace: the first snapshot is saved at once, and snapshots that come soon after it are saved together. A full batch
+// does not wait, and Flush does not wait.
 func TestPace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -227,7 +227,7 @@ func TestPace(t *testing.T) {
 	})
 }
 
-// TestMerge: of several jobs of one stream that wait, the last is what is done.
+// TestMerge: of several waiting jobs of one stream, only the latest is done.
 func TestMerge(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -267,7 +267,7 @@ func TestMerge(t *testing.T) {
 	})
 }
 
-// TestFailuresNeverSurface: they are logged and counted, without the state, and lose nothing else.
+// TestFailuresNeverSurface: failures are logged and counted, the log has no state, and no other snapshot is lost.
 func TestFailuresNeverSurface(t *testing.T) {
 	t.Parallel()
 	for _, inTake := range []bool{false, true} {
@@ -311,7 +311,7 @@ func TestFailuresNeverSurface(t *testing.T) {
 	}
 }
 
-// TestDeadStore: when all of a batch fails each is counted once.
+// TestDeadStore: when a whole batch fails, each of its snapshots is counted once.
 func TestDeadStore(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -328,7 +328,7 @@ func TestDeadStore(t *testing.T) {
 	})
 }
 
-// TestCloseEnds: also when the store does not answer, after 10 s per batch.
+// TestCloseEnds: Close ends after 10 s per batch, even when the store does not answer.
 func TestCloseEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -387,8 +387,7 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// TestEveryJobCounts: whatever becomes of a job, in any interleaving, it is made once at most and counted as
-// one thing.
+// TestEveryJobCounts: in any interleaving, each job is made at most once and is counted exactly once.
 func TestEveryJobCounts(t *testing.T) {
 	t.Parallel()
 	store := newFake(t)
@@ -433,7 +432,7 @@ func TestEveryJobCounts(t *testing.T) {
 	}
 }
 
-// TestDue: the policy is asked when there is something to save; by default it wants 100 events.
+// TestDue: the policy is asked only if there are new events. The default policy wants 100 of them.
 func TestDue(t *testing.T) {
 	t.Parallel()
 	byDefault := must(snapshot.NewSnapshotter(newFake(t), nil))
@@ -500,7 +499,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// TestLoadFails: there are the events, so a store that fails is one without snapshots.
+// TestLoadFails: a store that fails is treated like a store without snapshots, because the events are there.
 func TestLoadFails(t *testing.T) {
 	t.Parallel()
 	store := newFake(t)
@@ -525,7 +524,7 @@ func TestLoadFails(t *testing.T) {
 	}
 }
 
-// TestReject: what was found and cannot be used is deleted.
+// TestReject: a snapshot that was found and cannot be used is deleted.
 func TestReject(t *testing.T) {
 	t.Parallel()
 	store := newFake(t)
@@ -599,7 +598,7 @@ func TestNewPanics(t *testing.T) {
 	}
 }
 
-// A snapshotter saves in the background; package aggregate calls it. Close waits for what is queued.
+// A snapshotter saves in the background. Package aggregate calls it. Close waits for the snapshots in the queue.
 func ExampleNew() {
 	store, err := snapshot.NewMemory(snapshot.Retention{Latest: 2})
 	if err != nil {
@@ -629,7 +628,7 @@ func ExampleNew() {
 
 func quiet() *snapshot.Config { return &snapshot.Config{Logger: slog.New(slog.DiscardHandler)} }
 
-// job counts what happens to it.
+// job counts how often it is made.
 type job struct {
 	snapshot.Job
 	snapshot snapshot.Snapshot
@@ -668,7 +667,7 @@ func newFake(t testing.TB) *fake {
 	return &fake{Memory: store}
 }
 
-// block keeps every Save from now on waiting, for its context or until it is released.
+// block makes every later Save wait until release is called, or until the context of the Save ends.
 func (f *fake) block() (release func()) {
 	f.gate = make(chan struct{})
 	return func() { close(f.gate) }
@@ -677,7 +676,7 @@ func (f *fake) block() (release func()) {
 // fail makes everything fail from now on.
 func (f *fake) fail(err error) { f.err = err }
 
-// refuse makes every Save fail that there is this stream in.
+// refuse makes every Save fail that contains a snapshot of this stream.
 func (f *fake) refuse(key string) { f.refused = key }
 
 func (f *fake) batches() []int {
@@ -720,7 +719,7 @@ func (f *fake) Delete(ctx context.Context, stream eventstore.StreamID, version e
 	return f.Memory.Delete(ctx, stream, version)
 }
 
-// has checks that a snapshot is what the store has of its stream.
+// has checks that want is the latest snapshot of its stream in the store.
 func (f *fake) has(t *testing.T, want snapshot.Snapshot) {
 	t.Helper()
 	got, ok, err := f.Memory.Load(context.WithoutCancel(t.Context()), want.Stream, want.Kind, 1<<62)
@@ -736,7 +735,7 @@ func (f *fake) hasNone(t *testing.T, key string) {
 	}
 }
 
-// must returns a value that a constructor has returned without an error.
+// must returns the value that a constructor returned, and panics if it returned an error.
 func must[T any](value T, err error) T {
 	if err != nil {
 		panic(err)

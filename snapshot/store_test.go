@@ -56,8 +56,8 @@ func TestCustomSchema(t *testing.T) {
 	}))
 }
 
-// TestExecModes runs the suite in the modes that are for poolers in front of Postgres, which keep no
-// prepared statement.
+// TestExecModes runs the suite in the query modes for poolers in front of Postgres. These modes keep no prepared
+// statements.
 func TestExecModes(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
@@ -108,7 +108,7 @@ func TestNewRefuses(t *testing.T) {
 	}
 }
 
-// TestNotMigrated: where there is no table every method fails, and says of which stream or category.
+// TestNotMigrated: without the table every method fails, and the error names the stream or category.
 func TestNotMigrated(t *testing.T) {
 	t.Parallel()
 	store := mustPostgres(t, pgtest.Connect(t, pgtest.EmptyURL(t), nil), snapshot.PostgresConfig{})
@@ -167,8 +167,8 @@ func TestAppRole(t *testing.T) {
 	}
 }
 
-// TestNoDeadlock: two processes save snapshots of the same streams, in opposite orders, at once. They
-// may be of different releases, as when one is rolled out, while a third one cleans up.
+// TestNoDeadlock: several processes save snapshots of the same streams at once, in opposite orders. They are of one
+// release, or of two as during a rollout. At the same time another process deletes outdated snapshots.
 func TestNoDeadlock(t *testing.T) {
 	t.Parallel()
 	const rounds, streams = 100, 40
@@ -182,7 +182,7 @@ func TestNoDeadlock(t *testing.T) {
 				process := mustPostgres(t, pgtest.Connect(t, url, nil), snapshot.PostgresConfig{})
 				wg.Go(func() {
 					for round := range rounds {
-						// Some versions are the same in others, or there already.
+						// Some versions are also saved by the other processes, or are already stored.
 						var batch []snapshot.Snapshot
 						for i := range streams {
 							s := made(fmt.Sprintf("%c%d", "aB"[i%2], i), eventstore.Version(round/2+1+rand.IntN(3)))
@@ -213,8 +213,8 @@ func TestNoDeadlock(t *testing.T) {
 	}
 }
 
-// TestCommitIsNotFlushed: no commit of a snapshot waits for the disk, and what comes after it on the
-// same connection does again.
+// TestCommitIsNotFlushed: no commit of a snapshot waits for the disk. Later commits on the same connection wait for it
+// again.
 func TestCommitIsNotFlushed(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []pgx.QueryExecMode{
@@ -226,12 +226,12 @@ func TestCommitIsNotFlushed(t *testing.T) {
 			pool := pgtest.Connect(t, pgtest.URL(t), func(c *pgxpool.Config) {
 				c.MaxConns = 1
 				c.ConnConfig.DefaultQueryExecMode = mode
-				c.ConnConfig.RuntimeParams["synchronous_commit"] = "on" // not so on the tests' server
+				c.ConnConfig.RuntimeParams["synchronous_commit"] = "on" // the tests' server has it off
 			})
 			mustExec(t, pool, `create table seen (setting text, transaction xid8)`)
 			mustExec(t, pool, `create function see() returns trigger language plpgsql as
 				$$begin insert into public.seen values (current_setting('synchronous_commit'), pg_current_xact_id()); return null; end$$`)
-			// A deferred trigger runs when the transaction commits, and hence for what commits.
+			// A deferred trigger runs during the commit, so it sees the setting that holds for the commit.
 			mustExec(t, pool, `create constraint trigger see after insert or delete on tidemark.snapshots
 				deferrable initially deferred for each row execute function see()`)
 			store := mustPostgres(t, pool, snapshot.PostgresConfig{})
@@ -253,7 +253,7 @@ func TestCommitIsNotFlushed(t *testing.T) {
 	}
 }
 
-// TestAllOrNone: what Postgres refuses in the middle of a batch leaves nothing of it behind.
+// TestAllOrNone: when Postgres refuses one snapshot of a batch, nothing of the batch is stored.
 func TestAllOrNone(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
@@ -296,13 +296,13 @@ func TestLoadIsIndexed(t *testing.T) {
 	}
 	for i, scan := range plans[0].Plan.scans() {
 		first := scan.Index == "snapshots_pkey" && scan.Rows == 1 && scan.Loops == 1 && scan.Removed == 0
-		if i == 0 && !first || i > 0 && scan.Loops > 0 { // the rest is for when there is none of the kind
+		if i == 0 && !first || i > 0 && scan.Loops > 0 { // the other scans run only if there is none of the kind
 			t.Errorf("more than one row of the primary key was read:\n%s", raw)
 		}
 	}
 }
 
-// plan is a node of a plan.
+// plan is a node of a query plan.
 type plan struct {
 	Node    string  `json:"Node Type"`
 	Index   string  `json:"Index Name"`
@@ -337,7 +337,7 @@ func (r *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trac
 
 func (*tracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// recordQueries returns what a store sends to a pool's database.
+// recordQueries returns the queries that a store sends to the database of a pool.
 func recordQueries(t *testing.T, pool *pgxpool.Pool, do func(*snapshot.Postgres)) []query {
 	t.Helper()
 	var recorded tracer

@@ -11,8 +11,8 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// testNeverBack saves ever later versions of a few streams from everywhere at once: what is loaded
-// never goes back to an earlier version, and the latest is there in the end.
+// testNeverBack saves increasing versions of a few streams from several goroutines at once. Loads never go back to an
+// earlier version, and the latest version is there in the end.
 func testNeverBack(t *testing.T, newStore NewStore) {
 	store := newStore(t, snapshot.Retention{})
 	const writers, readers, each = 6, 2, 40
@@ -32,7 +32,7 @@ func testNeverBack(t *testing.T, newStore NewStore) {
 					t.Error(err)
 					return
 				}
-				// It, or a later one, is what is found from now on.
+				// From now on every load finds this snapshot or a later one.
 				for _, saved := range batch {
 					if got, ok, err := store.Load(t.Context(), saved.Stream, kind, latest); err != nil || !ok || got.Version < saved.Version {
 						t.Errorf("saved %s at version %d, loaded %d, %v, %v", saved.Stream, saved.Version, got.Version, ok, err)
@@ -74,7 +74,7 @@ func testNeverBack(t *testing.T, newStore NewStore) {
 		last := eventstore.Version(versions[i].Load())
 		checkLoad(t, store, key, kind, latest, made(key, last, kind), true)
 		mustSave(t, store, made(key, last+1, kind))
-		check(t, store, key, made(key, last+1, kind)) // whatever was left has gone
+		check(t, store, key, made(key, last+1, kind)) // all older snapshots are deleted
 	}
 }
 

@@ -5,9 +5,8 @@
 //
 // # Guarantees
 //
-//   - Run needs a fresh, empty store for each test, of one or several retentions, and runs its tests in
-//     parallel.
-//   - It uses the methods of [snapshot.Store] alone, and goes by what its documentation says.
-//   - Data that is nil and data that is empty are the same to it. Times are compared to the microsecond,
-//     and must come back in UTC.
+//   - Run needs a fresh, empty store for each test, or several stores for a test of several retentions. It runs its
+//     tests in parallel.
+//   - Run uses only the methods of [snapshot.Store], and expects only what their documentation says.
+//   - Nil data and empty data are equal. Times are compared to the microsecond, and a store must return them in UTC.
 package snapshottest

@@ -54,7 +54,7 @@ func testRoundTrip(t *testing.T, newStore NewStore) {
 	}
 }
 
-// testDataIsCopied: neither who saves nor who loads shares memory with the store.
+// testDataIsCopied: a store shares no memory with the callers of Save and Load.
 func testDataIsCopied(t *testing.T, newStore NewStore) {
 	store := newStore(t, snapshot.Retention{})
 	want := made("a", 1, kind)
@@ -89,8 +89,7 @@ func testLoadLatest(t *testing.T, newStore NewStore) {
 	}
 }
 
-// testLoadOtherKind: what is of another kind is returned only where there is none of the kind, and
-// then without its data.
+// testLoadOtherKind: a snapshot of another kind is returned only if there is none of the kind, and without its data.
 func testLoadOtherKind(t *testing.T, newStore NewStore) {
 	store := newStore(t, keepMany)
 	mustSave(t, store, made("a", 30, another), made("b", 30, older), made("d", 30, reshaped))
@@ -133,7 +132,7 @@ func testOnlyNewer(t *testing.T, newStore NewStore) {
 	check(t, store, "a", first, made("a", 21, kind))
 }
 
-// testSameVersion: there is one snapshot at a version, and one of another kind is replaced.
+// testSameVersion: there is at most one snapshot at a version. A new one replaces one of another kind.
 func testSameVersion(t *testing.T, newStore NewStore) {
 	store := newStore(t, keepMany)
 	for key, before := range map[string]snapshot.Kind{"type": another, "older": older, "newer": newer, "shape": reshaped} {
@@ -163,7 +162,7 @@ func testDelete(t *testing.T, newStore NewStore) {
 		check(t, store, "a", made("a", 10, kind))
 	}
 	check(t, store, "b", made("b", 20, kind))
-	mustSave(t, store, made("a", 20, kind)) // nothing prevents it
+	mustSave(t, store, made("a", 20, kind)) // a deleted snapshot does not prevent it
 	check(t, store, "a", made("a", 10, kind), made("a", 20, kind))
 }
 

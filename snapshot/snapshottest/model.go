@@ -34,7 +34,7 @@ func testModel(t *testing.T, newStore NewStore) {
 		}
 		rt.Repeat(map[string]func(*rapid.T){
 			"save":           m.save,
-			"save another":   m.save, // there must be something to look at
+			"save another":   m.save, // so that the other actions find snapshots
 			"save a third":   m.save,
 			"save invalid":   m.saveInvalid,
 			"load":           m.load,
@@ -45,8 +45,8 @@ func testModel(t *testing.T, newStore NewStore) {
 	})
 }
 
-// model is what a store must hold. Its methods that take a rapid.T do one thing, drawn at random, to
-// the store and compare the answer with what follows from the model.
+// model has the snapshots that a store must hold. Its methods that take a rapid.T do one random thing to the store, and
+// compare the answer with the model.
 type model struct {
 	test    *testing.T
 	store   snapshot.Store
@@ -87,7 +87,7 @@ func (m *model) of(stream eventstore.StreamID, match func(snapshot.Snapshot) boo
 func (m *model) snapshot(t *rapid.T) snapshot.Snapshot {
 	s := snapshot.Snapshot{Stream: m.stream(t), Version: m.version(t), Kind: m.kind(t)}
 	copy(s.EventID[:], rapid.SliceOfN(rapid.ByteMin(1), 16, 16).Draw(t, "event"))
-	// Times are about that of the version, on both sides of 1970, and often at the end of a period.
+	// Times grow roughly with the version. They are on both sides of 1970, and often at the end of a period.
 	minutes := rapid.IntRange(-5, 5).Draw(t, "minutes") + 30*int(s.Version-6)
 	s.RecordedAt = time.Unix(int64(minutes)*60, 0).Add(-time.Duration(rapid.IntRange(0, 1).Draw(t, "µs")) * time.Microsecond)
 	s.Data = rapid.SliceOfN(rapid.Byte(), 0, 8).Draw(t, "data")
@@ -115,7 +115,7 @@ func (m *model) save(t *rapid.T) {
 	}
 }
 
-// keep is what saving one does.
+// keep changes the model as saving a snapshot changes the store.
 func (m *model) keep(s snapshot.Snapshot) {
 	at := row{s.Stream, s.Version}
 	asNew := m.of(s.Stream, func(old snapshot.Snapshot) bool { return old.Kind == s.Kind && old.Version >= s.Version })
@@ -143,7 +143,8 @@ func (m *model) keep(s snapshot.Snapshot) {
 
 // periodOf returns when the snapshot's period began.
 func (m *model) periodOf(s snapshot.Snapshot) time.Time {
-	// Truncate counts from the year 1. The first multiple of the period after 1900 is as good as 1970.
+	// Truncate rounds towards zero. So count from a time long before 1970 that is a whole number of periods away from
+	// it.
 	start := time.Unix(0, 0).Add(-m.period * 1_000_000)
 	return start.Add(s.RecordedAt.Sub(start).Truncate(m.period))
 }
@@ -197,7 +198,7 @@ func (m *model) remove(t *rapid.T) {
 	m.compare(t, stream)
 }
 
-// deleteOutdated: which of them go is the store's to choose if there are more than the limit.
+// deleteOutdated: if more snapshots are outdated than the limit, the store chooses which of them it deletes.
 func (m *model) deleteOutdated(t *rapid.T) {
 	category, of, limit := m.stream(t).Category, m.kind(t), rapid.IntRange(1, 4).Draw(t, "limit")
 	n, err := m.store.DeleteOutdated(m.test.Context(), category, of, limit)
@@ -231,7 +232,7 @@ func (m *model) deleteOutdated(t *rapid.T) {
 	m.compare(t, streams...)
 }
 
-// has reports whether the store has a snapshot of just that version.
+// has reports whether the store has a snapshot of exactly that version.
 func (m *model) has(t *rapid.T, at row) bool {
 	found, ok, err := m.store.Load(m.test.Context(), at.stream, nobodys, at.version)
 	if err != nil {

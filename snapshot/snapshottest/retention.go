@@ -73,7 +73,7 @@ func testRetentionPeriod(t *testing.T, newStore NewStore) {
 	}
 }
 
-// testRetentionPeriodAndLatest: the latest are kept, and of those before them the last of each period.
+// testRetentionPeriodAndLatest: the latest are kept, and of the older ones the last of each period.
 func testRetentionPeriodAndLatest(t *testing.T, newStore NewStore) {
 	store := newStore(t, snapshot.Retention{Latest: 3, Period: time.Hour})
 	minutes := func(all ...int) (times []time.Time) {
@@ -90,7 +90,7 @@ func testRetentionPeriodAndLatest(t *testing.T, newStore NewStore) {
 	check(t, store, "c", c...)
 }
 
-// testRetentionAfterDelete: what is deleted does not count.
+// testRetentionAfterDelete: a deleted snapshot does not count.
 func testRetentionAfterDelete(t *testing.T, newStore NewStore) {
 	store := newStore(t, snapshot.Retention{Latest: 2})
 	mustSave(t, store, made("a", 1, kind))
@@ -104,8 +104,8 @@ func testRetentionAfterDelete(t *testing.T, newStore NewStore) {
 	check(t, store, "a", made("a", 3, kind), made("a", 4, kind))
 }
 
-// testRetentionOfKinds: what is of another type goes at once, whatever its version. What is of another shape
-// or schema goes when it is older than the one of the kind before that which is saved: a release that still
+// testRetentionOfKinds: a snapshot of another type is deleted at once, whatever its version. A snapshot of another
+// shape or schema is deleted when it is older than the second-latest snapshot of the saved kind: a release that still
 // runs would have saved a later one.
 func testRetentionOfKinds(t *testing.T, newStore NewStore) {
 	for i, retention := range []snapshot.Retention{{}, {Latest: 3}, {Period: time.Second}} {
@@ -128,7 +128,7 @@ func testRetentionOfKinds(t *testing.T, newStore NewStore) {
 				want = want[1:]
 			}
 			check(t, store, key, want...)
-			mustSave(t, store, made(key, 40, kind)) // and now one of them
+			mustSave(t, store, made(key, 40, kind)) // now only one of them runs
 			want = []snapshot.Snapshot{made(key, 20, kind), made(key, 30, kind), made(key, 40, kind)}
 			if retention == (snapshot.Retention{}) {
 				want = want[2:]
@@ -137,10 +137,10 @@ func testRetentionOfKinds(t *testing.T, newStore NewStore) {
 			check(t, store, key+"b", made(key+"b", 10, other))
 		}
 
-		// It goes even if what is saved is not, as there is one as new.
+		// A snapshot of another type is deleted even if its version is later.
 		mustSave(t, store, made(key+"late", 10, another), made(key+"late2", 10, another))
 		mustSave(t, store, made(key+"late", 20, kind))
-		mustSave(t, store, made(key+"late", 5, another)) // which takes the others for foreign
+		mustSave(t, store, made(key+"late", 5, another)) // deletes version 20, which is of another type
 		check(t, store, key+"late", made(key+"late", 5, another))
 	}
 }

@@ -17,7 +17,7 @@ import (
 // testBatch: snapshots of several streams are saved together, each by the rules of its own stream.
 func testBatch(t *testing.T, newStore NewStore) {
 	store := newStore(t, snapshot.Retention{})
-	mustSave(t, store) // nothing is no error
+	mustSave(t, store) // saving nothing is no error
 	mustSave(t, store, made("c", 10, kind), made("a", 10, kind), made("b", 10, older), made("B", 10, another))
 	mustSave(t, store, made("a", 9, kind), made("b", 10, kind), made("c", 11, kind), made("d", 1, newer))
 	check(t, store, "a", made("a", 10, kind))
@@ -43,7 +43,7 @@ func testLargeBatch(t *testing.T, newStore NewStore) {
 	}
 }
 
-// testInvalid: if one of a batch cannot be stored, none is.
+// testInvalid: if one snapshot of a batch cannot be stored, none is.
 func testInvalid(t *testing.T, newStore NewStore) {
 	store := newStore(t, snapshot.Retention{})
 	kept := made("kept", 1, older)
@@ -94,7 +94,7 @@ func testInvalid(t *testing.T, newStore NewStore) {
 	check(t, store, "kept", kept)
 }
 
-// testDeleteOutdated: what is of another kind goes, but what is of a newer schema stays.
+// testDeleteOutdated: snapshots of another kind are deleted, except those of a newer schema.
 func testDeleteOutdated(t *testing.T, newStore NewStore) {
 	store := newStore(t, keepMany)
 	mustSave(t, store, made("another", 1, another), made("older", 1, older), made("kind", 1, kind), made("newer", 1, newer), made("shape", 1, reshaped))
@@ -118,7 +118,8 @@ func testDeleteOutdated(t *testing.T, newStore NewStore) {
 	}
 }
 
-// testDeleteOutdatedCategory: it is the category and nothing that begins like it.
+// testDeleteOutdatedCategory: only streams of the category are affected. Categories that begin with the same letters
+// are not.
 func testDeleteOutdatedCategory(t *testing.T, newStore NewStore) {
 	store := newStore(t, snapshot.Retention{})
 	in := func(category, key string) snapshot.Snapshot {

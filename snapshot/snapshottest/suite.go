@@ -16,8 +16,8 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// NewStore returns a store with a retention and frees it with t.Cleanup. For each test it is fresh and
-// empty; those of one test may share what they store, as no two of them use the same stream.
+// NewStore returns a store with a retention and frees it with t.Cleanup. Each test must get fresh, empty stores. The
+// stores of one test can share their data, because no two of them use the same stream.
 type NewStore func(t *testing.T, retention snapshot.Retention) snapshot.Store
 
 // Run tests that a store keeps the contract of [snapshot.Store].
@@ -76,7 +76,7 @@ func stream(key string) eventstore.StreamID {
 	return eventstore.StreamID{Category: "thing", Key: key}
 }
 
-// made returns a snapshot that no other version or kind of the stream shares a field with.
+// made returns a snapshot whose data differs from that of every other version or kind of the stream.
 func made(key string, version eventstore.Version, of snapshot.Kind) snapshot.Snapshot {
 	s := snapshot.Snapshot{
 		Stream:     stream(key),
@@ -102,7 +102,7 @@ func mustSave(t testing.TB, store snapshot.Store, snapshots ...snapshot.Snapshot
 	}
 }
 
-// check compares all that is stored of a stream.
+// check compares all stored snapshots of a stream with want.
 func check(t *testing.T, store snapshot.Store, key string, want ...snapshot.Snapshot) {
 	t.Helper()
 	got, err := all(t.Context(), store, stream(key))
@@ -114,7 +114,7 @@ func check(t *testing.T, store snapshot.Store, key string, want ...snapshot.Snap
 	}
 }
 
-// checkLoad compares what is loaded.
+// checkLoad compares the result of Load with want.
 func checkLoad(t *testing.T, store snapshot.Store, key string, of snapshot.Kind, to eventstore.Version, want snapshot.Snapshot, wantOK bool) {
 	t.Helper()
 	got, ok, err := store.Load(t.Context(), stream(key), of, to)
@@ -133,8 +133,8 @@ func compare(want, got any) string {
 	return cmp.Diff(want, got, cmp.Comparer(bytes.Equal))
 }
 
-// all returns all that is stored of a stream, by version: what is there is found by asking for a kind
-// that nobody has.
+// all returns all stored snapshots of a stream, by version. It finds them by asking for a kind that no snapshot has:
+// Load then returns the latest snapshot of another kind.
 func all(ctx context.Context, store snapshot.Store, stream eventstore.StreamID) (found []snapshot.Snapshot, err error) {
 	for to := latest; ; {
 		seen, ok, err := store.Load(ctx, stream, nobodys, to)
