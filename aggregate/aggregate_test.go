@@ -62,7 +62,7 @@ func limit(n int) func(*counter) ([]event, error) {
 	return func(*counter) ([]event, error) { return []event{limited{n}}, nil }
 }
 
-// stores are what a repository is tested over.
+// stores returns the stores that a repository is tested over.
 func stores(t *testing.T) map[string]aggregate.Store {
 	store, err := eventstore.New(pgtest.Pool(t), nil)
 	if err != nil {
@@ -161,7 +161,7 @@ func TestRetriesAreBounded(t *testing.T) {
 			decided++
 			change, _ := (&counter{Limit: 1}).add(1)
 			draft, _ := counters.Codec().Encode(change[0])
-			// Somebody else is always faster.
+			// Another append is always faster.
 			if _, err := store.Commit(t.Context(), eventstore.Change{Stream: counters.Stream("a"), Expected: eventstore.Any, Events: []eventstore.Draft{draft}}); err != nil {
 				t.Fatal(err)
 			}
@@ -229,8 +229,8 @@ func TestCommit(t *testing.T) {
 	})
 }
 
-// TestCommitReceipt: the receipt is the first change's version at the last change's position, also
-// when the commit is repeated.
+// TestCommitReceipt: the receipt has the version of the first change and the position of the last one, also when the
+// commit is repeated.
 func TestCommitReceipt(t *testing.T) {
 	each(t, func(t *testing.T, store aggregate.Store, repo *aggregate.Repository[counter, event]) {
 		for range 2 { // so that their versions differ
@@ -290,8 +290,8 @@ func TestCommitReceipt(t *testing.T) {
 	})
 }
 
-// TestRefusalOnTornStates: between two loads somebody changes both aggregates. What is refused
-// because they do not fit together is decided again.
+// TestRefusalOnTornStates: other updates change both aggregates between the two loads. A decision that refuses because
+// the states do not fit together is made again.
 func TestRefusalOnTornStates(t *testing.T) {
 	each(t, func(t *testing.T, store aggregate.Store, repo *aggregate.Repository[counter, event]) {
 		errTorn := errors.New("the two limits differ")
@@ -335,7 +335,7 @@ func TestRefusalOnTornStates(t *testing.T) {
 	})
 }
 
-// TestChangeRefuses: the decision's error comes out as it is.
+// TestChangeRefuses: Change returns the decision's error as it is.
 func TestChangeRefuses(t *testing.T) {
 	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {
 		loaded, err := repo.Load(t.Context(), "a")
@@ -348,7 +348,7 @@ func TestChangeRefuses(t *testing.T) {
 	})
 }
 
-// TestKey: a repeated request is answered as before, though it would now be decided otherwise.
+// TestKey: a repeated request gets the first answer, even if the decision would be different now.
 func TestKey(t *testing.T) {
 	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {
 		if _, err := repo.Update(t.Context(), "a", limit(10)); err != nil {
@@ -366,8 +366,8 @@ func TestKey(t *testing.T) {
 	})
 }
 
-// TestKeyConcurrent: a repeat that is stored between looking the key up and deciding is found,
-// though it has made the decision impossible.
+// TestKeyConcurrent: a repeat is stored after the key was looked up and before the decision. It is found, although it
+// has made the decision impossible.
 func TestKeyConcurrent(t *testing.T) {
 	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {
 		if _, err := repo.Update(t.Context(), "a", limit(10)); err != nil {
@@ -387,7 +387,7 @@ func TestKeyConcurrent(t *testing.T) {
 	})
 }
 
-// TestConflictInTransaction: a conflict aborts the caller's transaction and comes out as it is.
+// TestConflictInTransaction: in a caller's transaction a conflict is returned at once, without another attempt.
 func TestConflictInTransaction(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
@@ -539,7 +539,7 @@ func Example() {
 	// value 7
 }
 
-// made returns a value that a constructor has returned without an error.
+// made returns the value that a constructor returned, and panics if it returned an error.
 func made[T any](value T, err error) T {
 	if err != nil {
 		panic(err)

@@ -9,8 +9,8 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
-// TestCacheOfAnotherHistory: after a failover or a restore the stream may be at the same version with other
-// events. A cached state of the old ones neither writes nor refuses.
+// TestCacheOfAnotherHistory: after a failover or a restore the stream may be at the same version with other events. A
+// cached state of the old events leads neither to an append nor to a refusal.
 func TestCacheOfAnotherHistory(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
@@ -37,7 +37,7 @@ func TestCacheOfAnotherHistory(t *testing.T) {
 	}
 	refused := errors.New("refused")
 	var on int
-	for _, repo := range []*repository{refuses, idle} { // they have it in the cache
+	for _, repo := range []*repository{refuses, idle} { // now both have the aggregate in the cache
 		if _, err := repo.Update(t.Context(), "a", seen(&on, nil)); err != nil || on != 6 {
 			t.Fatalf("decided on %d, %v; want 6", on, err)
 		}

@@ -39,7 +39,7 @@ func TestCacheSparesReading(t *testing.T) {
 		if receipt, err := repo.Update(t.Context(), "a", add(0)); err != nil || receipt.Version < 20 || receipt.Position == 0 {
 			t.Errorf("nothing to do: %+v, %v", receipt, err)
 		}
-		// The least recently used one goes.
+		// The least recently used aggregate is dropped.
 		grow(t, repo, "b", 2)
 		grow(t, repo, "c", 2)
 		k.events.since()
@@ -52,8 +52,8 @@ func TestCacheSparesReading(t *testing.T) {
 	})
 }
 
-// TestCacheIsNeverWrong: whatever somebody else appends, a cached state neither writes what it forbids
-// nor refuses what it allows.
+// TestCacheIsNeverWrong: whatever another repository appends, an update on a cached state never stores events that the
+// new state forbids, and never refuses events that the new state allows.
 func TestCacheIsNeverWrong(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		here, there := k.cached(10), k.cached(10)
@@ -84,7 +84,7 @@ func TestCacheIsNeverWrong(t *testing.T) {
 		if _, err := here.UpdateAt(t.Context(), "a", receipt.Version+1, add(1)); !errors.Is(err, eventstore.ErrConflict) {
 			t.Errorf("at the version of the cache: %v, want a conflict", err)
 		}
-		// Who may try once only has no use for a cache.
+		// A repository with a single attempt does not use the cache.
 		once := made(aggregate.NewRepository(k.events, counters, &aggregate.Config{CacheSize: 10, MaxAttempts: 1}))
 		must(once, limit(60))
 		must(here, add(1))
@@ -93,8 +93,8 @@ func TestCacheIsNeverWrong(t *testing.T) {
 	})
 }
 
-// TestCacheAndKeys: what a request with an idempotency key has appended is read again, since the receipt
-// may be that of another one.
+// TestCacheAndKeys: events that a request with an idempotency key has appended are read again, because the receipt may
+// be that of another attempt.
 func TestCacheAndKeys(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		repo := k.cached(10)
@@ -119,8 +119,8 @@ func TestCacheAndKeys(t *testing.T) {
 	})
 }
 
-// TestCacheAndKeyOfAnother: while a request decides, a repeat of it that decides otherwise is stored, and
-// gives its receipt to both. The cached state is that of the one that is stored.
+// TestCacheAndKeyOfAnother: while a request decides, a repeat of it with another decision is stored. Both get the
+// receipt of the repeat, and the cached state has the events of the repeat.
 func TestCacheAndKeyOfAnother(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		here, there := k.cached(10), k.cached(10)
@@ -148,14 +148,14 @@ func TestCacheAndKeyOfAnother(t *testing.T) {
 	})
 }
 
-// deaf cannot be read.
+// deaf is a store that cannot be read.
 type deaf struct{ aggregate.Store }
 
 func (deaf) Read(context.Context, eventstore.StreamID, eventstore.ReadOptions) iter.Seq2[eventstore.Raw, error] {
 	return func(yield func(eventstore.Raw, error) bool) { yield(eventstore.Raw{}, errBroken) }
 }
 
-// switched is one store or another.
+// switched reads from the store that now points to.
 type switched struct {
 	aggregate.Store
 	now *aggregate.Store
@@ -165,7 +165,8 @@ func (s switched) Read(ctx context.Context, stream eventstore.StreamID, options 
 	return (*s.now).Read(ctx, stream, options)
 }
 
-// TestCacheCannotCheck: a refusal of a cached state that cannot be checked is none, nor is it nothing to do.
+// TestCacheCannotCheck: if a refusal on a cached state, or a decision without events, cannot be checked, Update returns
+// the error of the check.
 func TestCacheCannotCheck(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		now := aggregate.Store(k.events)
@@ -212,7 +213,7 @@ func TestCacheOfNothingToDo(t *testing.T) {
 	})
 }
 
-// lossy stores what it is given and then says that it did not, from time to time.
+// lossy stores every commit, but says of every third that its outcome is unknown.
 type lossy struct {
 	aggregate.Store
 	mu sync.Mutex
@@ -229,7 +230,7 @@ func (l *lossy) Commit(ctx context.Context, changes ...eventstore.Change) ([]eve
 	return receipts, err
 }
 
-// TestCacheForgetsUnknownOutcomes: after an append that may or may not be stored the state is loaded.
+// TestCacheForgetsUnknownOutcomes: after an append with an unknown outcome the state is loaded again.
 func TestCacheForgetsUnknownOutcomes(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		repo := made(aggregate.NewRepository(&lossy{Store: k.events}, counters, &aggregate.Config{CacheSize: 10}))

@@ -15,29 +15,29 @@ import (
 
 // Commit decides on several aggregates and appends all their events in one commit, or none.
 //
-// decide loads what it needs, with [Repository.Load], and returns a change for each aggregate it
-// changes, made by [Loaded.Change]. After a conflict decide is called again, so decide must do nothing but
-// load and decide. In a caller's transaction (eventstore.Store.WithTx) decide is called once, since the
-// transaction is the caller's to try again; at read committed a conflict leaves the
-// transaction usable, unless the commit is to more than 1,000 streams. An
-// error of decide is returned as it is, unless decide has loaded several aggregates and one of them has
-// changed meanwhile: then decide is called again too.
+// decide loads aggregates with [Repository.Load], and returns a change, made by [Loaded.Change], for each aggregate
+// that it changes. After a conflict Commit calls decide again, so decide must do nothing except load and decide. Commit
+// also calls decide again after an error of decide, if decide has loaded several aggregates and one of them has changed
+// since. Any other error of decide is returned as it is.
 //
-// The receipt is the version of the first change's aggregate, which is the one the caller is
-// asked about, at the position of the whole commit: a read model that has reached it shows all
-// of the changes. A change without events is left out; when none is left nothing is appended and
-// the receipt is zero.
+// In a caller's transaction (eventstore.Store.WithTx) a conflict of the append is returned at once, because only the
+// caller can try the transaction again. At isolation level read committed a conflict leaves the transaction usable,
+// unless the commit is to more than 1,000 streams.
 //
-// Of config only the bounds of retries matter.
+// The receipt has the version of the first change's aggregate: put the aggregate first that the caller is asked about.
+// It has the position of the whole commit: a read model that has reached it shows all of the changes. Changes without
+// events are left out. If none is left, nothing is appended and the receipt is zero.
 //
-// With an idempotency key in ctx under which an earlier attempt has committed something, decide is not
-// called and the receipt is that of that commit. A second commit of one attempt is an
-// eventstore.KeySpentError, see eventstore.WithKey.
+// Of config only the bounds of retries and Observer.Conflict matter.
+//
+// If ctx has an idempotency key, and an earlier attempt has committed something under it, decide is not called and the
+// receipt is that of the earlier commit. A second commit of one attempt is an eventstore.KeySpentError, see
+// eventstore.WithKey.
 func Commit(ctx context.Context, store Store, config *Config, decide func(context.Context) ([]eventstore.Change, error)) (eventstore.Receipt, error) {
 	return commit(ctx, store, config, nil, decide)
 }
 
-// commit is [Commit] to streams that are known before the decision, if they are not nil.
+// commit is [Commit]. about are the streams of the commit if they are known before the decision, otherwise nil.
 func commit(ctx context.Context, store Store, config *Config, about []eventstore.StreamID, decide func(context.Context) ([]eventstore.Change, error)) (eventstore.Receipt, error) {
 	if isnil.Any(store) || decide == nil {
 		return eventstore.Receipt{}, refused("commit", "the store or decide is nil: pass the event store and a function")
@@ -67,7 +67,7 @@ func commit(ctx context.Context, store Store, config *Config, about []eventstore
 	return whole(receipts), err
 }
 
-// whole returns the first version at the last position.
+// whole returns the receipt of a whole commit: the first version and the last position.
 func whole(receipts []eventstore.Receipt) (r eventstore.Receipt) {
 	if len(receipts) > 0 {
 		r.Version = receipts[0].Version
@@ -82,7 +82,7 @@ func whole(receipts []eventstore.Receipt) (r eventstore.Receipt) {
 func commitOnce(ctx context.Context, store Store, about []eventstore.StreamID, decide func(context.Context) ([]eventstore.Change, error)) ([]eventstore.Receipt, error) {
 	key, _ := eventstore.KeyFrom(ctx)
 	repeats := key.Repeats(about...)
-	// Asked before deciding: a repeated withdrawal would find the account empty.
+	// Look for the answer before deciding: a repeated withdrawal would find the account empty.
 	if repeats {
 		if receipts, ok, err := answer(ctx, store, key, about); ok || err != nil {
 			return receipts, permanent(err)
@@ -92,7 +92,7 @@ func commitOnce(ctx context.Context, store Store, about []eventstore.StreamID, d
 	changes, err := decide(context.WithValue(ctx, loadsKey{}, &seen))
 	changes = slices.DeleteFunc(changes, func(c eventstore.Change) bool { return len(c.Events) == 0 })
 	if err != nil || len(changes) == 0 {
-		// And asked again: a repeat may have been stored since, and be what was decided on.
+		// Look again: a repeat may have been stored since, and decide may have seen its events.
 		if repeats || key.Doubtful() {
 			if receipts, ok, storedErr := answer(ctx, store, key, about); ok || storedErr != nil {
 				return receipts, permanent(storedErr)
@@ -107,12 +107,12 @@ func commitOnce(ctx context.Context, store Store, about []eventstore.StreamID, d
 	}
 	receipts, err := store.Commit(ctx, changes...)
 	if inTx(store) || !errors.Is(err, eventstore.ErrConflict) {
-		err = permanent(err) // a caller's transaction is the caller's to try again
+		err = permanent(err) // only the caller can try its transaction again
 	}
 	return receipts, err
 }
 
-// answer returns the receipts of what is stored under the key in ctx, if anything is.
+// answer returns the receipts of the commit that is stored under the key in ctx, and whether there is one.
 func answer(ctx context.Context, store Store, key eventstore.Key, about []eventstore.StreamID) ([]eventstore.Receipt, bool, error) {
 	receipts, ok, err := store.Receipts(ctx)
 	if err != nil || !ok {
@@ -134,14 +134,14 @@ func inTx(store Store) bool {
 type loads []load
 
 type load struct {
-	*eventstore.ConflictError           // what it would be if it was not at the version it was loaded at
+	*eventstore.ConflictError           // the conflict to return if the stream is no longer at the loaded version
 	last                      uuid.UUID // the event at that version
 	cached                    bool
 }
 
 type loadsKey struct{}
 
-// loadedIn remembers what a decision within Commit has loaded.
+// loadedIn notes an aggregate that a decision within Commit has loaded.
 func loadedIn(ctx context.Context, stream eventstore.StreamID, at eventstore.Version, last uuid.UUID, cached bool) {
 	if seen, ok := ctx.Value(loadsKey{}).(*loads); ok {
 		*seen = append(*seen, load{&eventstore.ConflictError{Stream: stream, Expected: at}, last, cached})
@@ -152,9 +152,9 @@ func (l loads) isCached() bool {
 	return slices.ContainsFunc(l, func(one load) bool { return one.cached })
 }
 
-// moved returns a conflict if a refusal may rest on a state that is past, or on states of different
-// moments, which no log ever held: an order that is not placed yet, and an item that is reserved for it
-// already. With one aggregate that was just loaded that cannot be.
+// moved returns a conflict if a refusal may rest on an outdated state, or on states of different moments that the log
+// never had together. For example, an order is not placed yet, but an item is already reserved for it. A refusal on one
+// aggregate that was just loaded is always valid.
 func (l loads) moved(ctx context.Context, store Store) error {
 	if len(l) < 2 && !l.isCached() {
 		return nil
@@ -173,8 +173,8 @@ func (l loads) moved(ctx context.Context, store Store) error {
 	return nil
 }
 
-// moved reports whether the stream does not end with the event it was loaded with: more came, or the log
-// went back.
+// moved reports whether the stream no longer ends with the event that it was loaded with: events were appended, or the
+// log went back.
 func (l *load) moved(ctx context.Context, store Store) (bool, error) {
 	l.Actual = 0
 	for event, err := range store.Read(ctx, l.Stream, eventstore.ReadOptions{After: max(l.Expected, 1) - 1, Limit: 2}) {

@@ -10,27 +10,28 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// Config says how a repository retries conflicts, and what it begins with instead of the first event. Nil and
-// the zero value are the defaults.
+// Config says how a repository retries conflicts, and whether it uses snapshots and a cache. Nil and the zero value are
+// the defaults.
 type Config struct {
 	// MaxAttempts is how often a decision is tried in all; 0 means 10, 1 means no retry.
 	MaxAttempts int
-	// MaxDelay bounds the wait between two attempts, which starts at 1 ms and doubles; 0 means
-	// 100 ms, and an hour is the most. Each wait is drawn at random from half to one and a half of that.
+	// MaxDelay bounds the wait between two attempts. The wait starts at 1 ms and doubles. 0 means 100 ms, and the
+	// maximum is one hour. Each actual wait is random, from 0.5 to 1.5 times the computed one.
 	MaxDelay time.Duration
 
-	// Snapshots saves and finds the states of a repository's aggregates; nil means that each is folded
-	// from its first event on. Share one between all repositories. With snapshots it is a mistake for a
-	// decision to keep the state it was given, as it is to change it: what it makes of that is saved.
+	// Snapshots saves and finds the states of a repository's aggregates; nil means that each is folded from its first
+	// event. Share one between all repositories. With snapshots a decision must neither change the state that it is
+	// given nor keep it, because that state is saved.
 	Snapshots *snapshot.Snapshotter
-	// CacheSize is how many aggregates a repository keeps in memory as [Repository.Update] has left them;
-	// 0 means none. The next update decides on such a state without reading, and appends at its version,
-	// so that it cannot write what events of others forbid: it conflicts, and is decided again on
-	// what is stored. A refusal is checked too, and after an update with an idempotency key the next one
-	// reads what that has stored. The rule of Snapshots holds as well. Each repository has a cache of its
-	// own: make one per definition and share it. [Commit] uses none. A database that has gone back, as
-	// after a failover to a standby that was behind, takes versions again that the cache knows otherwise:
-	// then restart the process.
+	// CacheSize is how many aggregates a repository keeps in memory, in the state that [Repository.Update] has left
+	// them; 0 means none. The next update decides on that state without reading, and appends at its version. If the
+	// stream has later events by then, or other events because the database has gone back, as after a failover to a
+	// standby that was behind, the append conflicts and the update decides again on the stored events. A refusal is
+	// also checked against the stream. After an update with an idempotency key, the next update first reads the events
+	// that were stored.
+	//
+	// As with Snapshots, a decision must neither change nor keep the state. Each repository has a cache of its own:
+	// make one repository per definition and share it. [Commit] does not use the cache.
 	CacheSize int
 
 	// Observer is told of loads and conflicts; the zero value observes nothing.
@@ -58,7 +59,7 @@ func (c *Config) validate() error {
 // maxMaxDelay bounds Config.MaxDelay.
 const maxMaxDelay = time.Hour
 
-// observer is told what a repository does.
+// observer returns Config.Observer, or the zero value if the config is nil.
 func (c *Config) observer() Observer {
 	if c == nil {
 		return Observer{}
@@ -66,7 +67,7 @@ func (c *Config) observer() Observer {
 	return c.Observer
 }
 
-// tries is how often a decision is tried in all.
+// tries returns how often a decision is tried in all.
 func (c *Config) tries() uint {
 	if c != nil && c.MaxAttempts > 0 {
 		return uint(c.MaxAttempts)
@@ -74,7 +75,7 @@ func (c *Config) tries() uint {
 	return 10
 }
 
-// wait is how long to wait before the next one.
+// wait returns the backoff between two attempts.
 func (c *Config) wait() backoff.BackOff {
 	maxDelay := 100 * time.Millisecond
 	if c != nil && c.MaxDelay > 0 {

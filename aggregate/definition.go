@@ -9,9 +9,9 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// State is what an aggregate's state must be: a pointer to S with a method Apply that changes
-// the state by one event. Apply must be pure: no I/O, no clock, no randomness. It must accept
-// every event ever stored, since what has happened cannot be refused.
+// State is the constraint for an aggregate's state: a pointer to S with a method Apply that changes the state by one
+// event. Apply must be pure: no I/O, no clock, no randomness. It must accept every event that was ever stored, because
+// a stored event cannot be refused.
 type State[S, E any] interface {
 	*S
 	Apply(E)
@@ -25,9 +25,9 @@ type Definition[S, E any] struct {
 	state    stateCodec[S] // for snapshots
 }
 
-// Define defines an aggregate: the category of its streams, the codec of its events and, as the
-// type argument, its state. It panics when the category cannot be one, see
-// [eventstore.StreamID.Validate], or the codec is nil or decodes no type.
+// Define defines an aggregate: the category of its streams, the codec of its events and, as the type argument, its
+// state. It panics when the category is not valid (see [eventstore.StreamID.Validate]), when the codec is nil, or when
+// the codec decodes no type.
 func Define[S any, P State[S, E], E any](category string, c *codec.Codec[E]) *Definition[S, E] {
 	if err := (eventstore.StreamID{Category: category, Key: "x"}).Validate(); err != nil {
 		panic(fmt.Sprintf("aggregate: Define: category %q: %v", category, err))
@@ -46,10 +46,10 @@ func Define[S any, P State[S, E], E any](category string, c *codec.Codec[E]) *De
 	}
 }
 
-// WithSchema returns the definition at another schema version of its snapshots, from 1, which is what
-// Define sets. Raise it when Apply, or the codec, comes to another state from the same events: a snapshot
-// of another schema is passed over. A change of the fields of S needs no new schema: then a snapshot is of
-// another shape, unless [Definition.WithEncoding] makes it. It panics when the schema is out of bounds.
+// WithSchema returns the definition with another schema version of its snapshots. Define sets version 1, the lowest.
+// Raise it when Apply or the codec makes another state from the same events: snapshots of another schema are not used.
+// A change of the fields of S needs no new schema, because it gives snapshots another shape, unless
+// [Definition.WithEncoding] encodes them. WithSchema panics when the schema is below 1 or above math.MaxInt32.
 func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
 	if schema < 1 || schema > math.MaxInt32 {
 		panic(fmt.Sprintf("aggregate: Definition.WithSchema: %s: schema %d of snapshots is not between 1 and %d", d.category, schema, math.MaxInt32))
@@ -59,9 +59,9 @@ func (d *Definition[S, E]) WithSchema(schema int) *Definition[S, E] {
 	return &changed
 }
 
-// WithEncoding returns the definition with snapshots encoded by encode and decoded by decode, instead of as JSON: for a
-// state with unexported fields, or a large one. Raise the schema, with [Definition.WithSchema], whenever decode could take
-// older data for what it is not. Both must be pure and safe for concurrent use; decode must not keep its argument.
+// WithEncoding returns the definition with snapshots encoded by encode and decoded by decode, instead of as JSON. It is
+// for a state with unexported fields, or a large state. Raise the schema, with [Definition.WithSchema], whenever decode
+// could misread older data. Both functions must be pure and safe for concurrent use. decode must not keep its argument.
 // WithEncoding panics when one of them is nil.
 func (d *Definition[S, E]) WithEncoding(encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) *Definition[S, E] {
 	if encode == nil || decode == nil {
@@ -72,12 +72,12 @@ func (d *Definition[S, E]) WithEncoding(encode func(*S) ([]byte, error), decode 
 	return &changed
 }
 
-// SnapshotKind returns what snapshots of the aggregate are: another one for another state, see
+// SnapshotKind returns the kind of the aggregate's snapshots. Another state has another kind, see
 // [Definition.WithSchema].
 func (d *Definition[S, E]) SnapshotKind() snapshot.Kind { return d.state.kind }
 
-// EncodeState returns the data of a snapshot of the state. The error is that of the encoding, or says
-// which part of the state the default one, JSON, would lose.
+// EncodeState returns the data of a snapshot of the state. The error is that of the encoding, or names the part of the
+// state that JSON, the default encoding, would lose.
 func (d *Definition[S, E]) EncodeState(state *S) ([]byte, error) {
 	if d.state.problem != nil {
 		return nil, d.unfit()
@@ -85,7 +85,7 @@ func (d *Definition[S, E]) EncodeState(state *S) ([]byte, error) {
 	return d.state.save(state)
 }
 
-// DecodeState returns the state of a snapshot's data.
+// DecodeState returns the state that a snapshot's data encodes.
 func (d *Definition[S, E]) DecodeState(data []byte) (*S, error) { return d.state.restore(data) }
 
 func (d *Definition[S, E]) unfit() error {
@@ -107,7 +107,7 @@ func (d *Definition[S, E]) FoldOnto(state *S, events ...E) {
 	}
 }
 
-// step adds a stored event to a state and returns what it means.
+// step applies a stored event to a state, and returns the events that it decodes into.
 func (d *Definition[S, E]) step(state *S, raw eventstore.Raw) ([]eventstore.Event[E], error) {
 	events, err := d.codec.Decode(raw)
 	for _, event := range events {

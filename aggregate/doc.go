@@ -6,11 +6,10 @@
 //
 //	var Accounts = aggregate.Define[Account]("account", codec)
 //
-// [Definition.Fold] makes a state from events, which is all a unit test needs; package
-// aggregatetest puts given/when/then around it. A [Repository] does the same over a store:
-// [Repository.Update] loads the state, lets the caller decide, appends the events at the version
-// that was loaded, and starts again when another append was faster. [Commit] does so for several
-// aggregates at once.
+// [Definition.Fold] makes a state from events. A unit test needs nothing else; package aggregatetest puts
+// given/when/then around it. A [Repository] does the same over a store. [Repository.Update] loads the state, lets the
+// caller decide, and appends the events at the version that was loaded. It starts again when another append was faster.
+// [Commit] does so for several aggregates at once.
 //
 // With Config.Snapshots a repository begins with the latest snapshot of an aggregate instead of its first
 // event, and takes new ones; see package snapshot. With Config.CacheSize it keeps aggregates in memory
@@ -20,18 +19,17 @@
 //
 // # Guarantees
 //
-//   - What a decision was based on is what is in the stream when its events are stored: no lost
-//     update, whatever happens concurrently.
+//   - The state that a decision was based on is the state of the stream when the events of the decision are stored. So
+//     no update is lost, whatever happens concurrently.
 //   - Update and Commit store all events of a decision or none.
-//   - With an idempotency key in the context (eventstore.WithKey) a repeated Update or Commit
-//     decides nothing and answers as the first one did. A second Update or Commit of the same attempt that
-//     has events to store is an eventstore.KeySpentError.
-//   - A refusal of [Commit] rests on states that were there at the same moment, as a success does.
-//   - Snapshots and the cache change no outcome. A snapshot is used only if the event it was taken after is
-//     in the stream, and a decision on a cached state is stored, or refused, only if nothing was appended
-//     since.
+//   - With an idempotency key in the context (eventstore.WithKey) a repeated Update or Commit decides nothing and
+//     answers as the first one did. A second Update or Commit of the same attempt that has events to store is an
+//     eventstore.KeySpentError.
+//   - A refusal of [Commit] rests on states that existed at the same moment, and so does a success.
+//   - Snapshots and the cache change no outcome. A snapshot is used only if the event that it was taken after is in the
+//     stream. A decision on a cached state is stored, or refused, only if nothing was appended since.
 //   - Retries happen on conflicts only, are bounded, and wait with jitter.
 //
-// A Definition is immutable, and a Repository holds nothing but its configuration and its cache, of which
-// each state has one owner at a time: both are safe for concurrent use.
+// A Definition is immutable. A Repository holds only its configuration and its cache, and each cached state has one
+// owner at a time. Both are safe for concurrent use.
 package aggregate

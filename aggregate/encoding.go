@@ -18,14 +18,14 @@ type stateCodec[S any] struct {
 	kind    snapshot.Kind
 	encode  func(*S) ([]byte, error)
 	decode  func([]byte) (*S, error)
-	problem error // why the state does not survive; nil if it does
+	problem error // what JSON would lose of the state; nil for nothing
 }
 
-// jsonState is the default. Its shape is a fingerprint of S: where a field has come, gone or become
-// something else, an older snapshot is of another shape, though the schema was not raised.
+// jsonState is the default encoding. Its shape is a fingerprint of S: when a field is added, removed or changed,
+// snapshots have another shape, even if the schema was not raised.
 func jsonState[S any](category string) stateCodec[S] {
 	shape, problem := shapeOf(reflect.TypeFor[S]())
-	shape = nameOf(reflect.TypeFor[S]()) + " " + shape // two views of a category may look alike
+	shape = nameOf(reflect.TypeFor[S]()) + " " + shape // two states of a category may have the same fields
 	return stateCodec[S]{
 		kind:   snapshot.Kind{Type: category, Shape: fingerprint(shape), Schema: 1},
 		encode: func(state *S) ([]byte, error) { return json.Marshal(state) },
@@ -37,7 +37,8 @@ func jsonState[S any](category string) stateCodec[S] {
 	}
 }
 
-// ownState is an encoding of the application's, which alone knows what becomes of an older shape.
+// ownState is an encoding of the application. Its shape does not depend on the fields of S, because only the
+// application knows how it decodes older data.
 func ownState[S any](category string, schema int, encode func(*S) ([]byte, error), decode func([]byte) (*S, error)) stateCodec[S] {
 	return stateCodec[S]{
 		kind:   snapshot.Kind{Type: category, Shape: fingerprint("own " + nameOf(reflect.TypeFor[S]())), Schema: schema},
@@ -46,7 +47,8 @@ func ownState[S any](category string, schema int, encode func(*S) ([]byte, error
 	}
 }
 
-// A panic of the application's code is an error: a snapshot never fails what it is taken for.
+// recovered turns a panic of the application's code into an error: a snapshot must not fail the command that it is
+// taken for.
 func recovered(err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("panic: %v", p)
@@ -69,7 +71,7 @@ func (c *stateCodec[S]) save(state *S) (data []byte, err error) {
 func (c *stateCodec[S]) restore(data []byte) (state *S, err error) {
 	defer recovered(&err)
 	if state, err = c.decode(data); err == nil && state == nil {
-		err = fmt.Errorf("it decodes to nothing")
+		err = fmt.Errorf("decode returned a nil state")
 	}
 	return state, err
 }
@@ -79,7 +81,7 @@ func fingerprint(shape string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// shapeOf describes how a type looks as JSON, and returns an error if part of it is lost there.
+// shapeOf describes how a type looks as JSON, and returns an error if JSON loses a part of it.
 func shapeOf(t reflect.Type) (string, error) {
 	s := shaper{path: t.String(), seen: make(map[reflect.Type]bool)}
 	return s.of(t), s.problem
@@ -111,8 +113,8 @@ func (s *shaper) of(t reflect.Type) string {
 	return s.plain(t)
 }
 
-// isOpaque reports whether a type knows how it looks as JSON. It must know its way back as well, and must
-// not have that from a field that is embedded in it, which would be all that is written.
+// isOpaque reports whether a type marshals itself. Such a type must also unmarshal itself. It must not have the method
+// from an embedded field, because then only that field would be written.
 func (s *shaper) isOpaque(t reflect.Type) bool {
 	if !implements(t, jsonMarshaler, textMarshaler) {
 		return false
@@ -123,7 +125,7 @@ func (s *shaper) isOpaque(t reflect.Type) bool {
 	if t.Kind() == reflect.Struct {
 		for i := range t.NumField() {
 			if field := t.Field(i); field.Anonymous && implements(field.Type, jsonMarshaler, textMarshaler) {
-				s.lose("%s may be written as what is embedded in it, %s, without its other fields", t, field.Name)
+				s.lose("%s may be written as its embedded field %s, without its other fields", t, field.Name)
 			}
 		}
 	}
@@ -146,7 +148,7 @@ func (s *shaper) plain(t reflect.Type) string {
 	case reflect.Struct:
 		return s.fields(t)
 	case reflect.Interface, reflect.Func, reflect.Chan, reflect.Complex64, reflect.Complex128, reflect.UnsafePointer:
-		s.lose("a %s does not come back from JSON", t.Kind())
+		s.lose("JSON cannot restore a %s", t.Kind())
 	}
 	return t.Kind().String()
 }
@@ -161,7 +163,7 @@ func (s *shaper) fields(t reflect.Type) string {
 		field := t.Field(i)
 		s.path = path + "." + field.Name
 		tag := field.Tag.Get("json")
-		embedded := field.Anonymous && field.Type.Kind() == reflect.Struct // its exported fields count
+		embedded := field.Anonymous && field.Type.Kind() == reflect.Struct // JSON has the exported fields of an embedded struct
 		switch {
 		case !field.IsExported() && !embedded:
 			s.lose("it is not exported, and JSON drops it")

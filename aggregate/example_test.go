@@ -10,7 +10,8 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// A snapshot after every 100 events, and one per chosen event. Services use snapshot.NewPostgres.
+// The repository takes a snapshot after every 100 events, and after each event of a chosen type. Services use
+// snapshot.NewPostgres.
 func ExampleNewRepository_snapshots() {
 	ctx := context.Background()
 	store, _ := snapshot.NewMemory(snapshot.Retention{})
@@ -23,12 +24,12 @@ func ExampleNewRepository_snapshots() {
 			fmt.Println(err)
 		}
 	}
-	snapshots.Close() // which saves what is waiting
+	snapshots.Close() // saves the snapshots in the queue
 	fmt.Println(snapshots.Stats().Saved, "saved")
 	// Output: 1 saved
 }
 
-// An aggregate as it was: at a version, at a position of the log. LoadAsOf does so for a time.
+// The example loads an aggregate as it was at a version, and at a position of the log. LoadAsOf does so for a time.
 func ExampleRepository_LoadVersion() {
 	ctx := context.Background()
 	repo := sevenAndTwo(ctx)
@@ -39,7 +40,7 @@ func ExampleRepository_LoadVersion() {
 	// Output: 9 7 7
 }
 
-// Each event with the state after it, for a console or a debugger.
+// History gives each event with the state after it, for a console or a debugger.
 func ExampleRepository_History() {
 	ctx := context.Background()
 	for step, err := range sevenAndTwo(ctx).History(ctx, "a", 0, 0) {
@@ -55,7 +56,7 @@ func ExampleRepository_History() {
 	// 3 added 9
 }
 
-// Snapshots of all counters there are, after a release that has changed their state.
+// WarmUp takes snapshots of all counters, after a release that has changed their state.
 func ExampleRepository_WarmUp() {
 	ctx := context.Background()
 	events := eventstoretest.NewMemory()

@@ -30,7 +30,7 @@ type user struct{ Email string }
 
 func (u *user) Apply(e registered) { u.Email = e.Email }
 
-// address is who has an e-mail address.
+// address is the state of an e-mail address: the user that it belongs to.
 type address struct{ User string }
 
 func (a *address) Apply(e addressEvent) {
@@ -59,14 +59,16 @@ var (
 		codec.Of("address.released", func(e released) addressEvent { return e })))
 )
 
-// addressKey is the key of an address: the same for all ways of writing it, and no personal data in the name of a stream.
+// addressKey returns the key of an address. It is the same for all ways of writing the address, and keeps personal data
+// out of the name of the stream.
 func addressKey(email string) string {
 	sum := sha256.Sum256([]byte(strings.ToLower(strings.TrimSpace(email))))
 	return hex.EncodeToString(sum[:])
 }
 
-// One e-mail address, one user. The address is an aggregate of its own, which is reserved in the commit that registers
-// the user: of two users who register at once, one meets a version conflict, decides again, and is refused.
+// Each e-mail address belongs to at most one user. The address is an aggregate of its own, and the commit that
+// registers a user also reserves the address. If two users register at once, one of them meets a version conflict,
+// decides again, and is refused.
 func ExampleCommit_unique() {
 	ctx := context.Background()
 	store := eventstoretest.NewMemory()

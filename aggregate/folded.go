@@ -22,16 +22,17 @@ type folded[S any] struct {
 	version  eventstore.Version
 	position eventstore.Position
 	last     uuid.UUID // the id of the last event
-	at       time.Time // when that was recorded
-	behind   bool      // events may be stored that are not in the state
+	at       time.Time // when that event was recorded
+	behind   bool      // the stream may have events that are not in the state
 
-	// encode is called before the state is changed: it makes the snapshot that waits in the queue, unless
-	// that is made already. Nil for nothing to do.
+	// encode must be called before the state is changed. It makes the snapshot that waits in the queue, unless the
+	// snapshot is made already. It is nil if no snapshot waits.
 	encode func() (snapshot.Snapshot, error)
 
-	from eventstore.Version // of the snapshot it was loaded from, 0 for none
+	from eventstore.Version // the version of the snapshot that it was loaded from, 0 for none
 
-	// What comes after the latest snapshot that there is, or is under way.
+	// saved is the version of the latest snapshot that is stored or under way. The other fields are about the events
+	// after it.
 	saved  eventstore.Version
 	events int
 	since  time.Time // when the first of them was recorded
@@ -41,12 +42,12 @@ type folded[S any] struct {
 	loadTime time.Duration
 }
 
-// errForeign means that a state is not one of this stream.
+// errForeign means that a state does not belong to this stream.
 var errForeign = errors.New("its last event is not in the stream at that version: it is ahead of the stream, or of another history")
 
-// load folds an aggregate up to where the options end, beginning with a snapshot where there is one.
+// load folds an aggregate up to the end that the options say. It begins with a snapshot if there is one.
 func (r *Repository[S, E]) load(ctx context.Context, stream eventstore.StreamID, options eventstore.ReadOptions) (*folded[S], error) {
-	if err := stream.Validate(); err != nil { // the snapshot store would be asked, and could only warn
+	if err := stream.Validate(); err != nil { // else the snapshot store would be asked, and could only log a warning
 		return nil, fmt.Errorf("aggregate: load: %w", err)
 	}
 	start := time.Now()
@@ -82,11 +83,12 @@ func (r *Repository[S, E]) readAndFold(ctx context.Context, stream eventstore.St
 	}
 }
 
-// restore returns the aggregate as it was in the latest snapshot up to a version that can be used.
+// restore returns the aggregate from the latest usable snapshot up to a version, with that snapshot. Without one it
+// returns the zero state and false.
 func (r *Repository[S, E]) restore(ctx context.Context, stream eventstore.StreamID, to eventstore.Version) (*folded[S], snapshot.Snapshot, bool) {
 	var underWay eventstore.Version
 	if r.snapshots != nil {
-		underWay = r.snapshots.UnderWay(stream) // before looking: now or then it is seen
+		underWay = r.snapshots.UnderWay(stream) // asked before loading: a snapshot saved in between is not missed
 	}
 	for r.snapshots != nil && to > 0 {
 		from, ok := r.snapshots.Load(ctx, stream, r.definition.state.kind, to)
@@ -103,8 +105,8 @@ func (r *Repository[S, E]) restore(ctx context.Context, stream eventstore.Stream
 	return &folded[S]{stream: stream, state: new(S), saved: underWay}, snapshot.Snapshot{}, false
 }
 
-// fold adds the events that come after a state. The event that the state ends with is read again: it
-// proves that the state is one of this stream.
+// fold applies the events that come after a state. It also reads the last event of the state again, which proves that
+// the state belongs to this stream.
 func (r *Repository[S, E]) fold(ctx context.Context, f *folded[S], options eventstore.ReadOptions) error {
 	proven := f.version == eventstore.NoStream
 	options.After = max(f.version, 1) - 1
@@ -131,7 +133,7 @@ func (r *Repository[S, E]) fold(ctx context.Context, f *folded[S], options event
 	return nil
 }
 
-// apply adds the next event.
+// apply applies the next event.
 func (r *Repository[S, E]) apply(f *folded[S], raw eventstore.Raw) error {
 	if _, err := r.definition.step(f.state, raw); err != nil {
 		return err
@@ -149,7 +151,7 @@ func (r *Repository[S, E]) apply(f *folded[S], raw eventstore.Raw) error {
 	return nil
 }
 
-// take returns an aggregate to decide on, from the cache if that may be.
+// take returns an aggregate to decide on. It looks in the cache only if cached is true.
 func (r *Repository[S, E]) take(ctx context.Context, stream eventstore.StreamID, cached bool) (f *folded[S], err error) {
 	start := time.Now()
 	if cached {
@@ -168,8 +170,8 @@ func (r *Repository[S, E]) take(ctx context.Context, stream eventstore.StreamID,
 	return f, nil
 }
 
-// fromCache takes an aggregate out of the cache, ready to be changed. It returns nil if there is none, or
-// if it cannot be caught up: loading says what is wrong.
+// fromCache takes an aggregate out of the cache and makes it ready to be changed. It returns nil if the cache has none,
+// or if the later events cannot be read: then loading returns the error.
 func (r *Repository[S, E]) fromCache(ctx context.Context, stream eventstore.StreamID) *folded[S] {
 	f := r.cache.take(stream)
 	if f == nil {
@@ -177,7 +179,7 @@ func (r *Repository[S, E]) fromCache(ctx context.Context, stream eventstore.Stre
 	}
 	f.loaded, f.loadTime = 0, 0
 	if f.encode != nil {
-		_, _ = f.encode() // whoever saves it sees what has gone wrong
+		_, _ = f.encode() // the snapshotter gets the error too, and logs it
 		f.encode = nil
 	}
 	if f.behind {
@@ -188,7 +190,7 @@ func (r *Repository[S, E]) fromCache(ctx context.Context, stream eventstore.Stre
 	return f
 }
 
-// giveIDs gives ids to the events of a change, which a snapshot of their last one must know.
+// giveIDs gives ids to the events of a change. A snapshot after these events needs the id of the last one.
 func giveIDs(drafts []eventstore.Draft) error {
 	for i := range drafts {
 		id, err := uuid.NewV7()
@@ -200,13 +202,13 @@ func giveIDs(drafts []eventstore.Draft) error {
 	return nil
 }
 
-// appended adds to an aggregate what was appended to it, as a later load would.
+// appended applies to an aggregate the events that were appended to it, as a later load would.
 func (r *Repository[S, E]) appended(ctx context.Context, f *folded[S], change eventstore.Change, receipt eventstore.Receipt) {
 	if r.cache == nil && r.snapshots == nil {
 		return
 	}
 	if _, ok := eventstore.KeyFrom(ctx); ok {
-		// The receipt may be that of another request with the key: its events are in the stream.
+		// The receipt may be that of another attempt with the key, whose events are in the stream.
 		f.behind = true
 		r.keep(ctx, f)
 		return
@@ -215,12 +217,13 @@ func (r *Repository[S, E]) appended(ctx context.Context, f *folded[S], change ev
 		return
 	}
 	if err := r.applyDrafts(f, change, receipt); err != nil {
-		return // an event that cannot be read again: the next load says so
+		return // an event does not decode: the next load returns the error
 	}
 	r.keep(ctx, f)
 }
 
-// applyDrafts applies what was appended. It is stored: a panic of Apply is for the next load.
+// applyDrafts applies the events that were appended. They are stored, so a panic of Apply must not fail the update: it
+// is returned as an error.
 func (r *Repository[S, E]) applyDrafts(f *folded[S], change eventstore.Change, receipt eventstore.Receipt) (err error) {
 	defer recovered(&err)
 	now := time.Now() // about when Postgres has recorded them
@@ -236,9 +239,9 @@ func (r *Repository[S, E]) applyDrafts(f *folded[S], change eventstore.Change, r
 	return nil
 }
 
-// keep takes a snapshot of an aggregate if it is time for one, and puts it into the cache: from then on it
-// is another owner's. The snapshot is made by the first of these two: the snapshotter, or the next update,
-// which changes the state.
+// keep takes a snapshot of an aggregate if it is time for one, and puts the aggregate into the cache. From then on
+// another owner can take the aggregate. The snapshot is encoded by the snapshotter, or by the next update if that comes
+// first, because the update changes the state.
 func (r *Repository[S, E]) keep(ctx context.Context, f *folded[S]) {
 	if r.isDue(f) {
 		taken := r.snapshotOf(f)
@@ -254,8 +257,8 @@ func (r *Repository[S, E]) keep(ctx context.Context, f *folded[S]) {
 	r.cache.put(f)
 }
 
-// saveNow takes a snapshot of an aggregate, if it is time for one, whose state is about to be the
-// caller's: it is made here.
+// saveNow takes a snapshot of an aggregate if it is time for one. It encodes the state at once, because the caller is
+// about to get the state.
 func (r *Repository[S, E]) saveNow(ctx context.Context, f *folded[S]) {
 	if r.isDue(f) {
 		taken := r.snapshotOf(f)
@@ -276,13 +279,13 @@ func (r *Repository[S, E]) isDue(f *folded[S]) bool {
 		Stream: f.stream, Version: f.version, Events: f.events, Types: f.types,
 		Loaded: f.loaded, LoadTime: f.loadTime,
 	}
-	if age := time.Since(f.since); age > 0 { // clocks differ, and are put back
+	if age := time.Since(f.since); age > 0 { // it can be negative: clocks differ, and are put back
 		p.Age = age
 	}
 	return r.snapshots.Due(p)
 }
 
-// taken counts anew.
+// taken restarts the counts after a snapshot.
 func (f *folded[S]) taken() {
 	f.saved, f.events, f.since, f.types = f.version, 0, time.Time{}, nil
 }

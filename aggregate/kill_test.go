@@ -20,7 +20,7 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// killURL, in the environment, makes the test's program one that is killed.
+// killURL is an environment variable. If it is set, the test's program runs untilKilled instead of the tests.
 const killURL = "TIDEMARK_TEST_KILL_URL"
 
 func TestMain(m *testing.M) {
@@ -31,14 +31,14 @@ func TestMain(m *testing.M) {
 	pgtest.Main(m)
 }
 
-// killing is a snapshot store that kills the process with the first snapshot.
+// killing is a snapshot store that kills the process when the first snapshot is saved.
 type killing struct{ snapshot.Store }
 
 func (killing) Save(context.Context, ...snapshot.Snapshot) error {
 	return syscall.Kill(os.Getpid(), syscall.SIGKILL)
 }
 
-// untilKilled updates a counter for ever, and says which updates were acknowledged.
+// untilKilled updates a counter until the process is killed, and prints the versions of acknowledged updates.
 func untilKilled(url string) error {
 	ctx := context.Background()
 	pool, err := pgxpool.New(ctx, url)
@@ -67,8 +67,8 @@ func untilKilled(url string) error {
 	}
 }
 
-// TestKilledBeforeSnapshot: a process that is killed between an append and its snapshot leaves what it has
-// acknowledged, and the next one carries on from there and takes the snapshot.
+// TestKilledBeforeSnapshot: a process is killed between an append and its snapshot. All updates that it acknowledged
+// are stored. The next process continues from there and takes the snapshot.
 func TestKilledBeforeSnapshot(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)

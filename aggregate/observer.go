@@ -7,8 +7,9 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// Observer is told what a repository does, for metrics and traces. Each function may be nil, which costs nothing. They
-// are called in the goroutine of the caller, by several of them at a time, and the work waits for them, so they must neither block nor panic.
+// Observer is told what a repository does, for metrics and traces. A nil function costs nothing. The functions run in
+// the goroutine of the caller, and the work waits for them, so they must neither block nor panic. Several goroutines
+// can call them at the same time.
 type Observer struct {
 	// Load is called when an aggregate was loaded, from the store or from the cache, or could not be.
 	Load func(ctx context.Context, done LoadDone)

@@ -17,8 +17,9 @@ var eventsOfCounter = rapid.OneOf(
 	rapid.Map(rapid.IntRange(-9, 9), func(n int) event { return added{n} }),
 )
 
-// TestSnapshotsChangeNothing does whatever can be done to a counter, through two processes with caches
-// and snapshots, behind their backs, and to the snapshots. Loading always comes to what the events say.
+// TestSnapshotsChangeNothing does random things to a counter: updates through three repositories with snapshots, two of
+// them with caches, appends that bypass the repositories, and changes of the snapshots. Loading always gives the state
+// that follows from the events.
 func TestSnapshotsChangeNothing(t *testing.T) {
 	eachKept(t, snapshot.Retention{Latest: 2}, func(t *testing.T, k kept) {
 		var repos []*repository
@@ -123,7 +124,7 @@ func TestCheckSnapshot(t *testing.T) {
 	})
 }
 
-// TestCheckSnapshotFails: it finds what a snapshot loses.
+// TestCheckSnapshotFails: CheckSnapshot fails if a snapshot loses a part of the state.
 func TestCheckSnapshotFails(t *testing.T) {
 	t.Parallel()
 	c := counters.Codec()

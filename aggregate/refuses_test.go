@@ -15,8 +15,8 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// TestDefinitionsRefuse: what cannot work is refused where it is written, with what is wrong: definitions panic, constructors
-// return an error.
+// TestDefinitionsRefuse: mistakes are refused where they are made, with a text that names the mistake. Definitions
+// panic, constructors return an error.
 func TestDefinitionsRefuse(t *testing.T) {
 	t.Parallel()
 	store := eventstoretest.NewMemory()
@@ -85,7 +85,7 @@ func TestCallsRefuse(t *testing.T) {
 	}
 }
 
-// TestConfigIsCopied: a repository is what it was when it was made.
+// TestConfigIsCopied: a later change of the config does not change the repository.
 func TestConfigIsCopied(t *testing.T) {
 	t.Parallel()
 	config := &aggregate.Config{MaxAttempts: 1}

@@ -14,7 +14,7 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// Store is what a repository needs of an event store.
+// Store is the part of an event store that a repository uses.
 type Store interface {
 	Read(context.Context, eventstore.StreamID, eventstore.ReadOptions) iter.Seq2[eventstore.Raw, error]
 	Commit(context.Context, ...eventstore.Change) ([]eventstore.Receipt, error)
@@ -30,9 +30,9 @@ type Repository[S, E any] struct {
 	cache      *cache[S]             // nil for none
 }
 
-// NewRepository returns a repository over a store. A nil config is the default. Over a store that is bound
-// to a caller's transaction there is no cache and there are no snapshots: they would take a second
-// connection while the transaction holds the first, and could be of what is never committed.
+// NewRepository returns a repository over a store. A nil config is the default. Over a store that is bound to a
+// caller's transaction the repository has no cache and no snapshots. They could hold events that are never committed,
+// and snapshots would take a second connection while the transaction holds the first.
 //
 // It returns an [eventstore.InvalidError] when the store or the definition is nil, when a field of the Config is out of
 // bounds, or when there are snapshots but part of the state would be lost in JSON: an unexported field, a field of an
@@ -70,7 +70,7 @@ func unusable(format string, args ...any) error {
 	return &eventstore.InvalidError{Reason: fmt.Sprintf(format, args...)}
 }
 
-// Definition returns what the repository was made with.
+// Definition returns the definition that the repository was made with.
 func (r *Repository[S, E]) Definition() *Definition[S, E] { return r.definition }
 
 // Loaded is an aggregate as it was when it was loaded.
@@ -80,19 +80,19 @@ type Loaded[S, E any] struct {
 	Version  eventstore.Version  // NoStream if it does not exist yet
 	Position eventstore.Position // of its last event
 
-	RecordedAt time.Time // when its last event was, in UTC; zero if it does not exist yet
+	RecordedAt time.Time // when its last event was recorded, in UTC; zero if it does not exist yet
 
 	last  uuid.UUID // the id of its last event
 	codec *codec.Codec[E]
 }
 
-// Change returns what appends the events of a decision to the aggregate if it is still as it was
-// loaded. It is for [Commit], and takes what a decision returns, so that one can be written into
-// the other:
+// Change returns the change that appends the events of a decision, provided that the aggregate is still as it was
+// loaded. It is for [Commit]. Its parameters are the results of a decision, so that a call of the decision can be its
+// argument:
 //
 //	change, err := item.Change(item.State.Reserve(order, quantity))
 //
-// The decision's error is returned as it is; any other is one of the codec.
+// The error of the decision is returned as it is. Any other error is one of the codec.
 func (l *Loaded[S, E]) Change(events []E, err error) (eventstore.Change, error) {
 	if err != nil {
 		return eventstore.Change{}, err
@@ -108,9 +108,8 @@ func (l *Loaded[S, E]) Change(events []E, err error) (eventstore.Change, error) 
 	return change, nil
 }
 
-// Load returns the aggregate with the given key. One that does not exist has the zero state at
-// version 0: whether that is an error is for the caller to say. An event that does not decode
-// stops the load with an error of the codec.
+// Load returns the aggregate with the given key. An aggregate that does not exist has the zero state at version 0; the
+// caller decides whether that is an error. An event that does not decode stops the load with an error of the codec.
 func (r *Repository[S, E]) Load(ctx context.Context, key string) (*Loaded[S, E], error) {
 	stream := r.definition.Stream(key)
 	f, err := r.load(ctx, stream, eventstore.ReadOptions{})
@@ -126,20 +125,18 @@ func (r *Repository[S, E]) loaded(f *folded[S]) *Loaded[S, E] {
 	return &Loaded[S, E]{State: f.state, Stream: f.stream, Version: f.version, Position: f.position, RecordedAt: f.at, last: f.last, codec: r.definition.codec}
 }
 
-// Update loads the aggregate, asks decide for events and appends them. When another append was
-// faster it starts again with the new state, so decide may be called several times and must do
-// nothing but decide: it must not change the state it is given. Its error is returned as it is.
+// Update loads the aggregate, calls decide, and appends the events that decide returns. When another append was faster,
+// Update starts again with the new state. So decide can be called several times, and must do nothing except decide: it
+// must not change the state that it is given. An error of decide is returned as it is.
 //
-// Without events nothing is appended, and the receipt is that of the state decided on. After too
-// many conflicts the last one is returned, an [eventstore.ConflictError]. A nil decide is an
-// [eventstore.InvalidError].
+// Without events nothing is appended, and the receipt is that of the state decided on. After too many conflicts Update
+// returns the last one, an [eventstore.ConflictError]. A nil decide is an [eventstore.InvalidError].
 func (r *Repository[S, E]) Update(ctx context.Context, key string, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
 	return r.update(ctx, key, eventstore.Any, decide)
 }
 
-// UpdateAt is [Repository.Update] for a caller who has seen the aggregate at a version and wants
-// to change that one only: at any other it returns an [eventstore.ConflictError] and decides
-// nothing.
+// UpdateAt is [Repository.Update] for a caller that has seen the aggregate at a version, and wants to change only that
+// version. If the aggregate is at another version, UpdateAt returns an [eventstore.ConflictError] and does not decide.
 func (r *Repository[S, E]) UpdateAt(ctx context.Context, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
 	return r.update(ctx, key, seen, decide)
 }
@@ -156,7 +153,7 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 	attempt, tries := uint(0), r.config.tries()
 	receipt, err := commit(ctx, r.store, r.config, []eventstore.StreamID{stream}, func(ctx context.Context) (_ []eventstore.Change, err error) {
 		attempt++
-		// A state in memory may be past: then there must be another attempt.
+		// A cached state may be outdated, and then a second attempt is needed.
 		last, err = r.decide(ctx, key, seen, attempt == 1 && tries > 1, decide)
 		return []eventstore.Change{last.change}, err
 	})
@@ -165,7 +162,7 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 	}
 	// From here on the state may have another owner.
 	switch {
-	case last.on == nil: // none was made: loading failed, or what is stored under the key has answered
+	case last.on == nil: // no decision was made: loading failed, or the commit stored under the key is the answer
 	case last.refused, err == nil && len(last.change.Events) == 0:
 		r.keep(ctx, last.on)
 	case err == nil:
@@ -174,7 +171,7 @@ func (r *Repository[S, E]) update(ctx context.Context, key string, seen eventsto
 	return receipt, err
 }
 
-// decision is what was decided on a state.
+// decision is the outcome of one decision on a state.
 type decision[S any] struct {
 	on      *folded[S]
 	change  eventstore.Change
@@ -197,8 +194,8 @@ func (r *Repository[S, E]) decide(ctx context.Context, key string, seen eventsto
 	return decision[S]{on: f, change: change, refused: err != nil}, err
 }
 
-// CheckAt returns an [eventstore.ConflictError] unless the aggregate was loaded at the given
-// version, which may also be [eventstore.Any] or [eventstore.Exists].
+// CheckAt returns an [eventstore.ConflictError] unless the aggregate was loaded at the given version. The version can
+// also be [eventstore.Any] or [eventstore.Exists].
 func (l *Loaded[S, E]) CheckAt(seen eventstore.Version) error {
 	if seen == eventstore.Any || seen == l.Version || seen == eventstore.Exists && l.Version > 0 {
 		return nil

@@ -45,12 +45,12 @@ func (c *counting) Read(ctx context.Context, stream eventstore.StreamID, options
 	}
 }
 
-// since returns what was read since the last call.
+// since returns how many events were read since the last call, and in how many reads.
 func (c *counting) since() (events, reads int) {
 	return int(c.events.Swap(0)), int(c.reads.Swap(0))
 }
 
-// kept is a pair of stores.
+// kept is an event store and a snapshot store.
 type kept struct {
 	events    *counting
 	snapshots snapshot.Store
@@ -82,7 +82,7 @@ func eachKept(t *testing.T, retention snapshot.Retention, run func(*testing.T, k
 	})
 }
 
-// repository returns one with a snapshotter of its own, which logs into the buffer.
+// repository returns a repository with a snapshotter of its own, which logs into the buffer.
 func (k kept) repository(t *testing.T, config snapshot.Config, cache int) (*repository, *snapshot.Snapshotter, *logged) {
 	t.Helper()
 	log := &logged{}
@@ -94,7 +94,7 @@ func (k kept) repository(t *testing.T, config snapshot.Config, cache int) (*repo
 	})), snapshots, log
 }
 
-// logged is what was logged.
+// logged collects the log.
 type logged struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -124,7 +124,7 @@ func grow(t *testing.T, repo *repository, key string, to eventstore.Version) {
 	}
 }
 
-// checkLoad loads a counter and compares it with what its events say.
+// checkLoad loads a counter and compares it with the state that is folded from all its events.
 func checkLoad(t testing.TB, k kept, repo *repository, key string) *aggregate.Loaded[counter, event] {
 	t.Helper()
 	plain, err := made(aggregate.NewRepository(k.events.Store, counters, nil)).Load(t.Context(), key)
@@ -174,7 +174,7 @@ func TestSnapshotIsUsed(t *testing.T) {
 	})
 }
 
-// TestSnapshotLater: in the default mode snapshots come off the caller's path, and Close waits for them.
+// TestSnapshotLater: by default snapshots are saved in the background, and Close waits for them.
 func TestSnapshotLater(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		for _, cache := range []int{0, 10} {
@@ -190,12 +190,12 @@ func TestSnapshotLater(t *testing.T) {
 	})
 }
 
-// TestLoadTakesSnapshot: a stream that somebody else has filled gets its snapshot when it is loaded.
+// TestLoadTakesSnapshot: a stream that another repository has filled gets its snapshot when it is loaded.
 func TestLoadTakesSnapshot(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		grow(t, made(aggregate.NewRepository(k.events, counters, nil)), "a", 30)
 		repo, _, _ := k.repository(t, snapshot.Config{Sync: true, Policy: snapshot.LoadedMoreThan(29)}, 0)
-		checkLoad(t, k, repo, "a").State.Value = -1 // it is the caller's
+		checkLoad(t, k, repo, "a").State.Value = -1 // the state belongs to the caller
 		if last, ok := saved(t, k, "a"); !ok || last.Version != 30 {
 			t.Errorf("the snapshot is of version %d, %t; want 30", last.Version, ok)
 		}
@@ -230,14 +230,14 @@ func TestSnapshotOnType(t *testing.T) {
 	})
 }
 
-// TestBadSnapshots: whatever is wrong with a snapshot, the aggregate loads from its events, and a good
-// one takes its place.
+// TestBadSnapshots: whatever is wrong with a snapshot, the aggregate loads from its events, and a good snapshot
+// replaces the bad one.
 func TestBadSnapshots(t *testing.T) {
 	kind := counters.SnapshotKind()
 	for name, test := range map[string]struct {
 		spoil    func(*snapshot.Snapshot)
 		log      string
-		outdated bool // which is nothing bad
+		outdated bool // counted as outdated and not as bad
 	}{
 		"corrupt":            {spoil: func(s *snapshot.Snapshot) { s.Data = []byte(`{"Value":`) }, log: "does not decode"},
 		"empty":              {spoil: func(s *snapshot.Snapshot) { s.Data = nil }, log: "does not decode"},
@@ -300,7 +300,8 @@ func TestBadSnapshots(t *testing.T) {
 	}
 }
 
-// TestTwoReleases: while they run side by side each has its own snapshots; when one is gone, so are they.
+// TestTwoReleases: while two releases run side by side, each has its own snapshots. When one release has ended, its
+// snapshots are deleted.
 func TestTwoReleases(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		newer := counters.WithSchema(2)
@@ -345,7 +346,7 @@ func (failing) Load(context.Context, eventstore.StreamID, snapshot.Kind, eventst
 }
 func (failing) Save(context.Context, ...snapshot.Snapshot) error { return errBroken }
 
-// TestFailingSnapshots: neither a store nor an encoding that fails fails a command.
+// TestFailingSnapshots: no command fails because a snapshot store or an encoding fails.
 func TestFailingSnapshots(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		broken := k
@@ -382,7 +383,7 @@ func TestFailingSnapshots(t *testing.T) {
 	})
 }
 
-// TestPanicAfterCommit: what is stored is stored, whatever the application's policy does.
+// TestPanicAfterCommit: a panic of the application's policy does not fail an update whose events are stored.
 func TestPanicAfterCommit(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		repo, snapshots, log := k.repository(t, snapshot.Config{Policy: func(snapshot.Progress) bool { panic("no") }}, 10)
@@ -394,7 +395,7 @@ func TestPanicAfterCommit(t *testing.T) {
 	})
 }
 
-// TestDroppedIsDueAgain: a snapshot that found no room is taken with the next event, of whatever type.
+// TestDroppedIsDueAgain: a snapshot that was dropped from a full queue is taken with the next event, of whatever type.
 func TestDroppedIsDueAgain(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		blocked := blocking{k.snapshots, make(chan struct{})}
@@ -420,7 +421,7 @@ func TestDroppedIsDueAgain(t *testing.T) {
 	})
 }
 
-// blocking is a snapshot store that saves when the gate is closed.
+// blocking is a snapshot store that waits until the gate is closed before it saves.
 type blocking struct {
 	snapshot.Store
 	gate chan struct{}
@@ -434,7 +435,7 @@ func (b blocking) Save(ctx context.Context, snapshots ...snapshot.Snapshot) erro
 	return b.Store.Save(ctx, snapshots...)
 }
 
-// TestSnapshotInTransaction: what a transaction has appended is in no snapshot before it commits.
+// TestSnapshotInTransaction: no snapshot has the events of a transaction before the transaction commits.
 func TestSnapshotInTransaction(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Pool(t)
@@ -462,7 +463,7 @@ func TestSnapshotInTransaction(t *testing.T) {
 	}
 }
 
-// TestTwoWritersOfSnapshots: two processes take snapshots of one stream, each of what it has seen.
+// TestTwoWritersOfSnapshots: two processes take snapshots of one stream, each of the state that it has.
 func TestTwoWritersOfSnapshots(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		first, _, _ := k.repository(t, snapshot.Config{Policy: snapshot.Every(3)}, 10)
@@ -520,7 +521,7 @@ type nested struct {
 
 func (*nested) Apply(event) {}
 
-// clock has MarshalJSON from the time that is embedded in it.
+// clock has the MarshalJSON of the embedded time.
 type clock struct {
 	time.Time
 	Value int
@@ -536,7 +537,7 @@ type oneWay struct{ Way way }
 
 func (*oneWay) Apply(event) {}
 
-// TestUnfitState: a repository with snapshots refuses a state of which JSON loses a part.
+// TestUnfitState: a repository with snapshots refuses a state if JSON would lose a part of it.
 func TestUnfitState(t *testing.T) {
 	t.Parallel()
 	memory, err := snapshot.NewMemory(snapshot.Retention{})
@@ -557,7 +558,7 @@ func TestUnfitState(t *testing.T) {
 		"nested.Embedded.hidden.private": func() {
 			made(aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[nested]("a", counters.Codec()), config))
 		},
-		"clock may be written as what is embedded in it, Time": func() {
+		"clock may be written as its embedded field Time": func() {
 			made(aggregate.NewRepository(eventstoretest.NewMemory(), aggregate.Define[clock]("a", counters.Codec()), config))
 		},
 		"oneWay.Way": func() {
@@ -576,7 +577,7 @@ func TestUnfitState(t *testing.T) {
 			open()
 		}()
 	}
-	// Without snapshots, or with an encoding of its own, it is as good as any.
+	// Without snapshots, or with an encoding of its own, such a state is accepted.
 	definition := aggregate.Define[hidden]("a", counters.Codec())
 	made(aggregate.NewRepository(eventstoretest.NewMemory(), definition, nil))
 	made(aggregate.NewRepository(eventstoretest.NewMemory(), definition.WithEncoding(
@@ -584,7 +585,7 @@ func TestUnfitState(t *testing.T) {
 		func(data []byte) (*hidden, error) { return nil, nil }), config))
 }
 
-// TestKindFollowsShape: a state whose fields are others has another shape; a schema is raised by hand.
+// TestKindFollowsShape: a state with other fields has another shape. A schema is raised by hand.
 func TestKindFollowsShape(t *testing.T) {
 	t.Parallel()
 	before, after := shapeBefore(t), shapeAfter(t)
@@ -606,7 +607,7 @@ type (
 	euros int64
 )
 
-// TestKinds: what looks alike as JSON may be something else.
+// TestKinds: states that look alike as JSON can be of different kinds.
 func TestKinds(t *testing.T) {
 	t.Parallel()
 	kinds := map[snapshot.Kind]string{
@@ -649,7 +650,7 @@ func shapeAfter(t *testing.T) snapshot.Kind {
 	return kindOf[state](t)
 }
 
-// applied makes any state one of counters.
+// applied makes any type S the state of an aggregate with the events of counters.
 type applied[S any] struct{ State S }
 
 func (*applied[S]) Apply(event) {}

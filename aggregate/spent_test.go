@@ -23,7 +23,7 @@ func isSpent(repo *aggregate.Repository[counter, event], err error, first, secon
 		len(spent.Second) == 1 && spent.Second[0].Key == second
 }
 
-// TestKeySpent: the second of two updates under one key is an error, in each attempt; none is swallowed.
+// TestKeySpent: in each attempt, the second of two updates under one key returns an error. No update is lost silently.
 func TestKeySpent(t *testing.T) {
 	each(t, func(t *testing.T, store aggregate.Store, repo *aggregate.Repository[counter, event]) {
 		for attempt := range 3 {
@@ -63,8 +63,7 @@ func TestKeySpent(t *testing.T) {
 	})
 }
 
-// TestKeyAndNothingToDo: an update without events, and one that is refused, leave the key to the next one,
-// and so they do when the request is repeated.
+// TestKeyAndNothingToDo: an update without events leaves the key to the next update, also when the request is repeated.
 func TestKeyAndNothingToDo(t *testing.T) {
 	each(t, func(t *testing.T, _ aggregate.Store, repo *aggregate.Repository[counter, event]) {
 		nothing := func(*counter) ([]event, error) { return nil, nil }

@@ -11,9 +11,9 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// LoadVersion returns the aggregate as it was at a version, at least 0. If it has not come so far, it is
-// returned as it is: compare Loaded.Version. It begins with the nearest earlier snapshot. What is decided on
-// a past state conflicts when it is appended.
+// LoadVersion returns the aggregate as it was at a version, which must be 0 or more. If the aggregate is not at that
+// version yet, it is returned as it is now: compare Loaded.Version. Loading begins with the nearest earlier snapshot. A
+// decision on a past state conflicts when it is appended.
 func (r *Repository[S, E]) LoadVersion(ctx context.Context, key string, version eventstore.Version) (*Loaded[S, E], error) {
 	stream := r.definition.Stream(key)
 	if version < 0 {
@@ -22,10 +22,10 @@ func (r *Repository[S, E]) LoadVersion(ctx context.Context, key string, version 
 	return r.loadTo(ctx, stream, version)
 }
 
-// LoadAsOf returns the aggregate as it was at a time, by the clock of Postgres: with the events up to the
-// last one recorded at or before it, also when that clock was put back in between. The time must be in
-// the years 1 to 9999, and not the zero time. Of the last moments the answer is not final: an append that
-// is under way was perhaps recorded before. It takes time by the number of events recorded later.
+// LoadAsOf returns the aggregate as it was at a time, by the clock of Postgres. It has the events up to the last one
+// that was recorded at or before that time, even if the clock was put back in between. The time must be in the years 1
+// to 9999, and not the zero time. For the last moments the answer is not final, because an append under way may have
+// been recorded before the time. The cost grows with the number of events recorded after the time.
 func (r *Repository[S, E]) LoadAsOf(ctx context.Context, key string, at time.Time) (*Loaded[S, E], error) {
 	stream := r.definition.Stream(key)
 	if year := at.Year(); at.IsZero() || year < 1 || year > 9999 {
@@ -34,10 +34,10 @@ func (r *Repository[S, E]) LoadAsOf(ctx context.Context, key string, at time.Tim
 	return r.loadWhere(ctx, stream, eventstore.ReadOptions{AsOf: at})
 }
 
-// LoadThrough returns the aggregate as it was at a position of the log, at least 0. At a read model's
-// checkpoint it is what that read model shows, and at the position of a receipt several aggregates are as
-// they were at one moment; between the positions of one commit they are not. Above the store's Tidemark the
-// answer is not final.
+// LoadThrough returns the aggregate as it was at a position of the log, which must be 0 or more. At the checkpoint of a
+// read model it is the state that the read model shows. At the position of a receipt, several aggregates are as they
+// were at one moment. Between the positions of one commit they are not. Above the store's Tidemark the answer is not
+// final.
 func (r *Repository[S, E]) LoadThrough(ctx context.Context, key string, position eventstore.Position) (*Loaded[S, E], error) {
 	stream := r.definition.Stream(key)
 	switch {
@@ -77,7 +77,7 @@ func (r *Repository[S, E]) loadWhere(ctx context.Context, stream eventstore.Stre
 	return r.loadTo(ctx, stream, last)
 }
 
-// loadTo loads up to a version, which for the store would mean to the end if it is 0.
+// loadTo loads up to a version. It handles version 0 itself, because the store takes 0 as the end.
 func (r *Repository[S, E]) loadTo(ctx context.Context, stream eventstore.StreamID, version eventstore.Version) (*Loaded[S, E], error) {
 	if version == eventstore.NoStream {
 		if err := stream.Validate(); err != nil {
@@ -92,16 +92,16 @@ func (r *Repository[S, E]) loadTo(ctx context.Context, stream eventstore.StreamI
 	return r.loaded(f), nil
 }
 
-// Step is one event in the life of an aggregate.
+// Step is one event of an aggregate with the state after it.
 type Step[S, E any] struct {
 	Event   eventstore.Raw        // as it is stored
-	Decoded []eventstore.Event[E] // what it means to the aggregate: one event most of the time
-	// State is what the aggregate was after it. The next step changes it: copy what is to be kept.
+	Decoded []eventstore.Event[E] // the events that it decodes into: one most of the time
+	// State is the state after the event. The next step changes it: copy what you want to keep.
 	State *S
 }
 
-// History iterates over the events of an aggregate after a version up to another one, 0 for the end, with
-// the state after each. It begins with the nearest snapshot before them.
+// History iterates over the events of an aggregate with a version above after and up to to, each with the state after
+// the event. If to is 0, it goes to the end. It begins with the nearest snapshot before these events.
 func (r *Repository[S, E]) History(ctx context.Context, key string, after, to eventstore.Version) iter.Seq2[Step[S, E], error] {
 	return func(yield func(Step[S, E], error) bool) {
 		stream := r.definition.Stream(key)
@@ -134,7 +134,7 @@ func invalid(stream eventstore.StreamID, format string, args ...any) error {
 	return refused("load "+stream.String(), format, args...)
 }
 
-// refused returns an [eventstore.InvalidError] of what was being done.
+// refused returns an [eventstore.InvalidError] that says what was being done.
 func refused(doing, format string, args ...any) error {
 	return fmt.Errorf("aggregate: %s: %w", doing, &eventstore.InvalidError{Reason: fmt.Sprintf(format, args...)})
 }

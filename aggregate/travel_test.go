@@ -15,7 +15,7 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// past is a counter with all its events, and a snapshot every five of them.
+// past returns a repository and all events of a counter with n events and a snapshot after every five.
 func past(t *testing.T, k kept, n eventstore.Version) (*repository, []eventstore.Raw) {
 	t.Helper()
 	repo, _, _ := k.repository(t, snapshot.Config{Sync: true, Policy: snapshot.Every(5)}, 0)
@@ -43,7 +43,7 @@ func limitOrAdd(version eventstore.Version) func(*counter) ([]event, error) {
 	return add(int(version))
 }
 
-// after is the counter that past makes, after so many events.
+// after returns the state of the counter that past makes, after its first n events.
 func after(n eventstore.Version) counter {
 	if n == 0 {
 		return counter{}
@@ -98,7 +98,7 @@ func TestTimeTravel(t *testing.T) {
 			if read, _ := k.events.since(); read > 6 {
 				t.Errorf("at version %d: %d events read, the nearest snapshot is not used", version, read)
 			}
-			for _, position := range []eventstore.Position{event.Position, event.Position + 1} { // the next is of another stream
+			for _, position := range []eventstore.Position{event.Position, event.Position + 1} { // the next position is of another stream
 				loaded, err = repo.LoadThrough(ctx, "a", position)
 				checkPast(t, fmt.Sprint("at position ", position), loaded, err, version)
 			}
@@ -131,7 +131,7 @@ func TestTimeTravel(t *testing.T) {
 	})
 }
 
-// TestTimeTravelRefuses: what is asked for must make sense.
+// TestTimeTravelRefuses: arguments out of bounds are an ErrInvalid.
 func TestTimeTravelRefuses(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		repo, _ := past(t, k, 3)
@@ -164,8 +164,8 @@ func firstOf(repo *repository, key string, after, to eventstore.Version) error {
 	return nil
 }
 
-// TestClockJumps: an aggregate at a time is what it was after the last event recorded by then, though
-// earlier ones bear later times.
+// TestClockJumps: an aggregate at a time has the events up to the last one that was recorded by then, although earlier
+// events bear later times.
 func TestClockJumps(t *testing.T) {
 	eachKept(t, snapshot.Retention{Latest: 100}, func(t *testing.T, k kept) {
 		if k.pool == nil {
@@ -174,7 +174,7 @@ func TestClockJumps(t *testing.T) {
 		const n = 12
 		repo, _ := past(t, k, n)
 		noon := time.Date(2026, 3, 29, 12, 0, 0, 0, time.UTC)
-		// An hour forward after version 3, and two back after version 8.
+		// The clock jumps an hour forward after version 3, and two hours back after version 8.
 		at := func(version eventstore.Version) time.Time {
 			minute := noon.Add(time.Duration(version) * time.Minute)
 			switch {
@@ -189,7 +189,7 @@ func TestClockJumps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tx.Exec(t.Context(), `set local session_replication_role = replica`); err != nil { // or nothing changes events
+		if _, err := tx.Exec(t.Context(), `set local session_replication_role = replica`); err != nil { // else a trigger refuses to change events
 			t.Fatal(err)
 		}
 		for version := range eventstore.Version(n) {

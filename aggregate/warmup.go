@@ -22,34 +22,34 @@ type Lister interface {
 
 // WarmUp says how far [Repository.WarmUp] has come.
 type WarmUp struct {
-	Last    eventstore.StreamID // up to which the streams are done, by name; where to go on after
+	Last    eventstore.StreamID // all streams up to this name are done; continue after it
 	Saved   int                 // streams that have a new snapshot
-	Current int                 // streams that had one of their last event
-	Failed  int                 // streams that do not load; Err says why
-	Deleted int                 // snapshots of another shape or of an older schema, at the end
-	Err     error               // of one of them
+	Current int                 // streams that had a snapshot of their last event
+	Failed  int                 // streams whose events or state the codecs refuse
+	Deleted int                 // snapshots of another shape or of an older schema, deleted at the end
+	Err     error               // of one of the failed streams
 }
 
 const (
-	warmPage    = 200  // streams
-	warmAtOnce  = 4    // of them are loaded at a time
+	warmPage    = 200  // streams that are listed at a time
+	warmAtOnce  = 4    // streams that are loaded at a time
 	warmBatch   = 16   // snapshots that are saved at a time
-	deleteBatch = 1000 // snapshots
+	deleteBatch = 1000 // snapshots that are deleted at a time
 )
 
-// WarmUp takes snapshots of all the aggregates of the repository's category, after the stream given, and
-// then deletes those of another shape or of an older schema: after a release that has changed the state,
-// when the last process of the one before has ended, or when snapshots are new to a service. A snapshot of
-// a stream's last event is checked and left as it is; one that cannot be used is replaced.
+// WarmUp takes snapshots of all aggregates of the repository's category that come after the given stream. Then it
+// deletes snapshots of another shape or of an older schema. Run it when a service begins to use snapshots. Run it also
+// after a release that has changed the state, when the last process of the previous release has ended. A snapshot of a
+// stream's last event is checked and left as it is. A snapshot that cannot be used is replaced.
 //
-// report, which may be nil, is called after every 200 streams, and at the end with what is returned. An
-// aggregate whose events or state the codecs refuse does not stop it. It is safe while the service runs: a
-// snapshot never replaces a later one of its kind. An older release that still runs loads from events until
-// it has taken its own again. When ctx is done, or Postgres fails, the error says so, and Last where to go
-// on. In a caller's transaction, and without snapshots, the error is an eventstore.InvalidError.
+// WarmUp calls report, which can be nil, after every 200 streams, and at the end with the value that it returns. An
+// aggregate whose events or state the codecs refuse does not stop it. WarmUp is safe while the service runs, because a
+// snapshot never replaces a later one of its kind. An older release that still runs loads from events until it has
+// taken its own snapshots again. When ctx is done or Postgres fails, the error says so, and Last says where to
+// continue. In a caller's transaction, and without snapshots, the error is an eventstore.InvalidError.
 func (r *Repository[S, E]) WarmUp(ctx context.Context, streams Lister, after eventstore.StreamID, report func(WarmUp)) (WarmUp, error) {
 	done := WarmUp{Last: after}
-	if r.snapshots == nil { // nor has one in a transaction
+	if r.snapshots == nil { // also in a caller's transaction
 		return done, fmt.Errorf("aggregate: warm up %s: %w", r.definition.category, &eventstore.InvalidError{Reason: "the repository has no snapshots"})
 	}
 	if isnil.Any(streams) {
@@ -85,7 +85,7 @@ func (r *Repository[S, E]) WarmUp(ctx context.Context, streams Lister, after eve
 	}
 }
 
-// warm saves the snapshots of a page of streams. If it fails nothing of the page counts.
+// warm saves the snapshots of a page of streams. If it fails, nothing of the page counts.
 func (r *Repository[S, E]) warm(ctx context.Context, page []eventstore.StreamInfo, done *WarmUp) error {
 	var (
 		mu    sync.Mutex
@@ -126,15 +126,15 @@ func (r *Repository[S, E]) warm(ctx context.Context, page []eventstore.StreamInf
 	return nil
 }
 
-// isRefused reports whether an error is about one aggregate, and would be the same again.
+// isRefused reports whether an error is about one aggregate, and another attempt would fail in the same way.
 func isRefused(err error) bool {
 	return errors.Is(err, codec.ErrDecode) || errors.Is(err, codec.ErrUnknownType) || errors.Is(err, errEncode) ||
-		errors.Is(err, eventstore.ErrInvalid) // a name that another client has stored
+		errors.Is(err, eventstore.ErrInvalid) // a stream name that another client has stored
 }
 
 // warmOne returns a new snapshot of a stream, and whether there is one to be saved.
 func (r *Repository[S, E]) warmOne(ctx context.Context, stream eventstore.StreamID) (snapshot.Snapshot, bool, error) {
-	f, err := r.load(ctx, stream, eventstore.ReadOptions{}) // which checks the one that is there
+	f, err := r.load(ctx, stream, eventstore.ReadOptions{}) // checks the stored snapshot too
 	if err != nil || f.from == f.version {
 		return snapshot.Snapshot{}, false, err
 	}

@@ -12,8 +12,8 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-// TestWarmUp takes snapshots of a category that has none, then again after everything that can have
-// become of them.
+// TestWarmUp takes snapshots of a category that has none. It does so again after streams have grown and snapshots were
+// spoiled, deleted or outdated.
 func TestWarmUp(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		ctx, lister := t.Context(), k.events.Store.(aggregate.Lister)
@@ -54,7 +54,7 @@ func TestWarmUp(t *testing.T) {
 		}
 		checkLoad(t, k, repo, key(7))
 
-		// One has grown, one has a snapshot that is spoiled, one has none, one does not load.
+		// One stream has grown, one has a spoiled snapshot, one has no snapshot, and one does not load.
 		grow(t, plain, key(1), 9)
 		spoiled, _ := saved(t, k, key(2))
 		for i := 2; i <= 3; i++ {
@@ -105,7 +105,7 @@ func (s *stopping) Streams(ctx context.Context, prefix string, after eventstore.
 	return page, err
 }
 
-// TestWarmUpStops: it says where to go on.
+// TestWarmUpStops: a WarmUp that was stopped says where to continue.
 func TestWarmUpStops(t *testing.T) {
 	eachKept(t, snapshot.Retention{}, func(t *testing.T, k kept) {
 		plain := made(aggregate.NewRepository(k.events, counters, nil))

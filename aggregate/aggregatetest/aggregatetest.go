@@ -18,7 +18,7 @@ type Scenario[S, E any] struct {
 	history    []E
 }
 
-// New starts a scenario without a history. A nil definition, or decision, ends the test.
+// New starts a scenario without a history. A nil definition ends the test.
 func New[S, E any](t testing.TB, definition *aggregate.Definition[S, E]) *Scenario[S, E] {
 	t.Helper()
 	if definition == nil {
@@ -41,7 +41,7 @@ type Outcome[S, E any] struct {
 	err      error
 }
 
-// When asks for a decision.
+// When calls a decision on the state after the history. A nil decision ends the test.
 func (s *Scenario[S, E]) When(decide func(*S) ([]E, error)) *Outcome[S, E] {
 	s.t.Helper()
 	if decide == nil {
@@ -58,8 +58,8 @@ func (s *Scenario[S, E]) When(decide func(*S) ([]E, error)) *Outcome[S, E] {
 	return &Outcome[S, E]{scenario: s, events: s.stored(events), err: err}
 }
 
-// Then checks that the decision returned exactly these events, in this order. Without arguments
-// it checks that it returned none, and no error.
+// Then checks that the decision returned exactly these events, in this order, and no error. Without arguments it checks
+// that the decision returned no events and no error.
 func (o *Outcome[S, E]) Then(want ...E) {
 	t := o.scenario.t
 	t.Helper()
@@ -71,8 +71,8 @@ func (o *Outcome[S, E]) Then(want ...E) {
 	}
 }
 
-// ThenError checks that the decision failed with an error that is target, by errors.Is. It returns
-// that error, for a look at its fields.
+// ThenError checks that the decision failed with an error that is target, by errors.Is. It returns that error, so that
+// the test can check its fields.
 func (o *Outcome[S, E]) ThenError(target error) error {
 	o.scenario.t.Helper()
 	if target == nil {
@@ -84,7 +84,7 @@ func (o *Outcome[S, E]) ThenError(target error) error {
 	return o.err
 }
 
-// ThenState lets check look at the state after the decided events.
+// ThenState calls check with the state after the decided events.
 func (o *Outcome[S, E]) ThenState(check func(*S)) {
 	t := o.scenario.t
 	t.Helper()

@@ -14,18 +14,17 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// CheckApply checks that Apply handles every event type of the codec: an event type without a case in Apply
-// is stored, and then means nothing to the decisions.
+// CheckApply checks that Apply handles every event type of the codec. An event type without a case in Apply is stored,
+// but means nothing to the decisions.
 //
-// The history has at least one event of each Go type that the codec encodes. A type counts as handled when
-// one of its events changes the state at one point of the history at least, before its first event or after
-// any other; at all other points it may leave the state as it is. What Apply does for every event, such as
-// to count them, is no change, as far as Apply can be called with a nil event.
+// The history must have at least one event of each Go type that the codec encodes, except ignored types. A type counts
+// as handled when one of its events changes the state at one or more points of the history, from before the first event
+// to after the last. At all other points the event can leave the state as it is. Something that Apply does for every
+// event, such as counting events, does not count as a change, if Apply can be called with a nil event.
 //
-// ignored are the stored names of the types that the state does not need. CheckApply fails as well when
-// Apply panics, when an ignored type changes the state, and when an ignored type is not in the codec. The
-// error names all that is wrong. It takes time by the cube of the history's length at worst: ten or twenty
-// events are enough.
+// ignored are the stored names of the types that the state does not need. CheckApply also fails when Apply panics, when
+// an ignored type changes the state, and when an ignored type is not in the codec. The failure names all problems. At
+// worst the time grows with the cube of the history's length: ten or twenty events are enough.
 func CheckApply[S, E any](t T, definition *aggregate.Definition[S, E], history []E, ignored ...string) {
 	t.Helper()
 	if definition == nil {
@@ -103,8 +102,9 @@ func (a *applying[S, E]) problems(ignored []string) (problems []string) {
 	return problems
 }
 
-// isHandled reports whether an event of a type changes the state: where it comes in the history, or else
-// anywhere in it. A panic where it comes is an error; elsewhere it is an event that could not have happened.
+// isHandled reports whether an event of a type changes the state, at its own place in the history or at any other. A
+// panic at its own place is an error. A panic at another place is ignored, because the event could not have happened
+// there.
 func (a *applying[S, E]) isHandled(goType reflect.Type) (changes bool, err error) {
 	var events []E
 	for n, event := range a.history {
@@ -126,25 +126,26 @@ func (a *applying[S, E]) isHandled(goType reflect.Type) (changes bool, err error
 	return changes, nil
 }
 
-// changesAfter reports whether an event changes the state after the first n events as no other event would.
+// changesAfter reports whether an event changes the state after the first n events, in another way than an unknown
+// event.
 func (a *applying[S, E]) changesAfter(n int, event E) (bool, error) {
 	before, err := a.fold(a.history[:n]...)
 	if err != nil {
-		return false, nil // an error of the event before
+		return false, nil // an earlier event panics, and is reported itself
 	}
 	after, err := a.fold(append(slices.Clone(a.history[:n]), event)...)
 	if err != nil || isEqual(before, after) {
 		return false, err
 	}
 	if reflect.TypeFor[E]().Kind() != reflect.Interface {
-		return true, nil // there is no other event
+		return true, nil // E has no unknown event
 	}
 	var none E
 	unknown, err := a.fold(append(slices.Clone(a.history[:n]), none)...)
 	return err != nil || !isEqual(unknown, after), nil
 }
 
-// fold is Definition.Fold; a panic of Apply is an error.
+// fold is Definition.Fold. It returns a panic of Apply as an error.
 func (a *applying[S, E]) fold(events ...E) (state *S, err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -158,7 +159,7 @@ func isEqual(a, b any) bool {
 	return cmp.Equal(a, b, everything, cmpopts.EquateEmpty(), cmpopts.EquateNaNs())
 }
 
-// nameIn returns the stored name of a Go type of the codec, as far as a zero value of it encodes.
+// nameIn returns the stored name of a Go type of the codec, or nothing if a zero value of the type does not encode.
 func nameIn[E any](c *codec.Codec[E], goType reflect.Type) string {
 	event, _ := reflect.Zero(goType).Interface().(E)
 	draft, _ := c.Encode(event)

@@ -38,7 +38,7 @@ func newCodec(more ...codec.Type[event]) *codec.Codec[event] {
 		codec.Retired[event]("lamp.sold"))...)
 }
 
-// lamp is the state that Apply is right for, without the types that tests add.
+// lamp is a state with a correct Apply, except for the types that tests add.
 type lamp struct {
 	Watts  int
 	On     bool
@@ -57,12 +57,12 @@ func (l *lamp) Apply(e event) {
 	}
 }
 
-// counting counts all events, also those that it has no case for.
+// counting counts all events, including those without a case.
 type counting struct{ lamp }
 
 func (l *counting) Apply(e event) { l.Events++; l.lamp.Apply(e) }
 
-// clearing makes its map anew each time.
+// clearing makes a new map at every event while the map is empty.
 type clearing struct{ lamp }
 
 func (l *clearing) Apply(e event) {
@@ -72,7 +72,7 @@ func (l *clearing) Apply(e event) {
 	}
 }
 
-// refusing panics for what it does not know.
+// refusing panics for events that it does not know.
 type refusing struct{ lamp }
 
 func (l *refusing) Apply(e event) {
@@ -84,7 +84,7 @@ func (l *refusing) Apply(e event) {
 	}
 }
 
-// recorder is a test that fails for itself.
+// recorder is a test that can fail without failing the real one.
 type recorder struct{ failure string }
 
 func (*recorder) Helper() {}
@@ -132,9 +132,9 @@ func TestCheckApply(t *testing.T) {
 		"an event that is not registered": {checking[lamp](newCodec(), []event{tagged{}}), "event 0 of the history"},
 		"a name that is not there":        {checking[lamp](newCodec(), history, "lamp.dusted", "lamp.dustd"), `"lamp.dustd" is named as ignored, but the codec does not have it`},
 		"a name that is handled":          {checking[lamp](newCodec(), history, "lamp.dusted", "lamp.turned"), `"lamp.turned" is named as ignored, but`},
-		// It changes nothing where it comes: the lamp is not on yet. After the others it would turn the lamp off.
+		// At its own place fitted changes nothing: the lamp is not on yet. After the others it would turn the lamp off.
 		"a change elsewhere": {checking[lamp](newCodec(), []event{fitted{0}, turned{true}, dusted{}}, "lamp.dusted"), none},
-		// Elsewhere it panics, and would never be decided there.
+		// At another place tagged panics, but it would never be decided there.
 		"a panic elsewhere": {checking[lamp](withTags, []event{fitted{60}, tagged{"old"}, dusted{}, turned{true}}, "lamp.dusted"), none},
 		"a panic":           {checking[lamp](withTags, []event{tagged{"old"}, fitted{60}, dusted{}, turned{true}}, "lamp.dusted"), `"lamp.tagged": panic of Apply: assignment to entry in nil map`},
 	} {
@@ -157,7 +157,7 @@ func TestCheckApplyNamesAll(t *testing.T) {
 	}
 }
 
-// TestCheckApplyOldShapes: of two shapes that are both events Apply gets both.
+// TestCheckApplyOldShapes: if two shapes of a type are both events, Apply must handle both.
 func TestCheckApplyOldShapes(t *testing.T) {
 	t.Parallel()
 	c := codec.New(
@@ -171,7 +171,8 @@ func TestCheckApplyOldShapes(t *testing.T) {
 	}
 }
 
-// What Apply has no case for. A lamp does not need to know that it was dusted, and says so.
+// The state of a lamp does not need to know that the lamp was dusted: Apply has no case for it, and the test names the
+// type.
 func ExampleCheckApply() {
 	test := func(t *testing.T) {
 		definition := aggregate.Define[lamp]("lamp", newCodec())

@@ -1,5 +1,5 @@
-// Package aggregatetest tests the decisions of an aggregate without a store: given some events,
-// when something is asked for, then these events follow, or this error.
+// Package aggregatetest tests the decisions of an aggregate without a store. A test says which events are given, which
+// decision is made, and which events or which error must follow.
 //
 //	aggregatetest.New(t, account.Definition).
 //		Given(account.Opened{Owner: "Ada"}).
@@ -12,5 +12,5 @@
 //     registered, or loses a field in storage, fails the test.
 //   - A decision that changes the state it was given fails the test.
 //   - [CheckApply] fails when Apply ignores an event type of the codec that the test does not name.
-//   - [CheckSnapshot] fails when a snapshot of the aggregate, at any point of its history, loses something.
+//   - [CheckSnapshot] fails when a snapshot of the aggregate, at any point of its history, loses a part of the state.
 package aggregatetest

@@ -7,19 +7,18 @@ import (
 	"github.com/tidemark-es/tidemark/aggregate"
 )
 
-// T is a *testing.T, or what a library for properties gives instead, such as a *rapid.T.
+// T is a *testing.T, or the type that a library for property tests has instead, such as *rapid.T.
 type T interface {
 	Helper()
 	Fatalf(format string, args ...any)
 }
 
-// CheckSnapshot checks that snapshots of an aggregate lose nothing: wherever a history is cut, saving the
-// state, restoring it and folding the rest comes to the same as folding everything. Fields that are not
-// exported count too; nil and empty slices and maps are the same. It takes time by the square of the
-// history's length.
+// CheckSnapshot checks that snapshots of an aggregate lose nothing. It cuts the history at every point, saves and
+// restores the state there, and folds the rest. The result must be the state that is folded from all events. Unexported
+// fields are compared too. Nil and empty slices and maps are equal. The time grows with the square of the history's
+// length.
 //
-// It is a property: draw many histories with a library such as rapid, or give it the longest one that a
-// test has.
+// It is a property: draw many histories with a library such as rapid, or give it the longest history that a test has.
 func CheckSnapshot[S, E any](t T, definition *aggregate.Definition[S, E], history []E) {
 	t.Helper()
 	if definition == nil {
