@@ -33,8 +33,8 @@ type typeKey struct {
 	schema int
 }
 
-// New returns a codec of the given types. A mistake in the types is a mistake of the programmer, found when
-// the program starts: New panics when
+// New returns a codec of the given types. A mistake in the types is a programming error, and is found when the program
+// starts: New panics when
 //
 //   - there is no type;
 //   - two types claim the same name and schema, or one Go type is stored under two names;
@@ -97,7 +97,7 @@ func (c *Codec[E]) add(t Type[E]) {
 	}
 }
 
-// check panics unless names and upcasters lead somewhere.
+// check panics unless every new name and every upcaster leads to a registered type.
 func (c *Codec[E]) check() {
 	names := make(map[string]bool)
 	for key, t := range c.types {
@@ -128,26 +128,26 @@ func (c *Codec[E]) check() {
 	}
 }
 
-// Strict returns a codec that returns a [DecodeError] for a payload with a field that the Go type
-// does not have. It is for tests, and for those who would rather stop than lose a field that another
-// release has written. Upcasters over raw JSON see every field.
+// Strict returns a codec that returns a [DecodeError] for a payload with a field that the Go type does not have. It is
+// for tests, and for services that must stop rather than lose a field that another release has written. Upcasters over
+// raw JSON see every field.
 func (c *Codec[E]) Strict() *Codec[E] {
 	strict := *c
 	strict.strictFields, strict.skipUnknown = true, false
 	return &strict
 }
 
-// Tolerant returns a codec that decodes events of types that it does not know into none, as if they
-// were retired. It is for readers that live on while newer releases write; an aggregate that decides
-// on half of its history decides wrongly.
+// Tolerant returns a codec that decodes events of unknown types into no events, as if these types were retired. It is
+// for readers that keep running while newer releases write. It is not for aggregates: an aggregate that misses a part
+// of its history decides wrongly.
 func (c *Codec[E]) Tolerant() *Codec[E] {
 	tolerant := *c
 	tolerant.strictFields, tolerant.skipUnknown = false, true
 	return &tolerant
 }
 
-// Types returns the stored names the codec decodes, sorted: also the old ones of renamed types, but
-// not those that are retired.
+// Types returns the stored names that the codec decodes, sorted. They include the old names of renamed types, but not
+// the names of retired types.
 func (c *Codec[E]) Types() []string {
 	names := make(map[string]bool)
 	for key := range c.types {
@@ -159,11 +159,11 @@ func (c *Codec[E]) Types() []string {
 	return slices.Sorted(maps.Keys(names))
 }
 
-// Retired returns the stored names of which the codec decodes events into none, sorted.
+// Retired returns the stored names of retired types, sorted. Their events decode into no events.
 func (c *Codec[E]) Retired() []string { return slices.Sorted(maps.Keys(c.retired)) }
 
-// Encodes returns the Go types of the events that the codec encodes, by their stored names: what an aggregate
-// or a handler has to expect. Shapes that are only read, such as those of earlier releases, are not among them.
+// Encodes returns the Go types of the events that the codec encodes, sorted by their stored names. An aggregate or a
+// handler must expect these types. They do not include shapes that are only read, such as those of earlier releases.
 func (c *Codec[E]) Encodes() []reflect.Type {
 	return slices.SortedFunc(maps.Keys(c.encoders), func(a, b reflect.Type) int {
 		x, y := c.encoders[a], c.encoders[b]
@@ -200,10 +200,9 @@ func (c *Codec[E]) Encode(event E) (eventstore.Draft, error) {
 	return eventstore.Draft{Type: t.name, Schema: t.schema, Data: data}, nil
 }
 
-// Decode returns what a stored event means: one event with its payload decoded and, where it has an
-// older shape, upcast; none if its type is retired; several if it was split. All of them carry the
-// stored event's type, schema, version and position. It returns an [UnknownTypeError] or a
-// [DecodeError].
+// Decode returns the events that a stored event means. Usually it is one event, with its payload decoded and, if it has
+// an older shape, upcast. A retired type gives none, and a type that was split gives any number. All of them carry the
+// stored event's type, schema, version and position. Decode returns an [UnknownTypeError] or a [DecodeError].
 func (c *Codec[E]) Decode(raw eventstore.Raw) ([]eventstore.Event[E], error) {
 	name := raw.Type
 	if newName, ok := c.renamed[name]; ok {
@@ -217,7 +216,7 @@ func (c *Codec[E]) Decode(raw eventstore.Raw) ([]eventstore.Event[E], error) {
 	default:
 		return nil, &UnknownTypeError{Type: raw.Type, Schema: raw.Schema, Stream: raw.Stream, Position: raw.Position}
 	}
-	if t.decode != nil { // as it is most of the time
+	if t.decode != nil { // the usual case
 		payload, err := t.decode(raw.Data, c.strictFields)
 		if err != nil {
 			return nil, decodeError(raw, err)

@@ -25,7 +25,7 @@ type (
 		Grams  int      `json:"grams"`
 		Labels []string `json:"labels,omitempty"`
 	}
-	// parcelSentV1 had kilograms. It is no parcelEvent: nobody can write it any more.
+	// parcelSentV1 had kilograms. It is not a parcelEvent, so it cannot be written any more.
 	parcelSentV1 struct {
 		To        string  `json:"to"`
 		Kilograms float64 `json:"kg"`
@@ -102,7 +102,7 @@ func stored(draft eventstore.Draft) eventstore.Raw {
 	}
 }
 
-// decoded returns raw with other payloads.
+// decoded returns the events that raw decodes into, with these payloads.
 func decoded(raw eventstore.Raw, payloads ...parcelEvent) (events []eventstore.Event[parcelEvent]) {
 	for _, data := range payloads {
 		events = append(events, eventstore.Event[parcelEvent]{
@@ -114,7 +114,7 @@ func decoded(raw eventstore.Raw, payloads ...parcelEvent) (events []eventstore.E
 	return events
 }
 
-// TestUpcasts: an event of an old shape comes back in the new one, but says what it was.
+// TestUpcasts: an event of an old shape is decoded into the new shape, but keeps its stored type and schema.
 func TestUpcasts(t *testing.T) {
 	t.Parallel()
 	raw := stored(eventstore.Draft{Type: "parcel.sent", Schema: 1, Data: json.RawMessage(`{"to":"Brno","kg":0.5}`)})
@@ -128,8 +128,8 @@ func TestUpcasts(t *testing.T) {
 	}
 }
 
-// TestEncodesHighestSchema: where one Go type is stored in several schemas, in whatever
-// order they are given, new events get the highest.
+// TestEncodesHighestSchema: if one Go type is stored in several schemas, new events get the highest, whatever the order
+// of the types.
 func TestEncodesHighestSchema(t *testing.T) {
 	t.Parallel()
 	first := codec.Of("parcel.sent", same[parcelSent])
@@ -287,7 +287,7 @@ func TestNewPanics(t *testing.T) {
 			define()
 		}()
 	}
-	// What is close to a mistake but is none.
+	// These are close to a mistake, but correct.
 	codec.New(codec.Of(strings.Repeat("x", 250), same[parcelSent]).WithSchema(32767))
 	codec.New(sent, codec.Of("parcel.sold", func(parcelSentV1) parcelEvent { return &parcelLost{} }),
 		codec.Of("parcel.sent", upcastSent).WithSchema(3))

@@ -1,9 +1,8 @@
-// Package codec turns the events of a domain into what an event store keeps, and back.
+// Package codec turns the events of a domain into the payloads that an event store keeps, and back.
 //
-// A [Codec] is a value that the application makes once, from the types of its events. [Of] gives a Go type
-// a stored name. [Upcast], [UpcastJSON], [Split], [Renamed] and [Retired] say what became of events that
-// earlier releases have written: stored events never change, so the codec reads every shape that was ever
-// written.
+// A [Codec] is a value that the application makes once, from the types of its events. [Of] gives a Go type a stored
+// name. [Upcast], [UpcastJSON], [Split], [Renamed] and [Retired] say what became of events that earlier releases have
+// written. Stored events never change, so the codec reads every shape that was ever written.
 //
 //	var Codec = codec.New(
 //		codec.Of("account.opened", func(e Opened) Event { return e }),
@@ -17,9 +16,8 @@
 //
 //   - A codec is immutable and safe for concurrent use.
 //   - Stored names are the strings that the application gives, never names of Go types.
-//   - What New accepts is complete: every upcaster and every new name leads to a registered type.
-//   - Decode never panics on any payload, as long as the upcasters do not. A payload that does not decode is
-//     a [DecodeError] with the position and stream of its event; a type that is not registered is an
-//     [UnknownTypeError].
+//   - A codec is complete when New returns it: every upcaster and every new name leads to a registered type.
+//   - No payload makes Decode panic, unless an upcaster panics. A payload that does not decode is a [DecodeError]
+//     with the position and stream of its event. A type that is not registered is an [UnknownTypeError].
 //   - A decoded event keeps the id, stored type, schema, version, position, time and metadata of the stored one.
 package codec

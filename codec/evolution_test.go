@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// parcelSentV0 is older still: its weight was a text.
+// parcelSentV0 is still older: its weight was a text.
 type parcelSentV0 struct {
 	To     string `json:"to"`
 	Weight string `json:"weight"`
@@ -23,7 +23,7 @@ func kilograms(old parcelSentV1) parcelSent {
 
 var errWeight = errors.New("no weight")
 
-// rename makes the payload of parcelSentV1 from one whose receiver was called "receiver".
+// rename makes the payload of parcelSentV1 from a payload whose receiver was called "receiver".
 func rename(data json.RawMessage) (json.RawMessage, error) {
 	var fields map[string]json.RawMessage
 	if err := json.Unmarshal(data, &fields); err != nil {
@@ -37,7 +37,7 @@ func rename(data json.RawMessage) (json.RawMessage, error) {
 	return json.Marshal(fields)
 }
 
-// newEvolvedCodec is what has become of the parcels after some years.
+// newEvolvedCodec returns the codec of the parcels after some years of changes.
 func newEvolvedCodec() *codec.Codec[parcelEvent] {
 	return codec.New(
 		codec.UpcastJSON[parcelEvent]("parcel.sent", 1, rename),
@@ -111,7 +111,7 @@ func TestCodecEvolution(t *testing.T) {
 	}
 }
 
-// TestCodecModes: what each mode makes of types and fields that it does not know.
+// TestCodecModes: how each mode treats types and fields that it does not know.
 func TestCodecModes(t *testing.T) {
 	t.Parallel()
 	c := newEvolvedCodec()

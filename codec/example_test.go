@@ -37,8 +37,8 @@ var accounts = codec.New(
 	codec.Of("account.deposited", func(e Deposited) AccountEvent { return e }),
 )
 
-// The payload of a type changes its shape: events of the old one are upcast when they are read,
-// new ones are written in the new one.
+// The payload of a type changes its shape. Events of the old shape are upcast when they are read. New events are
+// written in the new shape.
 func ExampleOf() {
 	old := eventstore.Raw{Type: "account.opened", Schema: 1, Data: json.RawMessage(`{"owner":"Ada"}`)}
 	events, err := accounts.Decode(old)
@@ -63,7 +63,7 @@ type (
 	openedSecond struct{ Owner string }
 )
 
-// From each shape to the next: a new one needs one more step.
+// Upcasters lead from each shape to the next. A new shape needs one more upcaster.
 func ExampleUpcast() {
 	c := codec.New(
 		codec.Upcast[AccountEvent]("account.opened", 1, func(e openedFirst) openedSecond { return openedSecond{Owner: e.Name} }),
@@ -93,7 +93,7 @@ func printMeaning(c *codec.Codec[AccountEvent], name string, schema int, data st
 	}
 }
 
-// A step over the payload itself needs no Go type for the older shape.
+// An upcaster over the payload itself needs no Go type for the older shape.
 func ExampleUpcastJSON() {
 	c := codec.New(
 		codec.UpcastJSON[AccountEvent]("account.deposited", 1, func(data json.RawMessage) (json.RawMessage, error) {
@@ -109,7 +109,7 @@ func ExampleUpcastJSON() {
 	// Output: codec_test.Deposited{Amount:500}
 }
 
-// One stored event that means several today, or none.
+// One stored event can mean several events today, or none.
 func ExampleSplit() {
 	type openedWithMoney struct {
 		Owner  string
@@ -126,7 +126,7 @@ func ExampleSplit() {
 	// codec_test.Deposited{Amount:7}
 }
 
-// A type that got another name, and one that means nothing any more.
+// One type got another name, and one means nothing any more.
 func ExampleRenamed() {
 	c := codec.New(
 		codec.Of("account.deposited", func(e Deposited) AccountEvent { return e }),
@@ -140,8 +140,8 @@ func ExampleRenamed() {
 	// nothing
 }
 
-// What a codec makes of types and fields that it does not know: an error for the type, nothing for
-// the field. A strict one refuses both, a tolerant one neither.
+// By default a codec returns an error for an unknown type, and ignores an unknown field. A strict codec refuses both,
+// and a tolerant codec accepts both.
 func ExampleCodec_Strict() {
 	for _, c := range []*codec.Codec[AccountEvent]{accounts, accounts.Strict(), accounts.Tolerant()} {
 		_, field := c.Decode(eventstore.Raw{Type: "account.deposited", Schema: 1, Data: json.RawMessage(`{"amount":5,"note":"rent"}`)})

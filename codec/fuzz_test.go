@@ -48,7 +48,8 @@ func FuzzCodec(f *testing.F) {
 			}
 			return
 		}
-		// What was decoded from any bytes encodes to a normal form, and that never changes again.
+		// An event that was decoded from any bytes encodes to a normal form. Another round trip does not change that
+		// form.
 		draft, err := c.Encode(first[0].Data)
 		if err != nil {
 			t.Fatalf("decoded but does not encode: %v", err)
@@ -66,7 +67,7 @@ func FuzzCodec(f *testing.F) {
 	})
 }
 
-// normal leaves out how a nested raw message was spaced and escaped, which encoding/json changes.
+// normal removes the spacing and escaping of a nested raw message, because encoding/json changes them.
 func normal(t *testing.T, event fuzzEvent) fuzzEvent {
 	t.Helper()
 	text, err := json.Marshal(event.Raw)

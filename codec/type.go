@@ -6,15 +6,15 @@ import (
 	"reflect"
 )
 
-// Type tells a [Codec] how one Go type is stored, or what became of a type that was. See [Of],
-// [Upcast], [UpcastJSON], [Split], [Renamed] and [Retired].
+// Type tells a [Codec] how one Go type is stored, or what became of an earlier stored type. See [Of], [Upcast],
+// [UpcastJSON], [Split], [Renamed] and [Retired].
 type Type[E any] struct {
 	name    string
 	schema  int
-	goType  reflect.Type // what payloads decode into; nil for an upcaster over JSON
+	goType  reflect.Type // the type that payloads decode into; nil for an upcaster over JSON
 	isEvent bool         // the Go type is itself one of E and can be encoded
 
-	decode func(json.RawMessage, bool) (E, error)   // payload to event, the short way
+	decode func(json.RawMessage, bool) (E, error)   // payload to event, without the steps below
 	read   func(json.RawMessage, bool) (any, error) // payload to a value of goType
 	into   func(any) []E                            // value of goType to events
 
@@ -22,7 +22,7 @@ type Type[E any] struct {
 	upTo   reflect.Type
 	upJSON func(json.RawMessage) (json.RawMessage, error)
 
-	newName string // for an old name
+	newName string // set only if name is an old name
 	retired bool
 }
 
@@ -35,14 +35,14 @@ func (t Type[E]) isUpcaster() bool { return t.up != nil || t.upJSON != nil }
 //
 //	codec.Of("account.opened", func(e Opened) Event { return e })
 //
-// For a payload of an older shape, T is that shape and into is the upcaster. Raise the schema
-// of the current one with [Type.WithSchema]:
+// For a payload of an older shape, T is that shape and into is the upcaster. Raise the schema of the current shape with
+// [Type.WithSchema]:
 //
 //	codec.Of("account.opened", func(e openedV1) Event { return Opened{e.Owner, "CZK"} }),
 //	codec.Of("account.opened", func(e Opened) Event { return e }).WithSchema(2),
 //
-// When there are more than two shapes, [Upcast] leads from each to the next. into must be pure: it
-// runs each time an event is read. Of panics when into is nil, or T is an interface, which JSON does not decode into.
+// When there are more than two shapes, [Upcast] leads from each to the next. into must be pure: it runs each time an
+// event is read. Of panics when into is nil, or when T is an interface, because JSON does not decode into an interface.
 func Of[T, E any](name string, into func(T) E) Type[E] {
 	mustBe[T]("Of", name, "into", into == nil)
 	var zero T
@@ -61,8 +61,8 @@ func Of[T, E any](name string, into func(T) E) Type[E] {
 	return t
 }
 
-// Split says that payloads of the stored type name decode into a T and mean any number of events,
-// also none: for a type that turned out to say several things at once. into must be pure. Split panics like [Of].
+// Split says that payloads of the stored type name decode into a T and mean any number of events, or none. It is for a
+// type that turned out to mean several events at once. into must be pure. Split panics like [Of].
 func Split[T, E any](name string, into func(T) []E) Type[E] {
 	mustBe[T]("Split", name, "into", into == nil)
 	t := readable[T, E](name)
@@ -70,9 +70,9 @@ func Split[T, E any](name string, into func(T) []E) Type[E] {
 	return t
 }
 
-// Upcast says that payloads of the stored type name at a schema decode into an Old and that up makes
-// a New from it, the shape of the next schema, which must be registered as well. Upcasters form a
-// chain, so that a new shape needs one step from the shape before it:
+// Upcast says that payloads of the stored type name at a schema decode into an Old, and that up makes a New from it.
+// New is the shape of the next schema, which must also be registered. Upcasters form a chain, so a new shape needs only
+// one step, from the shape before it:
 //
 //	codec.Upcast[Event]("account.opened", 1, func(e openedV1) openedV2 { … }),
 //	codec.Upcast[Event]("account.opened", 2, func(e openedV2) Opened { … }),
@@ -88,20 +88,20 @@ func Upcast[E, Old, New any](name string, schema int, up func(Old) New) Type[E] 
 	return t
 }
 
-// UpcastJSON is [Upcast] over the payload itself: it makes that of the next schema. It needs no Go
-// type for the older shape. An error of up becomes a [DecodeError]. It must be pure, and not change
-// its argument. UpcastJSON panics when up is nil.
+// UpcastJSON is [Upcast] over the payload itself: up makes the payload of the next schema from it. It needs no Go type
+// for the older shape. An error of up becomes a [DecodeError]. up must be pure, and must not change its argument.
+// UpcastJSON panics when up is nil.
 func UpcastJSON[E any](name string, schema int, up func(json.RawMessage) (json.RawMessage, error)) Type[E] {
 	mustBe[json.RawMessage]("UpcastJSON", name, "up", up == nil)
 	return Type[E]{name: name, schema: schema, upJSON: up}
 }
 
-// Renamed says that events stored as old, of any schema, are those of a type that is registered under
-// another name now. New events get the new name.
+// Renamed says that events stored under the name old, of any schema, have the type that is now registered as name. New
+// events get the new name.
 func Renamed[E any](old, name string) Type[E] { return Type[E]{name: old, newName: name} }
 
-// Retired says that events of a type, of any schema, mean nothing any more: they decode into none,
-// and projections do not read them.
+// Retired says that events of a type, of any schema, mean nothing any more. They decode into no events, and projections
+// do not read them.
 func Retired[E any](name string) Type[E] { return Type[E]{name: name, retired: true} }
 
 // WithSchema returns the type at another schema version of the payload, from 1 to 32767.
@@ -110,13 +110,13 @@ func (t Type[E]) WithSchema(schema int) Type[E] {
 	return t
 }
 
-// mustBe panics unless a type of a codec has its function, and a shape that JSON decodes into.
+// mustBe panics if the function of a type is nil, or if JSON cannot decode into its Go type.
 func mustBe[T any](function, name, option string, isNil bool) {
 	if isNil {
 		panic(fmt.Sprintf("codec: %s: event type %q: %s is nil: pass a function", function, name, option))
 	}
 	if t := reflect.TypeFor[T](); t.Kind() == reflect.Interface {
-		panic(fmt.Sprintf("codec: %s: event type %q: the payload's Go type %v is an interface: its argument must be the type of one event", function, name, t))
+		panic(fmt.Sprintf("codec: %s: event type %q: the payload's Go type %v is an interface: the function must take the type of one event", function, name, t))
 	}
 }
 

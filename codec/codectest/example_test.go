@@ -7,8 +7,8 @@ import (
 	"github.com/tidemark-es/tidemark/codec/codectest"
 )
 
-// A test of the application that keeps a sample of every event it has ever written. Run it with
-// GOLDEN=update to write what is missing.
+// Golden is called from a test of the application, and keeps a sample of every event that the application has ever
+// written. Run the test with GOLDEN=update to write missing files.
 func ExampleGolden() {
 	c := codec.New(codec.Of("account.opened", same[opened]))
 

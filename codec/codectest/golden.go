@@ -42,22 +42,22 @@ type golden struct {
 //			account.Opened{Owner: "Ada", Currency: "CZK"}, account.Deposited{Amount: 100})
 //	}
 //
-// Run the test once with GOLDEN=update in the environment, which writes the files that are missing,
-// and commit them. From then on the test fails
+// Run the test once with GOLDEN=update in the environment to write the missing files, and commit them. From then on the
+// test fails
 //
-//   - when a sample is written in another shape than its file has: raise the schema version with
-//     [codec.Type.WithSchema] and add an upcaster for the one before;
-//   - when a file does not decode, or into something else than it did: if that is what you want, run
-//     it with GOLDEN=update again and look at the difference;
+//   - when a sample is written in another shape than the one in its file: raise the schema version with
+//     [codec.Type.WithSchema] and add an upcaster for the version before;
+//   - when a file does not decode, or decodes into something else than before: if you want the change, run the test
+//     with GOLDEN=update again and look at the difference;
 //   - when a type or schema version that the codec decodes has no file.
 //
-// A shape that only earlier releases wrote has no sample today. Write its file by hand, named after type
-// and schema, such as account.opened.1.json, and let GOLDEN=update add what it means:
+// A shape that only earlier releases wrote has no sample today. Write its file by hand, named after type and schema,
+// such as account.opened.1.json. GOLDEN=update then adds what the payload means:
 //
 //	{"type": "account.opened", "schema": 1, "data": {"owner": "Ada"}}
 //
-// GOLDEN=update never changes the payload of a file, since what is stored does not change either. To
-// take back a shape that was never released, delete its file.
+// GOLDEN=update never changes the payload of a file, because a stored event does not change either. To take back a
+// shape that was never released, delete its file.
 func Golden[E any](t testing.TB, folder string, c *codec.Codec[E], samples ...E) {
 	t.Helper()
 	if c == nil || folder == "" {
@@ -65,7 +65,7 @@ func Golden[E any](t testing.TB, folder string, c *codec.Codec[E], samples ...E)
 	}
 	update := os.Getenv("GOLDEN") == "update"
 	files := readGolden(t, folder)
-	missing := make(map[string]bool) // and said to be
+	missing := make(map[string]bool) // the missing files that were reported
 	for _, sample := range samples {
 		draft, err := c.Encode(sample)
 		if err != nil {
@@ -100,7 +100,7 @@ func Golden[E any](t testing.TB, folder string, c *codec.Codec[E], samples ...E)
 	}
 }
 
-// checkGolden compares what a file means with what it meant.
+// checkGolden compares what a file means now with what it meant before.
 func checkGolden[E any](t testing.TB, path string, c *codec.Codec[E], file goldenFile, update bool) {
 	t.Helper()
 	events, err := c.Decode(eventstore.Raw{Type: file.Type, Schema: file.Schema, Data: file.Data})
@@ -128,7 +128,8 @@ func checkGolden[E any](t testing.TB, path string, c *codec.Codec[E], file golde
 	}
 }
 
-// goldenName is the name of a sample's file. A name of an event type is not always one of a file.
+// goldenName returns the name of a sample's file. It replaces characters of the event type that a file name cannot
+// have.
 func goldenName(eventType string, schema int) string {
 	safe := strings.Map(func(r rune) rune {
 		if strings.ContainsRune(`/\:*?"<>|`, r) {
@@ -190,7 +191,7 @@ func marshalGolden(t testing.TB, value any) []byte {
 	return bytes.TrimSpace(text.Bytes())
 }
 
-// diffJSON compares values, not how they are written. Numbers are compared as they are written.
+// diffJSON compares values, and ignores how they are written, except that numbers are compared as they are written.
 func diffJSON(a, b []byte) string {
 	values := make([]any, 2)
 	for i, text := range [][]byte{a, b} {

@@ -34,7 +34,7 @@ func (closed) isEvent()   {}
 
 func same[T event](e T) event { return e }
 
-// recorder is a test whose failures are what is tested.
+// recorder is a test that collects failures.
 type recorder struct {
 	testing.TB
 	errors []string
@@ -45,8 +45,7 @@ func (r *recorder) Errorf(format string, args ...any) {
 	r.errors = append(r.errors, fmt.Sprintf(format, args...))
 }
 
-// TestGolden goes through the life of a type: it is released, gets another shape, and then somebody
-// makes a mistake.
+// TestGolden follows a type: it is released, gets another shape, and then a developer makes mistakes.
 func TestGolden(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "events")
 	run := func(update bool, c *codec.Codec[event], samples ...event) []string {
