@@ -213,7 +213,7 @@ func TestCacheOfNothingToDo(t *testing.T) {
 	})
 }
 
-// lossy stores every commit, but says of every third that its outcome is unknown.
+// lossy stores every commit, but reports an unknown outcome for every third one.
 type lossy struct {
 	aggregate.Store
 	mu sync.Mutex

@@ -24,9 +24,9 @@ import (
 // caller can try the transaction again. At isolation level read committed a conflict leaves the transaction usable,
 // unless the commit is to more than 1,000 streams.
 //
-// The receipt has the version of the first change's aggregate: put the aggregate first that the caller is asked about.
-// It has the position of the whole commit: a read model that has reached it shows all of the changes. Changes without
-// events are left out. If none is left, nothing is appended and the receipt is zero.
+// The receipt has the version of the first change's aggregate, so the first change must be that of the aggregate
+// that the caller is asked about. Its position is that of the whole commit: a read model that has reached it shows all
+// of the changes. Changes without events are left out. If no change is left, nothing is appended and the receipt is zero.
 //
 // Of config only the bounds of retries and Observer.Conflict matter.
 //

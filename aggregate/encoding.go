@@ -113,8 +113,8 @@ func (s *shaper) of(t reflect.Type) string {
 	return s.plain(t)
 }
 
-// isOpaque reports whether a type marshals itself. Such a type must also unmarshal itself. It must not have the method
-// from an embedded field, because then only that field would be written.
+// isOpaque reports whether a type marshals itself. Such a type must also unmarshal itself. It must not get its
+// marshal method from an embedded field, because then only that field would be written.
 func (s *shaper) isOpaque(t reflect.Type) bool {
 	if !implements(t, jsonMarshaler, textMarshaler) {
 		return false

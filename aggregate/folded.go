@@ -45,7 +45,7 @@ type folded[S any] struct {
 // errForeign means that a state does not belong to this stream.
 var errForeign = errors.New("its last event is not in the stream at that version: it is ahead of the stream, or of another history")
 
-// load folds an aggregate up to the end that the options say. It begins with a snapshot if there is one.
+// load folds an aggregate up to the end that the options give. It begins with a snapshot if there is one.
 func (r *Repository[S, E]) load(ctx context.Context, stream eventstore.StreamID, options eventstore.ReadOptions) (*folded[S], error) {
 	if err := stream.Validate(); err != nil { // else the snapshot store would be asked, and could only log a warning
 		return nil, fmt.Errorf("aggregate: load: %w", err)

@@ -136,7 +136,8 @@ func (r *Repository[S, E]) Update(ctx context.Context, key string, decide func(*
 }
 
 // UpdateAt is [Repository.Update] for a caller that has seen the aggregate at a version, and wants to change only that
-// version. If the aggregate is at another version, UpdateAt returns an [eventstore.ConflictError] and does not decide.
+// version. If the aggregate is at another version, UpdateAt returns an [eventstore.ConflictError] and does not call
+// decide.
 func (r *Repository[S, E]) UpdateAt(ctx context.Context, key string, seen eventstore.Version, decide func(*S) ([]E, error)) (eventstore.Receipt, error) {
 	return r.update(ctx, key, seen, decide)
 }

@@ -351,7 +351,7 @@ func TestCloseEnds(t *testing.T) {
 	})
 }
 
-// TestClose saves what is in the queue and drops what comes later.
+// TestClose: Close saves the snapshots in the queue and drops later ones.
 func TestClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
