@@ -1,10 +1,10 @@
 # Every target works on a clean clone. `make help` lists them.
 
 MODULES := . migrations/compat bench tidemarktest examples
-# The packages whose tests execute SQL of ours, with all that is below them.
+# The packages whose tests execute our SQL, with all their subpackages.
 SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggregate/... ./projection/...
 
-# Tests wait for leases, timeouts and servers more than they compute: by default only as many run at a time as there are cores.
+# Tests mostly wait for leases, timeouts and servers, so more of them than there are cores can run at a time.
 PARALLEL ?= -parallel 8
 
 .DEFAULT_GOAL := help
@@ -34,11 +34,11 @@ test/sql: ## run the tests of the packages that hold SQL on each of the VERSIONS
 	@for v in $(VERSIONS); do echo "=== Postgres $$v"; \
 	  TIDEMARK_POSTGRES=download TIDEMARK_POSTGRES_VERSION=$$v go test -timeout 20m $(PARALLEL) $(SQL) || exit 1; done
 
-# The tools of a module of their own, so that no other module needs what they need.
+# The tools are in a module of their own, which keeps their dependencies out of the other modules.
 lint/bin/golangci-lint: lint/go.mod
 	@cd lint && GOWORK=off go build -o bin/ tool
 
-lint: lint/bin/golangci-lint ## check formatting, and what .golangci.yml lists
+lint: lint/bin/golangci-lint ## check formatting, and run the linters of .golangci.yml
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/lint/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
@@ -56,7 +56,7 @@ fuzz: ## fuzz each target for FUZZTIME
 	go test ./examples/bank/berka -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
 
 SOAK ?= 5m
-soak: ## make trouble for SOAK: Postgres killed, connections cut, processes killed, standbys promoted
+soak: ## cause failures for SOAK: Postgres killed, connections cut, processes killed, standbys promoted
 	go test ./eventstore -run '^Test(Chaos|Silence)$$' -chaos $(SOAK) -timeout 0 -count 1 -v
 	go test ./projection -run '^Test(Killed|Restarted)' -soak $(SOAK) -timeout 0 -count 1 -v
 	go test ./projection -run '^TestFailover$$' -failover $(SOAK) -timeout 0 -count 1 -v
@@ -65,5 +65,5 @@ tidy: ## tidy the modules
 	@for m in $(MODULES); do (cd $$m && go mod tidy) || exit 1; done
 	go work sync
 
-ci: ## what the build server runs
+ci: ## run all checks of the build server
 	CI=true bash .ci/run
