@@ -39,7 +39,7 @@ func (db *database) insert() write {
 	}
 }
 
-// append appends so many events at once.
+// append appends the given number of events at once.
 func (db *database) append(events int) write {
 	drafts := slices.Repeat([]eventstore.Draft{db.draft}, events)
 	return func(ctx context.Context, stream eventstore.StreamID, after eventstore.Version) (int, error) {
@@ -51,7 +51,7 @@ func (db *database) append(events int) write {
 	}
 }
 
-// to appends single events to the streams that pick returns, wherever they are.
+// to appends single events to the streams that pick returns, at any version.
 func (db *database) to(pick func() eventstore.StreamID) write {
 	one := db.append(1)
 	return func(ctx context.Context, _ eventstore.StreamID, _ eventstore.Version) (int, error) {
@@ -90,12 +90,12 @@ func on(streams []eventstore.StreamID, write write) work {
 	}
 }
 
-// appendTargets are how many times as fast as INSERT single appends are to be, by writers.
+// appendTargets are the targets for single appends: how many times as fast as INSERT, by the number of writers.
 var appendTargets = map[int]float64{1: 0.7, 16: 1.3, 256: 4}
 
 func (b *bench) append(ctx context.Context) error {
-	b.section("Append", "Events per second against INSERT of one row per transaction, by as many writers over the same pool of "+
-		fmt.Sprint(connections)+" connections. On one hot stream all append to the same stream, and insert into streams of their own.",
+	b.section("Append", "Events per second. The reference is as many writers that INSERT one row per transaction, over the same pool of "+
+		fmt.Sprint(connections)+" connections. On one hot stream all writers append to the same stream, and the reference has one stream per writer.",
 		"append", "writers", "events/s", "INSERT/s", "ratio", "of turns")
 	numbers := []int{1, 16, 64, 256, 1024}
 	if b.short {

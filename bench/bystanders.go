@@ -21,10 +21,10 @@ const (
 )
 
 func (b *bench) bystanders(ctx context.Context) error {
-	b.section("Bystanders", fmt.Sprintf("How long an append takes, of %d writers with streams of their own, while an open transaction of another process "+
-		"has appended to one stream and %d appends to it wait, against the same without them.", bystanders, waiters),
+	b.section("Bystanders", fmt.Sprintf("How long an append takes, for %d writers with one stream each. \"Held up\" is the time while an open transaction "+
+		"has appended to another stream and %d appends to that stream wait; \"free\" is the time without them.", bystanders, waiters),
 		"append", "free", "held up", "times", "appends")
-	pool, err := b.connect(ctx) // the blocker's
+	pool, err := b.connect(ctx) // for the transaction that holds up others
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (t *took) time(write write) write {
 	}
 }
 
-// blocked does work while a transaction has appended to a stream and others wait for its end.
+// blocked does work while an open transaction has appended to a stream and other appends to that stream wait.
 func (db *database) blocked(pool *pgxpool.Pool, work work) work {
 	return func(ctx context.Context, d time.Duration) (t tally, err error) {
 		stream := newStream()

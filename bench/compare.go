@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// turns is how often a reference and what is compared with it take turns, so that whatever else
-// the machine does slows down both.
+// turns is how many turns the reference and the measured work each get. The two alternate, so that other load
+// on the machine slows down both.
 const turns = 10
 
-// tally is work that was done.
+// tally is how many events were handled, and how long that took.
 type tally struct {
 	events int
 	took   time.Duration
@@ -23,24 +23,24 @@ func (t *tally) add(other tally) {
 	t.took += other.took
 }
 
-// work does something for about so long.
+// work does something for about the duration d.
 type work func(ctx context.Context, d time.Duration) (tally, error)
 
-// comparison is what came of taking turns.
+// comparison is the result of all turns.
 type comparison struct {
 	reference, measured tally
-	low, high           float64 // the ratios of single turns
+	low, high           float64 // the lowest and the highest ratio of a turn
 }
 
-// ratio is how many times faster the measured work is.
+// ratio is the rate of the measured work, divided by that of the reference.
 func (c comparison) ratio() float64 { return c.measured.rate() / c.reference.rate() }
 
-// compare measures work in turns with a reference, each for d in all.
+// compare measures work and a reference in alternate turns, each for d in total.
 func compare(ctx context.Context, d time.Duration, reference, measured work) (c comparison, err error) {
 	d /= turns
 	for turn := range turns + 1 {
 		var r, m tally
-		if turn%2 == 0 { // who goes first in one turn goes last in the next
+		if turn%2 == 0 { // the two change their order after each turn
 			r, err = reference(ctx, d)
 		}
 		if err == nil {
@@ -52,7 +52,7 @@ func compare(ctx context.Context, d time.Duration, reference, measured work) (c 
 		if err != nil {
 			return c, err
 		}
-		if turn == 0 { // connections are made and statements prepared
+		if turn == 0 { // not counted: it opens connections and prepares statements
 			continue
 		}
 		c.reference.add(r)
@@ -66,7 +66,7 @@ func compare(ctx context.Context, d time.Duration, reference, measured work) (c 
 	return c, nil
 }
 
-// again repeats something that is about so many events until d has passed.
+// again returns work that repeats do until d has passed. Each call of do handles the given number of events.
 func again(events int, do func(context.Context) error) work {
 	return func(ctx context.Context, d time.Duration) (t tally, err error) {
 		for start := time.Now(); t.took < d; t.took = time.Since(start) {

@@ -10,7 +10,8 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// correlated appends single events, each with another correlation id, or with the same bytes as a header.
+// correlated appends single events, each with a new id. The id is the correlation id if indexed, and otherwise a
+// header, which no index has.
 func (db *database) correlated(indexed bool) write {
 	return func(ctx context.Context, stream eventstore.StreamID, after eventstore.Version) (int, error) {
 		draft, id := db.draft, uuid.NewString()
@@ -26,12 +27,12 @@ func (db *database) correlated(indexed bool) write {
 	}
 }
 
-// finds is how many events are looked for.
+// finds is how many events are looked up by their id.
 const finds = 200
 
 func (b *bench) correlation(ctx context.Context) error {
-	b.section("Correlation", "Appends of single events with a correlation id, each with another one, against appends of the same bytes that no index has; "+
-		"and how long it takes to find an event by its id, for which there is no index.",
+	b.section("Correlation", "Appends of single events, each with a correlation id of its own. The reference appends the same bytes in a header, "+
+		"which no index has. The last rows are how long it takes to find an event by its id, for which there is no index.",
 		"what", "writers", "with", "without", "ratio", "of turns")
 	return b.database(ctx, func(db *database) error {
 		for _, writers := range []int{1, 16, 256} {

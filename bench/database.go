@@ -21,19 +21,18 @@ const schema = "tidemark_bench"
 // connections is the size of a pool.
 const connections = 16
 
-// database is an empty store beside a table of the same shape, "plain", that has nothing to do
-// with it.
+// database is an empty store, and beside it a table "plain" of the same shape that the store does not use.
 type database struct {
 	*eventstore.Store
 	pool  *pgxpool.Pool
 	event deposited        // with a payload of 200 bytes
-	draft eventstore.Draft // of it
+	draft eventstore.Draft // of event
 
-	// What was answered for, to be compared with the rows there are.
+	// How many events were acknowledged. check compares them with the rows of the tables.
 	appended, inserted atomic.Int64
 }
 
-// database lends a database out, and checks afterwards that nothing is missing.
+// database creates a database and calls use with it. Then it checks that no event is missing, and drops the database.
 func (b *bench) database(ctx context.Context, use func(*database) error) (err error) {
 	pool, err := b.connect(ctx)
 	if err != nil {
@@ -54,7 +53,7 @@ func (b *bench) database(ctx context.Context, use func(*database) error) (err er
 		return err
 	}
 	db := &database{Store: store, pool: pool, event: event, draft: draft}
-	if _, err := db.exec(ctx, `drop schema if exists SCHEMA cascade`); err != nil { // of a run that was killed
+	if _, err := db.exec(ctx, `drop schema if exists SCHEMA cascade`); err != nil { // left by a run that was killed
 		return err
 	}
 	defer func() {
@@ -78,7 +77,7 @@ func (b *bench) database(ctx context.Context, use func(*database) error) (err er
 	return errors.Join(db.check(ctx, "events", &db.appended), db.check(ctx, "plain", &db.inserted))
 }
 
-// connect opens a pool, as another process would.
+// connect opens a pool of its own, as another process would.
 func (b *bench) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(b.url)
 	if err != nil {
@@ -88,7 +87,7 @@ func (b *bench) connect(ctx context.Context) (*pgxpool.Pool, error) {
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
-// exec runs a statement and returns how many rows it was about.
+// exec runs a statement and returns how many rows it has affected.
 func (db *database) exec(ctx context.Context, sql string) (int64, error) {
 	tag, err := db.pool.Exec(ctx, in(sql))
 	if err != nil {
@@ -97,10 +96,10 @@ func (db *database) exec(ctx context.Context, sql string) (int64, error) {
 	return tag.RowsAffected(), nil
 }
 
-// in puts the schema in.
+// in puts the name of the schema into a statement.
 func in(sql string) string { return strings.ReplaceAll(sql, "SCHEMA", schema) }
 
-// check counts the events in a table.
+// check returns an error unless a table has exactly the acknowledged events, each with 200 bytes.
 func (db *database) check(ctx context.Context, table string, answered *atomic.Int64) error {
 	var n, whole int64
 	row := db.pool.QueryRow(ctx, in(`select count(*), count(*) filter (where length(data::text) = 200) from SCHEMA.`+table))
@@ -113,7 +112,7 @@ func (db *database) check(ctx context.Context, table string, answered *atomic.In
 	return nil
 }
 
-// settle lets Postgres tidy up, so that it does not in the middle of a measurement.
+// settle runs a vacuum and a checkpoint now, so that Postgres does not run them during a measurement.
 func (db *database) settle(ctx context.Context) error {
 	for _, sql := range []string{`vacuum analyze SCHEMA.events`, `checkpoint`} {
 		if _, err := db.exec(ctx, sql); err != nil {
@@ -140,7 +139,7 @@ func newEvent() (deposited, error) {
 	return event, err
 }
 
-// newStream returns a stream that nobody has written to.
+// newStream returns a stream without events.
 func newStream() eventstore.StreamID {
 	return eventstore.StreamID{Category: "account", Key: uuid.Must(uuid.NewV7()).String()}
 }

@@ -15,15 +15,15 @@ const (
 	tailLength    = 1000
 )
 
-// size is what was measured of a log of so many events.
+// size holds the measurements of a log of one size.
 type size struct {
 	events       int
-	fresh, old   comparison // appends to new streams, and to old ones all over the log
+	fresh, old   comparison // appends to new streams, and to old streams from the whole log
 	load, tail   time.Duration
 	table, index float64 // bytes per event
 }
 
-// sizes are the tenfolds up to the largest size, and that.
+// sizes returns 10,000 and its tenfolds below -max, and -max.
 func (b *bench) sizes() (sizes []int) {
 	for n := 10_000; n < b.max; n *= 10 {
 		sizes = append(sizes, n)
@@ -32,9 +32,9 @@ func (b *bench) sizes() (sizes []int) {
 }
 
 func (b *bench) growth(ctx context.Context) error {
-	b.section("Growth", fmt.Sprintf("Events per second of %d writers against INSERT into a table that is kept small, while the log grows "+
-		"(by less than its size during a measurement). First each writer appends to a new stream, then each time to a random one "+
-		"of %d events or more; keys are UUIDv7.", growthWriters, growthLength),
+	b.section("Growth", fmt.Sprintf("Events per second of %d writers while the log grows (by less than its size during a measurement). The reference is "+
+		"INSERT into a table that is kept small. First each writer appends to a new stream. Then it appends each event to a random "+
+		"old stream, which has %d events or more. Keys are UUIDv7.", growthWriters, growthLength),
 		"log", "new streams/s", "INSERT/s", "ratio", "of turns", "old streams/s", "INSERT/s", "ratio", "of turns")
 	var measured []size
 	err := b.database(ctx, func(db *database) error {
@@ -59,8 +59,8 @@ func (b *bench) growth(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b.section("Growth of reading", fmt.Sprintf("The median time of loading an aggregate of %d events and of reading the last %d events "+
-		"of the log, and the size of a stored event of 200 bytes and of its entries in all indexes.", growthLength, tailLength),
+	b.section("Growth of reading", fmt.Sprintf("The median time to load an aggregate of %d events, and to read the last %d events "+
+		"of the log. The last columns are the bytes that an event with a payload of 200 bytes takes in the table, and in all indexes.", growthLength, tailLength),
 		"log", "load", "tail", "table bytes", "index bytes")
 	for _, s := range measured {
 		b.row(whole(s.events), millis(s.load), millis(s.tail), fmt.Sprintf("%.0f", s.table), fmt.Sprintf("%.0f", s.index))
@@ -68,7 +68,8 @@ func (b *bench) growth(ctx context.Context) error {
 	return b.compareSizes(measured)
 }
 
-// compareSizes says how much of its speed at 10^5 events, or the smallest size, is left later.
+// compareSizes adds the targets and the plot: the figures of each size relative to those at 100,000 events, or at the
+// smallest size if 100,000 was not measured.
 func (b *bench) compareSizes(sizes []size) error {
 	first, last := sizes[0], sizes[len(sizes)-1]
 	for _, s := range sizes {
@@ -101,7 +102,7 @@ func (b *bench) compareSizes(sizes []size) error {
 	return b.plot("growth.svg", plot)
 }
 
-// grow fills the log up to so many events and returns the new streams.
+// grow fills the log up to the given number of events and returns the new streams.
 func (b *bench) grow(ctx context.Context, db *database, events int) (streams []eventstore.StreamID, err error) {
 	const step = 200_000
 	begun, start := int(db.appended.Load()), time.Now()
@@ -118,8 +119,8 @@ func (b *bench) grow(ctx context.Context, db *database, events int) (streams []e
 	return streams, db.settle(ctx)
 }
 
-// measure measures a log with these streams: the even ones stay as they are, so that they can be
-// loaded, the odd ones are appended to.
+// measure measures a log with these streams. Streams at even indexes do not change, so that they can be loaded.
+// Streams at odd indexes are appended to.
 func (b *bench) measure(ctx context.Context, db *database, streams []eventstore.StreamID) (s size, err error) {
 	s.events = int(db.appended.Load())
 	if s.load, err = b.median(func() error { return db.load(ctx, streams[rand.N(len(streams)/2)*2], growthLength) }); err != nil {
@@ -140,7 +141,7 @@ func (b *bench) measure(ctx context.Context, db *database, streams []eventstore.
 	}
 	s.table, s.index = float64(table)/float64(s.events), float64(index)/float64(s.events)
 
-	// Not so long that a small log would become a large one.
+	// A small log is measured for a short time, because otherwise it would become a large one.
 	d := min(b.duration(), time.Duration(s.events)*time.Second/100_000)
 	if s.fresh, err = compare(ctx, d, db.small(), by(growthWriters, db.append(1))); err != nil {
 		return s, err
@@ -150,7 +151,7 @@ func (b *bench) measure(ctx context.Context, db *database, streams []eventstore.
 	return s, err
 }
 
-// small is the reference: it inserts into a table that is empty at first.
+// small is the reference: it empties a table and then inserts into it.
 func (db *database) small() work {
 	insert := by(growthWriters, db.insert())
 	return func(ctx context.Context, d time.Duration) (tally, error) {
@@ -165,7 +166,7 @@ func (db *database) small() work {
 	}
 }
 
-// median returns how long something takes that is repeated for a third of a measurement.
+// median repeats do for a third of a measurement, at least 10 times, and returns the median of its durations.
 func (b *bench) median(do func() error) (time.Duration, error) {
 	var took []time.Duration
 	for start := time.Now(); len(took) < 10 || time.Since(start) < b.duration()/3; {

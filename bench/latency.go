@@ -11,12 +11,12 @@ import (
 	"github.com/tidemark-es/tidemark/eventstore"
 )
 
-// perSecond is how many events are appended while a follower's latency is measured.
+// perSecond is how many events are appended per second while a latency is measured.
 const perSecond = 1000
 
 func (b *bench) latency(ctx context.Context) error {
-	b.section("Latency", fmt.Sprintf("From the return of Append to a follower with a store and connections of its own, at %s events per second, "+
-		"each appended by itself. An event that the follower has before Append returns counts as 0.", whole(perSecond)),
+	b.section("Latency", fmt.Sprintf("The time from the return of Append until a follower has the event, at %s events per second, each appended by itself. "+
+		"The follower has a store and connections of its own. The time is 0 if the follower has the event before Append returns.", whole(perSecond)),
 		"follower", "events", "events/s", "p50", "p99")
 	for _, follower := range []struct {
 		name   string
@@ -42,8 +42,8 @@ func (b *bench) latency(ctx context.Context) error {
 // times say when something happened to the event at a position.
 type times map[eventstore.Position]time.Time
 
-// follow appends events at a steady rate and returns how much later than Append's return each
-// reached a follower, and the rate.
+// follow appends events at a steady rate. It returns how long after the return of Append each event reached
+// a follower, and the rate.
 func (b *bench) follow(ctx context.Context, db *database, config *eventstore.Config) (late []time.Duration, rate float64, err error) {
 	pool, err := b.connect(ctx)
 	if err != nil {
@@ -56,7 +56,7 @@ func (b *bench) follow(ctx context.Context, db *database, config *eventstore.Con
 	}
 	defer store.Close()
 
-	// What comes first makes the connections, and tells that the follower is there.
+	// The first events open the connections, and are not measured.
 	warmup := perSecond / 10
 	n := warmup + int(b.seconds*perSecond)
 	ctx, cancel := context.WithTimeout(ctx, 2*b.duration()+time.Minute)
@@ -90,7 +90,7 @@ func (b *bench) follow(ctx context.Context, db *database, config *eventstore.Con
 	return late, rate, nil
 }
 
-// watch follows the log for n events.
+// watch follows the log until it has n events, and returns when it got each.
 func watch(ctx context.Context, store *eventstore.Store, n int) (times, error) {
 	seen := make(times, n)
 	for event, err := range store.Follow(ctx, 0, eventstore.Filter{}) {
@@ -105,8 +105,8 @@ func watch(ctx context.Context, store *eventstore.Store, n int) (times, error) {
 	return seen, nil
 }
 
-// pace appends n events, each at its time whatever became of the others, and returns when each was
-// answered for.
+// pace appends n events, each at its scheduled time even if earlier appends have not returned. It returns when
+// each append returned.
 func (db *database) pace(ctx context.Context, n int) (times, error) {
 	var mu sync.Mutex
 	acked := make(times, n)

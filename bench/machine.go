@@ -13,14 +13,14 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// durable are the settings without which the figures mean nothing.
+// durable are the settings that must be on: without them the figures mean nothing.
 var durable = []string{"fsync", "synchronous_commit", "full_page_writes"}
 
-// further settings that matter.
+// further are other settings that influence the figures.
 var further = []string{"wal_sync_method", "wal_level", "shared_buffers", "max_wal_size", "checkpoint_timeout"}
 
-// describeMachine puts down what everything is measured on. It returns an error for a Postgres
-// that is not durable.
+// describeMachine writes the machine, the Postgres and its settings into the report. It returns an error for a
+// Postgres that is not durable.
 func (b *bench) describeMachine(ctx context.Context) error {
 	conn, err := pgx.Connect(ctx, b.url)
 	if err != nil {
@@ -73,7 +73,7 @@ func (b *bench) describeMachine(ctx context.Context) error {
 	return nil
 }
 
-// find returns what a pattern matches in a file, which only Linux has.
+// find returns the first group of a pattern in a file, or "unknown". Only Linux has the files.
 func find(file, pattern string) string {
 	text, _ := os.ReadFile(file)
 	if found := regexp.MustCompile(pattern).FindSubmatch(text); found != nil {

@@ -18,7 +18,7 @@ import (
 type config struct {
 	short   bool
 	seconds float64 // per measurement
-	max     int     // events of the log that has grown
+	max     int     // up to how many events the log grows
 	only    string  // matches the names of the sections to run
 	out     string  // the folder of the report
 }
@@ -47,9 +47,9 @@ var sections = []struct {
 
 func main() {
 	var c config
-	flag.BoolVar(&c.short, "short", false, "take tiny sizes, only to see that everything works")
-	flag.Float64Var(&c.seconds, "seconds", 3, "how long to measure each thing, and as long its reference")
-	flag.IntVar(&c.max, "max", 5_000_000, "to how many events the log grows")
+	flag.BoolVar(&c.short, "short", false, "use tiny sizes, only to see that everything works")
+	flag.Float64Var(&c.seconds, "seconds", 3, "how many seconds to measure each thing, and its reference")
+	flag.IntVar(&c.max, "max", 5_000_000, "up to how many events the log grows")
 	flag.StringVar(&c.only, "only", "", "run only the sections whose name matches this regular expression")
 	flag.StringVar(&c.out, "out", ".", "write the report into this folder")
 	flag.Parse()
@@ -62,7 +62,7 @@ func main() {
 	}
 }
 
-// run measures and writes the report. What it finds on the way goes to stdout.
+// run measures and writes the report. It also prints each result to stdout at once.
 func run(ctx context.Context, c config, stdout io.Writer) (err error) {
 	if c.short {
 		c.seconds, c.max = 0.1, min(c.max, 20_000)
@@ -97,10 +97,10 @@ func run(ctx context.Context, c config, stdout io.Writer) (err error) {
 	return b.write(c.out)
 }
 
-// duration is how long one thing is measured.
+// duration returns how long one thing is measured.
 func (b *bench) duration() time.Duration { return time.Duration(b.seconds * float64(time.Second)) }
 
-// either is long, or short in a short run.
+// either returns long, or short in a short run.
 func (b *bench) either(long, short int) int {
 	if b.short {
 		return short

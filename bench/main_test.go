@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestRun: a short run measures everything, which is when its own checks hold, and reports it.
+// TestRun: a short run measures every section, passes its own checks, and reports every result.
 func TestRun(t *testing.T) {
 	folder := t.TempDir()
 	if err := run(t.Context(), config{short: true, max: 20_000, out: folder}, t.Output()); err != nil {
@@ -39,11 +39,11 @@ func TestRun(t *testing.T) {
 	} {
 		_, rest, _ := strings.Cut(results, "\n## "+section+"\n")
 		rest, _, _ = strings.Cut(rest, "\n## ")
-		if n := strings.Count(rest, "\n|") - 2; n != want { // without its head
+		if n := strings.Count(rest, "\n|") - 2; n != want { // without the head of the table
 			t.Errorf("%s has %d rows, want %d", section, n, want)
 		}
 		if strings.Contains(rest, "NaN") || strings.Contains(rest, "Inf") || regexp.MustCompile(`\| +0 \|`).MatchString(rest) {
-			t.Errorf("%s has figures that are none:\n%s", section, rest)
+			t.Errorf("%s has figures that are not numbers or are 0:\n%s", section, rest)
 		}
 	}
 	for _, want := range []string{"fsync on", "append.svg", "growth.svg", "load.svg", "rebuild.svg"} {
@@ -58,7 +58,7 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// TestRefused: what would measure nothing is refused before anything is started.
+// TestRefused: a configuration that would measure nothing is refused before a server is started.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	good := config{seconds: 1, max: 10_000, out: filepath.Join(t.TempDir(), "out")}
@@ -75,7 +75,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// countPaths parses a plot.
+// countPaths parses a plot and counts its paths.
 func countPaths(t *testing.T, file string) (n int) {
 	t.Helper()
 	plot, err := os.Open(file)
@@ -100,7 +100,7 @@ func countPaths(t *testing.T, file string) (n int) {
 // server starts a Postgres for the time of a test.
 func server(t *testing.T, config *localpg.Config) *bench {
 	t.Helper()
-	config.URLVar = "NO_DATABASE_URL" // which would have settings of its own
+	config.URLVar = "NO_DATABASE_URL" // a server that DATABASE_URL names has settings of its own
 	s, err := localpg.Start(t.Context(), config)
 	if err != nil {
 		t.Fatal(err)
@@ -113,7 +113,7 @@ func server(t *testing.T, config *localpg.Config) *bench {
 	return &bench{report: newReport(t.Output()), url: s.URL()}
 }
 
-// TestMissing: events that were answered for and are not stored are an error.
+// TestMissing: an event that was acknowledged and is not stored is an error.
 func TestMissing(t *testing.T) {
 	b := server(t, &localpg.Config{Durable: true})
 	for name, lose := range map[string]func(*database){
@@ -135,7 +135,7 @@ func TestMissing(t *testing.T) {
 	}
 }
 
-// TestNoSnapshots: snapshots that were to be measured and are not taken are an error.
+// TestNoSnapshots: a measurement of snapshots during which none is taken is an error.
 func TestNoSnapshots(t *testing.T) {
 	b := server(t, &localpg.Config{Durable: true})
 	err := b.database(t.Context(), func(db *database) error {
@@ -150,7 +150,7 @@ func TestNoSnapshots(t *testing.T) {
 			}
 		}
 		if err := u.check(); err == nil || !strings.Contains(err.Error(), "too few snapshots") {
-			t.Errorf("none was taken, but the error is %v", err)
+			t.Errorf("no snapshot was taken, but the error is %v", err)
 		}
 		return nil
 	})
@@ -159,7 +159,7 @@ func TestNoSnapshots(t *testing.T) {
 	}
 }
 
-// TestDurable: a server that could lose what it has answered for is refused.
+// TestDurable: a server that could lose acknowledged events is refused.
 func TestDurable(t *testing.T) {
 	for _, name := range durable {
 		b := server(t, &localpg.Config{Durable: true, Settings: map[string]string{name: "off"}})
@@ -169,7 +169,7 @@ func TestDurable(t *testing.T) {
 	}
 }
 
-// TestCompare: the ratio is that of the events per second, without the first turn.
+// TestCompare: the ratio is that of the events per second, and the first turn does not count.
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	first := true

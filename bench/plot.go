@@ -16,10 +16,10 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// point is a ratio, or a time, at a number of something, both on a scale of logarithms.
+// point is a ratio or a time y at a number x of events or writers. Both axes are logarithmic.
 type point struct{ x, y float64 }
 
-// chart is a plot in the making.
+// chart is a plot to which lines and marks are added.
 type chart struct {
 	plot  *plot.Plot
 	lines int
@@ -85,7 +85,7 @@ func (c *chart) line(name string, points ...point) {
 	c.lines++
 }
 
-// mark marks a target: the point to be at or above, or below for a time.
+// mark marks a target. The line should be at this point or above it; for a time, at it or below it.
 func (c *chart) mark(p point) { c.marks = append(c.marks, plotter.XY{X: p.x, Y: p.y}) }
 
 func xys(points []point) plotter.XYs {
@@ -96,7 +96,7 @@ func xys(points []point) plotter.XYs {
 	return xys
 }
 
-// dash is how a target looks.
+// dash draws the mark of a target: a short horizontal line.
 type dash struct{}
 
 func (dash) DrawGlyph(c *draw.Canvas, style draw.GlyphStyle, at vg.Point) {
@@ -119,7 +119,7 @@ func (b *bench) plot(file string, c *chart) error {
 	marks.GlyphStyle = draw.GlyphStyle{Color: color.Black, Radius: vg.Points(9), Shape: dash{}}
 	c.plot.Add(marks)
 	c.plot.Legend.Add("target", marks)
-	// Some room around, and above for the legend.
+	// Leave some room around the lines, and more above them for the legend.
 	c.plot.X.Min, c.plot.X.Max = c.plot.X.Min/1.3, c.plot.X.Max*1.7
 	c.plot.Y.Min, c.plot.Y.Max = min(c.plot.Y.Min/1.1, 0.5), c.plot.Y.Max*3
 
@@ -129,7 +129,7 @@ func (b *bench) plot(file string, c *chart) error {
 	if _, err := canvas.WriteTo(&svg); err != nil {
 		return err
 	}
-	// Few browsers have the font, but all have one of its measures.
+	// Few browsers have this font, but all have a font with letters of the same width.
 	text := bytes.ReplaceAll(svg.Bytes(), []byte("font-family:Liberation Sans;"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif;"))
 	b.plots = append(b.plots, file)
 	return os.WriteFile(filepath.Join(b.out, file), text, 0o644)

@@ -17,22 +17,22 @@ import (
 
 const (
 	fewKeys, manyKeys = 1000, 100_000
-	// together is how many projections share the reading of the log.
+	// together is how many projections run at the same time and share the reading of the log.
 	together = 10
-	// memoryLimit is how much a rebuild may take.
+	// memoryLimit is the target for the memory of a rebuild, in bytes.
 	memoryLimit = 200 << 20
 )
 
-// partitions are how many parts of a projection are handled side by side. A short run takes the first.
+// partitions returns the numbers of partitions to measure. A short run measures only the first.
 func (b *bench) partitions(all ...int) []int { return all[:b.either(len(all), 1)] }
 
 // model is a way to write a projection.
 type model struct {
 	name  string
-	share int     // of the events one in so many is handled when rebuilding, for the slow ones
-	want  float64 // the target of rebuilding with one partition to COPY, 0 for none
+	share int     // a rebuild handles the first 1/share of the log; more than 1 for slow models
+	want  float64 // the target for a rebuild with one partition, as a ratio to COPY; 0 for none
 	make  func(partitions int) *projection.Projection
-	rows  int // of the read model that each event is in, and which count it; 0 for no read model
+	rows  int // how many rows of the read model count each event; 0 for no read model
 }
 
 var models = []model{
@@ -51,7 +51,7 @@ type balance struct {
 	Balance int64
 }
 
-// options are those of a projection whose table counts the events of accounts.
+// options returns the options of a projection whose table counts the events of accounts.
 func options(partitions int) *projection.Options {
 	return &projection.Options{
 		Partitions: partitions,
@@ -60,7 +60,7 @@ func options(partitions int) *projection.Options {
 	}
 }
 
-// keyed spreads the events over so many accounts.
+// keyed spreads the events over the given number of accounts.
 func keyed(keys int) func(eventstore.Event[deposited]) string {
 	return func(event eventstore.Event[deposited]) string {
 		return "account-" + strconv.FormatInt(int64(event.Position)%int64(keys), 10)
@@ -88,7 +88,7 @@ on conflict (account) do update
 		}))
 }
 
-// tableOf returns a projection that folds the events into so many rows.
+// tableOf returns a projection that folds the events into the given number of rows.
 func tableOf(keys int) func(partitions int) *projection.Projection {
 	return func(partitions int) *projection.Projection {
 		return projection.NewTable("table", options(partitions),
@@ -100,13 +100,13 @@ func tableOf(keys int) func(partitions int) *projection.Projection {
 	}
 }
 
-// timedBalance is a row with a column that is not given back as it was: a time.
+// timedBalance is a row with a time, which Postgres does not give back exactly as it was written.
 type timedBalance struct {
 	balance
 	At time.Time
 }
 
-// transfers returns a projection that folds each event into the row it is from and into the next one.
+// transfers returns a projection that folds each event into two rows: that of its own account and the next one.
 func transfers(partitions int) *projection.Projection {
 	from := keyed(fewKeys)
 	keys := func(event eventstore.Event[deposited]) []string {
@@ -124,7 +124,7 @@ func transfers(partitions int) *projection.Projection {
 		}))
 }
 
-// timedTable is tableOf with a time.
+// timedTable is tableOf with a time in each row.
 func timedTable(partitions int) *projection.Projection {
 	o := options(partitions)
 	o.DDL = `create table {` + schema + `.balances} (account text primary key, events bigint not null, balance bigint not null, at timestamptz not null)`
@@ -150,9 +150,9 @@ func (b *bench) projections(ctx context.Context) error {
 func (b *bench) backlog() int { return min(b.max, b.either(500_000, 5000)) }
 
 func (b *bench) rebuilding(ctx context.Context) error {
-	b.section("Projections that catch up", fmt.Sprintf("Events per second from the beginning of a log of %s events (for upserts a %dth of them), with checkpoints, "+
-		"against COPY of the log as in Read. The handlers do nothing, or write one row per event, of %s; the tables fold the events into rows. "+
-		"Memory is the most that Go took from the system meanwhile.", whole(b.backlog()), models[1].share, whole(fewKeys)),
+	b.section("Projections that catch up", fmt.Sprintf("Events per second from the beginning of a log of %s events (with upserts, the first %dth of them), "+
+		"with checkpoints. The reference is COPY of the log, as in Read. A trivial handler does nothing. Upserts write one of %s rows for each event. "+
+		"The tables fold the events into rows. Memory is the most that Go held from the system.", whole(b.backlog()), models[1].share, whole(fewKeys)),
 		"projection", "partitions", "events/s", "COPY/s", "ratio", "of turns", "memory")
 	return b.database(ctx, func(db *database) error {
 		if _, err := b.grow(ctx, db, b.backlog()); err != nil {
@@ -178,7 +178,8 @@ func (b *bench) rebuilding(ctx context.Context) error {
 }
 
 func (b *bench) sharing(ctx context.Context) error {
-	b.section("Projections together", fmt.Sprintf("How long it takes to catch up with %s events, with handlers that do nothing, and what that is to one projection.", whole(b.backlog())),
+	b.section("Projections together", fmt.Sprintf("How long projections take to catch up with %s events, with handlers that do nothing. "+
+		"The last column is this time divided by that of one projection.", whole(b.backlog())),
 		"projections", "partitions", "median", "times one")
 	return b.database(ctx, func(db *database) error {
 		if _, err := b.grow(ctx, db, b.backlog()); err != nil {
@@ -214,7 +215,7 @@ func (b *bench) sharing(ctx context.Context) error {
 }
 
 func (b *bench) rebuildingMore(ctx context.Context) error {
-	b.section("Projections over a log that grows", fmt.Sprintf("Catching up from the beginning with a table of %s keys.", whole(manyKeys)),
+	b.section("Projections over a log that grows", fmt.Sprintf("A projection with a table of %s keys catches up from the beginning of the log.", whole(manyKeys)),
 		"log", "seconds", "events/s", "COPY/s", "ratio", "memory")
 	var sizes []int
 	var all []rebuilds
@@ -260,13 +261,13 @@ func rebuildPlot(first string) *chart {
 		map[float64]string{0.25: "0.25", 0.5: "0.5", 0.8: "0.8", 1: "1", 1.25: "1.25", 2: "2", 4: "4", 8: "8"})
 }
 
-// rebuilds is a projection that catches up, compared with COPY.
+// rebuilds compares a projection that catches up with COPY.
 type rebuilds struct {
 	comparison
 	memory int64 // bytes
 }
 
-// rebuilds lets a projection catch up with so many events in turns with COPY of the whole log.
+// rebuilds lets a projection catch up with the first events of the log, in alternate turns with COPY of the whole log.
 func (b *bench) rebuilds(ctx context.Context, db *database, events, rows int, p *projection.Projection) (r rebuilds, err error) {
 	for start, turn := time.Now(), 0; turn < 2 || time.Since(start) < b.duration(); turn++ {
 		copied, err := again(int(db.appended.Load()), db.copyOut)(ctx, 1)
@@ -290,14 +291,14 @@ func (b *bench) rebuilds(ctx context.Context, db *database, events, rows int, p 
 	return r, nil
 }
 
-// rebuild lets projections catch up with the first events of the log, and forgets what came of it.
+// rebuild lets projections catch up with the first events of the log. Then it deletes their read model and checkpoints.
 func (b *bench) rebuild(ctx context.Context, db *database, events, rows int, ps ...*projection.Projection) (t tally, err error) {
 	var last eventstore.Position
 	row := db.pool.QueryRow(ctx, in(`select position from SCHEMA.events order by position offset $1 limit 1`), events-1)
 	if err := row.Scan(&last); err != nil {
 		return t, err
 	}
-	// One that does not get on is an error, however slow the machine is.
+	// A projection that makes no progress is an error. The time is long enough for slow machines.
 	ctx, cancel := context.WithTimeout(ctx, time.Minute+time.Duration(events)*time.Millisecond)
 	defer cancel()
 	start := time.Now()
@@ -320,7 +321,8 @@ func (b *bench) rebuild(ctx context.Context, db *database, events, rows int, ps 
 	return t, err
 }
 
-// handled returns how many events are behind the checkpoints. They must be in the read model, each in so many rows.
+// handled returns how many events the projections have handled. It returns an error unless the given number of rows
+// of the read model count each of them; with 0 rows it does not check.
 func (db *database) handled(ctx context.Context, rows int) (handled int, err error) {
 	if err := db.pool.QueryRow(ctx, in(`select sum(handled)::bigint from SCHEMA.projection_partitions`)).Scan(&handled); err != nil || rows == 0 {
 		return handled, err
@@ -328,12 +330,12 @@ func (db *database) handled(ctx context.Context, rows int) (handled int, err err
 	var counted int
 	err = db.pool.QueryRow(ctx, in(`select sum(events)::bigint from SCHEMA.balances`)).Scan(&counted)
 	if err == nil && counted != handled*rows {
-		err = fmt.Errorf("the read model has %d events in %d rows each, want %d", counted, rows, handled)
+		err = fmt.Errorf("the read model counts %d events, want %d for each of the %d handled events", counted, rows, handled)
 	}
 	return handled, err
 }
 
-// project runs projections, as another process would, for the time of something else.
+// project runs projections while it calls do. They have a store and connections of their own, like another process.
 func (b *bench) project(ctx context.Context, ps []*projection.Projection, do func(context.Context, *projection.Runner) error) error {
 	pool, err := b.connect(ctx)
 	if err != nil {
@@ -360,8 +362,8 @@ func (b *bench) project(ctx context.Context, ps []*projection.Projection, do fun
 	return group.Wait()
 }
 
-// watchMemory watches how much memory Go has from the system until the function it returns is called,
-// which returns the most there was.
+// watchMemory measures how much memory Go holds from the system. The function that it returns ends the measurement
+// and returns the maximum, in bytes.
 func watchMemory() (most func() int64) {
 	debug.FreeOSMemory()
 	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}

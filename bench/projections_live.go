@@ -12,12 +12,13 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// liveWriters append while projections follow.
+// liveWriters is how many writers append while projections follow.
 const liveWriters = 64
 
 func (b *bench) keepingUp(ctx context.Context) error {
-	b.section("Projections that keep up", fmt.Sprintf("Events per second of %d writers who append single events, counted until the last of them is in the read model, "+
-		"while a projection with a store and connections of its own follows, against the same writers without it; and how long after the writers' end it has caught up.", liveWriters),
+	b.section("Projections that keep up", fmt.Sprintf("Events per second of %d writers that append single events while a projection follows, "+
+		"counted until the last event is in the read model. The projection has a store and connections of its own. "+
+		"The reference is the same writers without it. The last column is how long it takes to catch up after the last append.", liveWriters),
 		"projection", "partitions", "events/s", "append/s", "ratio", "of turns", "behind p50")
 	for _, m := range models {
 		for _, n := range b.partitions(1, 2, 4) {
@@ -28,7 +29,7 @@ func (b *bench) keepingUp(ctx context.Context) error {
 					return err
 				}
 				b.row(m.name, whole(n), rate(c.measured), rate(c.reference), ratio(c.ratio()), c.spread(), millis(percentile(behind, 50)))
-				// The reference may have been the last.
+				// If the reference had the last turn, its events are not handled yet.
 				if err := b.project(ctx, []*projection.Projection{m.make(n)}, db.catchUp); err != nil {
 					return err
 				}
@@ -43,8 +44,8 @@ func (b *bench) keepingUp(ctx context.Context) error {
 	return nil
 }
 
-// followed appends while a projection follows, until it has everything. The sample gets how long
-// that took after the last append.
+// followed appends while a projection follows, and waits until the projection has handled all events. It adds to
+// behind how long that took after the last append.
 func (b *bench) followed(db *database, p *projection.Projection, behind *[]time.Duration) work {
 	write := by(liveWriters, db.append(1))
 	return func(ctx context.Context, d time.Duration) (t tally, err error) {
@@ -68,7 +69,7 @@ func (b *bench) followed(db *database, p *projection.Projection, behind *[]time.
 	}
 }
 
-// catchUp waits until projections have everything.
+// catchUp waits until the projections have handled all events.
 func (db *database) catchUp(ctx context.Context, r *projection.Runner) error {
 	end, err := db.Tidemark(ctx)
 	if err != nil {
@@ -80,8 +81,8 @@ func (db *database) catchUp(ctx context.Context, r *projection.Runner) error {
 }
 
 func (b *bench) lagging(ctx context.Context) error {
-	b.section("Projections' lag", fmt.Sprintf("From the return of Append until Runner.Wait says that the event is in the read model, which a runner with a store and "+
-		"connections of its own keeps, at %s events per second, each appended by itself.", whole(perSecond)),
+	b.section("Projections' lag", fmt.Sprintf("The time from the return of Append until Runner.Wait says that the event is in the read model, "+
+		"at %s events per second, each appended by itself. The runner has a store and connections of its own.", whole(perSecond)),
 		"projection", "partitions", "events", "events/s", "p50", "p99")
 	worst := map[int]time.Duration{}
 	for _, m := range models {
@@ -90,7 +91,7 @@ func (b *bench) lagging(ctx context.Context) error {
 			var rate float64
 			err := b.database(ctx, func(db *database) error {
 				err := b.project(ctx, []*projection.Projection{m.make(n)}, func(ctx context.Context, r *projection.Runner) (err error) {
-					if _, _, err = db.lags(ctx, r, perSecond/10); err == nil { // makes the connections
+					if _, _, err = db.lags(ctx, r, perSecond/10); err == nil { // opens the connections
 						lags, rate, err = db.lags(ctx, r, int(b.seconds*perSecond))
 					}
 					return err
@@ -122,8 +123,8 @@ func (b *bench) lagging(ctx context.Context) error {
 	return nil
 }
 
-// lags appends n events, each at its time whatever became of the others, and returns how much later
-// than Append's return each was in the read model, and the rate of the appends.
+// lags appends n events, each at its scheduled time even if earlier appends have not returned. It returns how long
+// after the return of Append each event was in the read model, and the rate of the appends.
 func (db *database) lags(ctx context.Context, r *projection.Runner, n int) (lags []time.Duration, rate float64, err error) {
 	var mu sync.Mutex
 	ctx, cancel := context.WithTimeout(ctx, time.Minute+time.Duration(n)*10*time.Millisecond)

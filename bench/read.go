@@ -23,9 +23,9 @@ func (a *account) Apply(e deposited) {
 
 var accounts = aggregate.Define[account]("account", depositing)
 
-// fill appends so many events, in streams of a length, and returns the streams.
+// fill appends the given number of events in streams of the given length. It returns the streams that have this length.
 func (db *database) fill(ctx context.Context, events, length int) ([]eventstore.StreamID, error) {
-	const atOnce = 1000 // in a transaction
+	const atOnce = 1000 // events in a transaction
 	streams := make([]eventstore.StreamID, 0, events/length)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(4)
@@ -55,7 +55,7 @@ func (db *database) fill(ctx context.Context, events, length int) ([]eventstore.
 	return streams, group.Wait()
 }
 
-// copySQL is the limit of reading the log in its order: no network and no client take part.
+// copySQL is the fastest way to read the log in its order: neither a network nor a client takes part.
 const copySQL = `
 copy (select position, stream, version, id, type, schema, recorded_at, metadata, data
         from SCHEMA.events
@@ -67,7 +67,7 @@ func (db *database) copyOut(ctx context.Context) error {
 	return expect("copied", int(n), int(db.appended.Load()), err)
 }
 
-// readAll reads the log after a position, in which there are so many events.
+// readAll reads the log after a position, and returns an error unless there are as many events as wanted.
 func (db *database) readAll(ctx context.Context, after eventstore.Position, want int, use func(eventstore.Raw) error) error {
 	n := 0
 	for event, err := range db.ReadAll(ctx, after, eventstore.Filter{}) {
@@ -89,7 +89,7 @@ func decoded(event eventstore.Raw) error {
 	return err
 }
 
-// load loads an aggregate of so many events.
+// load loads an aggregate, and returns an error unless it has as many events as wanted.
 func (db *database) load(ctx context.Context, stream eventstore.StreamID, want int) error {
 	loaded, err := made(aggregate.NewRepository(db.Store, accounts, nil)).Load(ctx, stream.Key)
 	if err != nil {
@@ -98,7 +98,7 @@ func (db *database) load(ctx context.Context, stream eventstore.StreamID, want i
 	return expect("folded", loaded.State.events, want, nil)
 }
 
-// expect returns an error unless there are as many events as there should be.
+// expect returns err or, if n is not the wanted number of events, an error that says so.
 func expect(done string, n, want int, err error) error {
 	if err == nil && n != want {
 		err = fmt.Errorf("%s %d events, want %d", done, n, want)
@@ -109,7 +109,7 @@ func expect(done string, n, want int, err error) error {
 func (b *bench) read(ctx context.Context) error {
 	const length = 1000
 	events := b.either(200_000, 2000)
-	b.section("Read", "Events per second against COPY of the whole log, in order, to '/dev/null' (format binary), of "+
+	b.section("Read", "Events per second. The reference is COPY of the whole log, in order, to '/dev/null' (format binary). The log has "+
 		whole(events)+" events in streams of "+whole(length)+".",
 		"read", "events/s", "COPY/s", "ratio", "of turns")
 	return b.database(ctx, func(db *database) error {

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/text/message"
 )
 
-// report collects what was found, and prints it as it comes.
+// report collects the results, and prints each at once.
 type report struct {
 	stdout  io.Writer
 	machine string          // a table
@@ -22,7 +22,7 @@ type report struct {
 	plots   []string // file names
 }
 
-// target is what a ratio is to be at least.
+// target is the least value that a ratio should have.
 type target struct {
 	name      string
 	got, want float64
@@ -38,7 +38,7 @@ func (r *report) section(title, text string, columns ...string) {
 	for i, column := range columns {
 		width := max(len(column), 9)
 		lines[i] = strings.Repeat("-", width-1) + ":"
-		if i == 0 { // it names the row
+		if i == 0 { // the first column names the row
 			width = 18
 			lines[i] = strings.Repeat("-", width)
 		}
@@ -65,12 +65,12 @@ func (r *report) print(format string, args ...any) {
 	fmt.Fprintf(r.stdout, format, args...)
 }
 
-// progress prints what is of interest only while one waits.
+// progress prints a line that is not part of a section.
 func (r *report) progress(format string, args ...any) {
 	fmt.Fprintf(r.stdout, format+"\n", args...)
 }
 
-// target says what a ratio should have been.
+// target adds a target: the ratio got should be at least want.
 func (r *report) target(name string, got, want float64) {
 	r.targets = append(r.targets, target{name, got, want})
 }
@@ -80,7 +80,7 @@ func (r *report) write(folder string) error {
 	sections := r.body.String()
 	r.body.Reset()
 	if len(r.targets) > 0 {
-		r.section("Targets", "Ratios, from the sections below.", "target", "at least", "measured", "")
+		r.section("Targets", "Ratios from the sections below: \"a to b\" is a divided by b.", "target", "at least", "measured", "")
 		for _, t := range r.targets {
 			met := "met"
 			if t.got < t.want {
@@ -107,7 +107,7 @@ func rate(t tally) string { return english.Sprintf("%.0f", t.rate()) }
 
 func ratio(x float64) string { return english.Sprintf("%.2f", x) }
 
-// spread is how much the turns differ.
+// spread returns the lowest and the highest ratio of a turn.
 func (c comparison) spread() string { return ratio(c.low) + "–" + ratio(c.high) }
 
 func millis(d time.Duration) string { return english.Sprintf("%.2f ms", inMillis(d)) }

@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	// tailEvents is how many events come after a snapshot when loading is measured: as many as there are
-	// on the average by the default policy.
+	// tailEvents is how many events follow a snapshot when loading is measured: the average with the default
+	// policy.
 	tailEvents = 50
-	// perSnapshot is how many events that policy waits for.
+	// perSnapshot is after how many events the default policy takes a snapshot.
 	perSnapshot = 100
 
 	updaters = 64
@@ -33,7 +33,7 @@ type savings struct {
 	Holds   map[string]int64 // by the day of the month
 }
 
-// days are made once: Apply is to take no longer than it would elsewhere.
+// days are made once, so that Apply is as fast as in a real aggregate.
 var days = func() (days [24]string) {
 	for i := range days {
 		days[i] = fmt.Sprintf("day-%02d", i+1)
@@ -62,16 +62,16 @@ func (b *bench) snapshots(ctx context.Context) error {
 	return b.database(ctx, func(db *database) error { return b.updating(ctx, db) })
 }
 
-// length is what was measured of an aggregate of so many events.
+// length holds the measurements of an aggregate of one length.
 type length struct {
 	events        int
 	stream        eventstore.StreamID
-	without, with []time.Duration // that loads took
+	without, with []time.Duration // of the loads
 }
 
 func (b *bench) loading(ctx context.Context, db *database) error {
-	b.section("Loading with snapshots", fmt.Sprintf("The median time of loading an aggregate from its events, and from a snapshot that %d events "+
-		"come after, which is the average of the default policy; and how many times the latter takes of what it takes at %d events.", tailEvents, 2*tailEvents),
+	b.section("Loading with snapshots", fmt.Sprintf("The median time to load an aggregate from all its events, and from a snapshot and the %d events after it, "+
+		"which is the average with the default policy. The last column is the time with a snapshot, divided by that at %d events.", tailEvents, 2*tailEvents),
 		"aggregate", "without", "with", "times faster", "to the first")
 	store, err := snapshot.NewPostgres(db.pool, &snapshot.PostgresConfig{Schema: schema})
 	if err != nil {
@@ -127,7 +127,7 @@ func (db *database) extendTwice(ctx context.Context, store snapshot.Store, strea
 	return db.extend(ctx, stream, after)
 }
 
-// extend appends so many events to a stream.
+// extend appends the given number of events to a stream.
 func (db *database) extend(ctx context.Context, stream eventstore.StreamID, events int) error {
 	const atOnce = 1000 // in a transaction
 	for left := events; left > 0; {
@@ -142,7 +142,7 @@ func (db *database) extend(ctx context.Context, stream eventstore.StreamID, even
 
 // loadAll loads aggregates of all lengths in turns, with and without snapshots.
 func (b *bench) loadAll(ctx context.Context, db *database, store snapshot.Store, lengths []*length) error {
-	snapshots := made(snapshot.NewSnapshotter(store, &snapshot.Config{Policy: snapshot.Never()})) // or the next load would have no tail
+	snapshots := made(snapshot.NewSnapshotter(store, &snapshot.Config{Policy: snapshot.Never()})) // a snapshot would leave no tail
 	defer snapshots.Close()
 	with := made(aggregate.NewRepository(db.Store, savingsAccounts, &aggregate.Config{Snapshots: snapshots}))
 	without := made(aggregate.NewRepository(db.Store, savingsAccounts, nil))
@@ -163,7 +163,7 @@ func (b *bench) loadAll(ctx context.Context, db *database, store snapshot.Store,
 	return nil
 }
 
-// loadSome loads an aggregate a hundred times, or fewer if that takes long.
+// loadSome loads an aggregate a hundred times, or fewer if that takes longer than a tenth of a measurement.
 func (b *bench) loadSome(ctx context.Context, r *repository, l *length, took *[]time.Duration) error {
 	for n, start := 0, time.Now(); n == 0 || n < 100 && time.Since(start) < b.duration()/10; n++ {
 		begun := time.Now()
@@ -181,9 +181,9 @@ func (b *bench) loadSome(ctx context.Context, r *repository, l *length, took *[]
 
 func (b *bench) updating(ctx context.Context, db *database) error {
 	history := b.either(1000, 100)
-	b.section("Updating with snapshots", fmt.Sprintf("Updates per second of %d writers, each of one event of an aggregate of its own, which has %s events or some more "+
-		"at first, against the same with less help. An aggregate gets a snapshot every %d events; that the last ones are saved is waited for. "+
-		"Loads and snapshots are those per 100 updates with more help.", updaters, whole(history), perSnapshot),
+	b.section("Updating with snapshots", fmt.Sprintf("Updates per second of %d writers, each with an aggregate of its own and one event per update. "+
+		"The aggregates have %s events or some more at first. The reference has less help. An aggregate gets a snapshot every %d events; the time includes saving the last ones. "+
+		"Loads and snapshots are counted per 100 updates with more help.", updaters, whole(history), perSnapshot),
 		"updates with", "against", "updates/s", "against/s", "ratio", "of turns", "loads", "snapshots")
 	for _, kind := range []struct {
 		measured, reference help
@@ -206,7 +206,7 @@ func (b *bench) updating(ctx context.Context, db *database) error {
 	return nil
 }
 
-// help is what spares a repository from reading.
+// help says what saves a repository from reading all events of an aggregate.
 type help struct{ cache, snapshots bool }
 
 func (h help) String() string {
@@ -221,7 +221,7 @@ func (h help) String() string {
 	return "neither"
 }
 
-// help compares updates and returns who was measured.
+// help compares updates with two kinds of help. It also returns the updater that was measured.
 func (b *bench) help(ctx context.Context, db *database, history int, reference, measured help) (*updater, comparison, error) {
 	r, err := db.updater(ctx, history, reference, nil)
 	if err != nil {
@@ -245,14 +245,14 @@ type updater struct {
 	*database
 	help
 	repository *repository
-	snapshots  *snapshot.Snapshotter // used only with the help of them
+	snapshots  *snapshot.Snapshotter // used only if help.snapshots is set
 	streams    []eventstore.StreamID
 
 	updates, loads atomic.Int64
 }
 
-// updater makes aggregates that have a snapshot after their history, and then up to as many events as
-// make the next one due: else all would be due at once.
+// updater makes aggregates that have a snapshot after their history. Each then gets a different number of events,
+// below perSnapshot, so that their next snapshots do not become due at once.
 func (db *database) updater(ctx context.Context, history int, help help, config *snapshot.Config) (*updater, error) {
 	store, err := snapshot.NewPostgres(db.pool, &snapshot.PostgresConfig{Schema: schema})
 	if err != nil {
@@ -278,13 +278,13 @@ func (db *database) updater(ctx context.Context, history int, help help, config 
 	return u, group.Wait()
 }
 
-// Read reads for the repository, and counts.
+// Read reads events for the repository, and counts the calls.
 func (u *updater) Read(ctx context.Context, stream eventstore.StreamID, options eventstore.ReadOptions) iter.Seq2[eventstore.Raw, error] {
 	u.loads.Add(1)
 	return u.Store.Read(ctx, stream, options)
 }
 
-// update lets each writer update its aggregate, and waits for the snapshots.
+// update lets each writer update its aggregate, and waits until the snapshots are saved.
 func (u *updater) update(ctx context.Context, d time.Duration) (tally, error) {
 	start := time.Now()
 	t, err := on(u.streams, u.one)(ctx, d)
@@ -293,7 +293,7 @@ func (u *updater) update(ctx context.Context, d time.Duration) (tally, error) {
 	return t, err
 }
 
-// one is one update.
+// one updates the aggregate of a stream once.
 func (u *updater) one(ctx context.Context, stream eventstore.StreamID, _ eventstore.Version) (int, error) {
 	_, err := u.repository.Update(ctx, stream.Key, func(*savings) ([]deposited, error) { return []deposited{u.event}, nil })
 	if err != nil {
@@ -304,7 +304,7 @@ func (u *updater) one(ctx context.Context, stream eventstore.StreamID, _ eventst
 	return 1, nil
 }
 
-// check returns an error unless there are about as many snapshots as the policy asks for.
+// check returns an error if fewer than half of the snapshots that the policy asks for were saved, or if one failed.
 func (u *updater) check() error {
 	want := int64(0)
 	if u.help.snapshots {
@@ -321,7 +321,7 @@ func (u *updater) perHundred(n int64) string {
 	return ratio(float64(n) / float64(u.updates.Load()) * 100)
 }
 
-// made returns a value that a constructor has returned without an error.
+// made returns the value of a constructor, and panics if the constructor has returned an error.
 func made[T any](value T, err error) T {
 	if err != nil {
 		panic(err)
