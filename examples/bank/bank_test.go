@@ -17,7 +17,7 @@ import (
 	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
-// branch is a running bank, seen from outside and from within.
+// branch is a running bank and a client of it.
 type branch struct {
 	*servicetest.Client
 	*bank
@@ -37,7 +37,7 @@ func start(t *testing.T) *branch {
 	return &branch{servicetest.Serve(t, b.mux), b}
 }
 
-// openAccounts opens accounts in EUR with 1000 cents each.
+// openAccounts opens accounts in EUR with 1000 cents each, and returns the position of the last event.
 func (s *branch) openAccounts(ids ...string) (position string) {
 	s.Helper()
 	for _, id := range ids {
@@ -55,7 +55,7 @@ func (s *branch) events() (n int) {
 	return n
 }
 
-// TestWholePath goes from requests to the read models and back.
+// TestWholePath sends commands and then queries all read models.
 func TestWholePath(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -128,7 +128,7 @@ func TestVersions(t *testing.T) {
 	}
 	s.Must(412, "POST", path+"/transfers", `{"to":"x","amount":10,"currency":"EUR"}`, "If-Match", `"7"`)
 	s.Must(200, "POST", path+"/deposits", deposit, "If-Match", "*")
-	for _, match := range []string{`"0"`, `"-1"`, `"x"`, `W/"3"`, `"03"`, `""`} { // tags, but none of ours
+	for _, match := range []string{`"0"`, `"-1"`, `"x"`, `W/"3"`, `"03"`, `""`} { // valid tags that the bank never sends
 		s.Must(412, "POST", path+"/deposits", deposit, "If-Match", match)
 	}
 	for _, match := range []string{"3", `"3`, `"1", "3"`, `'3'`} {
@@ -147,7 +147,7 @@ func TestIdempotencyKey(t *testing.T) {
 	for _, request := range [][2]string{
 		{"/accounts", `{"owner":"Eve","currency":"EUR"}`},
 		{"/accounts/ada/deposits", `{"amount":100,"currency":"EUR"}`},
-		{"/accounts/ada/withdrawals", `{"amount":1600,"currency":"EUR"}`}, // cannot be done twice, nor what follows
+		{"/accounts/ada/withdrawals", `{"amount":1600,"currency":"EUR"}`}, // this request and the next two cannot succeed twice
 		{"/accounts/bob/transfers", `{"to":"ada","amount":1000,"currency":"EUR"}`},
 		{"/accounts/bob/close", `{"date":"2026-03-01"}`},
 	} {
@@ -204,7 +204,7 @@ func TestIdempotencyKeyConcurrent(t *testing.T) {
 	}
 }
 
-// TestBadRequests sends each endpoint what it must refuse. Every answer is a problem document,
+// TestBadRequests sends each endpoint requests that it must refuse. Every answer is a problem document,
 // and nothing is stored.
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
@@ -321,7 +321,7 @@ func TestMoneyIsNeitherLostNorMade(t *testing.T) {
 	}
 }
 
-// TestReadModelBehind: a query for a position that is not reached says so and can be repeated.
+// TestReadModelBehind: a query for a position that is not reached is answered with 503, and says when to retry.
 func TestReadModelBehind(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -336,8 +336,8 @@ func TestReadModelBehind(t *testing.T) {
 	}
 }
 
-// TestClosing: when the bank closes, nobody waits any longer for a read model, whether the query
-// came before or after; commands are still done.
+// TestClosing: when the bank closes, no query waits for a read model any longer, whether the query came before or
+// after. Commands are still handled.
 func TestClosing(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -360,7 +360,7 @@ func TestClosing(t *testing.T) {
 	}
 }
 
-// TestOpenTogether lets several processes start on an empty database at the same time.
+// TestOpenTogether opens several banks on an empty database at the same time, as several processes do.
 func TestOpenTogether(t *testing.T) {
 	t.Parallel()
 	url := tidemarktest.EmptyURL(t, nil)

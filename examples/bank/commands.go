@@ -14,8 +14,8 @@ import (
 	"github.com/tidemark-es/tidemark/examples/bank/account"
 )
 
-// The commands. Seen is the version of the account that the caller has in mind; eventstore.Any
-// if the caller does not care.
+// The commands. Seen is the version at which the caller has seen the account; eventstore.Any accepts
+// every version.
 type (
 	OpenAccount struct {
 		Account string
@@ -43,7 +43,7 @@ type (
 	}
 )
 
-// validID is what accounts may be called: something that needs no escaping anywhere.
+// validID matches the ids that accounts can have. They need no escaping anywhere.
 var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
 func checkID(id string) error {
@@ -146,7 +146,7 @@ func (h *handlers) close(ctx context.Context, c CloseAccount) (eventstore.Receip
 	})
 }
 
-// transfer changes two accounts in one commit: what one loses, the other gets.
+// transfer changes two accounts in one commit: one loses the amount that the other gets.
 func (h *handlers) transfer(ctx context.Context, c Transfer) (eventstore.Receipt, error) {
 	return aggregate.Commit(ctx, h.store, nil, func(ctx context.Context) ([]eventstore.Change, error) {
 		from, err := h.accounts.Load(ctx, c.From)

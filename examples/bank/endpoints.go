@@ -14,7 +14,7 @@ import (
 
 func (a *api) open(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
-		Account string `json:"account"` // chosen by the client, or else by us
+		Account string `json:"account"` // chosen by the client; if it is empty, by the service
 		account.Opened
 	}
 	body.Date = account.Today()
@@ -66,8 +66,7 @@ func (a *api) close(w http.ResponseWriter, r *http.Request) error {
 	return a.dispatch(w, r, http.StatusOK, id, CloseAccount{id, seen, body})
 }
 
-// target reads what the commands on one account have in common: its id, the version in If-Match
-// and the body.
+// target reads what all commands on an existing account have: its id, the version in If-Match and the body.
 func target(r *http.Request, body any) (id string, seen eventstore.Version, err error) {
 	if seen, err = httpapi.IfMatch(r); err != nil {
 		return "", 0, err
@@ -84,8 +83,8 @@ func (a *api) dispatch(w http.ResponseWriter, r *http.Request, status int, id st
 	return httpapi.WriteReceipt(w, status, id, receipt)
 }
 
-// show answers from the aggregate itself, so that the version is the one to send as If-Match. That
-// of an account as it was is refused there, as it must be.
+// show answers from the aggregate itself, so that the client can send the ETag as If-Match. A command with the ETag of
+// a past state is refused, as it must be.
 func (a *api) show(w http.ResponseWriter, r *http.Request) error {
 	loaded, err := a.load(r)
 	if err != nil {

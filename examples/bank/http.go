@@ -10,7 +10,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// Rows in a page.
+// Rows in a page: without a limit in the request, and at most.
 const (
 	usualPage = 50
 	maxPage   = 1000
@@ -43,7 +43,7 @@ func (a *api) mux() (*httpapi.Mux, error) {
 	return mux, nil
 }
 
-// problems says which error means what to a client.
+// problems says which HTTP status and problem type a client gets for each error.
 var problems = []httpapi.Problem{
 	{Err: account.ErrUnknown, Status: http.StatusNotFound, Name: "unknown-account"},
 	{Err: account.ErrExists, Status: http.StatusConflict, Name: "account-exists"},
@@ -59,7 +59,7 @@ var problems = []httpapi.Problem{
 	{Err: account.ErrID, Status: http.StatusUnprocessableEntity, Name: "invalid-account-id"},
 }
 
-// members are what some problems tell besides.
+// members returns the additional members of a problem document.
 func members(err error) map[string]any {
 	var funds *account.InsufficientFundsError
 	if errors.As(err, &funds) {

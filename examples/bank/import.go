@@ -23,9 +23,9 @@ import (
 const (
 	importers       = 16 // accounts imported at a time
 	importCurrency  = "CZK"
-	importOverdraft = 1_000_000_00     // the file's bank allowed some, without saying how much
+	importOverdraft = 1_000_000_00     // the file's bank allowed overdrafts, but the file does not say how much
 	tolerance       = 100              // one crown: the file's interest is rounded
-	mustReconcile   = 39_900 / 39_960. // of the account-days; the rest is the file's own doing
+	mustReconcile   = 39_900 / 39_960. // of the account-days; on the others the file contradicts itself
 )
 
 // runImport imports a file, waits for the read models and compares them with the file. It can be
@@ -43,9 +43,9 @@ func runImport(ctx context.Context, data, path string) error {
 		err := im.run(ctx)
 		switch {
 		case ctx.Err() != nil && b.kept:
-			return fmt.Errorf("interrupted: import %s again to go on", path)
+			return fmt.Errorf("interrupted: import %s again to continue", path)
 		case ctx.Err() != nil:
-			return errors.New("interrupted: the import is gone with its database; use -data or DATABASE_URL to keep one")
+			return errors.New("interrupted: the import was deleted with its database; use -data or DATABASE_URL to keep the database")
 		case err != nil:
 			return fmt.Errorf("%s: %w", path, err)
 		}
@@ -79,9 +79,9 @@ type importer struct {
 	out       io.Writer
 	progress  *progressbar.ProgressBar
 	byAccount map[string][]berka.Transaction
-	start     eventstore.Position // what is at or below it was there before
+	start     eventstore.Position // events up to this position were stored before
 	stored    atomic.Int64        // events that were stored now
-	before    atomic.Int64        // events that were there before
+	before    atomic.Int64        // events that were stored before
 }
 
 func (im *importer) run(ctx context.Context) (err error) {
@@ -103,7 +103,7 @@ func (im *importer) run(ctx context.Context) (err error) {
 	fmt.Fprintf(im.out, "%d accounts, %d events in %.1f s: %.0f events/s\n",
 		len(im.byAccount), im.stored.Load(), took.Seconds(), float64(im.stored.Load())/took.Seconds())
 	if n := im.before.Load(); n > 0 {
-		fmt.Fprintf(im.out, "%d events were there before\n", n)
+		fmt.Fprintf(im.out, "%d events were stored before\n", n)
 	}
 	end, err := im.store.Tidemark(ctx)
 	if err != nil {
@@ -162,8 +162,8 @@ func commandFor(t berka.Transaction) interface{ Validate() error } {
 	return Withdraw{t.Account, eventstore.Any, booking}
 }
 
-// reconcile compares the read model's balance at the end of each day with the file's. Within a
-// day the file's order is not the bank's, so any balance recorded that day will do.
+// reconcile compares the balance of the read model at the end of each day with the file. Within a day the lines of the
+// file are not in the bank's order. So the balance must match any one of the balances that the file has for the day.
 func (im *importer) reconcile(ctx context.Context) error {
 	type accountDay struct{ account, date string }
 	recorded := make(map[accountDay][]int64)

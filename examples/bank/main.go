@@ -3,8 +3,8 @@
 //	go run ./examples/bank                    # serve on http://localhost:8080
 //	go run ./examples/bank import FILE[.gz]   # import a bank's transaction file
 //
-// It uses the Postgres that DATABASE_URL names, or starts one of its own, which is gone when the
-// program ends unless -data names a folder to keep it in.
+// It uses the Postgres that DATABASE_URL names, or starts one of its own. The data of its own Postgres are
+// deleted when the program ends, unless -data names a folder to keep them in.
 package main
 
 import (
@@ -34,7 +34,7 @@ import (
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "the `address` to serve on")
-	data := flag.String("data", "", "a `folder` to keep the bank's own Postgres in")
+	data := flag.String("data", "", "a `folder` to keep the data of the bank's own Postgres in")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), "usage: bank [flags]                    serve\n"+
 			"       bank [flags] import FILE[.gz]   import a bank's transaction file\n")
@@ -42,7 +42,7 @@ func main() {
 	}
 	flag.Parse()
 	if n := flag.NArg(); n != 0 && (n != 2 || flag.Arg(0) != "import") {
-		fmt.Fprintf(os.Stderr, "bank: %q: want nothing, or import and a file, after the flags\n", flag.Args())
+		fmt.Fprintf(os.Stderr, "bank: %q: want no arguments, or import and a file, after the flags\n", flag.Args())
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -63,13 +63,13 @@ func main() {
 
 // serve answers requests until ctx is done.
 func serve(ctx context.Context, addr, data string) error {
-	listener, err := net.Listen("tcp", addr) // before anything that takes time
+	listener, err := net.Listen("tcp", addr) // first, because everything else takes time
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
 	err = withBank(ctx, data, func(ctx context.Context, b *bank) error {
-		slog.Info("the bank is open", "url", "http://"+listener.Addr().String())
+		slog.Info("the bank accepts requests", "url", "http://"+listener.Addr().String())
 		return service.Serve(ctx, listener, b.mux, b.mux.Close)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
@@ -91,7 +91,7 @@ func withBank(ctx context.Context, data string, do func(context.Context, *bank) 
 	})
 }
 
-// bank is the service, wired.
+// bank holds the parts of the service.
 type bank struct {
 	pool      *pgxpool.Pool
 	store     *eventstore.Store
@@ -100,15 +100,15 @@ type bank struct {
 	bus       *command.Bus
 	runner    *projection.Runner
 	mux       *httpapi.Mux
-	kept      bool // the database outlives the program
+	kept      bool // the database is kept when the program ends
 }
 
 type accounts = aggregate.Repository[account.Account, account.Event]
 
-// cached is how many accounts are kept in memory as their last command has left them.
+// cached is how many accounts are kept in memory, each in the state after its last command.
 const cached = 1000
 
-// open connects, migrates and wires the service. Nothing runs yet.
+// open connects to Postgres, migrates the schema and builds the parts of the service. Nothing runs yet.
 func open(ctx context.Context, url string) (*bank, error) {
 	pool, err := service.Connect(ctx, url, &service.Config{MaxConns: importers + 8})
 	if err != nil {
@@ -151,7 +151,7 @@ func (b *bank) wire(ctx context.Context) (err error) {
 	return err
 }
 
-// close saves the snapshots that are waiting and disconnects. Nobody may use the bank any more.
+// close saves the waiting snapshots and disconnects. The bank must not be used after that.
 func (b *bank) close() {
 	b.snapshots.Close()
 	b.store.Close()

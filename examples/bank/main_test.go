@@ -30,7 +30,7 @@ func TestServeAndStop(t *testing.T) {
 	}
 }
 
-// TestOneDatabaseOnly: with two databases to choose from, the program does not guess.
+// TestOneDatabaseOnly: with both -data and DATABASE_URL the program does not start.
 func TestOneDatabaseOnly(t *testing.T) {
 	t.Parallel()
 	text := servicetest.Output(t, servicetest.Program(t, tidemarktest.New(t, nil).URL, "-addr", "localhost:0", "-data", t.TempDir()), 1)
@@ -48,7 +48,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// writeStatement writes a file of n transactions on each of some accounts.
+// writeStatement writes a file with n transactions for each account.
 func writeStatement(t *testing.T, accounts, n int) (path string) {
 	t.Helper()
 	var text bytes.Buffer
@@ -120,7 +120,7 @@ func TestImportSample(t *testing.T) {
 	}
 }
 
-// TestImportRefuses: what is wrong with a file is said with its line, and nothing is imported.
+// TestImportRefuses: the error for an invalid file names the line, and nothing is imported.
 func TestImportRefuses(t *testing.T) {
 	t.Parallel()
 	url := tidemarktest.New(t, nil).URL
@@ -158,7 +158,7 @@ func TestImportRefuses(t *testing.T) {
 	}
 }
 
-// TestReconcileFails: a balance that is not the file's is found, and said.
+// TestReconcileFails: a balance that differs from the file is found and reported.
 func TestReconcileFails(t *testing.T) {
 	t.Parallel()
 	good, err := os.ReadFile("testdata/statement.csv")
@@ -195,8 +195,8 @@ var (
 	instant = regexp.MustCompile(`[0-9-]{10}T[0-9:.]+Z`)
 )
 
-// session runs the curl commands in the console block of a README, whose answers tell times: where
-// a later command has such a time in it, it is sent with the one that was answered now.
+// session runs the curl commands in the console block of a README. Their answers contain times, which differ in each
+// run. Where a later command contains such a time, session puts in the time from the answer of this run.
 func (s *branch) session(path string) {
 	s.Helper()
 	text, err := os.ReadFile(path)

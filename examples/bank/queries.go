@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/query"
 )
 
-// The queries. Each asks for one page: rows After the last one of the page before, at most Limit.
+// The queries. Each asks for one page: at most Limit rows after After, the last row of the page before.
 type (
 	AccountList struct {
 		After string // an account
@@ -25,7 +25,7 @@ type (
 		Limit    int
 	}
 	Search struct {
-		Text  string // as one would type it into a search engine
+		Text  string // written as for a search engine, such as: rent or salary -march
 		Limit int
 	}
 )
@@ -56,7 +56,7 @@ type Entry struct {
 // entryTypes are the types an entry can have.
 var entryTypes = []string{"deposit", "withdrawal", "transfer_sent", "transfer_received"}
 
-// Hit is something a search has found.
+// Hit is a text that a search has found.
 type Hit struct {
 	Account string             `json:"account"`
 	Owner   string             `json:"owner"`
@@ -64,8 +64,7 @@ type Hit struct {
 	Text    string             `json:"text"`
 }
 
-// queries answer from the read models; each waits for the position in its
-// context.
+// queries answer from the read models. Each waits until its read models have reached the position in its context.
 type queries struct {
 	accounts  query.Handler[AccountList, []AccountRow]
 	statement query.Handler[Statement, []Entry]

@@ -15,13 +15,13 @@ import (
 //go:embed readmodels.sql
 var readModelsSQL string
 
-// createReadModels makes the tables. All of the file is one transaction.
+// createReadModels creates the tables. The whole file is one transaction.
 func createReadModels(ctx context.Context, pool *pgxpool.Pool) error {
 	_, err := pool.Exec(ctx, readModelsSQL)
 	return err
 }
 
-// The names the checkpoints are stored under.
+// The names under which the checkpoints are stored.
 const (
 	accountsModel  = "bank.accounts"
 	statementModel = "bank.statement"
@@ -38,7 +38,7 @@ func readModels() []*projection.Projection {
 
 type event = eventstore.Event[account.Event]
 
-// accountsDDL makes the table of the overview; readers find it as bank.accounts.
+// accountsDDL creates the table of the overview. Readers use it by the name bank.accounts.
 const accountsDDL = `
 create table {bank.accounts} (
     account   text   not null primary key,
@@ -69,8 +69,8 @@ func foldAccount(row *AccountRow, e event) projection.Op {
 	return projection.Put
 }
 
-// projectStatement keeps one row per movement of money, with the balance after it. The balance
-// before it is that of the account's previous entry.
+// projectStatement keeps one row per movement of money, with the balance after the movement. It adds the amount to the
+// balance in the account's previous row.
 func projectStatement(ctx context.Context, tx pgx.Tx, e event) error {
 	entry, ok := entryOf(e)
 	if !ok {
@@ -88,7 +88,7 @@ func projectStatement(ctx context.Context, tx pgx.Tx, e event) error {
 	return err
 }
 
-// projectSearch keeps the texts somebody may look for.
+// projectSearch keeps the texts that a search can find.
 func projectSearch(ctx context.Context, tx pgx.Tx, e event) error {
 	text := ""
 	if opened, ok := e.Data.(account.Opened); ok {
@@ -106,8 +106,8 @@ func projectSearch(ctx context.Context, tx pgx.Tx, e event) error {
 	return err
 }
 
-// entryOf returns an event as a line of a statement, if it moves money. Amounts that leave the
-// account are negative; the counterparty of a transfer is the other account.
+// entryOf returns the line of a statement for an event that moves money, and false for any other event. Amounts that
+// leave the account are negative. The counterparty of a transfer is the other account.
 func entryOf(e event) (Entry, bool) {
 	signed := func(b account.Booking, kind string, sign int64, counterparty string) (Entry, bool) {
 		return Entry{

@@ -1,6 +1,6 @@
--- The tables of the bank's read models that handlers keep, in readmodels.go. The projection of bank.accounts
--- makes its own.
--- In one process at a time: "if not exists" does not see what another one is just creating.
+-- The tables of the bank's read models that the handlers in readmodels.go keep. The projection bank.accounts
+-- creates its own table.
+-- Only one process at a time creates them: "if not exists" does not see a table that another one is creating.
 select pg_advisory_xact_lock(hashtext('bank read models'));
 
 create schema if not exists bank;
@@ -17,7 +17,7 @@ create table if not exists bank.statement (
     primary key (account, version)
 );
 
--- One row per text that can be searched: the owner's name at version 1, a description after.
+-- One row per text that can be found: the owner's name at version 1, and descriptions at later versions.
 create table if not exists bank.search (
     account  text     not null,
     version  bigint   not null,

@@ -14,12 +14,13 @@ import (
 	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
-// TestReadModels: each read model comes to the same whatever happens while it is made, and no event type is forgotten.
+// TestReadModels: each read model ends with the same rows whatever happens while it is built, and no event type is
+// forgotten.
 func TestReadModels(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		sql     string   // all that matters of the read model
-		ignored []string // event types that it does not need
+		sql     string   // reads everything in the read model that queries show
+		ignored []string // event types that the read model does not need
 	}{
 		accountsModel:  {sql: `select coalesce(json_agg(r order by account), '[]') from bank.accounts r`},
 		statementModel: {`select coalesce(json_agg(r order by account, version), '[]') from bank.statement r`, []string{"account.opened", "account.closed"}},
@@ -46,7 +47,7 @@ func readModel(name string) *projection.Projection {
 	return all[slices.IndexFunc(all, func(p *projection.Projection) bool { return p.Name() == name })]
 }
 
-// history has events of all types, of two accounts.
+// history returns events of all types, of two accounts.
 func history() []projectiontest.Event {
 	booking := func(amount int64, description string) account.Booking {
 		return account.Booking{Money: account.Money{Amount: amount, Currency: "EUR"}, Date: "2026-03-02", Description: description}

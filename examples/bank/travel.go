@@ -15,7 +15,7 @@ import (
 
 type loadedAccount = aggregate.Loaded[account.Account, account.Event]
 
-// load returns the account as it is or, if the address asks for that, as it was.
+// load returns the present state of the account or, if a parameter asks for it, a past state.
 func (a *api) load(r *http.Request) (*loadedAccount, error) {
 	id := r.PathValue("id")
 	asked, value, err := askedMoment(r)
@@ -41,7 +41,7 @@ func (a *api) loadMoment(ctx context.Context, id, asked, value string) (*loadedA
 	case "at":
 		at, err := time.Parse(time.RFC3339, value)
 		if err != nil {
-			return nil, httpapi.BadRequest("at=%s: want a time such as 2026-03-01T12:00:00Z; a + is to be sent as %%2B", value)
+			return nil, httpapi.BadRequest("at=%s: want a time such as 2026-03-01T12:00:00Z; send a + as %%2B", value)
 		}
 		return a.accounts.LoadAsOf(ctx, id, at)
 	case "position":
@@ -69,7 +69,8 @@ func (a *api) loadVersion(ctx context.Context, id, value string) (*loadedAccount
 	return loaded, err
 }
 
-// askedMoment returns which parameter asks for an account as it was, none for as it is, and its value.
+// askedMoment returns the name and the value of the parameter that asks for a past state. The name is empty if the
+// request asks for the present state.
 func askedMoment(r *http.Request) (asked, value string, err error) {
 	for _, name := range []string{"version", "at", "position"} {
 		for _, given := range r.Form[name] {
@@ -85,12 +86,12 @@ func askedMoment(r *http.Request) (asked, value string, err error) {
 // Moment is a line of an account's history.
 type Moment struct {
 	Version eventstore.Version `json:"version"`
-	At      time.Time          `json:"at"`   // when Postgres has recorded it
+	At      time.Time          `json:"at"`   // when Postgres has recorded the event
 	Type    string             `json:"type"` // of the event, as it is stored
 	Balance int64              `json:"balance"`
 }
 
-// history answers with what has happened to the account, by its events.
+// history answers with the events of the account and the balance after each.
 func (a *api) history(w http.ResponseWriter, r *http.Request) error {
 	ctx, id := r.Context(), r.PathValue("id")
 	limit, err := httpapi.Limit(r, usualPage, maxPage)
@@ -108,7 +109,7 @@ func (a *api) history(w http.ResponseWriter, r *http.Request) error {
 		}
 		moments = append(moments, Moment{step.Event.Version, step.Event.RecordedAt, step.Event.Type, step.State.Balance})
 	}
-	if len(moments) == 0 { // at its end, or is there no such account?
+	if len(moments) == 0 { // after the last event, or there is no such account
 		if loaded, err := a.accounts.LoadVersion(ctx, id, 1); err != nil || loaded.Version == eventstore.NoStream {
 			return firstOf(err, account.ErrUnknown)
 		}
@@ -116,15 +117,15 @@ func (a *api) history(w http.ResponseWriter, r *http.Request) error {
 	return httpapi.WritePage(w, "history", moments, limit, func(m Moment) string { return m.Version.String() })
 }
 
-// afterVersion reads the parameter after of a query whose rows go by version.
+// afterVersion reads the parameter after of a query whose rows are sorted by version.
 func afterVersion(r *http.Request) (eventstore.Version, error) {
 	text := r.FormValue("after")
 	if text == "" {
 		return 0, nil
 	}
-	n, err := strconv.ParseUint(text, 10, 62) // which leaves room for a page
+	n, err := strconv.ParseUint(text, 10, 62) // 62 bits, so that adding a page cannot overflow
 	if err != nil {
-		return 0, httpapi.BadRequest("after=%s: want the next of an earlier page", text)
+		return 0, httpapi.BadRequest("after=%s: want the value of next from an earlier page", text)
 	}
 	return eventstore.Version(n), nil
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
-// TestTimeTravel asks for each state that two accounts went through, by each way there is.
+// TestTimeTravel asks for each past state of an account by version, by position and by time.
 func TestTimeTravel(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -73,10 +73,10 @@ func TestTimeTravel(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", toCome, diff)
 		}
 	}
-	// What was decided on a past state is refused.
+	// A command with the version of a past state is refused.
 	s.Must(412, "POST", "/accounts/ada/deposits", `{"amount":1,"currency":"EUR"}`, "If-Match", `"3"`)
 
-	// Both accounts after the same command, and before the next one.
+	// One position shows both accounts after the same command and before the next one.
 	total := s.Must(200, "GET", "/accounts/ada?position="+moments[2].position, "").Body["balance"].(float64) +
 		s.Must(200, "GET", "/accounts/bob?position="+moments[2].position, "").Body["balance"].(float64)
 	if total != 1000 {
@@ -111,7 +111,7 @@ func TestHistoryPages(t *testing.T) {
 	}
 }
 
-// TestBadMoments asks for what an account never was.
+// TestBadMoments asks for states that an account never had.
 func TestBadMoments(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -160,7 +160,7 @@ func TestBadMoments(t *testing.T) {
 	s.Must(200, "GET", "/accounts/ada?at="+opened.Format(time.RFC3339Nano), "")
 }
 
-// TestSnapshots: an account with many events is loaded from a snapshot and what came after it.
+// TestSnapshots: an account with many events is loaded from a snapshot and the events after it.
 func TestSnapshots(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -168,7 +168,7 @@ func TestSnapshots(t *testing.T) {
 	const deposits = 128 // after version 2
 	for i := range deposits {
 		var headers []string
-		if i%10 == 0 { // which is decided again on what is stored
+		if i%10 == 0 { // the next deposit reads what this one has stored
 			headers = []string{"Idempotency-Key", fmt.Sprint("deposit ", i)}
 		}
 		s.Must(200, "POST", "/accounts/ada/deposits", `{"amount":1,"currency":"EUR"}`, headers...)
@@ -188,11 +188,11 @@ func TestSnapshots(t *testing.T) {
 	s.Must(200, "GET", "/accounts/ada?version=120", "")
 	s.Must(200, "GET", "/accounts/ada/history?after=120", "")
 	if after := s.snapshots.Stats(); after.Used-before.Used != 3 || after.Bad+after.Failed+after.Dropped != 0 {
-		t.Errorf("%+v, before %+v: want three more used, and none to have gone wrong", after, before)
+		t.Errorf("%+v, before %+v: want three more used, and none failed", after, before)
 	}
 
-	// And it makes no difference, wherever one looks, nor does one that a release has left whose
-	// accounts were of another shape.
+	// The snapshot changes no answer about any version. Nor does a snapshot of another shape, as another
+	// release can leave one.
 	for _, also := range []string{"", `update tidemark.snapshots set shape = 'other', data = '{}'`} {
 		if _, err := s.pool.Exec(t.Context(), also); err != nil {
 			t.Fatal(err)
@@ -239,8 +239,9 @@ func TestClosingSaves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// With this lock no snapshot can be saved.
 	if _, err := writing.Exec(t.Context(), `lock table tidemark.snapshots in exclusive mode`); err != nil {
-		t.Fatal(err) // nobody writes any
+		t.Fatal(err)
 	}
 	for _, id := range ids {
 		dispatch(Deposit{id, eventstore.Any, deposit})
@@ -252,7 +253,7 @@ func TestClosingSaves(t *testing.T) {
 	}()
 	for range 200 {
 		if err := b.pool.Ping(t.Context()); err != nil {
-			t.Fatalf("snapshots are waiting, but not for this: %v", err)
+			t.Fatalf("the pool was closed while snapshots were still waiting: %v", err)
 		}
 	}
 	if err := writing.Rollback(t.Context()); err != nil {

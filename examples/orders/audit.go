@@ -17,8 +17,8 @@ import (
 	"github.com/tidemark-es/tidemark/examples/orders/stock"
 )
 
-// audit checks what must always be true, and prints it. It makes the read models once more, in
-// memory and by other code, from the first event on, and compares. Nobody may be writing.
+// audit checks what must always be true, and prints the result of each check. It builds the read models again from the
+// first event on, in memory and by other code, and compares them with the tables. Nothing must write during an audit.
 func (s *app) audit(ctx context.Context, out io.Writer) error {
 	b := newBooks()
 	if err := b.read(ctx, s.store); err != nil {
@@ -59,7 +59,7 @@ type auditor struct {
 	checks, broken int
 }
 
-// check prints one check: what it has looked at if all is well, what is wrong if it is not.
+// check prints one check: what was checked if wrong is empty, and otherwise wrong.
 func (a *auditor) check(what, about, wrong string) {
 	a.checks++
 	if wrong != "" {
@@ -70,7 +70,7 @@ func (a *auditor) check(what, about, wrong string) {
 	fmt.Fprintf(a.out, "ok    %s: %s\n", what, about)
 }
 
-// checkBalance looks for an item that was lost or found.
+// checkBalance looks for an item with too few or too many units.
 func (a *auditor) checkBalance(ctx context.Context, s *app) error {
 	var items int64
 	var wrong string
@@ -85,7 +85,7 @@ func (a *auditor) checkBalance(ctx context.Context, s *app) error {
 	return err
 }
 
-// checkSearch looks for an order that is not found by the names of its items, or by others.
+// checkSearch looks for an order that a search does not find by the names of its items, or finds by other names.
 func (a *auditor) checkSearch(ctx context.Context, s *app) error {
 	var orders int
 	var wrong string
@@ -101,7 +101,7 @@ func (a *auditor) checkSearch(ctx context.Context, s *app) error {
 	return err
 }
 
-// checkMoney compares what the orders say was paid and refunded with what two read models do.
+// checkMoney compares the payments and refunds in the events of the orders with those in two read models.
 func (a *auditor) checkMoney(ctx context.Context, s *app, b *books) error {
 	type sums struct {
 		Currency       string
@@ -119,13 +119,13 @@ func (a *auditor) checkMoney(ctx context.Context, s *app, b *books) error {
 		}
 		about, wrong := "", ""
 		if len(found) != len(b.money) {
-			wrong = fmt.Sprintf("%d currencies, %d by the events", len(found), len(b.money))
+			wrong = fmt.Sprintf("%d currencies, but the events have %d", len(found), len(b.money))
 		}
 		for _, is := range found {
 			of := b.money[is.Currency]
 			about += fmt.Sprintf(", %d = %d - %d %s", is.Paid-is.Refunded, of.Paid, of.Refunded, is.Currency)
 			if is.Paid-is.Refunded != of.Paid-of.Refunded {
-				wrong = fmt.Sprintf("%d, but paid %d - refunded %d %s by the events", is.Paid-is.Refunded, of.Paid, of.Refunded, is.Currency)
+				wrong = fmt.Sprintf("%d, but the events have paid %d - refunded %d %s", is.Paid-is.Refunded, of.Paid, of.Refunded, is.Currency)
 			}
 		}
 		a.check("revenue = paid - refunded, in "+table, cmp.Or(about, ", nothing was paid")[2:], wrong)
@@ -133,7 +133,7 @@ func (a *auditor) checkMoney(ctx context.Context, s *app, b *books) error {
 	return nil
 }
 
-// compare checks that a read model has the rows it should have.
+// compare checks that a read model has exactly the rows that it should have.
 func compare[R any](ctx context.Context, a *auditor, s *app, name string, want map[string]R, key func(R) string, sql string) error {
 	rows, _ := s.pool.Query(ctx, sql)
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[R])
@@ -148,7 +148,7 @@ func compare[R any](ctx context.Context, a *auditor, s *app, name string, want m
 		g, isThere := got[k]
 		w, belongs := want[k]
 		if isThere != belongs || !reflect.DeepEqual(g, w) {
-			wrong = fmt.Sprintf("%s is %+v, by the events it is %+v", k, g, w)
+			wrong = fmt.Sprintf("%s is %+v, but the events make it %+v", k, g, w)
 			break
 		}
 	}
@@ -188,7 +188,7 @@ type books struct {
 	revenue   map[string]revenueRow
 	money     map[string]money // by currency
 	returned  map[string]int64 // by item
-	negative  string           // the first item that was
+	negative  string           // names the first item that had negative quantities, if any
 }
 
 func newBooks() *books {
@@ -265,7 +265,7 @@ func (b *books) customer(o OrderRow, change func(*CustomerRow)) {
 	b.customers[customerKey(c)] = c
 }
 
-// pay books a payment (sign 1) or a refund (sign -1) of all of an order.
+// pay books the payment (sign 1) or the refund (sign -1) of a whole order.
 func (b *books) pay(o OrderRow, day order.Date, amount, sign int64) {
 	if amount == 0 {
 		return
@@ -319,8 +319,8 @@ func (b *books) stock(e stockEvent) {
 	b.items[i.Item] = i
 }
 
-// disagreement names an item of which not as many are reserved, shipped and returned as the orders
-// say.
+// disagreement names an item whose reserved, shipped and returned units differ from those in the orders. It returns ""
+// if there is none.
 func (b *books) disagreement() string {
 	type units struct{ reserved, shipped, returned int64 }
 	wanted := make(map[string]units)
@@ -341,7 +341,7 @@ func (b *books) disagreement() string {
 	}
 	for _, i := range b.items {
 		if got := (units{i.Reserved, i.Shipped, b.returned[i.Item]}); got != wanted[i.Item] {
-			return fmt.Sprintf("of %s are %+v, by the orders %+v", i.Item, got, wanted[i.Item])
+			return fmt.Sprintf("%s has %+v, but the orders have %+v", i.Item, got, wanted[i.Item])
 		}
 	}
 	return ""

@@ -17,8 +17,8 @@ import (
 	"github.com/tidemark-es/tidemark/examples/orders/stock"
 )
 
-// The commands. Seen is the version of the order or item that the caller has in mind;
-// eventstore.Any if the caller does not care.
+// The commands. Seen is the version at which the caller has seen the order or item; eventstore.Any
+// accepts every version.
 type (
 	ReceiveStock struct {
 		Item string
@@ -27,7 +27,7 @@ type (
 	}
 	PlaceOrder struct {
 		Order        string
-		order.Placed // without the names of the lines: they are the stock's
+		order.Placed // the names of its lines come from the stock
 	}
 	PayOrder struct {
 		Order    string
@@ -57,25 +57,25 @@ type (
 	}
 )
 
-// What is wrong with a command in itself.
+// The errors of a command whose fields are invalid.
 var (
 	ErrID   = errors.New("invalid id")
 	ErrText = errors.New("invalid text")
 )
 
-// LineError says which line of an order a rule of the stock is about.
+// LineError says for which line of an order the stock has refused a command.
 type LineError struct {
 	Item string
 	Err  error
 }
 
+// Error names the item and the reason.
 func (e *LineError) Error() string { return fmt.Sprintf("item %s: %v", e.Item, e.Err) }
 
-// Unwrap returns the rule.
+// Unwrap returns the stock's error.
 func (e *LineError) Unwrap() error { return e.Err }
 
-// validID is what orders, items and customers may be called: something that needs no escaping
-// anywhere.
+// validID matches the ids that orders, items and customers can have. They need no escaping anywhere.
 var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
 func checkID(what, id string) error {
@@ -85,7 +85,7 @@ func checkID(what, id string) error {
 	return nil
 }
 
-// checkText accepts what can be stored and shown on one line.
+// checkText returns an error unless a text can be stored and shown on one line.
 func checkText(what, text string) error {
 	if text == "" || len(text) > 200 || !utf8.ValidString(text) || strings.ContainsFunc(text, unicode.IsControl) {
 		return fmt.Errorf("%w: %s must be 1 to 200 bytes of UTF-8 without control characters", ErrText, what)
@@ -174,7 +174,7 @@ func (h *handlers) receive(ctx context.Context, c ReceiveStock) (eventstore.Rece
 	})
 }
 
-// place stores the order and reserves the stock of all its lines in one commit, or neither.
+// place stores the order and reserves the stock of all its lines in one commit.
 func (h *handlers) place(ctx context.Context, c PlaceOrder) (eventstore.Receipt, error) {
 	return aggregate.Commit(ctx, h.store, h.retries, func(ctx context.Context) ([]eventstore.Change, error) {
 		o, err := h.orders.Load(ctx, c.Order)

@@ -37,7 +37,7 @@ func (a *api) place(w http.ResponseWriter, r *http.Request) error {
 		Price    int64  `json:"price"`
 	}
 	var body struct {
-		ID       string     `json:"id"` // chosen by the client, or else by us
+		ID       string     `json:"id"` // chosen by the client; if it is empty, by the service
 		Customer string     `json:"customer"`
 		Currency string     `json:"currency"`
 		Lines    []line     `json:"lines"`
@@ -87,7 +87,7 @@ func (a *api) deliver(w http.ResponseWriter, r *http.Request) error {
 	return a.dispatch(w, r, http.StatusOK, id, DeliverOrder{id, seen, body})
 }
 
-// ending is what the customer says about a cancellation and a return.
+// ending is the body of a cancellation or a return.
 type ending struct {
 	Reason string     `json:"reason"`
 	Date   order.Date `json:"date"`
@@ -111,7 +111,7 @@ func (a *api) takeBack(w http.ResponseWriter, r *http.Request) error {
 	return a.dispatch(w, r, http.StatusOK, id, ReturnOrder{id, seen, order.Returned{Reason: body.Reason, Date: body.Date}})
 }
 
-// target reads what the commands on one thing have in common: its id, the version in If-Match and
+// target reads what all commands on an existing order or item have: its id, the version in If-Match and
 // the body.
 func target(r *http.Request, body any) (id string, seen eventstore.Version, err error) {
 	if seen, err = httpapi.IfMatch(r); err != nil {
@@ -129,7 +129,7 @@ func (a *api) dispatch(w http.ResponseWriter, r *http.Request, status int, id st
 	return httpapi.WriteReceipt(w, status, id, receipt)
 }
 
-// order answers from the read model, whose row has the version that it shows.
+// order answers from the read model. The ETag is the version of the order that the row shows.
 func (a *api) order(w http.ResponseWriter, r *http.Request) error {
 	row, err := a.queries.order(r.Context(), OneOrder{r.PathValue("id")})
 	if err != nil {
@@ -260,7 +260,7 @@ func period(r *http.Request) (from, to order.Date, err error) {
 	return from, to, nil
 }
 
-// amount reads a parameter that is an amount in minor units, or else is without.
+// amount reads a parameter that is an amount in minor units. It returns without if the request does not have it.
 func amount(r *http.Request, name string, without int64) (int64, error) {
 	text := r.FormValue(name)
 	if text == "" {
@@ -288,15 +288,15 @@ func isAmount(text string) bool {
 	return err == nil && n >= 0
 }
 
-// newCursor returns what names a row of a list: the value the list is sorted by, and what makes
-// that unique.
+// newCursor returns the text that names a row of a list. It is made of the name of the list, the row's value of the
+// column that the list is sorted by, and an id that makes this value unique.
 func newCursor(list, value, id string) string {
-	text, _ := json.Marshal([]string{list, value, id}) // strings cannot fail
+	text, _ := json.Marshal([]string{list, value, id}) // strings always encode
 	return base64.RawURLEncoding.EncodeToString(text)
 }
 
-// cursor reads the parameter after, which must come from newCursor for the same list: a value and
-// what makes it unique, or nothing.
+// cursor reads the parameter after, which must come from newCursor for the same list. It returns the value and the id,
+// or nil if the request does not have the parameter.
 func cursor(r *http.Request, list string, isValue func(string) bool) ([]string, error) {
 	text := r.FormValue("after")
 	if text == "" {
@@ -308,7 +308,7 @@ func cursor(r *http.Request, list string, isValue func(string) bool) ([]string, 
 		err = json.Unmarshal(data, &parts)
 	}
 	if err != nil || len(parts) != 3 || parts[0] != list || !isValue(parts[1]) || strings.ContainsRune(parts[1]+parts[2], 0) {
-		return nil, httpapi.BadRequest("after=%s: want the next of an earlier page of the same list", text)
+		return nil, httpapi.BadRequest("after=%s: want the value of next from an earlier page of the same list", text)
 	}
 	return parts[1:], nil
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-// Rows in a page.
+// Rows in a page: without a limit in the request, and at most.
 const (
 	usualPage = 50
 	maxPage   = 1000
@@ -47,7 +47,7 @@ func (a *api) mux() (*httpapi.Mux, error) {
 	return mux, nil
 }
 
-// problems says which error means what to a client.
+// problems says which HTTP status and problem type a client gets for each error.
 var problems = []httpapi.Problem{
 	{Err: order.ErrUnknown, Status: http.StatusNotFound, Name: "unknown-order"},
 	{Err: stock.ErrUnknown, Status: http.StatusNotFound, Name: "unknown-item"},
@@ -64,7 +64,7 @@ var problems = []httpapi.Problem{
 	{Err: ErrText, Status: http.StatusUnprocessableEntity, Name: "invalid-text"},
 }
 
-// members are what some problems tell besides.
+// members returns the additional members of a problem document.
 func members(err error) map[string]any {
 	told := make(map[string]any)
 	var line *LineError
@@ -77,7 +77,7 @@ func members(err error) map[string]any {
 	}
 	var state *order.StateError
 	if errors.As(err, &state) {
-		told["state"] = state.Status // "status" is the answer's own
+		told["state"] = state.Status // "status" is the HTTP status
 	}
 	var payment *order.WrongPaymentError
 	if errors.As(err, &payment) {

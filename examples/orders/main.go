@@ -1,10 +1,10 @@
 // Command orders is an order service on an event store: orders, stock, customers and revenue.
 //
 //	go run ./examples/orders                                          # serve on http://localhost:8080
-//	go run ./examples/orders simulate -orders N -workers W -seed S    # customers, and a check of it all
+//	go run ./examples/orders simulate -orders N -workers W -seed S    # let customers order, then check everything
 //
-// It uses the Postgres that DATABASE_URL names, or starts one of its own, which is gone when the
-// program ends unless -data names a folder to keep it in.
+// It uses the Postgres that DATABASE_URL names, or starts one of its own. The data of its own Postgres are
+// deleted when the program ends, unless -data names a folder to keep them in.
 package main
 
 import (
@@ -36,7 +36,7 @@ const usage = `usage: orders [flags]                     serve
 
 func main() {
 	addr := flag.String("addr", "localhost:8080", "the `address` to serve on")
-	data := flag.String("data", "", "a `folder` to keep the service's own Postgres in")
+	data := flag.String("data", "", "a `folder` to keep the data of the service's own Postgres in")
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), usage)
 		flag.PrintDefaults()
@@ -52,7 +52,7 @@ func main() {
 	case "simulate":
 		err = runSimulation(ctx, *data, parseSimulation(flag.Args()[1:]))
 	default:
-		fmt.Fprintf(os.Stderr, "orders: %q: want nothing, or simulate, after the flags\n", flag.Args())
+		fmt.Fprintf(os.Stderr, "orders: %q: want no arguments or simulate after the flags\n", flag.Args())
 		flag.Usage()
 		os.Exit(2)
 	}
@@ -64,13 +64,13 @@ func main() {
 
 // serve answers requests until ctx is done.
 func serve(ctx context.Context, addr, data string) error {
-	listener, err := net.Listen("tcp", addr) // before anything that takes time
+	listener, err := net.Listen("tcp", addr) // first, because everything else takes time
 	if err != nil {
 		return err
 	}
 	defer listener.Close()
 	err = withApp(ctx, data, func(ctx context.Context, s *app) error {
-		slog.Info("orders are taken", "url", "http://"+listener.Addr().String())
+		slog.Info("the order service accepts requests", "url", "http://"+listener.Addr().String())
 		return service.Serve(ctx, listener, s.mux, s.mux.Close)
 	})
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
@@ -92,7 +92,7 @@ func withApp(ctx context.Context, data string, do func(context.Context, *app) er
 	})
 }
 
-// app is the order service, wired.
+// app holds the parts of the order service.
 type app struct {
 	pool      *pgxpool.Pool
 	store     *eventstore.Store
@@ -100,10 +100,10 @@ type app struct {
 	bus       *command.Bus
 	runner    *projection.Runner
 	mux       *httpapi.Mux
-	kept      bool // the database outlives the program
+	kept      bool // the database is kept when the program ends
 }
 
-// open connects, migrates and wires the service. Nothing runs yet.
+// open connects to Postgres, migrates the schema and builds the parts of the service. Nothing runs yet.
 func open(ctx context.Context, url string) (*app, error) {
 	pool, err := service.Connect(ctx, url, &service.Config{MaxConns: 24})
 	if err != nil {
@@ -128,11 +128,11 @@ func (s *app) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.snapshots, err = snapshot.NewSnapshotter(saved, nil); err != nil { // items that sell well have thousands of events
+	if s.snapshots, err = snapshot.NewSnapshotter(saved, nil); err != nil { // popular items have thousands of events
 		return err
 	}
-	// Many customers want the same items: more attempts than usual until somebody gives up. Of a
-	// simulation of 5000 orders with 64 workers 271 things were given up with 10 attempts, 4 with 50.
+	// Many customers want the same items, so commands conflict often and need more attempts than the default.
+	// In a simulation of 5000 orders with 64 workers, 271 commands were given up with 10 attempts, and 4 with 50.
 	if s.bus, err = newBus(s.store, &aggregate.Config{MaxAttempts: 50, Snapshots: s.snapshots}); err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (s *app) wire(ctx context.Context) (err error) {
 	return err
 }
 
-// close saves the snapshots that are waiting and disconnects. Nobody may use the service any more.
+// close saves the waiting snapshots and disconnects. The service must not be used after that.
 func (s *app) close() {
 	s.snapshots.Close()
 	s.store.Close()

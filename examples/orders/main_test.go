@@ -39,7 +39,7 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// checks are what a simulation prints at its end.
+// checks are the names of the checks that a simulation prints at its end.
 var checks = []string{
 	"stock is never negative", "available + reserved + shipped = received", "the stock agrees with the orders",
 	"revenue = paid - refunded, in shop.revenue", "revenue = paid - refunded, in shop.customers",
@@ -48,8 +48,8 @@ var checks = []string{
 	"orders are found by their items",
 }
 
-// TestSimulationKilled kills a simulation twice and starts it again, until it has reached its end.
-// Then it does it once more, when next to all of it was done before.
+// TestSimulationKilled kills a simulation twice, and starts it again until it reaches its end. Then it runs the
+// simulation once more, when nearly everything was done before.
 func TestSimulationKilled(t *testing.T) {
 	t.Parallel()
 	url := tidemarktest.New(t, nil).URL
@@ -82,7 +82,7 @@ func TestSimulationKilled(t *testing.T) {
 	}
 	for _, count := range []string{"placed 0,", "sold out 0,", "paid 0,", "shipped 0,", "cancelled 0,", "returned 0\n", "done once 0,", "refused 0,"} {
 		if strings.Contains(text, count) {
-			t.Errorf("%s\nnothing of this was simulated: %s", text, count)
+			t.Errorf("%s\nthe simulation has none of these: %s", text, count)
 		}
 	}
 	servicetest.Output(t, program(), 0)
@@ -105,7 +105,7 @@ func TestSimulationKilled(t *testing.T) {
 	}
 }
 
-// TestSimulationFinds breaks each thing that a simulation checks: it must say so and fail.
+// TestSimulationFinds breaks each thing that a simulation checks. The check must find it, and the simulation must fail.
 func TestSimulationFinds(t *testing.T) {
 	t.Parallel()
 	url := tidemarktest.New(t, nil).URL
@@ -130,7 +130,7 @@ func TestSimulationFinds(t *testing.T) {
 		for _, want := range wants {
 			broken[want] = true
 			if !strings.Contains(report.String(), "FAIL  "+want) {
-				t.Errorf("%s: want it to find that not: %s\n%s", how, want, &report)
+				t.Errorf("%s: want a failed check of: %s\n%s", how, want, &report)
 			}
 		}
 	}
@@ -153,7 +153,7 @@ func TestSimulationFinds(t *testing.T) {
 			}
 		}
 	}
-	// What no command does: another order's reservation, of more than there is.
+	// No command does this: it reserves more units than there are, for an order that does not exist.
 	_, err = s.store.Append(t.Context(), eventstore.StreamID{Category: "stock", Key: "product01"}, eventstore.Any,
 		eventstore.Draft{Type: "stock.reserved", Data: []byte(`{"order":"none","quantity":1000000}`)})
 	if err != nil {
@@ -161,7 +161,7 @@ func TestSimulationFinds(t *testing.T) {
 	}
 	find("a reservation", checks[0], checks[2])
 	if len(broken) != len(checks) {
-		t.Errorf("only %v were broken", broken)
+		t.Errorf("only these checks were broken: %v", broken)
 	}
 	text := servicetest.Output(t, servicetest.Program(t, url, "simulate", "-orders", "0"), 1)
 	if !strings.Contains(text, fmt.Sprintf("2 of %d checks failed", len(checks))) {

@@ -20,7 +20,7 @@ import (
 	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
-// shop is a running service, seen from outside and from within.
+// shop is a running service and a client of it.
 type shop struct {
 	*servicetest.Client
 	*app
@@ -48,7 +48,7 @@ func (s *shop) stock(items map[string]int) {
 	}
 }
 
-// placing is the body that places an order of some items, at 100 cents each.
+// placing returns the body of a request that places an order, with a price of 100 cents per unit.
 func placing(id, customer, date string, items map[string]int) string {
 	lines := []string{}
 	for item, quantity := range items {
@@ -62,7 +62,7 @@ func (s *shop) place(id, customer, date string, items map[string]int) {
 	s.Must(201, "POST", "/orders", placing(id, customer, date, items))
 }
 
-// now is the end of the log: what a query is sent with to see everything.
+// now returns the position at the end of the log. A query that is sent with it sees every event.
 func (s *shop) now() string {
 	s.Helper()
 	end, err := s.store.Tidemark(s.Context())
@@ -72,7 +72,7 @@ func (s *shop) now() string {
 	return end.String()
 }
 
-// get queries with everything in the read models.
+// get sends a query that sees every event.
 func (s *shop) get(path string) servicetest.Answer {
 	s.Helper()
 	return s.Must(200, "GET", path, "", httpapi.PositionHeader, s.now())
@@ -95,7 +95,7 @@ func (s *shop) audited() {
 	}
 }
 
-// TestWholePath goes from requests to the read models and back.
+// TestWholePath sends commands and then queries all read models.
 func TestWholePath(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -155,8 +155,8 @@ func TestWholePath(t *testing.T) {
 	s.audited()
 }
 
-// TestReturnKeepsTheName: what comes back is called what the item is called now, the order keeps
-// the name of its time.
+// TestReturnKeepsTheName: a return does not change the present name of the item, and the order keeps the name that the
+// item had when it was ordered.
 func TestReturnKeepsTheName(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -173,7 +173,7 @@ func TestReturnKeepsTheName(t *testing.T) {
 	s.audited()
 }
 
-// ids returns the ids in a page, and what to send for the next one.
+// ids returns the ids in a page, and the cursor of the next page.
 func ids(a servicetest.Answer, list, key string) (found []string, next string) {
 	for _, row := range a.Body[list].([]any) {
 		found = append(found, fmt.Sprint(row.(map[string]any)[key]))
@@ -215,7 +215,7 @@ func TestOrderList(t *testing.T) {
 		"q=jug+or+pot&sort=date&status=paid": "b",
 		"q=nothing":                          "",
 	} {
-		for _, limit := range []int{0, 1, 2, 3} { // page by page it is the same list
+		for _, limit := range []int{0, 1, 2, 3} { // page by page the list is the same
 			var got []string
 			path := "/customers/ada/orders?" + query
 			if limit > 0 {
@@ -316,7 +316,7 @@ func TestIdempotencyKey(t *testing.T) {
 	s := start(t)
 	requests := [][2]string{
 		{"/items/cup/receipts", `{"name":"Cup","quantity":2}`},
-		{"/orders", `{"customer":"ada","currency":"EUR","lines":[{"item":"cup","quantity":2,"price":100}]}`}, // cannot be done twice
+		{"/orders", `{"customer":"ada","currency":"EUR","lines":[{"item":"cup","quantity":2,"price":100}]}`}, // the stock is too small to do it twice
 		{"/orders/ID/payment", `{"amount":200,"currency":"EUR","date":"2026-01-01"}`},
 		{"/orders/ID/shipment", `{"carrier":"DHL","tracking":"1"}`},
 		{"/orders/ID/delivery", `{}`},
@@ -352,8 +352,8 @@ func TestIdempotencyKey(t *testing.T) {
 	s.audited()
 }
 
-// TestLastOnes lets many customers want the last few of two items at the same time: as many as
-// there are get them, each gets both or none, and the others hear what is left.
+// TestLastOnes lets many customers order the last units of two items at the same time. As many orders succeed as there
+// are units. Each order gets both items or none, and the answer to a refused order says how many units are left.
 func TestLastOnes(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -383,8 +383,8 @@ func TestLastOnes(t *testing.T) {
 	s.audited()
 }
 
-// TestTogether sends requests that exclude each other at the same time, without keys: one of them
-// is done, and the others hear why they are not.
+// TestTogether sends requests that exclude each other at the same time, without idempotency keys. One of them
+// succeeds, and the answers to the others say why they are refused.
 func TestTogether(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -421,7 +421,7 @@ func TestTogether(t *testing.T) {
 	s.audited()
 }
 
-// TestFirstRelease runs today's service on a log that the first release has written.
+// TestFirstRelease runs today's service on a log that the first release has stored.
 func TestFirstRelease(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -474,14 +474,14 @@ func TestFirstRelease(t *testing.T) {
 	s.audited()
 }
 
-// TestReadingAfterWriting stops one projection at a time: the queries that need it say so, and no
-// others.
+// TestReadingAfterWriting stops one projection at a time. The queries that need it are answered with 503, and all
+// others with 200.
 func TestReadingAfterWriting(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	s.stock(map[string]int{"cup": 100})
 	s.place("o", "ada", "2026-01-01", map[string]int{"cup": 1})
-	s.audited() // all are up to date
+	s.audited() // waits until all read models are up to date
 	needs := map[string]string{
 		"/orders/o": ordersModel, "/customers/ada/orders": ordersModel, "/customers/ada": customersModel,
 		"/items": itemsModel, "/items/cup": itemsModel, "/revenue/days": revenueModel, "/revenue/products": revenueModel + itemsModel,
@@ -505,7 +505,7 @@ func TestReadingAfterWriting(t *testing.T) {
 			status := 200
 			if strings.Contains(model, stopped) {
 				status = 503
-				cancel() // it would wait
+				cancel() // the query would wait
 			}
 			request := httptest.NewRequestWithContext(ctx, "GET", path, nil)
 			request.Header.Set(httpapi.PositionHeader, end.String())
@@ -522,7 +522,7 @@ func TestReadingAfterWriting(t *testing.T) {
 	}
 }
 
-// TestOpenTogether lets several processes start on an empty database at the same time.
+// TestOpenTogether opens several services on an empty database at the same time, as several processes do.
 func TestOpenTogether(t *testing.T) {
 	t.Parallel()
 	url := tidemarktest.EmptyURL(t, nil)

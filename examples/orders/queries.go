@@ -15,8 +15,8 @@ import (
 	"github.com/tidemark-es/tidemark/query"
 )
 
-// The queries. Lists ask for one page: at most Limit rows After the last one of the page before.
-// Texts to search for are as one would type them into a search engine.
+// The queries. A list asks for one page: at most Limit rows after After, the last row of the page before.
+// A Text is written as for a search engine, such as: cup or pot -blue.
 type (
 	OneOrder    struct{ Order string }
 	OneItem     struct{ Item string }
@@ -88,10 +88,10 @@ type ItemRow struct {
 type DayRow struct {
 	Day      order.Date `json:"day"`
 	Currency string     `json:"currency"`
-	Units    int64      `json:"units"` // sold less those refunded
+	Units    int64      `json:"units"` // sold minus refunded
 	Paid     int64      `json:"paid"`
 	Refunded int64      `json:"refunded"`
-	Revenue  int64      `json:"revenue"` // paid less refunded
+	Revenue  int64      `json:"revenue"` // paid minus refunded
 }
 
 // ProductRow is the revenue of one product in one currency.
@@ -105,10 +105,10 @@ type ProductRow struct {
 	Revenue  int64  `json:"revenue"`
 }
 
-// ErrUnknownCustomer means that nothing was ever ordered under this id.
+// ErrUnknownCustomer means that no customer with this id has placed an order.
 var ErrUnknownCustomer = errors.New("there is no such customer")
 
-// queries answer from the read models; each waits for the position in its context.
+// queries answer from the read models. Each waits until its read models have reached the position in its context.
 type queries struct {
 	order    query.Handler[OneOrder, OrderRow]
 	orders   query.Handler[OrderList, []OrderRow]
@@ -144,7 +144,7 @@ func (m *models) order(ctx context.Context, q OneOrder) (OrderRow, error) {
 	return exactlyOne[OrderRow](rows, order.ErrUnknown)
 }
 
-// orderSort is an order of orders, made unique by the id.
+// orderSort is a way to sort orders. Orders with the same value are sorted by their id.
 type orderSort struct {
 	column, kind string
 	descending   bool
@@ -245,7 +245,7 @@ func (m *models) products(ctx context.Context, q RevenueList) ([]ProductRow, err
 	rows, _ := m.pool.Query(ctx, `
 		select item, coalesce(i.name, item), r.currency, sum(r.units)::bigint, sum(r.paid)::bigint, sum(r.refunded)::bigint, sum(r.paid - r.refunded)::bigint
 		  from shop.revenue r
-		  left join shop.items i using (item) -- another projection: a row may come later
+		  left join shop.items i using (item) -- kept by another projection, which can be behind
 		 where r.day between coalesce(nullif($1, '')::date, '-infinity')
 		                 and coalesce(nullif($2, '')::date, 'infinity')
 		   and (item, r.currency) > ($3, $4)
@@ -255,7 +255,7 @@ func (m *models) products(ctx context.Context, q RevenueList) ([]ProductRow, err
 	return pgx.CollectRows(rows, pgx.RowToStructByPos[ProductRow])
 }
 
-// exactlyOne returns the row that was asked for, or that there is none.
+// exactlyOne returns the only row, or the error none if there is no row.
 func exactlyOne[R any](rows pgx.Rows, none error) (R, error) {
 	row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[R])
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -264,5 +264,5 @@ func exactlyOne[R any](rows pgx.Rows, none error) (R, error) {
 	return row, err
 }
 
-// nonNil keeps a nil slice from being sent as NULL, of which cardinality is NULL too.
+// nonNil returns an empty slice for nil. pgx would send nil as NULL, and cardinality(NULL) is NULL.
 func nonNil(texts []string) []string { return append([]string{}, texts...) }

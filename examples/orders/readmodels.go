@@ -19,13 +19,13 @@ import (
 //go:embed readmodels.sql
 var readModelsSQL string
 
-// createReadModels makes the tables. All of the file is one transaction.
+// createReadModels creates the tables. The whole file is one transaction.
 func createReadModels(ctx context.Context, pool *pgxpool.Pool) error {
 	_, err := pool.Exec(ctx, readModelsSQL)
 	return err
 }
 
-// The names the checkpoints are stored under.
+// The names under which the checkpoints are stored.
 const (
 	ordersModel    = "shop.orders"
 	customersModel = "shop.customers"
@@ -115,7 +115,7 @@ func projectCustomer(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 	return nil
 }
 
-// projectStock keeps one row per item: how many there are.
+// projectStock keeps one row per item: how many units there are.
 func projectStock(ctx context.Context, tx pgx.Tx, e stockEvent) error {
 	item := e.Stream.Key
 	move := func(available, reserved, shipped int64) error {
@@ -160,7 +160,7 @@ func projectDemand(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 	return changed(len(items), done, err)
 }
 
-// projectRevenue keeps one row per day and product: nothing that any event looks like.
+// projectRevenue keeps one row per day, product and currency. Each row sums up many events.
 func projectRevenue(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 	id := e.Stream.Key
 	add := func(day order.Date, sign int) error { // 1 for paid, -1 for refunded
@@ -174,7 +174,7 @@ func projectRevenue(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 			   set units = r.units + excluded.units,
 			       paid = r.paid + excluded.paid, refunded = r.refunded + excluded.refunded`,
 			id, day, sign)
-		return changed(max(1, int(done.RowsAffected())), done, err) // as many as the order has lines
+		return changed(max(1, int(done.RowsAffected())), done, err) // one row per line of the order, at least one
 	}
 	end := func(day order.Date, refunded int64) error {
 		if refunded > 0 {
@@ -203,11 +203,11 @@ func projectRevenue(ctx context.Context, tx pgx.Tx, e orderEvent) error {
 	return nil
 }
 
-// one makes sure that a statement has changed one row.
+// one returns an error unless a statement has changed one row.
 func one(done pgconn.CommandTag, err error) error { return changed(1, done, err) }
 
-// changed makes sure that a statement has changed so many rows. If it has not, the table is not
-// what the events before have made of it.
+// changed returns an error unless a statement has changed the given number of rows. Any other number means that the
+// table does not match the earlier events.
 func changed(rows int, done pgconn.CommandTag, err error) error {
 	if err == nil && done.RowsAffected() != int64(rows) {
 		err = fmt.Errorf("%d rows were changed, not %d: was a read model changed by hand?", done.RowsAffected(), rows)

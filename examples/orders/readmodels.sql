@@ -1,10 +1,10 @@
 -- The read models of the order service. Each block is kept by one projection in readmodels.go.
--- In one process at a time: "if not exists" does not see what another one is just creating.
+-- Only one process at a time creates them: "if not exists" does not see a table that another one is creating.
 select pg_advisory_xact_lock(hashtext('shop read models'));
 
 create schema if not exists shop;
 
--- shop.orders: the present state of each order, and what is searched for in them.
+-- shop.orders: the present state of each order, and the text that is searched.
 create table if not exists shop.orders (
     id        text     not null primary key,
     customer  text     not null,
@@ -15,7 +15,7 @@ create table if not exists shop.orders (
     lines     json     not null,
     carrier   text     not null default '',
     tracking  text     not null default '',
-    reason    text     not null default '', -- of being cancelled or returned
+    reason    text     not null default '', -- why it was cancelled or returned
     version   bigint   not null,
     document  tsvector not null -- the names of its items
 );
@@ -25,7 +25,7 @@ create index if not exists orders_date on shop.orders (customer, placed_on, id);
 create index if not exists orders_total on shop.orders (customer, total, id);
 create index if not exists orders_document on shop.orders using gin (document);
 
--- shop.customers: what each customer has ordered, from the streams of all their orders.
+-- shop.customers: what each customer has ordered and paid, from the streams of all orders of the customer.
 create table if not exists shop.customers (
     customer      text   not null,
     currency      text   not null,
@@ -38,14 +38,14 @@ create table if not exists shop.customers (
     primary key (customer, currency)
 );
 
--- Whose an order is: only its first event says so.
+-- The customer of each order: only the first event of an order has it.
 create table if not exists shop.customer_orders (
     id       text not null primary key,
     customer text not null,
     currency text not null
 );
 
--- shop.items: stock levels, from the streams of the items, and the demand, from those of orders.
+-- shop.items: stock levels, from the streams of the items, and demand, from the streams of the orders.
 create table if not exists shop.items (
     item            text     not null primary key,
     name            text     not null,
@@ -53,7 +53,7 @@ create table if not exists shop.items (
     available       bigint   not null,
     reserved        bigint   not null,
     shipped         bigint   not null,
-    orders          bigint   not null default 0, -- that were placed with it
+    orders          bigint   not null default 0, -- how many have this item
     last_ordered_on date,
     version         bigint   not null,
     document        tsvector not null generated always as (to_tsvector('simple', name)) stored
@@ -66,13 +66,13 @@ create table if not exists shop.revenue (
     day      date   not null,
     item     text   not null,
     currency text   not null,
-    units    bigint not null, -- sold less those refunded
+    units    bigint not null, -- sold minus refunded
     paid     bigint not null,
     refunded bigint not null,
     primary key (day, item, currency)
 );
 
--- What is in an order: only its first event says so. Gone when the order has ended.
+-- The lines of each order: only the first event of an order has them. Deleted when the order is cancelled or returned.
 create table if not exists shop.revenue_lines (
     id       text   not null,
     item     text   not null,

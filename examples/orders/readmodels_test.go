@@ -18,12 +18,13 @@ import (
 	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
-// TestReadModels: each read model comes to the same whatever happens while it is made, and no event type is forgotten.
+// TestReadModels: each read model ends with the same rows whatever happens while it is built, and no event type is
+// forgotten.
 func TestReadModels(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
-		sql     string   // all that matters of the read model
-		ignored []string // event types that it does not need
+		sql     string   // reads everything in the read model that queries show
+		ignored []string // event types that the read model does not need
 	}{
 		ordersModel:    {sql: `select coalesce(json_agg(r order by id), '[]') from shop.orders r`},
 		customersModel: {`select coalesce(json_agg(r order by customer, currency), '[]') from shop.customers r`, []string{"order.shipped", "order.delivered"}},
@@ -61,7 +62,7 @@ func orderStream(id string) eventstore.StreamID {
 	return eventstore.StreamID{Category: "order", Key: id}
 }
 
-// placedBefore is an order as the first release stored it, and what that means now.
+// placedBefore returns the first event of an order as the first release stored it, and the event that it means now.
 func placedBefore(t *testing.T) (old projectiontest.Event, now order.Placed) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("order", "testdata", "events", "order.placed.1.json"))
@@ -78,7 +79,7 @@ func placedBefore(t *testing.T) (old projectiontest.Event, now order.Placed) {
 	return projectiontest.Event{Stream: orderStream("1"), Draft: eventstore.Draft{Type: "order.placed", Schema: 1, Data: file.Data}}, file.Means[0].Data
 }
 
-// history has events of all types, of orders and the items in them.
+// history returns events of all types, of orders and the items in them.
 func history(t *testing.T) []projectiontest.Event {
 	t.Helper()
 	_, placed := placedBefore(t)
@@ -99,13 +100,13 @@ func history(t *testing.T) []projectiontest.Event {
 	of("3", placed, order.Paid{Amount: total, Date: "2026-03-03"}, order.Shipped{Carrier: "Post", Tracking: "2", Date: "2026-03-04"},
 		order.Delivered{Date: "2026-03-05"}, order.Returned{Reason: "broken", Refunded: total, Date: "2026-03-06"})
 	of("2", order.Delivered{Date: "2026-03-05"})
-	// And two that are in the middle, so that each status is seen.
+	// Two orders are not finished, so that every status is in the read model.
 	of("4", placed, order.Paid{Amount: total, Date: "2026-03-03"})
 	of("5", placed, order.Paid{Amount: total, Date: "2026-03-03"}, order.Shipped{Carrier: "Post", Tracking: "3", Date: "2026-03-04"})
 	return events
 }
 
-// oldHistory means the same, with the first order as the first release stored it.
+// oldHistory returns events with the same meaning. The first order is as the first release stored it.
 func oldHistory(t *testing.T) []projectiontest.Event {
 	t.Helper()
 	old, _ := placedBefore(t)

@@ -8,7 +8,7 @@ import (
 	"github.com/tidemark-es/tidemark/httpapi"
 )
 
-// TestBadRequests sends each endpoint what it must refuse. Nothing is stored.
+// TestBadRequests sends each endpoint requests that it must refuse. Nothing is stored.
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	s := start(t)
@@ -90,8 +90,8 @@ func TestBadRequests(t *testing.T) {
 		{"GET", "/revenue", ``, 404, "no-such-endpoint"},
 		{"DELETE", "/orders/placed", ``, 405, "no-such-endpoint"},
 	}
-	// Every step in every state it does not belong to, on no order at all, and with bodies that
-	// no step takes.
+	// Every step in every state that does not allow it, every step on an unknown order, and bodies that
+	// no step accepts.
 	allowed := map[string]string{"payment": "placed", "shipment": "paid", "delivery": "shipped", "cancellation": "placed paid", "return": "delivered"}
 	for step, states := range allowed {
 		for _, state := range []string{"placed", "paid", "shipped", "delivered", "cancelled", "returned"} {

@@ -22,8 +22,8 @@ import (
 	"github.com/tidemark-es/tidemark/examples/orders/stock"
 )
 
-// simulation is what to simulate. The same seed gives the same orders under the same ids and
-// idempotency keys, so that one that was killed can be started again.
+// simulation says what to simulate. The same seed and number of orders give the same orders with the same ids and
+// idempotency keys. So a simulation that was killed can be started again.
 type simulation struct {
 	orders, workers int
 	seed            uint64
@@ -32,10 +32,10 @@ type simulation struct {
 func parseSimulation(args []string) simulation {
 	var s simulation
 	flags := flag.NewFlagSet("simulate", flag.ExitOnError)
-	flags.IntVar(&s.orders, "orders", 1000, "how many orders customers try to place, `N`; with 0 everything is only checked")
+	flags.IntVar(&s.orders, "orders", 1000, "how many orders customers try to place, `N`; 0 only checks everything")
 	flags.IntVar(&s.workers, "workers", 8, "how many customers are served at a time, `W`")
-	flags.Uint64Var(&s.seed, "seed", 1, "what chance starts from, `S`")
-	_ = flags.Parse(args) // exits
+	flags.Uint64Var(&s.seed, "seed", 1, "the seed of the random numbers, `S`")
+	_ = flags.Parse(args) // exits if it fails
 	if s.orders < 0 || s.workers < 1 || s.workers > 1000 || flags.NArg() > 0 {
 		fmt.Fprintln(flags.Output(), "orders: simulate wants -orders of 0 or more, -workers from 1 to 1000, and nothing else")
 		flags.Usage()
@@ -51,9 +51,9 @@ func runSimulation(ctx context.Context, data string, what simulation) error {
 		err := sim.run(ctx)
 		switch {
 		case ctx.Err() != nil && s.kept:
-			return errors.New("interrupted: run the same again to go on")
+			return errors.New("interrupted: run the same command again to continue")
 		case ctx.Err() != nil:
-			return errors.New("interrupted: the orders are gone with their database; use -data or DATABASE_URL to keep one")
+			return errors.New("interrupted: the orders were deleted with their database; use -data or DATABASE_URL to keep the database")
 		}
 		return err
 	})
@@ -61,8 +61,8 @@ func runSimulation(ctx context.Context, data string, what simulation) error {
 
 const (
 	products = 100
-	// supply is how many units of each product there are per order: enough on average, but
-	// customers want the first products most.
+	// supply is how many units of each product there are per order. They are enough on average, but
+	// customers order the first products most.
 	supply = 0.05
 )
 
@@ -111,14 +111,14 @@ func (s *simulator) run(ctx context.Context) error {
 	return s.audit(ctx, s.out)
 }
 
-// name tells simulations apart that are different.
+// name is part of all ids and idempotency keys. Different simulations have different names.
 func (s *simulator) name() string { return fmt.Sprintf("sim%d-%d", s.seed, s.orders) }
 
 func (s *simulator) orderID(n int) string { return fmt.Sprintf("%s-%d", s.name(), n) }
 
 func itemID(p int) string { return fmt.Sprintf("product%02d", p) }
 
-// deliver brings a lot of a product from the supplier: half of all there will be.
+// deliver receives one of two lots of a product from the supplier, each with half of the supply.
 func (s *simulator) deliver(ctx context.Context, p, lot int) error {
 	names := [...]string{"Espresso cup", "Tea pot", "Milk jug", "Sugar bowl", "Cake plate", "Egg cup", "Salt mill", "Fruit bowl"}
 	_, err := s.send(ctx, false, fmt.Sprintf("delivery/%d/%d", p, lot), ReceiveStock{itemID(p), eventstore.Any, stock.Received{
@@ -128,7 +128,7 @@ func (s *simulator) deliver(ctx context.Context, p, lot int) error {
 	return err
 }
 
-// customer is one customer with one order, from placing it to whatever becomes of it.
+// customer acts as one customer with one order, from placing the order to its last step.
 func (s *simulator) customer(ctx context.Context, n int) error {
 	random := rand.New(rand.NewPCG(s.seed, uint64(n)))
 	if every := max(s.orders/products, 1); n%every == every-1 && n/every < products {
@@ -156,7 +156,7 @@ func (s *simulator) customer(ctx context.Context, n int) error {
 		return err
 	}
 	s.counts.placed.Add(1)
-	if random.Float64() < 0.05 { // somebody in the warehouse is too eager
+	if random.Float64() < 0.05 { // the warehouse ships too early
 		if err := s.shipEarly(ctx, n, receipt.Version); err != nil {
 			return err
 		}
@@ -174,12 +174,12 @@ func (s *simulator) customer(ctx context.Context, n int) error {
 	return nil
 }
 
-// day is so many days after an order is placed; all orders are placed within three months.
+// day returns the date that is later days after order n is placed. All orders are placed within three months.
 func (s *simulator) day(n, later int) order.Date {
 	return order.Date(time.Date(2026, 1, 1+90*n/s.orders+later, 0, 0, 0, 0, time.UTC).Format(time.DateOnly))
 }
 
-// shipEarly must be refused: the order has not been paid, or has changed since.
+// shipEarly sends a shipment that must be refused: the order has not been paid, or has changed after version seen.
 func (s *simulator) shipEarly(ctx context.Context, n int, seen eventstore.Version) error {
 	_, err := s.bus.Dispatch(ctx, ShipOrder{s.orderID(n), seen, order.Shipped{Carrier: "DHL", Tracking: "none", Date: s.day(n, 0)}})
 	if !errors.Is(err, order.ErrState) && !errors.Is(err, eventstore.ErrConflict) {
@@ -189,14 +189,14 @@ func (s *simulator) shipEarly(ctx context.Context, n int, seen eventstore.Versio
 	return nil
 }
 
-// step is what a customer does with an order that was placed.
+// step is one command on an order that was placed.
 type step struct {
 	name    string
 	count   *atomic.Int64
 	command any
 }
 
-// fate returns what becomes of an order, by chance from 0 to 1.
+// fate returns the steps of an order after it was placed, chosen by a random number from 0 to 1.
 func (s *simulator) fate(chance float64, n int, placed order.Placed) []step {
 	id, seen, c := s.orderID(n), eventstore.Any, &s.counts
 	cancel := step{"cancel", &c.cancelled, CancelOrder{id, seen, order.Cancelled{Reason: "changed my mind", Date: s.day(n, 1)}}}
@@ -205,7 +205,7 @@ func (s *simulator) fate(chance float64, n int, placed order.Placed) []step {
 	arrive := step{"deliver", nil, DeliverOrder{id, seen, order.Delivered{Date: s.day(n, 4)}}}
 	sendBack := step{"return", &c.returned, ReturnOrder{id, seen, order.Returned{Reason: "does not fit", Date: s.day(n, 9)}}}
 	switch {
-	case chance < 0.05: // forgotten
+	case chance < 0.05: // the customer forgets the order
 		return nil
 	case chance < 0.15:
 		return []step{cancel}
@@ -221,7 +221,7 @@ func (s *simulator) fate(chance float64, n int, placed order.Placed) []step {
 	return []step{pay, ship, arrive, sendBack}
 }
 
-// order chooses what somebody orders: some products far more often than others.
+// order returns a random order. It has some products far more often than others.
 func (s *simulator) order(random *rand.Rand, day order.Date) order.Placed {
 	placed := order.Placed{Customer: fmt.Sprintf("customer%d", random.IntN(s.orders/5+1)), Currency: "EUR", Date: day}
 	if random.Float64() < 0.2 {
@@ -238,8 +238,8 @@ func (s *simulator) order(random *rand.Rand, day order.Date) order.Placed {
 	return placed
 }
 
-// send sends a command under an idempotency key. With twice it is sent twice at the same time, as
-// by an impatient client, and both must be answered alike.
+// send sends a command with an idempotency key. With twice it sends the command twice at the same time, as an
+// impatient client does, and both answers must be the same.
 func (s *simulator) send(ctx context.Context, twice bool, key string, c any) (eventstore.Receipt, error) {
 	attempt := func() (eventstore.Receipt, error) {
 		return s.bus.Dispatch(eventstore.WithKey(ctx, s.name()+"/"+key, nil), c)
@@ -255,7 +255,7 @@ func (s *simulator) send(ctx context.Context, twice bool, key string, c any) (ev
 	}
 	both.Wait()
 	for i, err := range errs {
-		// Given up, or sold out before the other one found some that were released.
+		// This attempt was given up, or found the item sold out before the other one found released units.
 		if errors.Is(err, eventstore.ErrConflict) || errors.Is(err, stock.ErrOutOfStock) {
 			return receipts[1-i], errs[1-i]
 		}

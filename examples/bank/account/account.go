@@ -16,7 +16,7 @@ type Account struct {
 // Definition says how an account is made of its events.
 var Definition = aggregate.Define[Account]("account", Codec)
 
-// Apply changes the state by one event. What has happened cannot be refused here.
+// Apply changes the state by one event. It cannot refuse an event, because the event has already happened.
 func (a *Account) Apply(event Event) {
 	switch e := event.(type) {
 	case Opened:
@@ -58,7 +58,7 @@ func (a *Account) Withdraw(b Booking) ([]Event, error) {
 	return []Event{Withdrawn{b}}, nil
 }
 
-// Send takes money out of the account for another one of this bank.
+// Send takes money out of the account for another account of this bank.
 func (a *Account) Send(to string, b Booking) ([]Event, error) {
 	if err := a.canPay(b.Money); err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func (a *Account) Send(to string, b Booking) ([]Event, error) {
 	return []Event{TransferSent{b, to}}, nil
 }
 
-// Receive puts in what another account of this bank has sent.
+// Receive puts money into the account that another account of this bank has sent.
 func (a *Account) Receive(from string, b Booking) ([]Event, error) {
 	if err := a.canReceive(b.Money); err != nil {
 		return nil, err

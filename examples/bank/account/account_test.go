@@ -52,7 +52,7 @@ func TestDecisions(t *testing.T) {
 	for name, test := range map[string]struct {
 		given []account.Event
 		when  decision
-		then  account.Event // or
+		then  account.Event // or fails
 		fails error
 	}{
 		"open":                           {nil, func(a *account.Account) ([]account.Event, error) { return a.Open(opened(5).(account.Opened)) }, opened(5), nil},

@@ -52,7 +52,7 @@ func (TransferSent) isAccountEvent()     {}
 func (TransferReceived) isAccountEvent() {}
 func (AccountClosed) isAccountEvent()    {}
 
-// Codec holds the names under which the events are stored. They are for ever.
+// Codec holds the names under which the events are stored. The names must never change.
 var Codec = codec.New(
 	codec.Of("account.opened", func(e Opened) Event { return e }),
 	codec.Of("account.deposited", func(e Deposited) Event { return e }),

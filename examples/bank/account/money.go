@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// MaxAmount bounds amounts, balances and overdrafts, in minor units: far from where an int64 or
-// a number in JSON loses digits.
+// MaxAmount is the largest amount, balance and overdraft, in minor units. An int64 and a number in JSON
+// hold much larger numbers without losing digits.
 const MaxAmount = 1_000_000_000_000_000
 
 // Money is an amount in minor units of a currency: 12.50 EUR is {1250, "EUR"}.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// The rules an account keeps, as errors.
+// The errors of an account, one for each rule that a command can break.
 var (
 	ErrUnknown           = errors.New("there is no such account")
 	ErrExists            = errors.New("the account has been opened before")
@@ -24,6 +24,7 @@ var (
 // InsufficientFundsError says how much could be taken out, in minor units.
 type InsufficientFundsError struct{ Available int64 }
 
+// Error names the amount that is available.
 func (e *InsufficientFundsError) Error() string {
 	return fmt.Sprintf("%v: %d are available", ErrInsufficientFunds, e.Available)
 }
@@ -31,9 +32,10 @@ func (e *InsufficientFundsError) Error() string {
 // Unwrap returns [ErrInsufficientFunds].
 func (e *InsufficientFundsError) Unwrap() error { return ErrInsufficientFunds }
 
-// NotEmptyError says what is left in the account, in minor units.
+// NotEmptyError says how much is in the account, in minor units.
 type NotEmptyError struct{ Balance int64 }
 
+// Error names the balance.
 func (e *NotEmptyError) Error() string {
 	return fmt.Sprintf("%v: its balance is %d", ErrNotEmpty, e.Balance)
 }
@@ -44,7 +46,7 @@ func (e *NotEmptyError) Unwrap() error { return ErrNotEmpty }
 // Status says whether an account can be used.
 type Status string
 
-// What an account can be, once it has been opened.
+// The statuses of an account that has been opened.
 const (
 	Open   Status = "open"
 	Closed Status = "closed"

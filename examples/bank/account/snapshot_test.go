@@ -9,8 +9,8 @@ import (
 	"github.com/tidemark-es/tidemark/examples/bank/account"
 )
 
-// TestSnapshot: an account that was saved half-way goes on as if it had not been, after every event
-// there is.
+// TestSnapshot: with a snapshot at any point of a history of all event types, an account comes to the same state as
+// without.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
 	aggregatetest.CheckSnapshot(t, account.Definition, everyEvent)
@@ -31,7 +31,7 @@ var everyEvent = []account.Event{
 	account.AccountClosed{Date: "2026-01-04"},
 }
 
-// TestSnapshotOfAny: and after events that no decision would have returned, in any order.
+// TestSnapshotOfAny is TestSnapshot with random histories, also those that no decisions would have made.
 func TestSnapshotOfAny(t *testing.T) {
 	t.Parallel()
 	event := rapid.Custom(func(t *rapid.T) account.Event {

@@ -1,5 +1,5 @@
 // Package berka reads the transaction file of a Czech bank, known from the PKDD'99 challenge as
-// the Berka data set: semicolons, quotes, one header line, possibly compressed with gzip.
+// the Berka data set. The file has semicolons, quotes and one header line. It can be compressed with gzip.
 package berka
 
 import (
@@ -18,11 +18,11 @@ import (
 
 // Transaction is one line of the file. Amounts are in hellers, a hundredth of a crown.
 type Transaction struct {
-	Line         int // in the file, from 1 for the header
+	Line         int // number of the line in the file; the header is line 1
 	ID           string
 	Account      string
 	Date         string // 2006-01-02
-	Amount       int64  // more than 0; what it does to the balance is in Credit
+	Amount       int64  // more than 0; added to the balance if Credit, and otherwise subtracted
 	Credit       bool
 	Balance      int64 // the bank's own figure after the transaction
 	Description  string
@@ -35,6 +35,7 @@ type Error struct {
 	Err  error
 }
 
+// Error names the line and the reason.
 func (e *Error) Error() string { return fmt.Sprintf("line %d: %v", e.Line, e.Err) }
 
 // Unwrap returns the reason.
@@ -42,8 +43,8 @@ func (e *Error) Unwrap() error { return e.Err }
 
 var header = []string{"trans_id", "account_id", "date", "type", "operation", "amount", "balance", "k_symbol", "bank", "account"}
 
-// Parse reads a whole file, compressed or not. It returns an [Error] for the first line that is
-// not right, and then no transactions: a file is good as a whole or not at all.
+// Parse reads a whole file, compressed or not. If a line is invalid, it returns an [Error] for the first such line and
+// no transactions.
 func Parse(r io.Reader) ([]Transaction, error) {
 	text := bufio.NewReader(r)
 	if magic, _ := text.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
@@ -90,7 +91,7 @@ func Parse(r io.Reader) ([]Transaction, error) {
 	}
 }
 
-// reason says what a reader's error means here.
+// reason turns an error of the CSV reader into one that says what is wrong with the file.
 func reason(err error) error {
 	var syntax *csv.ParseError
 	switch {
@@ -134,7 +135,7 @@ func parse(fields []string) (t Transaction, err error) {
 	return t, nil
 }
 
-// hellers reads crowns with exactly two decimals, without ever making a float of them.
+// hellers reads crowns with exactly two decimals, without a float.
 func hellers(text string) (int64, error) {
 	digits, negative := strings.CutPrefix(text, "-")
 	crowns, rest, _ := strings.Cut(digits, ".")
@@ -166,7 +167,7 @@ var symbols = map[string]string{
 	"SANKC. UROK": "penalty interest",
 }
 
-// describe puts the codes into words; a code that is not known stands for itself.
+// describe translates the codes into English. An unknown code stays as it is.
 func describe(operation, symbol string, credit bool) string {
 	words := func(names map[string]string, code string) string {
 		if name, ok := names[code]; ok {

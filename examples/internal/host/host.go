@@ -1,9 +1,9 @@
-// Package host is what the examples have in common and services have not: a Postgres of their own to run
-// on, and a display of progress.
+// Package host has what the examples share and real services do not need: a Postgres of their own, and a
+// progress bar.
 //
 // # Guarantees
 //
-//   - What was started is stopped, in reverse order, before a function returns.
+//   - A function stops everything that it has started, in reverse order, before it returns.
 package host
 
 import (
@@ -22,12 +22,12 @@ import (
 	"github.com/tidemark-es/tidemark/service"
 )
 
-// WithPostgres calls do with the connection string of a Postgres: the one that DATABASE_URL names,
-// or one that is started and stopped here, with its data in the folder dir. Without dir the data
-// are gone at the end; kept says that they are not.
+// WithPostgres calls do with the connection string of a Postgres. It uses the Postgres that DATABASE_URL names, or
+// starts one with its data in the folder dir and stops it at the end. Without dir the data of a Postgres that it
+// starts are deleted at the end. kept says whether the data still exist after that.
 func WithPostgres(ctx context.Context, dir string, do func(ctx context.Context, url string, kept bool) error) error {
 	if dir != "" && os.Getenv("DATABASE_URL") != "" {
-		return errors.New("-data keeps a Postgres of the program's own, but DATABASE_URL names another one: choose one of them")
+		return errors.New("-data is for a Postgres that the program starts, but DATABASE_URL names another one: use only one of the two")
 	}
 	postgres, err := localpg.Start(ctx, &localpg.Config{Durable: true, Dir: dir})
 	if err != nil {
@@ -48,7 +48,8 @@ func WithPostgres(ctx context.Context, dir string, do func(ctx context.Context, 
 	return errors.Join(err, postgres.Stop())
 }
 
-// NewProgress shows on w how many of total things, which are called what, are done, if w is a terminal.
+// NewProgress returns a progress bar on w that counts up to total and is labelled with what. It shows nothing unless w
+// is a terminal.
 func NewProgress(w io.Writer, what string, total int) *progressbar.ProgressBar {
 	if file, ok := w.(*os.File); !ok || !term.IsTerminal(int(file.Fd())) {
 		return progressbar.DefaultSilent(int64(total))

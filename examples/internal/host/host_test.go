@@ -21,11 +21,11 @@ func TestWithPostgres(t *testing.T) {
 		return done
 	})
 	if !errors.Is(err, done) {
-		t.Errorf("%v, want what do has returned", err)
+		t.Errorf("%v, want the error that do has returned", err)
 	}
 	t.Setenv("DATABASE_URL", "postgres://localhost/x")
 	err = host.WithPostgres(t.Context(), t.TempDir(), func(context.Context, string, bool) error {
-		t.Error("two databases, and it chose one")
+		t.Error("do was called, although -data and DATABASE_URL are both set")
 		return nil
 	})
 	if err == nil || !strings.Contains(err.Error(), "DATABASE_URL") {
@@ -33,7 +33,7 @@ func TestWithPostgres(t *testing.T) {
 	}
 }
 
-// TestProgress: nothing is shown where nobody looks.
+// TestProgress: nothing is shown unless the writer is a terminal.
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer

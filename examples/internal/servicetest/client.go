@@ -21,7 +21,7 @@ type Client struct {
 	trace *httptrace.ClientTrace // nil for none
 }
 
-// Serve returns a client of a handler, which is served until the test ends.
+// Serve serves a handler until the test ends, and returns a client of it.
 func Serve(t *testing.T, handler http.Handler) *Client {
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
@@ -41,7 +41,7 @@ func Background(t *testing.T, run func(context.Context) error) {
 	})
 }
 
-// Answer is what came back.
+// Answer is the answer to a request.
 type Answer struct {
 	Status int
 	Header http.Header
@@ -49,8 +49,8 @@ type Answer struct {
 	Text   string
 }
 
-// Do sends a request; headers are pairs of name and value. It may be called from any goroutine, and
-// fails the test without ending it.
+// Do sends a request; headers are pairs of name and value. Do can be called from any goroutine: it fails the
+// test without ending it.
 func (c *Client) Do(method, path, body string, headers ...string) Answer {
 	c.Helper()
 	ctx := c.Context()
@@ -83,7 +83,7 @@ func (c *Client) Do(method, path, body string, headers ...string) Answer {
 	return a
 }
 
-// Must is Do for a request that must be answered with a status.
+// Must is Do for a request whose answer must have a status. Any other status ends the test.
 func (c *Client) Must(status int, method, path, body string, headers ...string) Answer {
 	c.Helper()
 	a := c.Do(method, path, body, headers...)
@@ -100,7 +100,7 @@ type Refusals = []struct {
 	Name               string // of the problem
 }
 
-// Refused sends what must be refused, each with a problem document of the type prefix + Name.
+// Refused sends requests that must be refused. Each answer must be a problem document of the type prefix + Name.
 func (c *Client) Refused(prefix string, refusals Refusals) {
 	c.Helper()
 	for _, r := range refusals {

@@ -16,10 +16,10 @@ import (
 	"github.com/tidemark-es/tidemark/tidemarktest"
 )
 
-// asProgram in the environment makes the test binary be the program.
+// asProgram is an environment variable. When it is set, the test binary runs as the program.
 const asProgram = "TIDEMARK_TEST_AS_PROGRAM"
 
-// Main is what TestMain calls, with the program's own main.
+// Main runs the tests; TestMain calls it with the program's own main.
 func Main(m *testing.M, main func()) {
 	if os.Getenv(asProgram) != "" {
 		main()
@@ -28,7 +28,7 @@ func Main(m *testing.M, main func()) {
 	tidemarktest.Main(m)
 }
 
-// Program returns the program as a process of its own. Without databaseURL it starts a Postgres.
+// Program returns a command that runs the program as a process. Without databaseURL the program starts a Postgres.
 func Program(t *testing.T, databaseURL string, args ...string) *exec.Cmd {
 	t.Helper()
 	self, err := os.Executable()
@@ -43,7 +43,7 @@ func Program(t *testing.T, databaseURL string, args ...string) *exec.Cmd {
 	return command
 }
 
-// Output runs a program to its end.
+// Output runs a program to its end and returns its output. The exit status must be wantExit.
 func Output(t *testing.T, command *exec.Cmd, wantExit int) string {
 	t.Helper()
 	text, err := command.CombinedOutput()
@@ -53,14 +53,15 @@ func Output(t *testing.T, command *exec.Cmd, wantExit int) string {
 	return string(text)
 }
 
-// What the programs say on their way.
+// Texts in the logs of the programs.
 var (
 	opened  = regexp.MustCompile(`url=(http://\S+)`)
 	closing = regexp.MustCompile(`closing`)
 )
 
-// ServeAndStop runs the program with a Postgres of its own, lets use talk to it, sends it a signal
-// while a query waits, and waits for a clean end.
+// ServeAndStop runs the program with a Postgres of its own, and calls use with a client. Then it sends the program a
+// signal while a query waits for a read model. The program must end with exit status 0, and the query must be answered
+// with 503 within 8 seconds.
 func ServeAndStop(t *testing.T, signal os.Signal, query string, use func(*Client)) {
 	t.Helper()
 	command := Program(t, "", "-addr", "localhost:0")
@@ -76,9 +77,9 @@ func ServeAndStop(t *testing.T, signal os.Signal, query string, use func(*Client
 	transport := &http.Transport{ExpectContinueTimeout: time.Minute}
 	client := &Client{T: t, URL: url, HTTP: &http.Client{Transport: transport}}
 	use(client)
-	// Nobody waits for a read model when the program closes.
+	// A query must not wait for a read model any longer when the program closes.
 	arrived, waiting := make(chan struct{}), make(chan Answer, 1)
-	trace := &httptrace.ClientTrace{Got100Continue: func() { close(arrived) }} // the server reads the body
+	trace := &httptrace.ClientTrace{Got100Continue: func() { close(arrived) }} // the handler reads the body
 	go func() {
 		late := &Client{T: t, URL: url, HTTP: client.HTTP, trace: trace}
 		waiting <- late.Do("GET", query, "{}", "Expect", "100-continue", httpapi.PositionHeader, "999999999")
@@ -108,12 +109,12 @@ func await(t *testing.T, lines *bufio.Scanner, pattern *regexp.Regexp) []string 
 			return match
 		}
 	}
-	t.Fatalf("the program ended without saying %s", pattern)
+	t.Fatalf("the program ended before it logged %s", pattern)
 	return nil
 }
 
-// KillWhen starts a program and kills it as soon as far enough says so, which is asked again and
-// again. The program must not end before.
+// KillWhen starts a program and kills it when farEnough returns true. It calls farEnough every 2 ms. The program must
+// not end before.
 func KillWhen(t *testing.T, command *exec.Cmd, farEnough func() bool) {
 	t.Helper()
 	var output bytes.Buffer
@@ -141,13 +142,13 @@ func KillWhen(t *testing.T, command *exec.Cmd, farEnough func() bool) {
 	<-ended
 }
 
-// README runs the curl commands in the sh blocks of a file as they are written, but for the
-// address, and compares what they print with the comments behind them.
+// README runs the curl commands in the sh blocks of a file, and compares their output with the comments after
+// them. It changes nothing in a command except the address.
 func (c *Client) README(path string) {
 	c.Helper()
 	steps := readSteps(c.T, path)
 	if len(steps) < 3 {
-		c.Fatalf("%d curl commands in %s, want some", len(steps), path)
+		c.Fatalf("%d curl commands in %s, want at least 3", len(steps), path)
 	}
 	for _, step := range steps {
 		shell := exec.CommandContext(c.Context(), "bash", "-c", strings.ReplaceAll(step.command, "localhost:8080", c.URL))
@@ -160,7 +161,7 @@ func (c *Client) README(path string) {
 
 type step struct{ command, want string }
 
-// readSteps finds the curl commands; comments behind a command are what it prints.
+// readSteps returns the curl commands of a file. The comments after a command are its output.
 func readSteps(t *testing.T, path string) (steps []step) {
 	t.Helper()
 	text, err := os.ReadFile(path)

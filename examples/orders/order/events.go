@@ -13,12 +13,12 @@ type Placed struct {
 	Date     Date   `json:"date"`
 }
 
-// Line is so many of one item, at the price and under the name it had when it was ordered.
+// Line is a quantity of one item, with the price and the name that the item had when it was ordered.
 type Line struct {
 	Item     string `json:"item"`
 	Name     string `json:"name"`
 	Quantity int64  `json:"quantity"`
-	Price    int64  `json:"price"` // of one, in minor units
+	Price    int64  `json:"price"` // of one unit, in minor units
 }
 
 // Paid is the customer's payment of the whole order, in the order's currency.
@@ -27,14 +27,14 @@ type Paid struct {
 	Date   Date  `json:"date"`
 }
 
-// Shipped says who has the parcel.
+// Shipped says which carrier has the parcel.
 type Shipped struct {
 	Carrier  string `json:"carrier"`
 	Tracking string `json:"tracking"`
 	Date     Date   `json:"date"`
 }
 
-// Delivered is the carrier's word that the parcel was handed over.
+// Delivered says that the carrier has handed over the parcel.
 type Delivered struct {
 	Date Date `json:"date"`
 }
@@ -60,8 +60,8 @@ func (Delivered) isOrderEvent() {}
 func (Cancelled) isOrderEvent() {}
 func (Returned) isOrderEvent()  {}
 
-// Codec holds the names under which the events are stored. They are for ever, and so are shapes
-// that were ever stored: see placedV1.
+// Codec holds the names under which the events are stored. The names must never change, and every shape
+// that was ever stored must stay: see placedV1.
 var Codec = codec.New(
 	codec.Of("order.placed", func(e placedV1) Event { return e.upcast() }),
 	codec.Of("order.placed", func(e Placed) Event { return e }).WithSchema(2),

@@ -1,10 +1,10 @@
 package order
 
-// firstCurrency is what the shop sold in before orders had a currency.
+// firstCurrency is the currency of all orders that were placed before orders had a currency.
 const firstCurrency = "EUR"
 
-// placedV1 is Placed as the first release wrote it, when all prices were in euros. It stays for as
-// long as there is such an event in a log; testdata/release1.json has some.
+// placedV1 is Placed as the first release stored it, when all prices were in euros. It must stay while
+// any log has such an event; testdata/release1.json has some.
 type placedV1 struct {
 	Customer string `json:"customer"`
 	Lines    []Line `json:"lines"`

@@ -16,7 +16,7 @@ import (
 	"github.com/tidemark-es/tidemark/examples/orders/order"
 )
 
-// release1 returns the events of orders in a log that the first release wrote, as a store reads
+// release1 returns the events of the orders in a log that the first release has stored, as a store reads
 // them.
 func release1(t *testing.T) (events []eventstore.Raw) {
 	t.Helper()
@@ -53,7 +53,7 @@ func decode(t *testing.T, raw eventstore.Raw) order.Event {
 	return events[0].Data
 }
 
-// fields returns all that is in a payload.
+// fields returns all fields of a payload.
 func fields(t *testing.T, data []byte) (m map[string]any) {
 	t.Helper()
 	if err := json.Unmarshal(data, &m); err != nil {
@@ -62,8 +62,8 @@ func fields(t *testing.T, data []byte) (m map[string]any) {
 	return m
 }
 
-// TestRelease1 reads what the first release wrote: nothing is lost, and the only thing new is the
-// currency.
+// TestRelease1 decodes the events that the first release has stored: no field is lost, and only the
+// currency is new.
 func TestRelease1(t *testing.T) {
 	t.Parallel()
 	histories := make(map[string][]order.Event)
@@ -112,7 +112,7 @@ func TestRelease1GoesOn(t *testing.T) {
 	bobs().When(pay("USD", 7500)).ThenError(order.ErrWrongPayment)
 }
 
-// TestWrittenToday: what is written now has the present schema, and a later one is not guessed at.
+// TestWrittenToday: a new event has the present schema, and an event with a later schema is not decoded.
 func TestWrittenToday(t *testing.T) {
 	t.Parallel()
 	draft, err := order.Codec.Encode(placed)

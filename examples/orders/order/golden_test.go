@@ -7,7 +7,7 @@ import (
 	"github.com/tidemark-es/tidemark/examples/orders/order"
 )
 
-// TestGolden: what any release has written still means what it meant.
+// TestGolden: the events that any release has stored still have the same meaning.
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	line := order.Line{Item: "cup", Name: "Espresso cup", Quantity: 4, Price: 1250}

@@ -15,7 +15,7 @@ type Order struct {
 // Definition says how an order is made of its events.
 var Definition = aggregate.Define[Order]("order", Codec)
 
-// Apply changes the state by one event. What has happened cannot be refused here.
+// Apply changes the state by one event. It cannot refuse an event, because the event has already happened.
 func (o *Order) Apply(event Event) {
 	switch e := event.(type) {
 	case Placed:
@@ -71,7 +71,7 @@ func (o *Order) Deliver(e Delivered) ([]Event, error) {
 	return []Event{e}, nil
 }
 
-// Cancel cancels the order before it is shipped. What was paid is refunded.
+// Cancel cancels the order before it is shipped, and refunds a payment.
 func (o *Order) Cancel(e Cancelled) ([]Event, error) {
 	if err := o.require("cancelled", StatusPlaced, StatusPaid); err != nil {
 		return nil, err
@@ -80,7 +80,7 @@ func (o *Order) Cancel(e Cancelled) ([]Event, error) {
 	return []Event{e}, nil
 }
 
-// Return takes back what was delivered, all of it at once, and refunds it.
+// Return takes back the whole order after its delivery, and refunds the payment.
 func (o *Order) Return(e Returned) ([]Event, error) {
 	if err := o.require("returned", StatusDelivered); err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ var (
 	delivered = order.Delivered{Date: "2026-01-05"}
 )
 
-// What Cancel and Return make of an order depends on what was paid.
+// The refund of Cancel and Return depends on the payment.
 func cancelled(refunded int64) order.Cancelled {
 	return order.Cancelled{Reason: "changed my mind", Refunded: refunded, Date: "2026-01-06"}
 }
@@ -43,7 +43,7 @@ func pay(currency string, amount int64) decision {
 	}
 }
 
-// histories lead to each status; to "" leads nothing.
+// histories are the events that lead to each status. An order without events has the status "".
 var histories = map[order.Status][]order.Event{
 	"":                    nil,
 	order.StatusPlaced:    {placed},
@@ -54,7 +54,8 @@ var histories = map[order.Status][]order.Event{
 	order.StatusReturned:  {placed, paid, shipped, delivered, returned(due)},
 }
 
-// decisions lead to each status, from some with the event that then follows.
+// decisions has, for each status, the decision that leads to it, the statuses from which it is allowed, and the event
+// that then follows.
 var decisions = map[order.Status]struct {
 	decide decision
 	from   map[order.Status]order.Event
@@ -69,7 +70,7 @@ var decisions = map[order.Status]struct {
 		func(o *order.Order) ([]order.Event, error) { return o.Deliver(delivered) },
 		map[order.Status]order.Event{order.StatusShipped: delivered},
 	},
-	// What is refunded is not for the caller to say.
+	// The order decides how much is refunded, not the caller.
 	order.StatusCancelled: {
 		func(o *order.Order) ([]order.Event, error) { return o.Cancel(cancelled(99)) },
 		map[order.Status]order.Event{order.StatusPlaced: cancelled(0), order.StatusPaid: cancelled(due)},
@@ -80,7 +81,7 @@ var decisions = map[order.Status]struct {
 	},
 }
 
-// TestDecisions asks for every decision in every status.
+// TestDecisions tries every decision in every status.
 func TestDecisions(t *testing.T) {
 	t.Parallel()
 	for _, from := range append([]order.Status{""}, order.Statuses...) {
@@ -136,7 +137,7 @@ func TestWrongPayment(t *testing.T) {
 	}
 }
 
-// largest is an order that is at all bounds, with this many lines.
+// largest returns an order with this many lines, whose other values are at their upper bounds.
 func largest(lines int) order.Placed {
 	e := order.Placed{Customer: "ada", Currency: "USD", Date: "9999-12-31"}
 	for n := range lines {

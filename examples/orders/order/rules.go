@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The rules an order keeps, as errors.
+// The errors of an order, one for each rule that a command can break.
 var (
 	ErrUnknown      = errors.New("there is no such order")
 	ErrExists       = errors.New("the order has been placed before")
@@ -19,12 +19,13 @@ var (
 	ErrDate         = errors.New("invalid date")
 )
 
-// StateError says what an order is, and what it therefore cannot be.
+// StateError says which status an order has, and which status it therefore cannot get.
 type StateError struct {
 	Status Status
 	Wanted string
 }
 
+// Error names both statuses.
 func (e *StateError) Error() string {
 	return fmt.Sprintf("an order that is %s cannot be %s", e.Status, e.Wanted)
 }
@@ -32,12 +33,13 @@ func (e *StateError) Error() string {
 // Unwrap returns [ErrState].
 func (e *StateError) Unwrap() error { return ErrState }
 
-// WrongPaymentError says what is due, in minor units.
+// WrongPaymentError says how much is due, in minor units.
 type WrongPaymentError struct {
 	Due      int64
 	Currency string
 }
 
+// Error names the amount that is due.
 func (e *WrongPaymentError) Error() string {
 	return fmt.Sprintf("%v: %d %s are due", ErrWrongPayment, e.Due, e.Currency)
 }
@@ -45,10 +47,10 @@ func (e *WrongPaymentError) Error() string {
 // Unwrap returns [ErrWrongPayment].
 func (e *WrongPaymentError) Unwrap() error { return ErrWrongPayment }
 
-// Status is how far an order is.
+// Status is the status of an order.
 type Status string
 
-// What an order can be, once it has been placed.
+// The statuses of an order that has been placed.
 const (
 	StatusPlaced    Status = "placed"
 	StatusPaid      Status = "paid"
@@ -58,7 +60,7 @@ const (
 	StatusReturned  Status = "returned"
 )
 
-// Statuses are all of them.
+// Statuses lists all statuses.
 var Statuses = []Status{StatusPlaced, StatusPaid, StatusShipped, StatusDelivered, StatusCancelled, StatusReturned}
 
 // require returns an error unless the order is in one of the states.
@@ -72,16 +74,16 @@ func (o *Order) require(be string, in ...Status) error {
 	return nil
 }
 
-// The bounds of an order. With them its total has at most 13 digits, and more than a thousand of
-// the largest orders can be summed before a number in JSON, which has 53 bits, loses any.
+// The bounds of an order. With them its total has at most 13 digits. A number in JSON has 53 bits: it holds the sum
+// of more than a thousand of the largest orders without losing digits.
 const (
 	MaxLines    = 50
 	MaxQuantity = 1_000
 	MaxPrice    = 100_000_000 // in minor units
 )
 
-// Validate returns [ErrLines], [ErrCurrency] or [ErrDate] unless there is at least one line, each
-// for a different item, and all is within bounds.
+// Validate returns [ErrLines], [ErrCurrency] or [ErrDate] unless there is at least one line, each line is for a
+// different item, and all values are within their bounds.
 func (e Placed) Validate() error {
 	if len(e.Lines) == 0 || len(e.Lines) > MaxLines {
 		return fmt.Errorf("%w: %d lines, want 1 to %d", ErrLines, len(e.Lines), MaxLines)
@@ -90,7 +92,7 @@ func (e Placed) Validate() error {
 	for _, line := range e.Lines {
 		switch {
 		case items[line.Item]:
-			return fmt.Errorf("%w: item %s is in two of them", ErrLines, line.Item)
+			return fmt.Errorf("%w: item %s is in two lines", ErrLines, line.Item)
 		case line.Quantity < 1 || line.Quantity > MaxQuantity:
 			return fmt.Errorf("%w: item %s: quantity %d is not between 1 and %d", ErrLines, line.Item, line.Quantity, MaxQuantity)
 		case line.Price < 1 || line.Price > MaxPrice:
@@ -104,7 +106,7 @@ func (e Placed) Validate() error {
 	return e.Date.Validate()
 }
 
-// Total is what the lines cost, in minor units.
+// Total returns the price of all lines, in minor units.
 func Total(lines []Line) (total int64) {
 	for _, line := range lines {
 		total += line.Quantity * line.Price

@@ -12,7 +12,7 @@ type Received struct {
 	Order    string `json:"order,omitempty"` // the order that was returned
 }
 
-// Reserved is what was promised to an order. It is stored in the same commit as the order.
+// Reserved is a promise of units to an order. It is stored in the same commit as the order.
 type Reserved struct {
 	Order    string `json:"order"`
 	Quantity int64  `json:"quantity"`
@@ -35,7 +35,7 @@ func (Reserved) isStockEvent()   {}
 func (Released) isStockEvent()   {}
 func (ShippedOut) isStockEvent() {}
 
-// Codec holds the names under which the events are stored. They are for ever.
+// Codec holds the names under which the events are stored. The names must never change.
 var Codec = codec.New(
 	codec.Of("stock.received", func(e Received) Event { return e }),
 	codec.Of("stock.reserved", func(e Reserved) Event { return e }),

@@ -1,4 +1,5 @@
-// Package stock is an aggregate of the order service: how many of an item there are, and for whom.
+// Package stock is an aggregate of the order service: how many units of an item there are, and which orders have them
+// reserved.
 package stock
 
 import (
@@ -11,14 +12,14 @@ import (
 // Item is the state of one item of the stock.
 type Item struct {
 	Name      string           // empty if none was ever received
-	Available int64            // what can be promised
-	Reserved  map[string]int64 // what was promised, by order
+	Available int64            // units that can be promised
+	Reserved  map[string]int64 // units that were promised, by order
 }
 
 // Definition says how an item is made of its events.
 var Definition = aggregate.Define[Item]("stock", Codec)
 
-// Apply changes the state by one event. What has happened cannot be refused here.
+// Apply changes the state by one event. It cannot refuse an event, because the event has already happened.
 func (i *Item) Apply(event Event) {
 	switch e := event.(type) {
 	case Received:
@@ -49,7 +50,7 @@ func (i *Item) Receive(e Received) ([]Event, error) {
 	return []Event{e}, nil
 }
 
-// Reserve promises some of what is available to an order.
+// Reserve promises available units to an order.
 func (i *Item) Reserve(order string, quantity int64) ([]Event, error) {
 	switch {
 	case i.Name == "":
@@ -64,7 +65,7 @@ func (i *Item) Reserve(order string, quantity int64) ([]Event, error) {
 	return []Event{Reserved{Order: order, Quantity: quantity}}, nil
 }
 
-// Release takes a promise back: what was reserved for the order is available again.
+// Release takes a promise back: the units that were reserved for the order are available again.
 func (i *Item) Release(order string) ([]Event, error) {
 	quantity, ok := i.Reserved[order]
 	if !ok {
@@ -73,7 +74,7 @@ func (i *Item) Release(order string) ([]Event, error) {
 	return []Event{Released{Order: order, Quantity: quantity}}, nil
 }
 
-// ShipOut keeps a promise: what was reserved for the order leaves the stock.
+// ShipOut keeps a promise: the units that were reserved for the order leave the stock.
 func (i *Item) ShipOut(order string) ([]Event, error) {
 	quantity, ok := i.Reserved[order]
 	if !ok {
@@ -82,10 +83,10 @@ func (i *Item) ShipOut(order string) ([]Event, error) {
 	return []Event{ShippedOut{Order: order, Quantity: quantity}}, nil
 }
 
-// MaxQuantity bounds what can be received at once.
+// MaxQuantity is the largest quantity that can be received at once.
 const MaxQuantity = 1_000_000
 
-// The rules the stock keeps, as errors.
+// The errors of an item, one for each rule that a command can break.
 var (
 	ErrUnknown     = errors.New("there is no such item")
 	ErrOutOfStock  = errors.New("out of stock")
@@ -95,12 +96,13 @@ var (
 	ErrNotReserved = errors.New("nothing is reserved for the order")
 )
 
-// OutOfStockError says how many are left.
+// OutOfStockError says how many units are left.
 type OutOfStockError struct {
 	Name      string
 	Available int64
 }
 
+// Error names the item and the units that are left.
 func (e *OutOfStockError) Error() string {
 	return fmt.Sprintf("%v: only %d of %q left", ErrOutOfStock, e.Available, e.Name)
 }

@@ -54,7 +54,7 @@ func TestDecisions(t *testing.T) {
 	for name, test := range map[string]struct {
 		given history
 		when  decision
-		then  stock.Event // or
+		then  stock.Event // or fails
 		fails error
 	}{
 		"receive":                     {nil, receive(received(1)), received(1), nil},
@@ -104,7 +104,7 @@ func TestDecisions(t *testing.T) {
 	}
 }
 
-// TestOutOfStock: the error says how many are left of what, by its latest name.
+// TestOutOfStock: the error has the latest name of the item and the units that are left.
 func TestOutOfStock(t *testing.T) {
 	t.Parallel()
 	err := aggregatetest.New(t, stock.Definition).
@@ -117,8 +117,8 @@ func TestOutOfStock(t *testing.T) {
 	}
 }
 
-// TestNothingIsLost: whatever is decided in whatever order, a decision is refused when a simple
-// model says so, and all that was received is available, reserved or shipped.
+// TestNothingIsLost takes random decisions in random order. A decision is refused exactly when a simple model refuses
+// it, and every unit that was received is available, reserved or shipped.
 func TestNothingIsLost(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -132,7 +132,7 @@ func TestNothingIsLost(t *testing.T) {
 			}
 			return n
 		}
-		// try applies the decision's events, unless it is refused.
+		// try applies the events of a decision, unless the decision is refused.
 		try := func(t *rapid.T, want bool, decide decision) bool {
 			events, err := decide(&item)
 			if (err == nil) != want {

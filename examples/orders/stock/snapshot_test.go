@@ -7,7 +7,7 @@ import (
 	"github.com/tidemark-es/tidemark/examples/orders/stock"
 )
 
-// TestSnapshot: an item that was saved half-way goes on as if it had not been.
+// TestSnapshot: with a snapshot at any point of its history, an item comes to the same state as without.
 func TestSnapshot(t *testing.T) {
 	t.Parallel()
 	aggregatetest.CheckSnapshot(t, stock.Definition, []stock.Event{
