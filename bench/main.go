@@ -27,7 +27,7 @@ type config struct {
 type bench struct {
 	config
 	*report
-	url string // of the server that everything is measured on
+	url string // of the Postgres that is measured
 }
 
 // sections are measured in this order.

@@ -97,7 +97,7 @@ func countPaths(t *testing.T, file string) (n int) {
 	}
 }
 
-// server starts a Postgres for the time of a test.
+// server starts a Postgres and stops it when the test ends.
 func server(t *testing.T, config *localpg.Config) *bench {
 	t.Helper()
 	config.URLVar = "NO_DATABASE_URL" // a server that DATABASE_URL names has settings of its own

@@ -25,7 +25,7 @@ const (
 	importCurrency  = "CZK"
 	importOverdraft = 1_000_000_00     // the file's bank allowed overdrafts, but the file does not say how much
 	tolerance       = 100              // one crown: the file's interest is rounded
-	mustReconcile   = 39_900 / 39_960. // of the account-days; on the others the file contradicts itself
+	mustReconcile   = 39_900 / 39_960. // of the account-days; the other differences are in the file itself
 )
 
 // runImport imports a file, waits for the read models and compares them with the file. It can be

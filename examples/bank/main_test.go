@@ -94,7 +94,7 @@ func TestImportKilled(t *testing.T) {
 	if n := events(); n >= accounts*(each+1) {
 		t.Fatalf("%d events: the import was not killed half-way", n)
 	}
-	for range 2 { // the second one finds nothing to do
+	for range 2 { // the second import finds nothing to do
 		text := servicetest.Output(t, servicetest.Program(t, url, "import", path), 0)
 		if want := fmt.Sprintf("reconciled %[1]d of %[1]d account-days", accounts*each/2); !strings.Contains(text, want) {
 			t.Errorf("%s\nwant %q", text, want)

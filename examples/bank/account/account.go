@@ -1,4 +1,4 @@
-// Package account is the bank's aggregate: what an account is and what can be done with it.
+// Package account is the bank's aggregate: the state of an account, and its decisions.
 package account
 
 import "github.com/tidemark-es/tidemark/aggregate"

@@ -1,5 +1,4 @@
-// Package order is an aggregate of the order service: what an order is and what can be done with
-// it.
+// Package order is an aggregate of the order service: the state of an order, and its decisions.
 package order
 
 import "github.com/tidemark-es/tidemark/aggregate"
