@@ -59,7 +59,7 @@ type auditor struct {
 	checks, broken int
 }
 
-// check prints one check: what was checked if wrong is empty, and otherwise wrong.
+// check prints one check: about, which says what was checked, or wrong if it is not empty.
 func (a *auditor) check(what, about, wrong string) {
 	a.checks++
 	if wrong != "" {
