@@ -23,7 +23,7 @@ import (
 	"github.com/tidemark-es/tidemark/projection"
 )
 
-var soakFor = flag.Duration("soak", 5*time.Second, "how long the tests with several processes make trouble")
+var soakFor = flag.Duration("soak", 3*time.Second, "how long the tests with several processes make trouble")
 
 // processFixture is a database over which other processes run projections. This process only appends, waits and checks.
 type processFixture struct {

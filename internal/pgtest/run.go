@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tidemark-es/tidemark/internal/pgdatabase"
 )
 
 // run is one test binary's use of a server. It holds an advisory lock while it is connected, and its databases are
@@ -67,19 +69,10 @@ func sweep(ctx context.Context, conn *pgx.Conn) error {
 		if slices.Contains(living, int64(owner)) {
 			continue
 		}
-		if err := drop(ctx, conn, name); err != nil {
-			return err
+		// Another run can sweep at the same time.
+		if err := pgdatabase.Drop(ctx, conn, name); err != nil {
+			return fmt.Errorf("pgtest: %w", err)
 		}
-	}
-	return nil
-}
-
-// drop removes a database, connected clients or not. The database may be gone already, because another run can sweep at
-// the same time.
-func drop(ctx context.Context, conn *pgx.Conn, name string) error {
-	sql := "drop database if exists " + pgx.Identifier{name}.Sanitize() + " with (force)"
-	if _, err := conn.Exec(ctx, sql); err != nil {
-		return fmt.Errorf("pgtest: drop %s: %w", name, err)
 	}
 	return nil
 }

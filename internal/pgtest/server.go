@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/internal/pgdatabase"
 	"github.com/tidemark-es/tidemark/localpg"
 	"github.com/tidemark-es/tidemark/migrations"
 )
@@ -115,9 +116,8 @@ func migrate(ctx context.Context, url string) error {
 func (s *server) create(ctx context.Context, template string) (string, error) {
 	s.last++
 	name := s.run.database(s.last)
-	sql := fmt.Sprintf("create database %s template %s", pgx.Identifier{name}.Sanitize(), pgx.Identifier{template}.Sanitize())
-	if _, err := s.conn.Exec(ctx, sql); err != nil {
-		return "", fmt.Errorf("pgtest: create a database: %w", err)
+	if err := pgdatabase.Create(ctx, s.conn, name, template); err != nil {
+		return "", fmt.Errorf("pgtest: %w", err)
 	}
 	return name, nil
 }
@@ -125,7 +125,10 @@ func (s *server) create(ctx context.Context, template string) (string, error) {
 func (s *server) drop(ctx context.Context, name string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return drop(ctx, s.conn, name)
+	if err := pgdatabase.Drop(ctx, s.conn, name); err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	return nil
 }
 
 // urlOf returns the connection string of another database on the server.

@@ -104,7 +104,7 @@ var bugs = map[string]struct {
 			_, _ = tx.Exec(ctx, `update `+table+` set balances = balances + $2 where account = $1`, e.Stream.Key, amount)
 			return nil
 		}
-	}), "a statement that failed"},
+	}), "a failed statement"},
 	"counts with positions": {deposits(func(*pgxpool.Pool) func(context.Context, pgx.Tx, string, eventstore.Event[event], int64) error {
 		return func(ctx context.Context, tx pgx.Tx, table string, e eventstore.Event[event], _ int64) error {
 			_, err := tx.Exec(ctx, `update `+table+` set balance = balance + $2 where account = $1`, e.Stream.Key, int64(e.Position))

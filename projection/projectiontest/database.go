@@ -2,14 +2,13 @@ package projectiontest
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"testing"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/tidemark-es/tidemark/internal/pgdatabase"
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
@@ -62,13 +61,12 @@ func Databases(t testing.TB, server *pgxpool.Pool, prepare func(ctx context.Cont
 // create makes a database, and drops it at the end of t.
 func create(t testing.TB, server *pgxpool.Pool, template string) (string, error) {
 	name := "projectiontest_" + uuid.NewString()
-	quoted := pgx.Identifier{name}.Sanitize()
-	if _, err := server.Exec(t.Context(), "create database "+quoted+" template "+pgx.Identifier{template}.Sanitize()); err != nil {
-		return "", fmt.Errorf("create a database: %w", err)
+	if err := pgdatabase.Create(t.Context(), server, name, template); err != nil {
+		return "", err
 	}
 	t.Cleanup(func() {
-		if _, err := server.Exec(context.Background(), "drop database "+quoted+" with (force)"); err != nil {
-			t.Errorf("projectiontest: drop a database: %v", err)
+		if err := pgdatabase.Drop(context.Background(), server, name); err != nil {
+			t.Errorf("projectiontest: %v", err)
 		}
 	})
 	return name, nil
