@@ -14,7 +14,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: ## run all tests
-	@for m in $(filter-out bench,$(MODULES)); do (cd $$m && go test -timeout 20m $(PARALLEL) ./...) || exit 1; done
+	@go test -timeout 20m $(PARALLEL) $(patsubst %,./%/...,$(filter-out bench,$(MODULES)))
 
 SLOW := (eventstore|projection|projectiontest|snapshot|localpg|pgtest|pgpool|aggregate|bank|orders)
 test/short: ## run the quick half: the fast packages, and the examples of the slow ones
@@ -23,7 +23,7 @@ test/short: ## run the quick half: the fast packages, and the examples of the sl
 	@go test -run '^(Example|TestStore$$|TestRefs$$|TestVerdict$$)' ./eventstore ./projection ./snapshot ./aggregate
 
 test/race: ## run all tests under the race detector
-	@for m in $(MODULES); do (cd $$m && go test -race -timeout 20m $(PARALLEL) ./...) || exit 1; done
+	@go test -race -timeout 20m $(PARALLEL) $(patsubst %,./%/...,$(MODULES))
 
 VERSIONS ?= 14 15 16 17 18
 test/versions: ## run all tests on each of the VERSIONS of Postgres, which are downloaded once

@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
@@ -164,13 +166,20 @@ func TestCancelBuild(t *testing.T) {
 			config.BatchSize = 10
 			r2, _ := f.rollProcess(config, kind(projection.Options{Version: 2}, gate.hook))
 			<-gate.reached
+			operator, err := projection.NewOperator(pgtest.Connect(t, f.pool.Config().ConnString(), func(c *pgxpool.Config) {
+				c.ConnConfig.RuntimeParams["application_name"] = "dropping"
+			}), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
 			dropped := make(chan error, 1)
-			go func() { dropped <- r1.Operator().Drop(t.Context(), projection.Ref{Name: "tally", Version: 2}) }()
+			go func() { dropped <- operator.Drop(t.Context(), projection.Ref{Name: "tally", Version: 2}) }()
 			f.until("Drop waits for the batch, or is done", func() bool {
 				return len(dropped) > 0 || f.rollNumber(`
 					select count(*)
 					  from pg_stat_activity
 					 where datname = current_database()
+					   and application_name = 'dropping'
 					   and wait_event_type = 'Lock'`) > 0
 			})
 			gate.open() // the batch continues now
