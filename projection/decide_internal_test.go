@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/signal"
 )
 
 func itemsAt(positions ...eventstore.Position) []item {
@@ -183,4 +184,29 @@ func TestPartitionOf(t *testing.T) {
 			t.Errorf("%q: partition %d of 1, want 0", key, partitionOf(key, 1))
 		}
 	}
+}
+
+// TestTroubleOfOnePartition: a partition that recovers, or that another process takes over, does not hide the failure of
+// another partition.
+func TestTroubleOfOnePartition(t *testing.T) {
+	t.Parallel()
+	first, second, away := errors.New("first"), errors.New("second"), errors.New("away")
+	v := &deployment{moved: signal.New(), away: away}
+	expect := func(when string, want error) {
+		t.Helper()
+		if got := v.trouble(); got != want {
+			t.Errorf("%s: the version makes no progress because of %v, want %v", when, got, want)
+		}
+	}
+	expect("no partition fails", away)
+	v.failed(2, second)
+	v.failed(1, first)
+	expect("two partitions fail", first)
+	v.recovered(1)
+	expect("one has recovered", second)
+	v.failed(1, first)
+	v.disowned(1)
+	expect("one is taken over", second)
+	v.recovered(2)
+	expect("both have recovered", away)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -52,7 +53,7 @@ type deployment struct {
 	mu      sync.Mutex
 	phase   string           // as of the last plan
 	owned   map[int]progress // the partitions that this process runs
-	trouble error            // why one of these partitions makes no progress
+	failing map[int]error    // why some of these partitions make no progress
 	away    error            // why this process runs no partition of the version
 	unable  error            // why this process cannot run the version, although others may be able to; nil if it may try
 	until   time.Time        // when this process tries again even if others run the version
@@ -316,10 +317,32 @@ func (v *deployment) reached(partition int, at eventstore.Position, live bool, g
 	v.moved.Notify()
 }
 
-func (v *deployment) troubled(err error) {
+// failed notes why a partition makes no progress.
+func (v *deployment) failed(partition int, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.trouble = err
+	if v.failing == nil {
+		v.failing = make(map[int]error)
+	}
+	v.failing[partition] = err
+}
+
+// recovered notes that a partition makes progress again.
+func (v *deployment) recovered(partition int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.failing, partition)
+}
+
+// trouble returns why the version makes no progress: the failure of its first failing partition, or why this process
+// runs none of its partitions.
+func (v *deployment) trouble() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, partition := range slices.Sorted(maps.Keys(v.failing)) {
+		return v.failing[partition]
+	}
+	return v.away
 }
 
 // disowned notes that this process no longer runs a partition.
@@ -327,7 +350,7 @@ func (v *deployment) disowned(partition int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.owned, partition)
-	v.trouble = nil
+	delete(v.failing, partition)
 	v.moved.Notify()
 }
 

@@ -109,7 +109,7 @@ func isOneEvent(items []item) bool {
 // log comes last, so that an operator who reads the log finds the same failure in the status.
 func (w *worker) failed(ctx context.Context, err error) {
 	w.failing = true
-	w.deployment.troubled(err)
+	w.deployment.failed(w.number, err)
 	w.tellFailure(err, false)
 	var at *int64
 	var h *HandlerError

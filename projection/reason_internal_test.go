@@ -17,15 +17,15 @@ func TestReasonOf(t *testing.T) {
 			`ERROR: invalid input syntax for type integer: … (SQLSTATE 22P02)`},
 		{[]string{`table "a_v1": field N (int64) cannot be written to column "n": 5 is greater than maximum value for int4 (row "ada")`},
 			`table "a_v1": field N (int64) cannot be written to column "n": … is greater than maximum value for int4 (row …)`},
-		{[]string{"no order 6ba7b810-9dad-11d1-80b4-00c04fd430c8 at 2024-02-29T12:00:00Z.", "no order 7 at 2024-02-29 12:00."},
-			""}, // the times do not have the same number of words; this case checks nothing
+		{[]string{"no order 6ba7b810-9dad-11d1-80b4-00c04fd430c8 at 2024-02-29T12:00:00Z", "no order 7 at 2025-03-01T12:00:01Z"},
+			"no order … at …"},
 		{[]string{"order o-17 of stream order-ada: gone", "order o-18 of stream order-bob: gone"}, "order … of stream …: gone"},
 		{[]string{"ann@example.com has no key", "bob.b@example.org has no key"}, "… has no key"},
 		{[]string{"panic: runtime error: index out of range [5] with length 3", "panic: runtime error: index out of range [7] with length 0"},
 			"panic: runtime error: index out of range […] with length …"},
 	} {
 		for _, text := range c.texts {
-			if got := reasonOf(text); c.reason != "" && got != c.reason {
+			if got := reasonOf(text); got != c.reason {
 				t.Errorf("%q has the reason %q, want %q", text, got, c.reason)
 			}
 		}

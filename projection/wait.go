@@ -1,7 +1,6 @@
 package projection
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -177,10 +176,7 @@ const silentAfter = time.Second
 // trouble returns why a version that this process runs makes no progress.
 func (n *family) trouble() error {
 	for _, v := range n.versions {
-		v.mu.Lock()
-		err := cmp.Or(v.trouble, v.away)
-		v.mu.Unlock()
-		if err != nil {
+		if err := v.trouble(); err != nil {
 			return err
 		}
 	}

@@ -399,7 +399,7 @@ func (w *worker) committed(b *batch) {
 	}
 	if w.failing {
 		w.failing = false
-		w.deployment.troubled(nil)
+		w.deployment.recovered(w.number)
 		w.engine.logger.Info("projection works again after a failure",
 			"projection", w.projection.name, "version", w.projection.options.Version, "partition", w.number, "checkpoint", w.checkpoint)
 	}

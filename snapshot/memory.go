@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -66,7 +67,7 @@ func (m *Memory) Save(ctx context.Context, snapshots ...Snapshot) error {
 			s.Data = slices.Clone(s.Data)
 			s.RecordedAt = time.UnixMicro(s.RecordedAt.UnixMicro()).UTC() // microseconds, as in Postgres
 			all = append(all, s)
-			slices.SortFunc(all, func(a, b Snapshot) int { return int(a.Version - b.Version) })
+			slices.SortFunc(all, func(a, b Snapshot) int { return cmp.Compare(a.Version, b.Version) })
 		}
 		m.streams[s.Stream] = m.retention.keep(all, s.Kind)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,9 +134,13 @@ func testCause(t *testing.T, s Store) {
 	if got := collect(t, s.Correlated(t.Context(), "request-8")); len(got) != 0 {
 		t.Errorf("another correlation has %d events", len(got))
 	}
-	for _, err := range s.Correlated(t.Context(), "") {
-		if !errors.Is(err, eventstore.ErrInvalid) {
-			t.Errorf("no correlation id: %v, want ErrInvalid", err)
+	for _, id := range []string{"", "a\x00b", "a\nb", "\xff", strings.Repeat("a", 251)} {
+		var refused error
+		for _, err := range s.Correlated(t.Context(), id) {
+			refused = err
+		}
+		if !errors.Is(refused, eventstore.ErrInvalid) {
+			t.Errorf("correlation id %q: %v, want ErrInvalid", id, refused)
 		}
 	}
 	// An event without a correlation begins one.

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/naming"
 )
 
 // Memory is an event store in memory. It behaves as [eventstore.Store] does, passes the same suite, and is safe for
@@ -301,8 +302,8 @@ func (m *Memory) ReadAllBackwards(ctx context.Context, before eventstore.Positio
 func (m *Memory) Correlated(ctx context.Context, id string) iter.Seq2[eventstore.Raw, error] {
 	return func(yield func(eventstore.Raw, error) bool) {
 		err := ctx.Err()
-		if err == nil && (id == "" || len(id) > 250) {
-			err = &eventstore.InvalidError{Reason: fmt.Sprintf("correlation id %.40q: want from 1 to 250 bytes", id)}
+		if wrong := naming.Validate("correlation id", id); err == nil && wrong != nil {
+			err = &eventstore.InvalidError{Reason: wrong.Error()}
 		}
 		if err != nil {
 			yield(eventstore.Raw{}, err)
@@ -402,10 +403,20 @@ func (m *Memory) snapshot() []eventstore.Raw {
 }
 
 func (m *Memory) check(ctx context.Context, position eventstore.Position, limit int) error {
-	if position < 0 || limit < 1 {
-		return &eventstore.InvalidError{Reason: fmt.Sprintf("position %d, limit %d: want a position from 0 on and a limit above 0", position, limit)}
+	if err := checkPage(position, limit); err != nil {
+		return err
 	}
 	return ctx.Err()
+}
+
+// maxPage is the same as that of [eventstore.Store].
+const maxPage = 100_000
+
+func checkPage(position eventstore.Position, limit int) error {
+	if position < 0 || limit < 1 || limit > maxPage {
+		return &eventstore.InvalidError{Reason: fmt.Sprintf("position %d, limit %d: want a position from 0 on and a limit from 1 to %d", position, limit, maxPage)}
+	}
+	return nil
 }
 
 // Follow is [eventstore.Store.Follow].
@@ -433,8 +444,8 @@ func (m *Memory) Next(ctx context.Context, mark eventstore.Mark, filter eventsto
 		return eventstore.Page{}, err
 	}
 	after := mark.Position
-	if after < 0 || limit < 1 {
-		return eventstore.Page{}, &eventstore.InvalidError{Reason: fmt.Sprintf("read the log after position %d, limit %d: want a position from 0 on and a limit above 0", after, limit)}
+	if err := checkPage(after, limit); err != nil {
+		return eventstore.Page{}, err
 	}
 	for {
 		m.mu.Lock()
@@ -458,6 +469,7 @@ func (m *Memory) Next(ctx context.Context, mark eventstore.Mark, filter eventsto
 func clone(event eventstore.Raw) eventstore.Raw {
 	event.Data = slices.Clone(event.Data)
 	event.Metadata.Headers = maps.Clone(event.Metadata.Headers)
+	event.Metadata.Hops = slices.Clone(event.Metadata.Hops)
 	return event
 }
 

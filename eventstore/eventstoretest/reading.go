@@ -124,8 +124,10 @@ func testNext(t *testing.T, s Store) {
 	if err != nil || len(page.Events) != 0 || page.Through != end {
 		t.Errorf("a page that matches nothing: %d events through %d, %v; want none through %d", len(page.Events), page.Through, err, end)
 	}
-	if _, err := s.Next(t.Context(), eventstore.After(0), eventstore.Filter{}, 0); !errors.Is(err, eventstore.ErrInvalid) {
-		t.Errorf("limit 0: %v, want ErrInvalid", err)
+	for _, limit := range []int{-1, 0, 100_001} {
+		if _, err := s.Next(t.Context(), eventstore.After(0), eventstore.Filter{}, limit); !errors.Is(err, eventstore.ErrInvalid) {
+			t.Errorf("limit %d: %v, want ErrInvalid", limit, err)
+		}
 	}
 	got := make(chan eventstore.Page, 1)
 	go func() {
