@@ -3,6 +3,7 @@ package projection_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -41,11 +42,14 @@ func TestBatchAbandoned(t *testing.T) {
 	r, _ := f.start(quiet, f.store, p)
 	ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
 	defer cancel()
-	err := r.Wait(ctx, last)
-	t.Logf("wait: %v; calls %d; letters a %q b %q", err, calls.Load(), f.letters(r, "p", "counter-a", 0, 10), f.letters(r, "p", "counter-b", 0, 10))
-	if err != nil {
-		t.Error("the projection makes no progress")
+	if err := r.Wait(ctx, last); err != nil {
+		t.Errorf("the projection makes no progress after %d calls: %v", calls.Load(), err)
 	}
+	f.equal("letters of a, whose value cannot be made", []string{"counter-a 1: 1 tries, 1 wait, no value", "counter-a 2: 0 tries, 0 wait, "},
+		f.letters(r, "p", "counter-a", 0, 10))
+	f.equal("letters of b, whose handler does not return",
+		[]string{"counter-b 3: 1 tries, 0 wait, handling the event took longer than the projection's timeout, and its handler does not return"},
+		f.letters(r, "p", "counter-b", 0, 10))
 }
 
 // TestRetryCountsEvents: an event that was parked under its stream and now has several keys counts as one event.
@@ -157,7 +161,9 @@ func TestBatchIdle(t *testing.T) {
 	if err := r.Wait(ctx, last); err != nil {
 		t.Errorf("no progress after %d failures: %v", n.Load(), err)
 	}
-	t.Logf("letters %q", append(append(f.letters(r, "p", "counter-a", 0, 10), f.letters(r, "p", "counter-b", 0, 10)...), f.letters(r, "p", "counter-c", 0, 10)...))
 	f.equal("letters of a", []string(nil), f.letters(r, "p", "counter-a", 0, 10))
 	f.equal("letters of b", []string(nil), f.letters(r, "p", "counter-b", 0, 10))
+	if c := f.letters(r, "p", "counter-c", 0, 10); len(c) != 1 || !strings.Contains(c[0], "counter-c 3: 1 tries, 0 wait, the handler left its transaction alone") {
+		t.Errorf("letters of c: %q, want one for the handler that left its transaction alone", c)
+	}
 }

@@ -82,11 +82,11 @@ func ExampleOperator_DeadLetters() {
 	_, err := pool.Exec(ctx, `create table deposits (n bigserial, account text, amount bigint)`)
 	check(err)
 
-	var mended atomic.Bool
+	var fixed atomic.Bool
 	deposits := projection.New("deposits", nil, projection.On(accounts,
 		func(ctx context.Context, tx pgx.Tx, e eventstore.Event[AccountEvent]) error {
 			d := e.Data.(Deposited)
-			if d.Amount > 1000 && !mended.Load() {
+			if d.Amount > 1000 && !fixed.Load() {
 				return errors.New("more than there is")
 			}
 			_, err := tx.Exec(ctx, `insert into deposits (account, amount) values ($1, $2)`, e.Stream.Key, d.Amount)
@@ -105,7 +105,7 @@ func ExampleOperator_DeadLetters() {
 	}
 	query(pool, `select account, amount from deposits order by n`)
 
-	mended.Store(true)                                                                                    // in practice, deploy a fixed release
+	fixed.Store(true)                                                                                    // in practice, deploy a fixed release
 	fmt.Println(runner.Operator().Retry(ctx, projection.Ref{Name: "deposits", Version: projection.Live})) // without keys, it retries all
 	query(pool, `select account, amount from deposits order by n`)
 	// Output:

@@ -35,7 +35,7 @@ const ownedDDL = `create table {%s} (owner text primary key, sum int not null)`
 type owners struct {
 	*fixture
 	key    atomic.Pointer[func(eventstore.Event[owned]) string]
-	mended atomic.Bool
+	fixed atomic.Bool
 }
 
 func (o *owners) keyOf(e eventstore.Event[owned]) string {
@@ -46,7 +46,7 @@ func (o *owners) keyOf(e eventstore.Event[owned]) string {
 }
 
 func (o *owners) projections() []*projection.Projection {
-	bad := func(e eventstore.Event[owned]) bool { return e.Data.N < 0 && !o.mended.Load() }
+	bad := func(e eventstore.Event[owned]) bool { return e.Data.N < 0 && !o.fixed.Load() }
 	table := projection.NewTable("sums", &projection.Options{Partitions: 16, DDL: fmt.Sprintf(ownedDDL, "sums")},
 		projection.Fold(ownedCodec, o.keyOf, func(row *ownedRow, e eventstore.Event[owned]) projection.Op {
 			if bad(e) {
@@ -120,7 +120,7 @@ func TestRetryKeepsWhatLostItsKey(t *testing.T) {
 	edit(`{"Owner":7,"N":1}`, false)
 	edit(`{"Owner":"","N":1}`, false)
 	edit(`{"Owner":"another","N":1}`, true)
-	o.mended.Store(true)
+	o.fixed.Store(true)
 	for name, key := range map[string]func(eventstore.Event[owned]) string{
 		"panics":  func(eventstore.Event[owned]) string { panic("no key") },
 		"another": func(e eventstore.Event[owned]) string { return "another " + e.Data.Owner },
@@ -212,7 +212,7 @@ func TestRebuildKeyByOldRelease(t *testing.T) {
 func TestRebuildKeyAndKeyless(t *testing.T) {
 	t.Parallel()
 	o := &owners{fixture: setup(t)}
-	o.mended.Store(true)
+	o.fixed.Store(true)
 	keyless := func(eventstore.Event[owned]) string { return "" }
 	o.key.Store(&keyless)
 	r, _ := o.start(quiet, o.store, o.projections()...)

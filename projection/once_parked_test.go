@@ -19,9 +19,9 @@ func TestEffectOfAParkedEvent(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.exec(`create table effects (position bigint, version int)`)
-	var mended atomic.Bool
+	var fixed atomic.Bool
 	broken := func(ctx context.Context, tx pgx.Tx, e eventstore.Event[counted]) error {
-		if !mended.Load() && (e.Stream.Key == "old-1" || e.Stream.Key == "old-2") {
+		if !fixed.Load() && (e.Stream.Key == "old-1" || e.Stream.Key == "old-2") {
 			return errors.New("a bug")
 		}
 		return rollEffect(1)(ctx, tx, e)
@@ -37,7 +37,7 @@ func TestEffectOfAParkedEvent(t *testing.T) {
 	f.rollPhase(2, "live")
 	f.wait(r2, last)
 	f.equal("effects of version 2", int64(5), f.rollNumber(`select count(*) from effects where version = 2`))
-	mended.Store(true)
+	fixed.Store(true)
 	if _, err := r1.Operator().Retry(t.Context(), projection.Ref{Name: "tally", Version: 1}); err != nil {
 		t.Fatal(err)
 	}

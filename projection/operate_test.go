@@ -71,16 +71,16 @@ func TestRetryRefusedCommit(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.exec(`alter table model add unique (name, n) deferrable initially deferred`)
-	var mended atomic.Bool
+	var fixed atomic.Bool
 	hook := func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
-		if !mended.Load() {
+		if !fixed.Load() {
 			panic("bad")
 		}
 		return nil
 	}
 	r, _ := f.start(quiet, f.store, newHandler(f, "handler", projection.Options{}, hook))
 	f.wait(r, f.put("a", 1, 2, 3, 4, 2, 5))
-	mended.Store(true)
+	fixed.Store(true)
 	if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: "handler", Version: projection.Live}); n != 4 || err == nil || !strings.Contains(err.Error(), "unique") {
 		t.Errorf("retry: %d, %v; want 4, and the error of the fifth event", n, err)
 	}
@@ -96,7 +96,7 @@ func TestRetryRefusedCommit(t *testing.T) {
 func TestRetryLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	var mended atomic.Bool
+	var fixed atomic.Bool
 	var calls atomic.Int64
 	g := f.gate()
 	hook := func(_ context.Context, _ pgx.Tx, e eventstore.Event[counted]) error {
@@ -104,14 +104,14 @@ func TestRetryLeavesOthersAlone(t *testing.T) {
 		case e.Stream.Key == "b":
 			calls.Add(1)
 			g.pass()
-		case !mended.Load():
+		case !fixed.Load():
 			panic("bad")
 		}
 		return nil
 	}
 	r, _ := f.start(quiet, f.store, newHandler(f, "handler", projection.Options{Partitions: 16}, hook))
 	f.wait(r, f.put("a", 1))
-	mended.Store(true)
+	fixed.Store(true)
 	last := f.put("b", 1)
 	f.await("the batch of b", g.reached)
 	f.retry(r, 1, "handler", "counter-a")

@@ -84,10 +84,10 @@ func TestKeylessLetters(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			var mended atomic.Bool
+			var fixed atomic.Bool
 			key := func(e eventstore.Event[counted]) string {
 				switch {
-				case mended.Load() || e.Data.N < 10:
+				case fixed.Load() || e.Data.N < 10:
 					return fmt.Sprint("key ", e.Data.N%10)
 				case e.Data.N < 20:
 					return ""
@@ -134,7 +134,7 @@ func TestKeylessLetters(t *testing.T) {
 				}
 			}
 			check(map[string]string{"key 1": "1", "key 2": "2", "key 6": "6"})
-			mended.Store(true)
+			fixed.Store(true)
 			for _, p := range []string{"sums", "keyed"} {
 				if n, err := r.Operator().Retry(t.Context(), projection.Ref{Name: p, Version: projection.Live}); n != 4 || err == nil || !strings.Contains(err.Error(), "schema 99") {
 					t.Errorf("%s: retry: %d, %v; want 4, and an error about schema 99", p, n, err)

@@ -134,9 +134,9 @@ func TestStatusLag(t *testing.T) {
 func TestStalled(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	var mended atomic.Bool
+	var fixed atomic.Bool
 	stuck := func(context.Context, pgx.Tx, eventstore.Event[counted]) error {
-		if mended.Load() {
+		if fixed.Load() {
 			return nil
 		}
 		return projection.Transient(errors.New("stuck"))
@@ -168,7 +168,7 @@ func TestStalled(t *testing.T) {
 	if _, p := f.statusNow(patient); p.Stalled {
 		t.Error("stalled before StallAfter")
 	}
-	mended.Store(true)
+	fixed.Store(true)
 	f.wait(r, last)
 	if _, p := f.statusNow(r); p.Stalled || p.Problem() != "" {
 		t.Errorf("after the handler was fixed: %+v", p)

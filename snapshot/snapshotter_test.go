@@ -599,7 +599,7 @@ func TestNewPanics(t *testing.T) {
 }
 
 // A snapshotter saves in the background. Package aggregate calls it. Close waits for the snapshots in the queue.
-func ExampleNew() {
+func ExampleNewSnapshotter() {
 	store, err := snapshot.NewMemory(snapshot.Retention{Latest: 2})
 	if err != nil {
 		panic(err)

@@ -142,5 +142,6 @@ func testRetentionOfKinds(t *testing.T, newStore NewStore) {
 		mustSave(t, store, made(key+"late", 20, kind))
 		mustSave(t, store, made(key+"late", 5, another)) // deletes version 20, which is of another type
 		check(t, store, key+"late", made(key+"late", 5, another))
+		check(t, store, key+"late2", made(key+"late2", 10, another))
 	}
 }
