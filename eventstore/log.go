@@ -186,7 +186,7 @@ func (m Mark) id() *string {
 	return &text
 }
 
-// yieldAll yields events and reports whether the loop goes on.
+// yieldAll yields events and reports whether the loop continues.
 func yieldAll(yield func(Raw, error) bool, events []Raw) bool {
 	for _, event := range events {
 		if !yield(event, nil) {

@@ -81,7 +81,7 @@ func TestIdleHandler(t *testing.T) {
 	t.Parallel()
 	const lease = 500 * time.Millisecond
 	for name, then := range map[string]func(context.Context, pgx.Tx) error{
-		"goes on": func(ctx context.Context, tx pgx.Tx) error {
+		"continues": func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, `insert into model values ('a', 0, 0)`)
 			return err
 		},

@@ -250,7 +250,7 @@ func TestTableModel(t *testing.T) {
 			"wait":    func(*rapid.T) { b.wait(r, last) },
 			"break":   func(*rapid.T) { b.broken.Store(true) },
 			"restart": func(*rapid.T) { stop(); start() },
-			"mend": func(t *rapid.T) {
+			"fix": func(t *rapid.T) {
 				b.broken.Store(false)
 				if rapid.Bool().Draw(t, "retry") {
 					_, _ = r.Operator().Retry(b.Context(), projection.Ref{Name: b.name, Version: 1}) // an error is normal: bad changes fail again

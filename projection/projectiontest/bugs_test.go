@@ -227,7 +227,8 @@ func TestIgnored(t *testing.T) {
 			t.Parallel()
 			r := record(t, func(t testing.TB) {
 				c := config(test.make)
-				c.Events, c.Ignored = history()[:7], test.ignored // each type, in few events
+				c.Events, c.Old = c.Events[:7], [][]projectiontest.Event{c.Old[0][:7]} // few events, but each type
+				c.Ignored = test.ignored
 				projectiontest.Check(t, c)
 			})
 			if got := strings.Join(r.errors, "\n"); (got == "") != (test.want == "") || !strings.Contains(got, test.want) {
