@@ -13,8 +13,11 @@ PARALLEL ?= -parallel 8
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# The longest package begins, beside packages that mostly wait: so no core is idle at the end.
+FIRST := ./projection ./localpg ./internal/pgpool ./internal/pgtest ./projection/projectiontest ./eventstore
+
 test: ## run all tests
-	@go test -timeout 20m $(PARALLEL) $(patsubst %,./%/...,$(filter-out bench,$(MODULES)))
+	@go test -timeout 20m $(PARALLEL) $(FIRST) $(patsubst %,./%/...,$(filter-out bench,$(MODULES)))
 
 SLOW := (eventstore|projection|projectiontest|snapshot|localpg|pgtest|pgpool|aggregate|bank|orders)
 test/short: ## run the quick half: the fast packages, and the examples of the slow ones
@@ -23,7 +26,7 @@ test/short: ## run the quick half: the fast packages, and the examples of the sl
 	@go test -run '^(Example|TestStore$$|TestRefs$$|TestVerdict$$)' ./eventstore ./projection ./snapshot ./aggregate
 
 test/race: ## run all tests under the race detector
-	@go test -race -timeout 20m $(PARALLEL) $(patsubst %,./%/...,$(MODULES))
+	@go test -race -timeout 20m $(PARALLEL) $(FIRST) $(patsubst %,./%/...,$(MODULES))
 
 VERSIONS ?= 14 15 16 17 18
 test/versions: ## run all tests on each of the VERSIONS of Postgres, which are downloaded once

@@ -19,7 +19,7 @@ import (
 	"github.com/tidemark-es/tidemark/migrations"
 )
 
-var chaosFor = flag.Duration("chaos", 4*time.Second, "how long TestChaos makes trouble")
+var chaosFor = flag.Duration("chaos", 3*time.Second, "how long TestChaos makes trouble")
 
 const (
 	chaosWriters = 32
