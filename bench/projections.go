@@ -38,6 +38,7 @@ type model struct {
 var models = []model{
 	{name: "handler, trivial", share: 1, make: func(partitions int) *projection.Projection { return trivial("trivial", partitions) }},
 	{name: "handler, upserts", share: 20, make: upserts, rows: 1},
+	{name: "queued upserts", share: 5, make: queuedUpserts, rows: 1},
 	{name: "table, " + whole(fewKeys) + " keys", share: 1, want: 0.15, make: tableOf(fewKeys), rows: 1},
 	{name: "table, " + whole(manyKeys) + " keys", share: 1, want: 0.15, make: tableOf(manyKeys), rows: 1},
 	{name: "table, two rows per event, " + whole(fewKeys) + " keys", share: 1, make: transfers, rows: 2},
@@ -73,13 +74,24 @@ func trivial(name string, partitions int) *projection.Projection {
 		projection.On(depositing, func(context.Context, pgx.Tx, eventstore.Event[deposited]) error { return nil }))
 }
 
-// upserts returns a projection that writes a row for each event.
-func upserts(partitions int) *projection.Projection {
-	const upsertSQL = `
+const upsertSQL = `
 insert into {` + schema + `.balances} as b (account, events, balance)
 values ($1, 1, $2)
 on conflict (account) do update
    set events = b.events + 1, balance = b.balance + excluded.balance`
+
+// queuedUpserts returns a projection that writes a row for each event, and does not wait for the answer.
+func queuedUpserts(partitions int) *projection.Projection {
+	key := keyed(fewKeys)
+	return projection.New("queued", options(partitions),
+		projection.OnWrite(depositing, key, func(statements *pgx.Batch, event eventstore.Event[deposited]) error {
+			statements.Queue(upsertSQL, key(event), event.Data.Amount)
+			return nil
+		}))
+}
+
+// upserts returns a projection that writes a row for each event.
+func upserts(partitions int) *projection.Projection {
 	key := keyed(fewKeys)
 	return projection.New("upserts", options(partitions),
 		projection.OnKeyed(depositing, key, func(ctx context.Context, tx pgx.Tx, event eventstore.Event[deposited]) error {

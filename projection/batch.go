@@ -246,6 +246,9 @@ func (p *Projection) orEnded(ctx context.Context, tx pgx.Tx, said *saying, err e
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if isUnsent(err) {
+		return err
+	}
 	if tx.Conn().IsClosed() {
 		return Transient(fmt.Errorf("the connection was lost: %w", said.aborted(err)))
 	}

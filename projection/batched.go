@@ -176,6 +176,9 @@ func (g *gathered) call(ctx context.Context, tx pgx.Tx) (at int, err error) {
 	err = g.handler.handle(eventstore.WithoutKey(ctx), tx, g.batch)
 	var which *BatchItemError
 	if errors.As(err, &which) && which.Item >= 0 && which.Item < len(g.of) {
+		if err == error(which) {
+			err = which.Err // the dead letter is about the event alone
+		}
 		return g.of[which.Item], err
 	}
 	return at, err

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
@@ -36,10 +37,16 @@ func (b *batch) watched(ctx context.Context, run func(context.Context, *pgx.Conn
 	defer conn.Release()
 	var f *failure
 	var said *pgconn.PgError
-	if blamed := errors.As(err, &f) && (f.at >= 0 || errors.Is(err, errIdle) || errors.As(err, &said)); err != nil && conn.Conn().IsClosed() && !blamed {
+	if blamed := errors.As(err, &f) && (f.at >= 0 || errors.Is(err, errIdle) || errors.As(err, &said) || isUnsent(err)); err != nil && conn.Conn().IsClosed() && !blamed {
 		return Transient(err)
 	}
 	return err
+}
+
+// isUnsent reports whether pgx could not encode an argument of a pgx.Batch. It then closes a connection that works if
+// statements of the batch are queued already.
+func isUnsent(err error) bool {
+	return errors.As(err, new(pgx.ErrPreprocessingBatch)) && !pgerr.Network(err)
 }
 
 // connect acquires a connection, and gives up if Postgres does not answer.

@@ -7,7 +7,7 @@
 // the table projection_partitions.
 //
 // The names form three groups. Declare: [New], [NewTable], [NewSubscription], [NewInline], their [Options], the sources
-// [On], [OnKeyed], [OnBatch], [Fold], [FoldKeys], [Effect], [EffectAll] and [EffectBatch], and the functions for
+// [On], [OnKeyed], [OnWrite], [OnBatch], [Fold], [FoldKeys], [Effect], [EffectAll] and [EffectBatch], and the functions for
 // handlers [Once], [Transient] and [Fatal]. Run: [NewRunner] with its [Config], [Runner.Run], [Runner.Wait],
 // [Runner.Subscribe]. Operate: [Operator] and [RunnerOperator], which name a projection by a [Ref], [Status],
 // [DeadLetter] and [AuditEntry].

@@ -105,7 +105,7 @@ func ExampleOperator_DeadLetters() {
 	}
 	query(pool, `select account, amount from deposits order by n`)
 
-	fixed.Store(true)                                                                                    // in practice, deploy a fixed release
+	fixed.Store(true)                                                                                     // in practice, deploy a fixed release
 	fmt.Println(runner.Operator().Retry(ctx, projection.Ref{Name: "deposits", Version: projection.Live})) // without keys, it retries all
 	query(pool, `select account, amount from deposits order by n`)
 	// Output:

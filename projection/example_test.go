@@ -120,6 +120,37 @@ func ExampleOnBatch() {
 	// bob 1
 }
 
+// The statements of many events are queued, and sent in one round trip.
+func ExampleOnWrite() {
+	pool, store, done := connect()
+	defer done()
+
+	options := &projection.Options{
+		Tables: []string{"deposits"},
+		DDL:    `create table {deposits} (account text primary key, amount bigint not null)`,
+	}
+	const upsert = `
+		insert into {deposits} as d values ($1, $2)
+		on conflict (account) do update
+		   set amount = d.amount + excluded.amount`
+	deposits := projection.New("deposits", options, projection.OnWrite(accounts, nil,
+		func(statements *pgx.Batch, e eventstore.Event[AccountEvent]) error {
+			if d, ok := e.Data.(Deposited); ok {
+				statements.Queue(upsert, e.Stream.Key, d.Amount)
+			}
+			return nil
+		}))
+
+	runner, stop := run(pool, store, deposits)
+	defer stop()
+	deposit(store, "ada", Deposited{Amount: 5}, Deposited{Amount: 7})
+	wait(runner, deposit(store, "bob", Deposited{Amount: 1}))
+	query(pool, `select * from deposits order by account`)
+	// Output:
+	// ada 12
+	// bob 1
+}
+
 // A transfer changes two rows. The fold is called once for each of them. The key in the row says which account the row
 // belongs to.
 func ExampleFoldKeys() {

@@ -274,6 +274,12 @@ func ways(t *testing.T) []way {
 		{name: "two attempts", named: true, text: "no good", attempts: 2, fail: say("no good"), options: projection.Options{MaxAttempts: 2}},
 		{name: "strange text", named: true, text: "nul � and � here", attempts: 3, fail: say("nul \x00 and \xff here")},
 		{name: "constraint", named: true, text: "23502", attempts: 1, handlers: true, fail: execute(`insert into strict values (null, 0)`)},
+		{name: "unfit argument", named: true, text: "unable to encode", attempts: 3, handlers: true, fail: func(ctx context.Context, tx pgx.Tx, _ eventstore.Event[counted]) error {
+			var b pgx.Batch
+			b.Queue(`select 1`) // pgx closes the connection if the statement before is fit
+			b.Queue(`insert into strict values ($1, $2)`, 1, struct{}{})
+			return tx.SendBatch(ctx, &b).Close()
+		}},
 		{name: "deferred constraint", text: "strict_once", attempts: 1, calls: -1, handlers: true, fail: execute(`insert into strict values (1, 1), (1, 2)`)},
 		{name: "aborted", text: "continued after a failed statement", attempts: 1, handlers: true, fail: swallow(execute(`select 1 / 0`))},
 		{name: "commit", text: "leave that to the runner", attempts: 1, handlers: true, fail: func(ctx context.Context, tx pgx.Tx, _ eventstore.Event[counted]) error { return tx.Commit(ctx) }},

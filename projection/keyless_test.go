@@ -34,7 +34,7 @@ const ownedDDL = `create table {%s} (owner text primary key, sum int not null)`
 // owners has two projections that add up numbers by owner in 16 partitions. One has a fold, and the other a handler.
 type owners struct {
 	*fixture
-	key    atomic.Pointer[func(eventstore.Event[owned]) string]
+	key   atomic.Pointer[func(eventstore.Event[owned]) string]
 	fixed atomic.Bool
 }
 
