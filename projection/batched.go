@@ -3,7 +3,6 @@ package projection
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -42,10 +41,8 @@ type BatchItemError struct {
 	Err  error
 }
 
-// Error gives the index of the item and its error.
-func (e *BatchItemError) Error() string {
-	return fmt.Sprintf("item %d of the batch: %v", e.Item, e.Err)
-}
+// Error is the item's error. The runner names the event.
+func (e *BatchItemError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the item's error.
 func (e *BatchItemError) Unwrap() error { return e.Err }
@@ -176,9 +173,6 @@ func (g *gathered) call(ctx context.Context, tx pgx.Tx) (at int, err error) {
 	err = g.handler.handle(eventstore.WithoutKey(ctx), tx, g.batch)
 	var which *BatchItemError
 	if errors.As(err, &which) && which.Item >= 0 && which.Item < len(g.of) {
-		if err == error(which) {
-			err = which.Err // the dead letter is about the event alone
-		}
 		return g.of[which.Item], err
 	}
 	return at, err
