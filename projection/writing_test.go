@@ -90,8 +90,8 @@ func TestOnWriteBlame(t *testing.T) {
 				}
 			}
 			f.equal("rows", int64(40), f.rollNumber(`select count(*) from ledger`))
-			if n := calls.Load(); way.exact && n > 44*8 {
-				t.Errorf("write was called %d times for 44 events, of which two failed three times", n)
+			if n := calls.Load(); way.exact && n > 3*44 { // halving needs more than four calls an event
+				t.Errorf("write was called %d times for 44 events: the batch was halved although the error says which event failed", n)
 			}
 			if s := f.statusOf(r, "ledger"); s.Handled != 40 || s.Parked != 4 {
 				t.Errorf("%d events are handled and %d parked, want 40 and 4", s.Handled, s.Parked)
