@@ -47,6 +47,7 @@ type Error struct {
 	Detail string
 }
 
+// Error returns Detail.
 func (e *Error) Error() string {
 	if e == nil {
 		return "nil *httpapi.Error"

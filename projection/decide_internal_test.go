@@ -191,7 +191,7 @@ func TestPartitionOf(t *testing.T) {
 func TestTroubleOfOnePartition(t *testing.T) {
 	t.Parallel()
 	first, second, away := errors.New("first"), errors.New("second"), errors.New("away")
-	v := &deployment{moved: signal.New(), away: away}
+	v := &deployment{moved: signal.New(), failing: make(map[int]error), away: away}
 	expect := func(when string, want error) {
 		t.Helper()
 		if got := v.trouble(); got != want {

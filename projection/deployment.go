@@ -321,9 +321,6 @@ func (v *deployment) reached(partition int, at eventstore.Position, live bool, g
 func (v *deployment) failed(partition int, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.failing == nil {
-		v.failing = make(map[int]error)
-	}
 	v.failing[partition] = err
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/projection"
 )
 
@@ -277,7 +278,7 @@ func TestLastingFailure(t *testing.T) {
 	last := f.put("other", 0)
 	f.until("failing", func() bool { return !f.statusOf(r, "a").Partitions[0].FailingSince.IsZero() })
 	since := f.statusOf(r, "a").Partitions[0]
-	f.until("stalled", func() bool {
+	pgtest.Until(t, 20*time.Second, "stalled", func() bool {
 		p := f.statusOf(r, "a").Partitions[0]
 		if !p.FailingSince.Equal(since.FailingSince) || !p.AdvancedAt.Equal(since.AdvancedAt) || p.Error == "" {
 			t.Fatalf("after %s it fails since %s and advanced at %s: %q; want since %s and %s",

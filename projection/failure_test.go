@@ -212,6 +212,17 @@ func (f *fixture) until(what string, so func() bool) {
 	pgtest.Until(f, time.Minute, what, so)
 }
 
+// isBlocked reports whether a session for which a condition on pg_stat_activity holds waits for a lock.
+func (f *fixture) isBlocked(condition string) bool {
+	f.Helper()
+	return f.rollNumber(`
+		select count(*)
+		  from pg_stat_activity
+		 where datname = current_database()
+		   and wait_event_type = 'Lock'
+		   and `+condition) > 0
+}
+
 func (f *fixture) stopped(r *projection.Runner, name, reason string) {
 	f.Helper()
 	f.until(name+" stopped", func() bool { return f.statusOf(r, name).State == "stopped" })

@@ -128,7 +128,7 @@ func NewRunner(pool *pgxpool.Pool, log Log, config *Config, projections ...*Proj
 			n = newFamily()
 			r.names[p.name] = n
 		}
-		v := &deployment{projection: p, engine: e, owned: make(map[int]progress), moved: n.moved}
+		v := &deployment{projection: p, engine: e, owned: make(map[int]progress), failing: make(map[int]error), moved: n.moved}
 		r.versions[p.id()] = v
 		n.versions = append(n.versions, v)
 		if p.table != nil {

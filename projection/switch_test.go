@@ -175,12 +175,7 @@ func TestCancelBuild(t *testing.T) {
 			dropped := make(chan error, 1)
 			go func() { dropped <- operator.Drop(t.Context(), projection.Ref{Name: "tally", Version: 2}) }()
 			f.until("Drop waits for the batch, or is done", func() bool {
-				return len(dropped) > 0 || f.rollNumber(`
-					select count(*)
-					  from pg_stat_activity
-					 where datname = current_database()
-					   and application_name = 'dropping'
-					   and wait_event_type = 'Lock'`) > 0
+				return len(dropped) > 0 || f.isBlocked(`application_name = 'dropping'`)
 			})
 			gate.open() // the batch continues now
 			if err := <-dropped; err != nil {

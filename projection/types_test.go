@@ -42,11 +42,7 @@ func TestAddedUpTo(t *testing.T) {
 	}
 	r, _ = f.rollProcess(quiet, version(counting, other))
 	f.until("the registration waits for the batch", func() bool {
-		return f.rollNumber(`
-			select count(*)
-			  from pg_stat_activity
-			 where datname = current_database()
-			   and wait_event_type = 'Lock'`) > 0
+		return f.isBlocked(`true`)
 	})
 	if err := batch.Commit(t.Context()); err != nil {
 		t.Fatal(err)

@@ -36,12 +36,7 @@ func TestWaitTogether(t *testing.T) {
 	patient := make(chan error, 1)
 	go func() { patient <- r.Wait(t.Context(), last+1) }()
 	f.until("the first Wait asks the database", func() bool {
-		return f.rollNumber(`
-			select count(*)
-			  from pg_stat_activity
-			 where datname = current_database()
-			   and wait_event_type = 'Lock'
-			   and query like '%having count%'`) > 0
+		return f.isBlocked(`query like '%having count%'`)
 	})
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -162,7 +157,7 @@ func TestWaitForTables(t *testing.T) {
 	waited := make(chan error, 1)
 	go func() { waited <- r.Wait(context.WithoutCancel(t.Context()), 0) }()
 	f.until("the runner waits for the lock", func() bool {
-		return f.rollNumber(`select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) > 0
+		return f.isBlocked(`true`)
 	})
 	select {
 	case err := <-waited:

@@ -409,14 +409,11 @@ func (m *Memory) check(ctx context.Context, position eventstore.Position, limit 
 	return ctx.Err()
 }
 
-// maxPage is the same as that of [eventstore.Store].
-const maxPage = 100_000
-
 func checkPage(position eventstore.Position, limit int) error {
-	if position < 0 || limit < 1 || limit > maxPage {
-		return &eventstore.InvalidError{Reason: fmt.Sprintf("position %d, limit %d: want a position from 0 on and a limit from 1 to %d", position, limit, maxPage)}
+	if position < 0 {
+		return &eventstore.InvalidError{Reason: fmt.Sprintf("position %d: want a position from 0 on", position)}
 	}
-	return nil
+	return eventstore.ValidateList("", limit)
 }
 
 // Follow is [eventstore.Store.Follow].

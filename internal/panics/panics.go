@@ -16,6 +16,7 @@ type Error struct {
 // function.
 func New(value any) *Error { return &Error{value, debug.Stack()} }
 
+// Error gives the value and the stack.
 func (e *Error) Error() string { return fmt.Sprintf("panic: %v\n%s", e.value, e.stack) }
 
 // Recover sets *err to the error of a panic, if there is one. It must be deferred itself. It does not work when a

@@ -96,7 +96,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// until waits for a condition.
+// count returns how many rows the table seen has.
 func count(t *testing.T, url string) (n int) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), url)

@@ -9,9 +9,8 @@ import (
 // tests take the processor from the tests that work.
 const pollEvery = 10 * time.Millisecond
 
-// Until polls until a condition holds, and returns how long that took. The test ends with an error if the condition
-// does not hold within a duration.
-func Until(t testing.TB, within time.Duration, condition string, holds func() bool) time.Duration {
+// Until polls until a condition holds. The test ends with an error if the condition does not hold within a duration.
+func Until(t testing.TB, within time.Duration, condition string, holds func() bool) {
 	t.Helper()
 	start := time.Now()
 	poll := time.NewTicker(pollEvery)
@@ -22,5 +21,4 @@ func Until(t testing.TB, within time.Duration, condition string, holds func() bo
 		}
 		<-poll.C
 	}
-	return time.Since(start)
 }
