@@ -247,8 +247,10 @@ type updater struct {
 	repository *repository
 	snapshots  *snapshot.Snapshotter // used only if help.snapshots is set
 	streams    []eventstore.StreamID
+	history    int // how many events each aggregate has in its first snapshot
 
 	updates, loads atomic.Int64
+	due            atomic.Int64 // how many snapshots the policy has asked for
 }
 
 // updater makes aggregates that have a snapshot after their history. Each then gets a different number of events,
@@ -258,7 +260,7 @@ func (db *database) updater(ctx context.Context, history int, help help, config 
 	if err != nil {
 		return nil, err
 	}
-	u := &updater{database: db, help: help, snapshots: made(snapshot.NewSnapshotter(store, config)), streams: newStreams(updaters)}
+	u := &updater{database: db, help: help, snapshots: made(snapshot.NewSnapshotter(store, config)), streams: newStreams(updaters), history: history}
 	var c aggregate.Config
 	if help.snapshots {
 		c.Snapshots = u.snapshots
@@ -295,12 +297,15 @@ func (u *updater) update(ctx context.Context, d time.Duration) (tally, error) {
 
 // one updates the aggregate of a stream once.
 func (u *updater) one(ctx context.Context, stream eventstore.StreamID, _ eventstore.Version) (int, error) {
-	_, err := u.repository.Update(ctx, stream.Key, func(*savings) ([]deposited, error) { return []deposited{u.event}, nil })
+	receipt, err := u.repository.Update(ctx, stream.Key, func(*savings) ([]deposited, error) { return []deposited{u.event}, nil })
 	if err != nil {
 		return 0, err
 	}
 	u.appended.Add(1)
 	u.updates.Add(1)
+	if (int(receipt.Version)-u.history)%perSnapshot == 0 {
+		u.due.Add(1)
+	}
 	return 1, nil
 }
 
@@ -308,7 +313,7 @@ func (u *updater) one(ctx context.Context, stream eventstore.StreamID, _ eventst
 func (u *updater) check() error {
 	want := int64(0)
 	if u.help.snapshots {
-		want = u.updates.Load() / perSnapshot / 2
+		want = u.due.Load() / 2
 	}
 	stats := u.snapshots.Stats()
 	if stats.Saved < want || stats.Failed+stats.Bad+stats.Dropped > 0 {
