@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/tidemark-es/tidemark/eventstore"
-	"github.com/tidemark-es/tidemark/eventstore/eventstoretest"
 	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgtest"
 	"github.com/tidemark-es/tidemark/migrations"
@@ -138,19 +137,6 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%s: purge keys: %v", name, err)
 		}
 	}
-}
-
-// TestStoreAsOperator: the rights of the operator's role suffice for everything that a store does.
-func TestStoreAsOperator(t *testing.T) {
-	t.Parallel()
-	eventstoretest.Run(t, func(t *testing.T) eventstoretest.Store {
-		_, _, operator := roles(t)
-		store, err := eventstore.New(operator, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return store
-	})
 }
 
 // TestRolesSQL: the file names the default schema and roles only where they are replaced.

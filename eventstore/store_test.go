@@ -25,28 +25,6 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// TestSmallPages runs the suite with pages of two events, so that most reads need several pages.
-func TestSmallPages(t *testing.T) {
-	t.Parallel()
-	eventstoretest.Run(t, func(t *testing.T) eventstoretest.Store {
-		store, err := eventstore.New(pgtest.Pool(t), &eventstore.Config{PageSize: 2})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return store
-	})
-}
-
-// TestCustomSchema runs the suite in another schema, beside a store in the default one.
-func TestCustomSchema(t *testing.T) {
-	t.Parallel()
-	eventstoretest.Run(t, func(t *testing.T) eventstoretest.Store {
-		store, pool := open(t)
-		t.Cleanup(func() { checkEmpty(t, store) })
-		return openSchema(t, pool, "my_own")
-	})
-}
-
 func checkEmpty(t *testing.T, store *eventstore.Store) {
 	for event, err := range store.ReadAll(t.Context(), 0, eventstore.Filter{}) {
 		if err == nil {

@@ -247,7 +247,10 @@ func (t *rollTraffic) write(ctx context.Context, pool *pgxpool.Pool, number int)
 
 func (t *rollTraffic) read(ctx context.Context, pool *pgxpool.Pool) error {
 	var before, now [3]int64
+	pace := time.NewTicker(time.Millisecond)
+	defer pace.Stop()
 	for ; ctx.Err() == nil; t.reads.Add(1) {
+		<-pace.C
 		if err := pool.QueryRow(ctx, rollTotal).Scan(&now[0], &now[1], &now[2]); err != nil {
 			return fmt.Errorf("a reader: %w", err)
 		}

@@ -39,35 +39,32 @@ func TestPostgres(t *testing.T) {
 	snapshottest.Run(t, newPostgres("", func(t *testing.T) *pgxpool.Pool { return pgtest.Pool(t) }))
 }
 
-// TestCustomSchema runs the suite in another schema, beside a store in the default one.
-func TestCustomSchema(t *testing.T) {
-	t.Parallel()
-	snapshottest.Run(t, newPostgres("my_own", func(t *testing.T) *pgxpool.Pool {
-		pool := pgtest.Pool(t)
-		if err := migrations.Up(t.Context(), pool, &migrations.Config{Schema: "my_own"}); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if n := count(t, pool, `select count(*) from tidemark.snapshots`); n != 0 {
-				t.Errorf("%d snapshots are in the default schema", n)
-			}
-		})
-		return pool
-	}))
-}
-
 // TestExecModes runs the suite in the query modes for poolers in front of Postgres. These modes keep no prepared
-// statements.
+// statements. One of the runs is in another schema, beside a store in the default one.
 func TestExecModes(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
-		t.Run(mode.String(), func(t *testing.T) {
-			t.Parallel()
-			snapshottest.Run(t, newPostgres("", func(t *testing.T) *pgxpool.Pool {
-				return pgtest.Connect(t, pgtest.URL(t), func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
-			}))
-		})
+	open := func(t *testing.T, mode pgx.QueryExecMode) *pgxpool.Pool {
+		return pgtest.Connect(t, pgtest.URL(t), func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = mode })
 	}
+	t.Run("simple protocol", func(t *testing.T) {
+		t.Parallel()
+		snapshottest.Run(t, newPostgres("", func(t *testing.T) *pgxpool.Pool { return open(t, pgx.QueryExecModeSimpleProtocol) }))
+	})
+	t.Run("exec, in another schema", func(t *testing.T) {
+		t.Parallel()
+		snapshottest.Run(t, newPostgres("my_own", func(t *testing.T) *pgxpool.Pool {
+			pool := open(t, pgx.QueryExecModeExec)
+			if err := migrations.Up(t.Context(), pool, &migrations.Config{Schema: "my_own"}); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if n := count(t, pool, `select count(*) from tidemark.snapshots`); n != 0 {
+					t.Errorf("%d snapshots are in the default schema", n)
+				}
+			})
+			return pool
+		}))
+	})
 }
 
 // newPostgres gives each test of the suite a database, which all of its stores share.
