@@ -23,8 +23,7 @@ select outcome, version, position
                            $14::text[]::uuid[])`
 
 const oneSQL = `
-select version, position
-  from SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8, $9::text::uuid)`
+select SCHEMA.append_one($1, $2, $3::text::uuid, $4, $5, $6::text::json, $7::text::json, $8, $9::text::uuid)`
 
 // Append stores events at the end of one stream, if the stream is at the expected version. It is [Store.Commit] with
 // a single change.

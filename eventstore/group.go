@@ -2,12 +2,9 @@ package eventstore
 
 import (
 	"context"
-	"errors"
 	"runtime"
 	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
@@ -427,10 +424,13 @@ func (g *group) send(conn *pgpool.Conn, batch []*request) ([]row, error) {
 	ctx := context.Background()
 	args := newAppendArgs(batch)
 	if one, ok := args.one(); ok {
-		r := row{Outcome: "stored"}
-		err := conn.Conn().QueryRow(ctx, g.sql.one, one...).Scan(&r.Version, &r.Position)
-		if !errors.Is(err, pgx.ErrNoRows) {
-			return []row{r}, err
+		var at []int64 // version and position, nothing if append_group() has to say why
+		err := conn.Conn().QueryRow(ctx, g.sql.one, one...).Scan(&at)
+		switch {
+		case err != nil:
+			return nil, err
+		case len(at) == 2:
+			return []row{{Outcome: "stored", Version: Version(at[0]), Position: Position(at[1])}}, nil
 		}
 	}
 	return appendGroup(ctx, conn.Conn(), g.sql, args.group(patience))

@@ -215,7 +215,7 @@ func TestErrorAfterLostAnswer(t *testing.T) {
 		return cutConn{conn, &cut, func() {
 			const refuse = `create or replace function tidemark.append_one(
 				stream text, expected bigint, id uuid, type text, schema smallint, payload json, meta json, patience int, seen uuid default null)
-				returns table (version bigint, "position" bigint) language plpgsql as
+				returns bigint[] language plpgsql as
 				$$ begin raise exception using errcode = '53200', message = 'out of shared memory'; end $$`
 			if _, err := admin.Exec(context.Background(), refuse); err != nil {
 				t.Error(err)

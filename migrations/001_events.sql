@@ -545,8 +545,11 @@ $$;
 -- +goose StatementEnd
 
 -- append_one() is the short path of append_group(): for a single request of one event without an idempotency key. It
--- returns the version and the position of the event. It returns no row if the event could not be stored in this way.
--- The caller then calls append_group(), which says why.
+-- returns the version and the position of the event. It returns null if the event could not be stored in this way. The
+-- caller then calls append_group(), which says why. The arguments are those of append_group().
+--
+-- One statement does everything that needs no other order, because each statement of a function costs as much as
+-- looking at an index. An assignment costs less than PERFORM.
 -- +goose StatementBegin
 create function tidemark.append_one(
     stream   text,
@@ -558,7 +561,7 @@ create function tidemark.append_one(
     meta     json,
     patience int,
     seen     uuid default null
-) returns table (version bigint, "position" bigint)
+) returns bigint[]
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
@@ -567,62 +570,57 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    actual bigint;
-    stored bigint;
-    fence  bigint;
-    taken  bigint;
+    written bigint; -- the version of the event
+    fence   bigint;
+    taken   bigint;
+    done    text;
 begin
     -- The comments of append_group() say why each step is needed.
     if current_setting('synchronous_commit') = 'off' then
-        perform set_config('synchronous_commit', 'local', true);
+        done := set_config('synchronous_commit', 'local', true);
     end if;
-    perform set_config('lock_timeout', patience || 'ms', true);
+    done := set_config('lock_timeout', patience || 'ms', true);
     if not pg_try_advisory_xact_lock(hashtext('tidemark.streams'), hashtext(append_one.stream)) then
-        return;
-    end if;
-    select coalesce((select max(e.version) from tidemark.events e where e.stream = append_one.stream), 0),
-           (select max(e.position) from tidemark.events e)
-      into actual, stored;
-    if not (expected = actual or expected = -1 or expected = -2 and actual > 0) then
-        return;
-    end if;
-    if seen is not null and expected > 0
-       and not exists (select from tidemark.events e where e.stream = append_one.stream and e.version = expected and e.id = seen) then
-        return;
+        return null;
     end if;
     fence := coalesce(pg_sequence_last_value('tidemark.events_position_seq'), 0);
-    if stored > fence then
-        perform tidemark.refuse_sequence(fence, stored);
-    end if;
-    perform pg_advisory_xact_lock_shared(
+    done := pg_advisory_xact_lock_shared(
         hashtext('tidemark.events'),
         (((fence + 2147483648) & 4294967295) - 2147483648)::int);
-    -- As in append_group(), the check for inline projections comes after the fence.
-    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
-       and pg_sequence_last_value('tidemark.inline_starts') is not null then
-        perform tidemark.refuse_inline(old_snapshot => true);
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+        return null; -- the statement below would not see what was committed while it waited
     end if;
-    if exists (select
+    insert into tidemark.events as stored
+           (position, stream, version, id, type, schema, data, metadata, recorded_at)
+    select nextval('tidemark.events_position_seq'), append_one.stream, coalesce(last.version, 0) + 1, append_one.id,
+           append_one.type, append_one.schema, payload, meta, clock_timestamp()
+      from (values (1)) one
+      left join lateral (
+               select e.version, e.id
+                 from tidemark.events e
+                where e.stream = append_one.stream
+                order by e.version desc
+                limit 1) last on true
+     where (expected = coalesce(last.version, 0) or expected = -1 or expected = -2 and last.version > 0)
+       and (seen is null or expected <= 0 or last.id = seen)
+       -- If there is such an event, the sequence may be behind the log, or another append was faster.
+       and not exists (select from tidemark.events e where e.position > fence)
+       -- As in append_group(), the check for inline projections comes after the fence.
+       and not exists (
+               select
                  from tidemark.projections p
                 where p.inline is not null
                   and append_one.type = any (p.types)
                   and p.name || ':' || p.version <> all (coalesce(nullif(current_setting(
-                      'tidemark_inline.s' || 'tidemark.projections'::regclass::oid, true), '')::text[], '{}'))) then
-        perform tidemark.refuse_inline(old_snapshot => false);
+                      'tidemark_inline.s' || 'tidemark.projections'::regclass::oid, true), '')::text[], '{}')))
+    returning stored.version, stored.position into written, taken;
+    if written is null then
+        return null;
     end if;
-    taken := nextval('tidemark.events_position_seq');
     if taken <= fence then
         perform tidemark.refuse_sequence(taken, fence);
     end if;
-    return query
-    insert into tidemark.events
-           (position, stream, version, id, type, schema, data, metadata, recorded_at)
-    values (taken, append_one.stream, actual + 1, append_one.id,
-            append_one.type, append_one.schema, payload, meta, clock_timestamp())
-    returning version, position;
-    if not found then
-        perform tidemark.refuse_loss();
-    end if;
+    return array[written, taken];
 end
 $$;
 -- +goose StatementEnd
