@@ -1,9 +1,11 @@
 package eventstore
 
 import (
+	"cmp"
 	"context"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidemark-es/tidemark/internal/pgpool"
@@ -37,10 +39,11 @@ const (
 	grace = 5 * time.Second
 )
 
-// group lets concurrent commits share a round trip and a transaction. A commit that finds no flusher running
-// starts one, and is written at once. A flusher writes everything that was queued during the previous write.
-// Having answered its callers it waits for a moment, since most of them append again immediately. When there
-// is nothing to write, no goroutine is left.
+// group lets concurrent commits share a round trip and a transaction. A commit that finds no other one is written by its
+// caller: for a lone writer, handing each commit to another goroutine would cost as much as the round trip. A commit
+// that finds another one being written is queued, and a flusher writes it. A flusher writes everything that was queued
+// during the previous write. Having answered its callers it waits for a moment, since most of them append again
+// immediately. When there is nothing to write, no goroutine is left.
 //
 // No commit changes the outcome of another. Postgres answers for each request of a group, and waits for no other
 // transaction. A request that would have to wait goes back into the queue for a moment. A group that fails as a whole
@@ -52,15 +55,19 @@ type group struct {
 	inline   *inliner // nil without Config.Inline
 	appended func()   // called after a commit
 	observe  func(GroupDone)
+	// lone says that callers may write. A commit that waits for a synchronous standby must not be cut, so no caller
+	// writes where there is one, or where it is not known: the caller could not return when its context is done.
+	lone atomic.Bool
 
 	mu       sync.Mutex
-	queue    []*request          // requests that are not being written, in the order they came
-	flushers int                 // flushers that are running
-	late     int                 // flushers whose write takes longer than longWrite
-	waiting  bool                // a flusher is writing a request that blocks
-	expected int                 // callers that were answered and may append again
-	moment   time.Duration       // how long to wait for one of these callers
-	writing  map[string]struct{} // streams and keys of the requests being written
+	queue    []*request             // requests that are not being written, in the order they came
+	flushers int                    // flushers that are running, and callers that write
+	begun    map[*request]time.Time // when each write began, by its first request
+	armed    bool                   // a timer will look for writes that take longer than longWrite
+	waiting  bool                   // a flusher is writing a request that blocks
+	expected int                    // callers that were answered and may append again
+	moment   time.Duration          // how long to wait for one of these callers
+	writing  map[string]struct{}    // streams and keys of the requests being written
 	closed   bool
 	running  sync.WaitGroup // requests that were accepted and have no outcome yet
 	standby  *standbyWaits
@@ -68,7 +75,8 @@ type group struct {
 
 func newGroup(pool *pgpool.Pool, sql *statements, appended func()) *group {
 	return &group{
-		pool: pool, sql: sql, appended: appended, moment: maxMoment, writing: make(map[string]struct{}),
+		pool: pool, sql: sql, appended: appended, moment: maxMoment,
+		begun: make(map[*request]time.Time), writing: make(map[string]struct{}),
 		standby: &standbyWaits{pool: pool},
 	}
 }
@@ -78,8 +86,12 @@ func (g *group) commit(r *request) ([]Receipt, error) {
 	if r.ctx.Err() != nil {
 		return nil, r.failed(context.Cause(r.ctx))
 	}
-	if err := g.enqueue(r); err != nil {
+	alone, err := g.accept(r)
+	switch {
+	case err != nil:
 		return nil, err
+	case alone:
+		g.writeAlone(r)
 	}
 	select {
 	case <-r.done:
@@ -99,18 +111,48 @@ func (g *group) commit(r *request) ([]Receipt, error) {
 	}
 }
 
-func (g *group) enqueue(r *request) error {
+// accept queues a request. If there is no other request, the request is not queued: accept returns true, and the caller
+// must call writeAlone.
+func (g *group) accept(r *request) (alone bool, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.closed {
-		return wrap(ErrClosed, "append to stream %s", r.changes[0].Stream)
+		return false, wrap(ErrClosed, "append to stream %s", r.changes[0].Stream)
 	}
 	g.running.Add(1)
+	g.expected = max(0, g.expected-1)
+	if g.flushers == 0 && len(g.queue) == 0 && g.lone.Load() {
+		g.flushers++
+		for _, name := range r.names {
+			g.writing[name] = struct{}{}
+		}
+		return true, nil
+	}
 	r.queued = true
 	g.queue = append(g.queue, r)
-	g.expected = max(0, g.expected-1)
 	g.wake()
-	return nil
+	return false, nil
+}
+
+// writeAlone writes one request on the goroutine of its caller. Then the request is answered, or is in the queue.
+func (g *group) writeAlone(r *request) {
+	defer func() { // also if an observer panics
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.flushers--
+		if len(g.queue) == 0 {
+			g.expected = 0 // no flusher will wait for this caller
+		}
+		g.wake()
+	}()
+	conn, err := g.pool.Acquire(r.ctx)
+	if err != nil {
+		r.err = r.failed(cmp.Or(context.Cause(r.ctx), err))
+		g.release([]*request{r})
+		return
+	}
+	defer conn.Release()
+	g.write(r.ctx, conn, []*request{r})
 }
 
 // withdraw takes a request out of the queue. It returns false if the request is not in the queue.
@@ -133,19 +175,42 @@ func (g *group) close() {
 	g.running.Wait()
 }
 
-// wake starts a flusher if there is work for one more. The caller holds g.mu.
+// wake starts a flusher if there is work for one more. Otherwise it looks again later, because a write can take long.
+// The caller holds g.mu.
 func (g *group) wake() {
+	if len(g.queue) == 0 {
+		return
+	}
 	wanted := 1
-	if len(g.queue) >= manyWaiting || g.late > 0 {
+	if len(g.queue) >= manyWaiting || g.isLate() {
 		wanted = maxFlushers
 	}
-	if len(g.queue) > 0 && g.flushers < wanted {
+	switch {
+	case g.flushers < wanted:
 		g.flushers++
 		go g.flush()
+	case wanted < maxFlushers && !g.armed:
+		g.armed = true
+		time.AfterFunc(longWrite, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.armed = false
+			g.wake()
+		})
 	}
 }
 
-// flush writes groups until no request can be written.
+// isLate reports whether a write takes longer than longWrite.
+func (g *group) isLate() bool {
+	for _, begun := range g.begun {
+		if time.Since(begun) >= longWrite {
+			return true
+		}
+	}
+	return false
+}
+
+// flush writes groups until no request can be written, or until a lone writer can write by itself.
 func (g *group) flush() {
 	for {
 		g.gather()
@@ -159,15 +224,26 @@ func (g *group) flush() {
 			}
 			g.release(batch)
 		case len(batch) > 0:
-			g.write(conn, batch)
+			g.write(context.Background(), conn, batch)
 		}
 		if conn != nil {
 			conn.Release()
 		}
-		if len(batch) == 0 {
+		if len(batch) == 0 || g.isOver(len(batch)) {
 			return
 		}
 	}
+}
+
+// isOver ends a flusher that has written a single request if there is no other: a lone writer writes by itself.
+func (g *group) isOver(written int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if written > 1 || len(g.queue) > 0 || !g.lone.Load() {
+		return false
+	}
+	g.flushers, g.expected = g.flushers-1, 0
+	return true
 }
 
 // gather waits for the callers that were just answered, since most of them have the next commit ready. It yields the
@@ -323,6 +399,7 @@ func (g *group) release(batch []*request) {
 		for _, name := range r.names {
 			delete(g.writing, name)
 		}
+		delete(g.begun, r)
 		if !r.isAnswered() && r.ctx.Err() != nil {
 			r.err = r.failed(context.Cause(r.ctx))
 		}
@@ -345,20 +422,19 @@ func (g *group) release(batch []*request) {
 	}
 }
 
-// write writes a group. Each of its requests is then answered, or is written again.
-func (g *group) write(conn *pgpool.Conn, batch []*request) {
+// write writes a group. Each of its requests is then answered, or is written again. If ctx is done, write gives up the
+// connection after grace.
+func (g *group) write(ctx context.Context, conn *pgpool.Conn, batch []*request) {
 	defer g.release(batch)
-	late := time.AfterFunc(longWrite, func() { g.isLate(1) })
-	defer func() {
-		if !late.Stop() {
-			g.isLate(-1)
-		}
-	}()
+	g.mu.Lock()
+	g.begun[batch[0]] = time.Now()
+	g.mu.Unlock()
 	done := grouped(batch)
 	if g.observe != nil {
 		defer func() { g.observe(done) }() // when the watch has ended
 	}
 	watch := g.pool.WatchCommit(conn.Conn(), g.answer(batch))
+	watch.CutAfter(ctx, grace)
 	defer func() { _ = watch.Stop(nil) }()
 	start := time.Now()
 	rows, err := g.send(conn, batch)
@@ -406,15 +482,6 @@ func (g *group) answer(batch []*request) time.Duration {
 	return limit
 }
 
-// isLate counts the flushers whose write takes longer than longWrite: n is 1 when it does, and -1 when that write
-// ends.
-func (g *group) isLate(n int) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.late += n
-	g.wake()
-}
-
 // send asks Postgres to store a group, with append_one() if that is enough. The statement has no context, because pgx
 // answers the end of a context by cutting the connection, which all requests of the group share.
 func (g *group) send(conn *pgpool.Conn, batch []*request) ([]row, error) {
@@ -424,12 +491,13 @@ func (g *group) send(conn *pgpool.Conn, batch []*request) ([]row, error) {
 	ctx := context.Background()
 	args := newAppendArgs(batch)
 	if one, ok := args.one(); ok {
-		var at []int64 // version and position, nothing if append_group() has to say why
+		var at []int64 // version, position, 1 if there are synchronous standbys; nothing if append_group() has to say why
 		err := conn.Conn().QueryRow(ctx, g.sql.one, one...).Scan(&at)
 		switch {
 		case err != nil:
 			return nil, err
-		case len(at) == 2:
+		case len(at) == 3:
+			g.lone.Store(at[2] == 0)
 			return []row{{Outcome: "stored", Version: Version(at[0]), Position: Position(at[1])}}, nil
 		}
 	}

@@ -347,6 +347,39 @@ func TestServerEndsConnection(t *testing.T) {
 	}
 }
 
+// TestDoneWhileWriting: an append is being written when its context is done, and Postgres does not answer. Its caller is
+// told so after five seconds. The next append does not wait.
+func TestDoneWhileWriting(t *testing.T) {
+	t.Parallel()
+	store, pool := open(t)
+	mustExec(t, pool, `create function hang() returns trigger language plpgsql as $$
+		begin
+			if new.stream like 'thing-slow%' then
+				perform pg_sleep(60);
+			end if;
+			return new;
+		end $$`)
+	mustExec(t, pool, `create trigger hang before insert on tidemark.events for each row execute function hang()`)
+	if _, err := store.Append(t.Context(), stream("first"), eventstore.Any, draft(1)); err != nil { // now callers write
+		t.Fatal(err)
+	}
+	for expected, key := range map[eventstore.Version]string{eventstore.Any: "slow", eventstore.NoStream: "slow and repeatable"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		_, err := store.Append(ctx, stream(key), expected, draft(1))
+		if took := time.Since(start); took > 8*time.Second {
+			t.Errorf("the append took %s", took)
+		}
+		if !errors.Is(err, eventstore.ErrUnknownOutcome) || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%v, want ErrUnknownOutcome because of the deadline", err)
+		}
+		if _, err := store.Append(t.Context(), stream("other"), eventstore.Any, draft(1)); err != nil {
+			t.Errorf("the next append: %v", err)
+		}
+	}
+}
+
 // TestServerEndsConnectionInFrench: the store uses the severity that Postgres does not translate.
 func TestServerEndsConnectionInFrench(t *testing.T) {
 	t.Parallel()

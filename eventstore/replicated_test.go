@@ -85,3 +85,58 @@ func TestRepeatIsReplicated(t *testing.T) {
 		})
 	}
 }
+
+// TestNoPileOfWaitingSessions: callers give up their appends while a synchronous standby is away. The sessions of these
+// appends go on waiting, so there must be few, however many appends were given up. No append is cut: it would show to
+// readers before the standby has it.
+func TestNoPileOfWaitingSessions(t *testing.T) {
+	t.Parallel()
+	node := pgtest.NewNode(t, nil)
+	pool := connect(t, node.URL())
+	if err := migrations.Up(t.Context(), pool, nil); err != nil {
+		t.Fatal(err)
+	}
+	lone, err := eventstore.New(pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lone.Close()
+	for _, key := range []string{"first", "second"} { // the store knows of no standby
+		if _, err := lone.Append(t.Context(), stream(key), eventstore.Any, draft(1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	release := node.AwaitStandby(t)
+	defer release()
+	brief := func(store *eventstore.Store, key string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, err := store.Append(ctx, stream(key), eventstore.Any, draft(1))
+		return err
+	}
+	answered := make(chan error, 1)
+	go func() { answered <- brief(lone, "third") }()
+	store, err := eventstore.New(pool, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	for _, key := range []string{"a", "b", "c", "d", "e", "f"} {
+		if err := brief(store, key); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("append to %s: %v, want that it was given up", key, err)
+		}
+	}
+	select {
+	case err := <-answered:
+		t.Errorf("an append that waits for the standby was given up: %v", err)
+	default:
+	}
+	var waiting int
+	if err := pool.QueryRow(t.Context(), `select count(*) from pg_stat_activity where wait_event = 'SyncRep'`).Scan(&waiting); err != nil || waiting != 3 {
+		t.Errorf("%d sessions wait for the standby, %v; want one of the first store and two of the second", waiting, err)
+	}
+	release()
+	if err := <-answered; err != nil {
+		t.Errorf("once the standby is not waited for: %v", err)
+	}
+}

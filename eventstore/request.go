@@ -115,6 +115,9 @@ func (r *request) settleError(err error, lost bool, n int) {
 	if lost {
 		r.lost = err
 	}
+	if cause := context.Cause(r.ctx); lost && cause != nil { // that may be why the connection was given up
+		err = fmt.Errorf("%w: %w", cause, err)
+	}
 	switch {
 	case lost && !r.repeatable():
 		r.err = r.unknown(err)

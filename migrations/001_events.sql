@@ -545,7 +545,8 @@ $$;
 -- +goose StatementEnd
 
 -- append_one() is the short path of append_group(): for a single request of one event without an idempotency key. It
--- returns the version and the position of the event. It returns null if the event could not be stored in this way. The
+-- returns the version and the position of the event, and 1 if commits wait for synchronous standbys, else 0. It returns
+-- null if the event could not be stored in this way. The
 -- caller then calls append_group(), which says why. The arguments are those of append_group().
 --
 -- One statement does everything that needs no other order, because each statement of a function costs as much as
@@ -620,7 +621,7 @@ begin
     if taken <= fence then
         perform tidemark.refuse_sequence(taken, fence);
     end if;
-    return array[written, taken];
+    return array[written, taken, (current_setting('synchronous_standby_names') <> '')::int];
 end
 $$;
 -- +goose StatementEnd

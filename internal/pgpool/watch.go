@@ -25,7 +25,10 @@ type Watchdog struct {
 	since   time.Time // when the latest step was seen
 	alarm   *alarm
 	stopped bool
-	silent  bool
+	// forget ends CutAfter, if it was called. abandoned is set when its time has passed.
+	forget    func() bool
+	abandoned bool
+	silent    bool
 }
 
 // Watch cuts a connection when it has made no progress for the time within, until the watchdog is stopped. If within is
@@ -96,7 +99,7 @@ func (w *Watchdog) ask() {
 	defer w.mu.Unlock()
 	switch {
 	case w.stopped:
-	case w.steps.Load() > w.seen, a.goesOn(time.Since(w.since), w.within):
+	case !w.abandoned && w.steps.Load() > w.seen, a.goesOn(time.Since(w.since), w.within, w.abandoned):
 		w.alarm = w.clock.after(w.pause(), w.look)
 	default:
 		w.cut()
@@ -131,15 +134,35 @@ func (p *Pool) activity(silent *pgconn.PgConn) (a activity) {
 	return a
 }
 
-// goesOn reports whether a session that has been silent for a time may still answer.
-func (a activity) goesOn(silent, within time.Duration) bool {
+// goesOn reports whether a session that has been silent for a time may still answer. Nobody waits for the answer of an
+// abandoned one.
+func (a activity) goesOn(silent, within time.Duration, abandoned bool) bool {
 	switch {
 	case a.known && a.event == "SyncRep":
 		return true
+	case abandoned:
+		return false
 	case a.known && (a.state != "active" || a.event == "ClientRead" || a.event == "ClientWrite"):
 		return false
 	}
 	return silent < within
+}
+
+// CutAfter also cuts the connection when the time after has passed since ctx was done, unless its session waits for a
+// synchronous standby. It is called once at most.
+func (w *Watchdog) CutAfter(ctx context.Context, after time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.forget = context.AfterFunc(ctx, func() { w.clock.after(after, w.abandon) })
+}
+
+func (w *Watchdog) abandon() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.stopped {
+		w.abandoned = true
+		go w.ask()
+	}
 }
 
 // Stop ends the watch. It returns err, the error of the watched statement, and adds the reason if the connection was
@@ -152,6 +175,9 @@ func (w *Watchdog) Stop(err error) error {
 		_ = w.conn.Close(context.Background()) // the wire is closed, so this does not wait
 	}
 	w.stopped = true
+	if w.forget != nil {
+		w.forget()
+	}
 	if err != nil && w.silent {
 		return fmt.Errorf("%w for %s: %w", ErrNoAnswer, time.Since(w.since).Round(100*time.Millisecond), err)
 	}
