@@ -116,6 +116,10 @@ func (s *Store) commit(ctx context.Context, r *request) ([]Receipt, error) {
 			return nil, err
 		}
 	}
+	if r.err == nil { // readers look for the commit often
+		s.news.spread()
+		s.notifier.notify()
+	}
 	return r.receipts, r.err
 }
 

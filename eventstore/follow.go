@@ -123,15 +123,19 @@ type reader struct {
 // await waits until the tidemark is after the reader's mark, and returns the tidemark.
 func (s *Store) await(ctx context.Context, r *reader) (Position, error) {
 	for waits := false; ; waits = true {
-		appended := s.appended.Wait() // before the look, so that an append after the look is not missed
+		appended := s.news.signal.Wait() // before the look, so that an append after the look is not missed
 		end, err := s.look(ctx, r)
-		if err != nil || end > r.seen.Position {
+		if err != nil {
 			return end, err
+		}
+		if end > r.seen.Position {
+			s.news.note()
+			return end, nil
 		}
 		if !waits {
 			defer s.listen()()
 		}
-		if err := pause.Wait(ctx, s.config.PollInterval, appended); err != nil {
+		if err := pause.Wait(ctx, s.pollInterval(), appended); err != nil {
 			return 0, wrap(err, "wait for events after position %d", r.seen.Position)
 		}
 	}

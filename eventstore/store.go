@@ -14,7 +14,6 @@ import (
 	"github.com/tidemark-es/tidemark/internal/pglisten"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 	"github.com/tidemark-es/tidemark/internal/pgschema"
-	"github.com/tidemark-es/tidemark/internal/signal"
 )
 
 // Config adjusts a [Store]. Nil and the zero value are the defaults.
@@ -29,8 +28,9 @@ type Config struct {
 	PageSize int
 	// PollInterval is how often a reader at the end of the log looks for events without a notification; 0 means 100
 	// ms. Appends through a Store wake its own readers at once, and the readers of other processes by a notification.
-	// No notification tells of an append in a caller's transaction, because the Store does not see its commit. None
-	// tells of an append from SQL, or of the end of an open transaction that has held the tidemark back.
+	// No notification tells of the commit of a caller's transaction, of an append from SQL, or of the end of an open
+	// transaction that has held the tidemark back. After a hundred intervals without news a reader that can be notified
+	// looks in every tenth interval only. An append in a caller's transaction is news, also before its commit.
 	PollInterval time.Duration
 	// PollOnly leaves out the connection that listens for notifications. Set it behind a pooler in transaction mode,
 	// such as PgBouncer: such a pooler does not pass notifications on.
@@ -73,7 +73,7 @@ type Store struct {
 	tx     pgx.Tx // the caller's transaction; an append waits for locks until its context is done
 
 	inline   *inliner // nil without Config.Inline
-	appended *signal.Signal
+	news     *news
 	group    *group
 	notifier *notifier
 	listener *pglisten.Listener // nil with Config.PollOnly
@@ -115,14 +115,14 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	bounded := pgpool.New(pool)
 	s := &Store{
-		config:   c,
-		sql:      newStatements(schema, c.Stale),
-		db:       bounded,
-		appended: signal.New(),
+		config: c,
+		sql:    newStatements(schema, c.Stale),
+		db:     bounded,
+		news:   newNews(),
 	}
 	s.notifier = newNotifier(bounded, schema)
 	s.group = newGroup(bounded, &s.sql, func() {
-		s.appended.Notify()
+		s.news.spread()
 		s.notifier.notify()
 	})
 	s.group.observe = c.Observer.Group
@@ -132,7 +132,7 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	if !c.PollOnly {
 		s.listener = &pglisten.Listener{
-			Pool: bounded, Channel: schema, Own: s.notifier.sender, Wake: s.appended.Notify, Logger: c.Logger,
+			Pool: bounded, Channel: schema, Own: s.notifier.sender, Wake: s.news.spread, Logger: c.Logger,
 			Failing: "eventstore: cannot listen for appends of other processes: until the connection is back they are seen by polling",
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -31,12 +32,18 @@ type Listener struct {
 	Logger  *slog.Logger
 	Failing string // the log text when there is no connection
 
+	connected atomic.Bool
+
 	mu      sync.Mutex
 	readers int
 	stop    context.CancelFunc // of the goroutine that listens; nil if there is none
 	done    chan struct{}      // closed when the goroutine that was started last has ended
 	idle    *time.Timer        // stops the goroutine when no reader is left
 }
+
+// IsConnected reports whether notifications arrive, as far as is known. A connection that died in silence is noticed
+// after some seconds.
+func (l *Listener) IsConnected() bool { return l.connected.Load() }
 
 // Join adds a reader. The Listener listens to the channel until the reader leaves.
 func (l *Listener) Join() (leave func()) {
@@ -135,6 +142,8 @@ func (l *Listener) listen(ctx context.Context, connected func()) error {
 		return err
 	}
 	connected()
+	l.connected.Store(true)
+	defer l.connected.Store(false)
 	l.Wake() // for notifications that were missed
 	for {
 		notification, err := l.next(ctx, conn)
