@@ -1,0 +1,28 @@
+package plainjson
+
+import "reflect"
+
+// Decoder decodes plain JSON into values of one type.
+type Decoder struct{ root *node }
+
+// For returns the decoder of a type, or nil if only encoding/json can decode the type.
+func For(t reflect.Type) *Decoder {
+	c := compiler{nodes: make(map[reflect.Type]*node)}
+	root := c.node(t)
+	if c.refused || root.way.wantsNull() {
+		return nil
+	}
+	return &Decoder{root}
+}
+
+// Decode decodes a text into a value, which must be settable and zero. It reports whether the text is plain. If the text
+// is not plain, a part of the value may be set: make the value zero again, and use encoding/json. With strict, a text
+// that has a member without a field is not plain.
+func (d *Decoder) Decode(data []byte, value reflect.Value, strict bool) bool {
+	r := reader{data: data, strict: strict}
+	if !r.value(d.root, value) {
+		return false
+	}
+	r.space()
+	return r.at == len(data)
+}
