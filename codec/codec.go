@@ -1,12 +1,9 @@
 package codec
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"reflect"
@@ -24,6 +21,7 @@ type Codec[E any] struct {
 	retired  map[string]bool
 	encoders map[reflect.Type]Type[E]
 
+	json         JSON
 	strictFields bool // unknown fields are errors
 	skipUnknown  bool // unknown types are skipped
 }
@@ -130,10 +128,12 @@ func (c *Codec[E]) check() {
 
 // Strict returns a codec that returns a [DecodeError] for a payload with a field that the Go type does not have. It is
 // for tests, and for services that must stop rather than lose a field that another release has written. Upcasters over
-// raw JSON see every field.
+// raw JSON see every field. Strict panics if the codec has an Unmarshal of the application without an UnmarshalStrict, see
+// [JSON].
 func (c *Codec[E]) Strict() *Codec[E] {
 	strict := *c
 	strict.strictFields, strict.skipUnknown = true, false
+	strict.checkJSON("Strict")
 	return &strict
 }
 
@@ -193,7 +193,7 @@ func (c *Codec[E]) Encode(event E) (eventstore.Draft, error) {
 	if !ok {
 		return eventstore.Draft{}, fmt.Errorf("encode: %w: %T is not in the codec", ErrUnknownType, event)
 	}
-	data, err := json.Marshal(event)
+	data, err := c.json.marshal(event)
 	if err != nil {
 		return eventstore.Draft{}, fmt.Errorf("encode event type %q: %w", t.name, err)
 	}
@@ -217,7 +217,7 @@ func (c *Codec[E]) Decode(raw eventstore.Raw) ([]eventstore.Event[E], error) {
 		return nil, &UnknownTypeError{Type: raw.Type, Schema: raw.Schema, Stream: raw.Stream, Position: raw.Position}
 	}
 	if t.decode != nil { // the usual case
-		payload, err := t.decode(raw.Data, c.strictFields)
+		payload, err := t.decode(raw.Data, c.json, c.strictFields)
 		if err != nil {
 			return nil, decodeError(raw, err)
 		}
@@ -243,7 +243,7 @@ func (c *Codec[E]) upcast(t Type[E], data json.RawMessage) ([]E, error) {
 		}
 		data, t = newer, c.types[typeKey{t.name, t.schema + 1}]
 	}
-	value, err := t.read(data, c.strictFields)
+	value, err := t.read(data, c.json, c.strictFields)
 	if err != nil {
 		return nil, err
 	}
@@ -264,20 +264,4 @@ func withData[E any](raw eventstore.Raw, data E) eventstore.Event[E] {
 		RecordedAt: raw.RecordedAt, Metadata: raw.Metadata,
 		Data: data,
 	}
-}
-
-// unmarshal decodes JSON; strict refuses fields that the value does not have.
-func unmarshal(data json.RawMessage, value any, strict bool) error {
-	if !strict {
-		return json.Unmarshal(data, value)
-	}
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(value); err != nil {
-		return err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("there is more than one value")
-	}
-	return nil
 }

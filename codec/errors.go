@@ -38,7 +38,7 @@ type DecodeError struct {
 	Schema   int
 	Stream   eventstore.StreamID
 	Position eventstore.Position
-	Err      error // from encoding/json or the upcaster
+	Err      error // from encoding/json, the application's JSON or the upcaster
 }
 
 // Error names the event, its type and schema, and says why the payload does not decode.
@@ -47,5 +47,5 @@ func (e *DecodeError) Error() string {
 		e.Position, e.Stream, e.Type, e.Schema, e.Err)
 }
 
-// Unwrap returns [ErrDecode] and the error of encoding/json or the upcaster.
+// Unwrap returns [ErrDecode] and the error of encoding/json, the application's JSON or the upcaster.
 func (e *DecodeError) Unwrap() []error { return []error{ErrDecode, e.Err} }

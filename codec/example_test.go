@@ -1,6 +1,7 @@
 package codec_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -152,4 +153,23 @@ func ExampleCodec_Strict() {
 	// false true
 	// true true
 	// false false
+}
+
+// Most JSON libraries have the functions of encoding/json, which stands here for another one. Run [codectest.Golden] before
+// you choose one: it shows whether the library reads the payloads of all releases as before.
+func ExampleCodec_WithJSON() {
+	c := accounts.WithJSON(codec.JSON{
+		Marshal:   json.Marshal,
+		Unmarshal: json.Unmarshal,
+		UnmarshalStrict: func(data []byte, value any) error {
+			decoder := json.NewDecoder(bytes.NewReader(data))
+			decoder.DisallowUnknownFields()
+			return decoder.Decode(value)
+		},
+	})
+	printMeaning(c.Strict(), "account.deposited", 1, `{"amount":5}`)
+	printMeaning(c.Strict(), "account.deposited", 1, `{"amount":5,"note":"rent"}`)
+	// Output:
+	// codec_test.Deposited{Amount:5}
+	// event at position 0 of stream -: payload of type "account.deposited" at schema 1: json: unknown field "note"
 }

@@ -14,9 +14,9 @@ type Type[E any] struct {
 	goType  reflect.Type // the type that payloads decode into; nil for an upcaster over JSON
 	isEvent bool         // the Go type is itself one of E and can be encoded
 
-	decode func(json.RawMessage, bool) (E, error)   // payload to event, without the steps below
-	read   func(json.RawMessage, bool) (any, error) // payload to a value of goType
-	into   func(any) []E                            // value of goType to events
+	decode reader[E]     // payload to event, without the steps below
+	read   reader[any]   // payload to a value of goType
+	into   func(any) []E // value of goType to events
 
 	up     func(any) any // value of goType to one of the next schema
 	upTo   reflect.Type
@@ -47,13 +47,12 @@ func Of[T, E any](name string, into func(T) E) Type[E] {
 	mustBe[T]("Of", name, "into", into == nil)
 	var zero T
 	_, isEvent := any(zero).(E)
-	t := readable[T, E](name)
+	t, read := readable[T, E](name)
 	t.isEvent = isEvent
-	t.decode = func(data json.RawMessage, strict bool) (E, error) {
-		var payload T
-		if err := unmarshal(data, &payload, strict); err != nil {
-			var none E
-			return none, err
+	t.decode = func(data json.RawMessage, j JSON, strict bool) (event E, err error) {
+		payload, err := read(data, j, strict)
+		if err != nil {
+			return event, err
 		}
 		return into(payload), nil
 	}
@@ -65,7 +64,7 @@ func Of[T, E any](name string, into func(T) E) Type[E] {
 // type that turned out to mean several events at once. into must be pure. Split panics like [Of].
 func Split[T, E any](name string, into func(T) []E) Type[E] {
 	mustBe[T]("Split", name, "into", into == nil)
-	t := readable[T, E](name)
+	t, _ := readable[T, E](name)
 	t.into = func(value any) []E { return into(value.(T)) }
 	return t
 }
@@ -81,7 +80,7 @@ func Split[T, E any](name string, into func(T) []E) Type[E] {
 // up must be pure. Upcast panics when up is nil, or Old is an interface.
 func Upcast[E, Old, New any](name string, schema int, up func(Old) New) Type[E] {
 	mustBe[Old]("Upcast", name, "up", up == nil)
-	t := readable[Old, E](name)
+	t, _ := readable[Old, E](name)
 	t.schema = schema
 	t.up = func(old any) any { return up(old.(Old)) }
 	t.upTo = reflect.TypeFor[New]()
@@ -120,16 +119,13 @@ func mustBe[T any](function, name, option string, isNil bool) {
 	}
 }
 
-// readable returns a type at schema 1 whose payloads decode into a T.
-func readable[T, E any](name string) Type[E] {
+// readable returns a type at schema 1 whose payloads decode into a T, and the function that decodes them.
+func readable[T, E any](name string) (Type[E], reader[T]) {
+	read := newReader[T]()
 	return Type[E]{
 		name:   name,
 		schema: 1,
 		goType: reflect.TypeFor[T](),
-		read: func(data json.RawMessage, strict bool) (any, error) {
-			var payload T
-			err := unmarshal(data, &payload, strict)
-			return payload, err
-		},
-	}
+		read:   func(data json.RawMessage, j JSON, strict bool) (any, error) { return read(data, j, strict) },
+	}, read
 }

@@ -1,6 +1,7 @@
 package codectest_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -72,6 +73,11 @@ func TestGolden(t *testing.T) {
 	want("written", run(true, first, openedV1{"Ada"}, closed{}))
 	want("unchanged", run(false, first, openedV1{"Ada"}, closed{}))
 	want("in strict mode", run(false, first.Strict(), openedV1{"Ada"}, closed{}))
+
+	spaced := first.WithJSON(codec.JSON{Marshal: func(value any) ([]byte, error) { return json.MarshalIndent(value, "", " ") }})
+	want("another JSON library that writes the same values", run(false, spaced, openedV1{"Ada"}, closed{}))
+	renames := first.WithJSON(codec.JSON{Marshal: func(value any) ([]byte, error) { return []byte(`{"Owner":"Ada"}`), nil }})
+	want("another JSON library that writes other names", run(false, renames, openedV1{"Ada"}), "raise the schema", "something else", "something else")
 
 	v1 := codec.Of("account.opened", func(e openedV1) event { return opened{e.Owner, "CZK"} })
 	v2 := codec.Of("account.opened", same[opened]).WithSchema(2)

@@ -17,9 +17,10 @@ type node struct {
 
 // field is a member of an object.
 type field struct {
-	name  string
-	index []int // from the struct through embedded structs
-	node  *node
+	name   string
+	quoted string // as json.Marshal writes the name
+	index  []int  // from the struct through embedded structs
+	node   *node
 }
 
 // way is how a value is decoded.
@@ -153,7 +154,7 @@ func (c *compiler) fields(fields []field, t reflect.Type, outer []int) ([]field,
 				name = f.Name
 			}
 			ok = ok && plainName(name) && !slices.ContainsFunc(fields, func(f field) bool { return f.name == name })
-			fields = append(fields, field{name, index, c.node(f.Type)})
+			fields = append(fields, field{name, `"` + name + `"`, index, c.node(f.Type)})
 		}
 		if !ok {
 			return nil, false

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"pgregory.net/rapid"
 
@@ -91,6 +92,27 @@ func TestNotPlain(t *testing.T) {
 	} {
 		if plain(t, []byte(text), false) {
 			t.Errorf("%q: is plain", text)
+		}
+	}
+}
+
+// TestEveryCharacter: every byte, and some escapes, at each place of a text. Texts are read eight bytes at a time.
+func TestEveryCharacter(t *testing.T) {
+	t.Parallel()
+	parts := []string{`\"`, `\\`, `\u0041`, `\ud800`, "ž", "🐎", "\xc5"}
+	for c := range 256 {
+		parts = append(parts, string([]byte{byte(c)}))
+	}
+	for _, part := range parts {
+		for at := range 20 {
+			for _, length := range []int{20, 21, 27} {
+				text := []byte(strings.Repeat("~", at) + part + strings.Repeat(" ", length-at))
+				data := append(append([]byte(`{"text":"`), text...), `","int":1}`...)
+				want := json.Valid(data) && utf8.Valid(data) && part != `\ud800`
+				if got := plain(t, data, false); got != want {
+					t.Errorf("%q: plain is %v, want %v", data, got, want)
+				}
+			}
 		}
 	}
 }

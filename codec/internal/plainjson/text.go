@@ -1,6 +1,9 @@
 package plainjson
 
-import "unicode/utf8"
+import (
+	"encoding/binary"
+	"unicode/utf8"
+)
 
 // quoted moves beyond a string, and returns where the string starts, after the quotation mark. It reports false for a
 // string that is not plain.
@@ -12,6 +15,12 @@ func (r *reader) quoted() (start int, escaped, ascii, ok bool) {
 	data, i := r.data, r.at
 	var all byte // has the highest bit of any character beyond ASCII
 	for i < len(data) {
+		for i+8 <= len(data) && usual(binary.LittleEndian.Uint64(data[i:])) {
+			i += 8
+		}
+		if i == len(data) {
+			break
+		}
 		c := data[i]
 		all |= c
 		switch {
@@ -32,6 +41,14 @@ func (r *reader) quoted() (start int, escaped, ascii, ok bool) {
 		}
 	}
 	return start, escaped, false, false
+}
+
+// usual reports whether none of eight characters is a quotation mark, a backslash, a control character or beyond ASCII.
+func usual(eight uint64) bool {
+	const ones = 0x0101010101010101
+	quotes, backslashes := eight^('"'*ones), eight^('\\'*ones)
+	// Subtraction sets the highest bit of each character that is smaller, and perhaps of others.
+	return (eight|(eight-' '*ones)|(quotes-ones)|(backslashes-ones))&(0x80*ones) == 0
 }
 
 // escape returns the meaning of the escape that a text begins with, and its length. The length is 0 for no escape, and

@@ -128,12 +128,16 @@ func (r *reader) slice(n *node, v reflect.Value) bool {
 	if !r.open('[') {
 		return false
 	}
-	v.Set(reflect.MakeSlice(v.Type(), 0, 0))
 	for i := 0; ; i++ {
 		if more, ok := r.more(i, ']'); !more {
+			if i == 0 {
+				v.Set(reflect.MakeSlice(v.Type(), 0, 0)) // not nil
+			}
 			return ok
 		}
-		v.Grow(1)
+		if i == v.Cap() {
+			v.Grow(i + 2)
+		}
 		v.SetLen(i + 1)
 		if !r.value(n.elem, v.Index(i)) {
 			return false
@@ -175,13 +179,12 @@ func (r *reader) object(n *node, v reflect.Value) bool {
 		if more, ok := r.more(i, '}'); !more {
 			return ok
 		}
-		name, ok := r.name()
-		if !ok || !r.take(':') {
+		k, ok := r.field(n.fields, next)
+		if !ok {
 			return false
 		}
-		k, ok := find(n.fields, name, next)
-		if !ok {
-			if r.strict || folds(n.fields, name) || !r.skip() {
+		if k < 0 {
+			if !r.skip() {
 				return false
 			}
 			continue
@@ -200,18 +203,22 @@ func (r *reader) object(n *node, v reflect.Value) bool {
 	}
 }
 
-// find returns the index of the field with a name. It begins at the given index.
-func find(fields []field, name []byte, first int) (int, bool) {
-	for i := range fields {
-		k := first + i
-		if k >= len(fields) {
-			k -= len(fields)
-		}
+// field moves beyond the name of a member, and returns the index of its field, or -1 for no field. The search begins at
+// the index next.
+func (r *reader) field(fields []field, next int) (k int, ok bool) {
+	if next < len(fields) && r.literal(fields[next].quoted) {
+		return next, r.take(':')
+	}
+	name, ok := r.name()
+	if !ok || !r.take(':') {
+		return 0, false
+	}
+	for k := range fields {
 		if fields[k].name == string(name) {
 			return k, true
 		}
 	}
-	return 0, false
+	return -1, !r.strict && !folds(fields, name)
 }
 
 // folds reports whether a name differs from the name of a field only by case.
