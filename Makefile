@@ -55,7 +55,7 @@ FUZZTIME ?= 20s
 fuzz: ## fuzz each target for FUZZTIME
 	go test ./eventstore -run '^$$' -fuzz FuzzParseStreamID -fuzztime $(FUZZTIME)
 	go test ./codec -run '^$$' -fuzz FuzzCodec -fuzztime $(FUZZTIME)
-	go test ./codec/internal/plainjson -run '^$$' -fuzz FuzzPlain -fuzztime $(FUZZTIME)
+	go test ./internal/plainjson -run '^$$' -fuzz FuzzPlain -fuzztime $(FUZZTIME)
 	go test ./eventstore -run '^$$' -fuzz FuzzPayload -fuzztime $(FUZZTIME)
 	go test ./examples/bank/berka -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
 

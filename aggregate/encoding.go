@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/tidemark-es/tidemark/internal/plainjson"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
@@ -26,12 +27,13 @@ type stateCodec[S any] struct {
 func jsonState[S any](category string) stateCodec[S] {
 	shape, problem := shapeOf(reflect.TypeFor[S]())
 	shape = nameOf(reflect.TypeFor[S]()) + " " + shape // two states of a category may have the same fields
+	decoder := plainjson.For(reflect.TypeFor[S]())
 	return stateCodec[S]{
 		kind:   snapshot.Kind{Type: category, Shape: fingerprint(shape), Schema: 1},
 		encode: func(state *S) ([]byte, error) { return json.Marshal(state) },
 		decode: func(data []byte) (*S, error) {
 			state := new(S)
-			return state, json.Unmarshal(data, state)
+			return state, decoder.Unmarshal(data, state, false)
 		},
 		problem: problem,
 	}

@@ -21,7 +21,8 @@
 //   - Stored names are the strings that the application gives, never names of Go types.
 //   - A codec is complete when New returns it: every upcaster and every new name leads to a registered type.
 //   - By default a payload decodes into the value, or the error, of json.Unmarshal. Fuzz tests compare the two.
-//   - No payload makes Decode panic, unless an upcaster, a method of a field, or the application's JSON panics. A payload that does not decode is a [DecodeError]
-//     with the position and stream of its event. A type that is not registered is an [UnknownTypeError].
+//   - No payload makes Decode panic, unless an upcaster, a method of a field, or the application's JSON panics. A payload
+//     that does not decode is a [DecodeError] with the position and stream of its event. A type that is not registered is
+//     an [UnknownTypeError].
 //   - A decoded event keeps the id, stored type, schema, version, position, time and metadata of the stored one.
 package codec

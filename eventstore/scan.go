@@ -3,14 +3,18 @@ package eventstore
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/tidemark-es/tidemark/internal/plainjson"
 )
+
+var metadataDecoder = plainjson.For(reflect.TypeFor[Metadata]())
 
 // columns are the columns that a scanner reads, in its order.
 const columns = `position, stream, version, id, type, schema, recorded_at, metadata, data`
@@ -93,7 +97,7 @@ func (s *scanner) event(rows pgx.Rows) (Raw, error) {
 	}
 	// No stored event may stop a reader: metadata that another client wrote is decoded as far as it fits.
 	if meta != nil {
-		_ = json.Unmarshal(meta, &event.Metadata)
+		_ = metadataDecoder.Unmarshal(meta, &event.Metadata, false)
 	}
 	return event, nil
 }

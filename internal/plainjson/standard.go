@@ -7,8 +7,8 @@ import (
 	"io"
 )
 
-// Standard decodes with encoding/json. strict refuses members without a field.
-func Standard(data []byte, value any, strict bool) error {
+// standard decodes with encoding/json. strict refuses members without a field.
+func standard(data []byte, value any, strict bool) error {
 	if !strict {
 		return json.Unmarshal(data, value)
 	}

@@ -60,7 +60,7 @@ func (r *reader) foreign(n *node, v reflect.Value) bool {
 	case n.way == byMethod:
 		return value.(json.Unmarshaler).UnmarshalJSON(raw) == nil
 	}
-	return Standard(raw, value, r.strict) == nil
+	return standard(raw, value, r.strict) == nil
 }
 
 func (r *reader) boolean(v reflect.Value) bool {

@@ -15,8 +15,21 @@ func For(t reflect.Type) *Decoder {
 	return &Decoder{root}
 }
 
+// Unmarshal decodes a text into the value that pointer points to, which must be zero. The result is that of encoding/json;
+// strict refuses members without a field. A decoder that is nil is right for all types.
+func (d *Decoder) Unmarshal(data []byte, pointer any, strict bool) error {
+	if d != nil {
+		value := reflect.ValueOf(pointer).Elem()
+		if d.Decode(data, value, strict) {
+			return nil
+		}
+		value.SetZero()
+	}
+	return standard(data, pointer, strict)
+}
+
 // Decode decodes a text into a value, which must be settable and zero. It reports whether the text is plain. If the text
-// is not plain, a part of the value may be set: make the value zero again, and use encoding/json. With strict, a text
+// is not plain, a part of the value may be set. With strict, a text
 // that has a member without a field is not plain.
 func (d *Decoder) Decode(data []byte, value reflect.Value, strict bool) bool {
 	r := reader{data: data, strict: strict}
