@@ -114,5 +114,5 @@ type (
 	hasUnnamed struct {
 		A struct{ time.Time } `json:"a"`
 	}
-	embedsText struct{ named }
+	embedsText struct{ time.Duration }
 )
