@@ -8,7 +8,7 @@ SQL := ./internal/... ./migrations/... ./eventstore/... ./snapshot/... ./aggrega
 PARALLEL ?= -parallel 8
 
 .DEFAULT_GOAL := help
-.PHONY: help test test/short test/race test/versions test/sql lint vuln bench fuzz soak tidy ci
+.PHONY: help test test/short test/race test/versions test/sql lint vuln bench bench/growth fuzz soak tidy ci
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z\/]+:.*## / {printf "%-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +48,11 @@ lint: lint/bin/golangci-lint ## check formatting, and run the linters of .golang
 vuln: lint/bin/golangci-lint ## look for known vulnerabilities; needs https://vuln.go.dev
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/lint/bin/govulncheck ./...) || exit 1; done
 
-bench: ## compare with plain INSERT and COPY, on a durable Postgres
+bench: ## compare with plain INSERT, COPY, river and watermill-sql, on a durable Postgres
 	cd bench && go run .
+
+bench/growth: ## let the log grow to 20 million events; needs 25 GB of disk; writes bench/growth/RESULTS.md
+	cd bench && go run . -only '^(growth|rebuild)$$' -max 20000000 -out growth
 
 FUZZTIME ?= 20s
 fuzz: ## fuzz each target for FUZZTIME

@@ -60,17 +60,17 @@ func (db *database) to(pick func() eventstore.StreamID) write {
 }
 
 // by lets several writers write, each to a new stream of its own.
-func by(writers int, write write) work {
+func (m meter) by(writers int, write write) work {
 	return func(ctx context.Context, d time.Duration) (tally, error) {
-		return on(newStreams(writers), write)(ctx, d)
+		return m.on(newStreams(writers), write)(ctx, d)
 	}
 }
 
 // on lets one writer per stream write to it.
-func on(streams []eventstore.StreamID, write write) work {
+func (m meter) on(streams []eventstore.StreamID, write write) work {
 	return func(ctx context.Context, d time.Duration) (tally, error) {
 		var stored atomic.Int64
-		start := time.Now()
+		used, start := m.start(), time.Now()
 		group, ctx := errgroup.WithContext(ctx)
 		for _, stream := range streams {
 			group.Go(func() error {
@@ -86,7 +86,8 @@ func on(streams []eventstore.StreamID, write write) work {
 			})
 		}
 		err := group.Wait()
-		return tally{int(stored.Load()), time.Since(start)}, err
+		took := time.Since(start)
+		return tally{int(stored.Load()), took, used()}, err
 	}
 }
 
@@ -96,7 +97,7 @@ var appendTargets = map[int]float64{1: 0.7, 16: 1.3, 256: 4}
 func (b *bench) append(ctx context.Context) error {
 	b.section("Append", "Events per second. The reference is as many writers that INSERT one row per transaction, over the same pool of "+
 		fmt.Sprint(connections)+" connections. On one hot stream all writers append to the same stream, and the reference has one stream per writer.",
-		"append", "writers", "events/s", "INSERT/s", "ratio", "of turns")
+		append([]string{"append", "writers"}, columns("INSERT")...)...)
 	numbers := []int{1, 16, 64, 256, 1024}
 	if b.short {
 		numbers = []int{1, 16, 256}
@@ -117,13 +118,13 @@ func (b *bench) append(ctx context.Context) error {
 		for _, writers := range numbers {
 			var c comparison
 			err := b.database(ctx, func(db *database) (err error) {
-				c, err = compare(ctx, b.duration(), by(writers, db.insert()), by(writers, kind.writes(db)))
+				c, err = compare(ctx, b.duration(), db.by(writers, db.insert()), db.by(writers, kind.writes(db)))
 				return err
 			})
 			if err != nil {
 				return fmt.Errorf("%s, %d writers: %w", kind.name, writers, err)
 			}
-			b.row(kind.name, whole(writers), rate(c.measured), rate(c.reference), ratio(c.ratio()), c.spread())
+			b.row(append([]string{kind.name, whole(writers)}, c.cells()...)...)
 			line = append(line, point{float64(writers), c.ratio()})
 			if want, ok := appendTargets[writers]; ok && kind.name == "single events" {
 				b.target(fmt.Sprintf("append to INSERT, writers: %d", writers), c.ratio(), want)

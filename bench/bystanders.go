@@ -31,7 +31,7 @@ func (b *bench) bystanders(ctx context.Context) error {
 	defer pool.Close()
 	return b.database(ctx, func(db *database) error {
 		var free, held took
-		calm, blocked := by(bystanders, free.time(db.append(1))), db.blocked(pool, by(bystanders, held.time(db.append(1))))
+		calm, blocked := db.by(bystanders, free.time(db.append(1))), db.blocked(pool, db.by(bystanders, held.time(db.append(1))))
 		for _, warmUp := range []work{calm, blocked} {
 			if _, err := warmUp(ctx, b.duration()/turns); err != nil {
 				return err

@@ -10,10 +10,11 @@ import (
 // on the machine slows down both.
 const turns = 10
 
-// tally is how many events were handled, and how long that took.
+// tally is how many events were handled, how long that took, and how long processors were busy with them.
 type tally struct {
 	events int
 	took   time.Duration
+	cpu    cpu
 }
 
 func (t tally) rate() float64 { return float64(t.events) / t.took.Seconds() }
@@ -21,6 +22,7 @@ func (t tally) rate() float64 { return float64(t.events) / t.took.Seconds() }
 func (t *tally) add(other tally) {
 	t.events += other.events
 	t.took += other.took
+	t.cpu = t.cpu.plus(other.cpu)
 }
 
 // work does something for about the duration d.
@@ -67,8 +69,10 @@ func compare(ctx context.Context, d time.Duration, reference, measured work) (c 
 }
 
 // again returns work that repeats do until d has passed. Each call of do handles the given number of events.
-func again(events int, do func(context.Context) error) work {
+func (m meter) again(events int, do func(context.Context) error) work {
 	return func(ctx context.Context, d time.Duration) (t tally, err error) {
+		used := m.start()
+		defer func() { t.cpu = used() }()
 		for start := time.Now(); t.took < d; t.took = time.Since(start) {
 			if err := do(ctx); err != nil {
 				return t, err

@@ -33,14 +33,14 @@ const finds = 200
 func (b *bench) correlation(ctx context.Context) error {
 	b.section("Correlation", "Appends of single events, each with a correlation id of its own. The reference appends the same bytes in a header, "+
 		"which no index has. The last rows are how long it takes to find an event by its id, for which there is no index.",
-		"what", "writers", "with", "without", "ratio", "of turns")
+		append([]string{"what", "writers"}, columns("without")...)...)
 	return b.database(ctx, func(db *database) error {
 		for _, writers := range []int{1, 16, 256} {
-			c, err := compare(ctx, b.duration(), by(writers, db.correlated(false)), by(writers, db.correlated(true)))
+			c, err := compare(ctx, b.duration(), db.by(writers, db.correlated(false)), db.by(writers, db.correlated(true)))
 			if err != nil {
 				return err
 			}
-			b.row("append", whole(writers), rate(c.measured), rate(c.reference), ratio(c.ratio()), c.spread())
+			b.row(append([]string{"append", whole(writers)}, c.cells()...)...)
 		}
 		if err := db.settle(ctx); err != nil {
 			return err
@@ -64,7 +64,7 @@ func (b *bench) correlation(ctx context.Context) error {
 			}
 		}
 		for _, p := range []int{50, 99} {
-			b.row(fmt.Sprintf("find an event among %d, p%d", end, p), "1", millis(percentile(sample, p)), "", "", "")
+			b.row(fmt.Sprintf("find an event among %d, p%d", end, p), "1", millis(percentile(sample, p)))
 		}
 		return nil
 	})

@@ -24,6 +24,7 @@ const connections = 16
 // database is an empty store, and beside it a table "plain" of the same shape that the store does not use.
 type database struct {
 	*eventstore.Store
+	meter
 	pool  *pgxpool.Pool
 	event deposited        // with a payload of 200 bytes
 	draft eventstore.Draft // of event
@@ -52,7 +53,7 @@ func (b *bench) database(ctx context.Context, use func(*database) error) (err er
 	if err != nil {
 		return err
 	}
-	db := &database{Store: store, pool: pool, event: event, draft: draft}
+	db := &database{Store: store, meter: b.meter, pool: pool, event: event, draft: draft}
 	if _, err := db.exec(ctx, `drop schema if exists SCHEMA cascade`); err != nil { // left by a run that was killed
 		return err
 	}
@@ -112,9 +113,12 @@ func (db *database) check(ctx context.Context, table string, answered *atomic.In
 	return nil
 }
 
+// vacuumSQL is what autovacuum does after many inserts.
+const vacuumSQL = `vacuum (analyze) SCHEMA.events`
+
 // settle runs a vacuum and a checkpoint now, so that Postgres does not run them during a measurement.
 func (db *database) settle(ctx context.Context) error {
-	for _, sql := range []string{`vacuum analyze SCHEMA.events`, `checkpoint`} {
+	for _, sql := range []string{vacuumSQL, `checkpoint`} {
 		if _, err := db.exec(ctx, sql); err != nil {
 			return err
 		}

@@ -17,10 +17,10 @@ const (
 
 // size holds the measurements of a log of one size.
 type size struct {
-	events       int
-	fresh, old   comparison // appends to new streams, and to old streams from the whole log
-	load, tail   time.Duration
-	table, index float64 // bytes per event
+	events     int
+	fresh, old comparison // appends to new streams, and to old streams from the whole log
+	load, tail time.Duration
+	storage
 }
 
 // sizes returns 10,000 and its tenfolds below -max, and -max.
@@ -35,35 +35,37 @@ func (b *bench) growth(ctx context.Context) error {
 	b.section("Growth", fmt.Sprintf("Events per second of %d writers while the log grows (by less than its size during a measurement). The reference is "+
 		"INSERT into a table that is kept small. First each writer appends to a new stream. Then it appends each event to a random "+
 		"old stream, which has %d events or more. Keys are UUIDv7.", growthWriters, growthLength),
-		"log", "new streams/s", "INSERT/s", "ratio", "of turns", "old streams/s", "INSERT/s", "ratio", "of turns")
+		append([]string{"log", "streams"}, columns("INSERT")...)...)
 	var measured []size
 	err := b.database(ctx, func(db *database) error {
 		var streams []eventstore.StreamID
 		for _, events := range b.sizes() {
+			before := int(db.appended.Load())
 			filled, err := b.grow(ctx, db, events)
 			if err != nil {
 				return err
 			}
 			streams = append(streams, filled...)
-			s, err := b.measure(ctx, db, streams)
+			s, err := b.measure(ctx, db, streams, events-before)
 			if err != nil {
 				return fmt.Errorf("at %d events: %w", events, err)
 			}
 			measured = append(measured, s)
-			b.row(whole(s.events),
-				rate(s.fresh.measured), rate(s.fresh.reference), ratio(s.fresh.ratio()), s.fresh.spread(),
-				rate(s.old.measured), rate(s.old.reference), ratio(s.old.ratio()), s.old.spread())
+			b.row(append([]string{whole(s.events), "new"}, s.fresh.cells()...)...)
+			b.row(append([]string{whole(s.events), "old"}, s.old.cells()...)...)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	b.section("Growth of reading", fmt.Sprintf("The median time to load an aggregate of %d events, and to read the last %d events "+
-		"of the log. The last columns are the bytes that an event with a payload of 200 bytes takes in the table, and in all indexes.", growthLength, tailLength),
-		"log", "load", "tail", "table bytes", "index bytes")
+	b.section("Growth of reading", fmt.Sprintf("The median time to load an aggregate of %d events, and to read the last %d events of the log.", growthLength, tailLength),
+		"log", "load", "tail")
 	for _, s := range measured {
-		b.row(whole(s.events), millis(s.load), millis(s.tail), fmt.Sprintf("%.0f", s.table), fmt.Sprintf("%.0f", s.index))
+		b.row(whole(s.events), millis(s.load), millis(s.tail))
+	}
+	if err := b.compareStorage(measured); err != nil {
+		return err
 	}
 	return b.compareSizes(measured)
 }
@@ -80,6 +82,9 @@ func (b *bench) compareSizes(sizes []size) error {
 	to := fmt.Sprintf("%s events to %s, append to ", whole(last.events), whole(first.events))
 	b.target(to+"new streams", last.fresh.ratio()/first.fresh.ratio(), 0.8)
 	b.target(to+"old streams", last.old.ratio()/first.old.ratio(), 0.8)
+	from := fmt.Sprintf("%s events to %s, time to ", whole(first.events), whole(last.events))
+	b.target(from+fmt.Sprintf("load %d events", growthLength), first.load.Seconds()/last.load.Seconds(), 0.8)
+	b.target(from+"read the tail", first.tail.Seconds()/last.tail.Seconds(), 0.8)
 
 	plot := growthPlot(whole(first.events))
 	for _, what := range []struct {
@@ -90,7 +95,7 @@ func (b *bench) compareSizes(sizes []size) error {
 		{"append rate, old streams", func(s size) float64 { return s.old.ratio() }},
 		{"time to load 100 events", func(s size) float64 { return s.load.Seconds() }},
 		{"time to read the tail", func(s size) float64 { return s.tail.Seconds() }},
-		{"index bytes per event", func(s size) float64 { return s.index }},
+		{"time of VACUUM per new event", func(s size) float64 { return s.vacuum.Seconds() / float64(s.filled) }},
 	} {
 		var line []point
 		for _, s := range sizes {
@@ -99,10 +104,11 @@ func (b *bench) compareSizes(sizes []size) error {
 		plot.line(what.name, line...)
 	}
 	plot.mark(point{float64(last.events), 0.8})
+	plot.mark(point{float64(last.events), 1 / 0.8})
 	return b.plot("growth.svg", plot)
 }
 
-// grow fills the log up to the given number of events and returns the new streams.
+// grow fills the log up to the given number of events and returns the new streams. Call settle before a measurement.
 func (b *bench) grow(ctx context.Context, db *database, events int) (streams []eventstore.StreamID, err error) {
 	const step = 200_000
 	begun, start := int(db.appended.Load()), time.Now()
@@ -116,13 +122,19 @@ func (b *bench) grow(ctx context.Context, db *database, events int) (streams []e
 			b.progress("%s of %s events, %.0f/s", whole(n), whole(events), float64(n-begun)/time.Since(start).Seconds())
 		}
 	}
-	return streams, db.settle(ctx)
+	return streams, nil
 }
 
-// measure measures a log with these streams. Streams at even indexes do not change, so that they can be loaded.
-// Streams at odd indexes are appended to.
-func (b *bench) measure(ctx context.Context, db *database, streams []eventstore.StreamID) (s size, err error) {
+// measure measures a log with these streams, after the last events were filled in. Streams at even indexes do not
+// change, so that they can be loaded. Streams at odd indexes are appended to.
+func (b *bench) measure(ctx context.Context, db *database, streams []eventstore.StreamID, filled int) (s size, err error) {
 	s.events = int(db.appended.Load())
+	if s.storage, err = db.measureStorage(ctx, filled); err != nil {
+		return s, err
+	}
+	if err := db.settle(ctx); err != nil {
+		return s, err
+	}
 	if s.load, err = b.median(func() error { return db.load(ctx, streams[rand.N(len(streams)/2)*2], growthLength) }); err != nil {
 		return s, err
 	}
@@ -134,26 +146,19 @@ func (b *bench) measure(ctx context.Context, db *database, streams []eventstore.
 	if s.tail, err = b.median(func() error { return db.readAll(ctx, after, tailLength, raw) }); err != nil {
 		return s, err
 	}
-	var table, index int64
-	sizes := db.pool.QueryRow(ctx, `select pg_table_size($1::text::regclass), pg_indexes_size($1::text::regclass)`, in("SCHEMA.events"))
-	if err := sizes.Scan(&table, &index); err != nil {
-		return s, err
-	}
-	s.table, s.index = float64(table)/float64(s.events), float64(index)/float64(s.events)
-
 	// A small log is measured for a short time, because otherwise it would become a large one.
 	d := min(b.duration(), time.Duration(s.events)*time.Second/100_000)
-	if s.fresh, err = compare(ctx, d, db.small(), by(growthWriters, db.append(1))); err != nil {
+	if s.fresh, err = compare(ctx, d, db.small(), db.by(growthWriters, db.append(1))); err != nil {
 		return s, err
 	}
 	old := db.to(func() eventstore.StreamID { return streams[rand.N(len(streams)/2)*2+1] })
-	s.old, err = compare(ctx, d, db.small(), by(growthWriters, old))
+	s.old, err = compare(ctx, d, db.small(), db.by(growthWriters, old))
 	return s, err
 }
 
 // small is the reference: it empties a table and then inserts into it.
 func (db *database) small() work {
-	insert := by(growthWriters, db.insert())
+	insert := db.by(growthWriters, db.insert())
 	return func(ctx context.Context, d time.Duration) (tally, error) {
 		if err := db.check(ctx, "plain", &db.inserted); err != nil {
 			return tally{}, err

@@ -27,6 +27,9 @@ func (b *bench) describeMachine(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	if b.meter, err = newMeter(ctx, conn); err != nil {
+		return err
+	}
 	setting := func(name string) (value string) {
 		if err == nil {
 			err = conn.QueryRow(ctx, `select current_setting($1)`, name).Scan(&value)
@@ -52,6 +55,9 @@ func (b *bench) describeMachine(ctx context.Context) error {
 	if b.short {
 		command = "go run . -short"
 	}
+	if b.busy > 0 {
+		command += fmt.Sprintf(" -busy %d", b.busy)
+	}
 	if b.only != "" {
 		command += fmt.Sprintf(" -only '%s'", b.only)
 	}
@@ -63,6 +69,7 @@ func (b *bench) describeMachine(ctx context.Context) error {
 		{"processor", fmt.Sprintf("%s, %d cores", find("/proc/cpuinfo", `model name\s*: (.*)`), runtime.NumCPU())},
 		{"memory", memory()},
 		{"system", find("/etc/os-release", `PRETTY_NAME="(.*)"`) + ", " + runtime.GOARCH},
+		{"other load", b.otherLoad()},
 		{"Go", runtime.Version()},
 		{"Postgres", version + ": " + strings.Join(settings, ", ")},
 	} {
@@ -71,6 +78,14 @@ func (b *bench) describeMachine(ctx context.Context) error {
 	b.machine = text.String()
 	b.progress("%s", b.machine)
 	return nil
+}
+
+// otherLoad says what else keeps the processors busy during the measurements.
+func (b *bench) otherLoad() string {
+	if b.busy == 0 {
+		return "none by this command"
+	}
+	return fmt.Sprintf("%d processes that are always busy", b.busy)
 }
 
 // find returns the first group of a pattern in a file, or "unknown". Only Linux has the files.

@@ -21,12 +21,14 @@ type config struct {
 	max     int     // up to how many events the log grows
 	only    string  // matches the names of the sections to run
 	out     string  // the folder of the report
+	busy    int     // how many other processes keep processors busy
 }
 
 // bench is one run.
 type bench struct {
 	config
 	*report
+	meter
 	url string // of the Postgres that is measured
 }
 
@@ -38,6 +40,7 @@ var sections = []struct {
 	{"append", (*bench).append},
 	{"read", (*bench).read},
 	{"growth", (*bench).growth},
+	{"rebuild", (*bench).rebuildGrowth},
 	{"latency", (*bench).latency},
 	{"bystanders", (*bench).bystanders},
 	{"correlation", (*bench).correlation},
@@ -46,12 +49,16 @@ var sections = []struct {
 }
 
 func main() {
+	if isSpinner() {
+		spin()
+	}
 	var c config
 	flag.BoolVar(&c.short, "short", false, "use tiny sizes, only to see that everything works")
 	flag.Float64Var(&c.seconds, "seconds", 3, "how many seconds to measure each thing, and its reference")
 	flag.IntVar(&c.max, "max", 5_000_000, "up to how many events the log grows")
 	flag.StringVar(&c.only, "only", "", "run only the sections whose name matches this regular expression")
 	flag.StringVar(&c.out, "out", ".", "write the report into this folder")
+	flag.IntVar(&c.busy, "busy", 0, "let so many other processes keep processors busy during all measurements")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx, c, os.Stdout)
@@ -67,8 +74,8 @@ func run(ctx context.Context, c config, stdout io.Writer) (err error) {
 	if c.short {
 		c.seconds, c.max = 0.1, min(c.max, 20_000)
 	}
-	if c.seconds < 0.1 || c.max < 10_000 {
-		return errors.New("-seconds must be at least 0.1 and -max at least 10000")
+	if c.seconds < 0.1 || c.max < 10_000 || c.busy < 0 {
+		return errors.New("-seconds must be at least 0.1, -max at least 10000 and -busy at least 0")
 	}
 	if err := os.MkdirAll(c.out, 0o755); err != nil {
 		return err
@@ -86,6 +93,11 @@ func run(ctx context.Context, c config, stdout io.Writer) (err error) {
 	if err := b.describeMachine(ctx); err != nil {
 		return err
 	}
+	calm, err := startSpinners(c.busy)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, calm()) }()
 	for _, section := range sections {
 		if !only.MatchString(section.name) {
 			continue

@@ -18,7 +18,16 @@ import (
 	"github.com/tidemark-es/tidemark/snapshot"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	switch {
+	case isSpinner():
+		spin()
+	case os.Getenv(spinsVar) != "":
+		startAndWait()
+	default:
+		goleak.VerifyTestMain(m)
+	}
+}
 
 // TestRun: a short run measures every section, passes its own checks, and reports every result.
 func TestRun(t *testing.T) {
@@ -32,7 +41,7 @@ func TestRun(t *testing.T) {
 	}
 	results := string(text)
 	for section, want := range map[string]int{
-		"Targets": 16, "Append": 9, "Read": 3, "Growth": 2, "Growth of reading": 2, "Latency": 2, "Bystanders": 2,
+		"Targets": 18, "Append": 9, "Read": 3, "Growth": 4, "Growth of reading": 2, "Growth of storage": 2, "Latency": 2, "Bystanders": 2,
 		"Loading with snapshots": 3, "Updating with snapshots": 3,
 		"Projections that catch up": 7, "Projections together": 2, "Projections over a log that grows": 2,
 		"Projections that keep up": 7, "Projections' lag": 7,
@@ -46,12 +55,12 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s has figures that are not numbers or are 0:\n%s", section, rest)
 		}
 	}
-	for _, want := range []string{"fsync on", "append.svg", "growth.svg", "load.svg", "rebuild.svg"} {
+	for _, want := range []string{"fsync on", "append.svg", "growth.svg", "load.svg", "rebuild.svg", "storage.svg", "none by this command"} {
 		if !strings.Contains(results, want) {
 			t.Errorf("RESULTS.md does not contain %q", want)
 		}
 	}
-	for file, lines := range map[string]int{"append.svg": 3, "growth.svg": 5, "load.svg": 2, "rebuild.svg": 2} {
+	for file, lines := range map[string]int{"append.svg": 3, "growth.svg": 5, "load.svg": 2, "rebuild.svg": 2, "storage.svg": 3} {
 		if n := countPaths(t, filepath.Join(folder, file)); n < lines {
 			t.Errorf("%s has %d paths, want at least the %d lines", file, n, lines)
 		}
@@ -65,6 +74,7 @@ func TestRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*config){
 		"-seconds": func(c *config) { c.seconds = 0 },
 		"-max":     func(c *config) { c.max = 9999 },
+		"-busy":    func(c *config) { c.busy = -1 },
 		"-only":    func(c *config) { c.only = "(" },
 	} {
 		c := good
@@ -97,8 +107,14 @@ func countPaths(t *testing.T, file string) (n int) {
 	}
 }
 
-// server starts a Postgres and stops it when the test ends.
+// server returns a benchmark of a Postgres that stops when the test ends.
 func server(t *testing.T, config *localpg.Config) *bench {
+	t.Helper()
+	return &bench{report: newReport(t.Output()), url: start(t, config).URL()}
+}
+
+// start starts a Postgres and stops it when the test ends.
+func start(t *testing.T, config *localpg.Config) *localpg.Server {
 	t.Helper()
 	config.URLVar = "NO_DATABASE_URL" // a server that DATABASE_URL names has settings of its own
 	s, err := localpg.Start(t.Context(), config)
@@ -110,7 +126,7 @@ func server(t *testing.T, config *localpg.Config) *bench {
 			t.Error(err)
 		}
 	})
-	return &bench{report: newReport(t.Output()), url: s.URL()}
+	return s
 }
 
 // TestMissing: an event that was acknowledged and is not stored is an error.
@@ -122,7 +138,7 @@ func TestMissing(t *testing.T) {
 	} {
 		err := b.database(t.Context(), func(db *database) error {
 			for _, write := range []write{db.append(10), db.insert()} {
-				if _, err := by(2, write)(t.Context(), time.Millisecond); err != nil {
+				if _, err := db.by(2, write)(t.Context(), time.Millisecond); err != nil {
 					return err
 				}
 			}
@@ -176,13 +192,13 @@ func TestCompare(t *testing.T) {
 	slow := func(_ context.Context, d time.Duration) (tally, error) {
 		if first {
 			first = false
-			return tally{1, time.Hour}, nil
+			return tally{events: 1, took: time.Hour}, nil
 		}
-		return tally{100, d}, nil
+		return tally{events: 100, took: d}, nil
 	}
-	fast := func(_ context.Context, d time.Duration) (tally, error) { return tally{300, d}, nil }
+	fast := func(_ context.Context, d time.Duration) (tally, error) { return tally{events: 300, took: d}, nil }
 	c, err := compare(t.Context(), time.Second, slow, fast)
-	if err != nil || c.ratio() != 3 || c.low != 3 || c.high != 3 || c.reference != (tally{100 * turns, time.Second}) {
+	if err != nil || c.ratio() != 3 || c.low != 3 || c.high != 3 || c.reference != (tally{events: 100 * turns, took: time.Second}) {
 		t.Errorf("got %+v, %v", c, err)
 	}
 }

@@ -30,21 +30,22 @@ type chart struct {
 func appendPlot() *chart {
 	return newChart("Append: times as fast as one-row INSERT", "writers",
 		map[float64]string{1: "1", 4: "4", 16: "16", 64: "64", 256: "256", 1024: "1024"},
-		map[float64]string{0.5: "0.5", 1: "1", 2: "2", 4: "4", 8: "8", 16: "16", 32: "32", 64: "64"})
+		map[float64]string{0.5: "0.5", 1: "1", 2: "2", 4: "4", 8: "8", 16: "16", 32: "32", 64: "64"}).from(0.5)
 }
+
+// logSizes are the labels of an axis for the number of events in the log.
+var logSizes = map[float64]string{1e3: "1,000", 1e4: "10,000", 1e5: "100,000", 1e6: "1 million", 5e6: "5 million", 2e7: "20 million"}
 
 func growthPlot(first string) *chart {
 	return newChart("Growth: times the value at "+first+" events", "events in the log",
-		map[float64]string{1e3: "1,000", 1e4: "10,000", 1e5: "100,000", 1e6: "1 million", 5e6: "5 million"},
-		map[float64]string{0.25: "0.25", 0.5: "0.5", 0.8: "0.8", 1: "1", 1.25: "1.25", 2: "2", 4: "4", 8: "8"})
+		logSizes,
+		map[float64]string{0.25: "0.25", 0.5: "0.5", 0.8: "0.8", 1: "1", 1.25: "1.25", 2: "2", 4: "4", 8: "8"}).from(0.5)
 }
 
 func loadPlot() *chart {
-	c := newChart("Load: milliseconds for an aggregate", "events of the aggregate",
+	return newChart("Load: milliseconds for an aggregate", "events of the aggregate",
 		map[float64]string{1e2: "100", 1e3: "1,000", 1e4: "10,000", 1e5: "100,000", 1e6: "1 million"},
-		map[float64]string{0.1: "0.1", 1: "1", 10: "10", 100: "100", 1e3: "1,000", 1e4: "10,000"})
-	c.plot.Y.Min = 0.1 // room below the faster line
-	return c
+		map[float64]string{0.1: "0.1", 1: "1", 10: "10", 100: "100", 1e3: "1,000", 1e4: "10,000"}).from(0.1) // room below the faster line
 }
 
 func newChart(title, x string, xs, ys map[float64]string) *chart {
@@ -61,6 +62,12 @@ func newChart(title, x string, xs, ys map[float64]string) *chart {
 	grid.Horizontal.Color, grid.Vertical.Color = color.Gray{225}, color.Gray{225}
 	p.Add(grid)
 	return &chart{plot: p}
+}
+
+// from lets the vertical axis begin at y or below.
+func (c *chart) from(y float64) *chart {
+	c.plot.Y.Min = y * 1.1
+	return c
 }
 
 func ticks(labels map[float64]string) plot.ConstantTicks {
@@ -112,16 +119,18 @@ func (b *bench) plot(file string, c *chart) error {
 	if c.err != nil {
 		return c.err
 	}
-	marks, err := plotter.NewScatter(c.marks)
-	if err != nil {
-		return err
+	if len(c.marks) > 0 {
+		marks, err := plotter.NewScatter(c.marks)
+		if err != nil {
+			return err
+		}
+		marks.GlyphStyle = draw.GlyphStyle{Color: color.Black, Radius: vg.Points(9), Shape: dash{}}
+		c.plot.Add(marks)
+		c.plot.Legend.Add("target", marks)
 	}
-	marks.GlyphStyle = draw.GlyphStyle{Color: color.Black, Radius: vg.Points(9), Shape: dash{}}
-	c.plot.Add(marks)
-	c.plot.Legend.Add("target", marks)
 	// Leave some room around the lines, and more above them for the legend.
 	c.plot.X.Min, c.plot.X.Max = c.plot.X.Min/1.3, c.plot.X.Max*1.7
-	c.plot.Y.Min, c.plot.Y.Max = min(c.plot.Y.Min/1.1, 0.5), c.plot.Y.Max*3
+	c.plot.Y.Min, c.plot.Y.Max = c.plot.Y.Min/1.1, c.plot.Y.Max*3
 
 	canvas := vgsvg.New(16*vg.Centimeter, 11*vg.Centimeter)
 	c.plot.Draw(draw.New(canvas))

@@ -24,7 +24,7 @@ func (b *bench) keepingUp(ctx context.Context) error {
 		for _, n := range b.partitions(1, 2, 4) {
 			err := b.database(ctx, func(db *database) error {
 				var behind []time.Duration
-				c, err := compare(ctx, b.duration(), by(liveWriters, db.append(1)), b.followed(db, m.make(n), &behind))
+				c, err := compare(ctx, b.duration(), db.by(liveWriters, db.append(1)), b.followed(db, m.make(n), &behind))
 				if err != nil {
 					return err
 				}
@@ -47,7 +47,7 @@ func (b *bench) keepingUp(ctx context.Context) error {
 // followed appends while a projection follows, and waits until the projection has handled all events. It adds to
 // behind how long that took after the last append.
 func (b *bench) followed(db *database, p *projection.Projection, behind *[]time.Duration) work {
-	write := by(liveWriters, db.append(1))
+	write := db.by(liveWriters, db.append(1))
 	return func(ctx context.Context, d time.Duration) (t tally, err error) {
 		err = b.project(ctx, []*projection.Projection{p}, func(ctx context.Context, r *projection.Runner) error {
 			if err := db.catchUp(ctx, r); err != nil {

@@ -111,7 +111,7 @@ func (b *bench) read(ctx context.Context) error {
 	events := b.either(200_000, 2000)
 	b.section("Read", "Events per second. The reference is COPY of the whole log, in order, to '/dev/null' (format binary). The log has "+
 		whole(events)+" events in streams of "+whole(length)+".",
-		"read", "events/s", "COPY/s", "ratio", "of turns")
+		append([]string{"read"}, columns("COPY")...)...)
 	return b.database(ctx, func(db *database) error {
 		streams, err := db.fill(ctx, events, length)
 		if err != nil {
@@ -126,18 +126,18 @@ func (b *bench) read(ctx context.Context) error {
 			want float64 // the target, 0 for none
 			read work
 		}{
-			{"log, raw", 0, again(events, func(ctx context.Context) error { return db.readAll(ctx, 0, events, raw) })},
-			{"log, decoded", 0.5, again(events, func(ctx context.Context) error { return db.readAll(ctx, 0, events, decoded) })},
-			{"aggregates, folded", 0.3, again(length, func(ctx context.Context) error {
+			{"log, raw", 0, db.again(events, func(ctx context.Context) error { return db.readAll(ctx, 0, events, raw) })},
+			{"log, decoded", 0.5, db.again(events, func(ctx context.Context) error { return db.readAll(ctx, 0, events, decoded) })},
+			{"aggregates, folded", 0.3, db.again(length, func(ctx context.Context) error {
 				next++
 				return db.load(ctx, streams[next%len(streams)], length)
 			})},
 		} {
-			c, err := compare(ctx, b.duration(), again(events, db.copyOut), kind.read)
+			c, err := compare(ctx, b.duration(), db.again(events, db.copyOut), kind.read)
 			if err != nil {
 				return fmt.Errorf("%s: %w", kind.name, err)
 			}
-			b.row(kind.name, rate(c.measured), rate(c.reference), ratio(c.ratio()), c.spread())
+			b.row(append([]string{kind.name}, c.cells()...)...)
 			if kind.want > 0 {
 				b.target("read to COPY, "+kind.name, c.ratio(), kind.want)
 			}

@@ -48,8 +48,9 @@ func (r *report) section(title, text string, columns ...string) {
 	r.row(lines...)
 }
 
-// row adds a line to the table.
+// row adds a line to the table. Missing cells are empty.
 func (r *report) row(cells ...string) {
+	cells = append(cells, make([]string, len(r.widths)-len(cells))...)
 	for i, cell := range cells {
 		width := r.widths[i]
 		if i == 0 {
@@ -75,6 +76,12 @@ func (r *report) target(name string, got, want float64) {
 	r.targets = append(r.targets, target{name, got, want})
 }
 
+// cpuText explains the columns of processor time.
+const cpuText = `
+CPU is processor time in microseconds per event: of the client, and of all processes of Postgres. The CPU ratio
+compares the sums of the two. It depends less on other load on the machine than the rates do.
+`
+
 // write writes the report into a folder.
 func (r *report) write(folder string) error {
 	sections := r.body.String()
@@ -90,7 +97,7 @@ func (r *report) write(folder string) error {
 		}
 	}
 	var text strings.Builder
-	text.WriteString("# What was measured\n\nWritten by the program in this folder, see doc.go.\n\n" + r.machine + r.body.String())
+	text.WriteString("# What was measured\n\nWritten by the program in this folder, see doc.go.\n\n" + r.machine + cpuText + r.body.String())
 	for _, plot := range r.plots {
 		fmt.Fprintf(&text, "\n![%s](%s)\n", strings.TrimSuffix(plot, ".svg"), plot)
 	}
@@ -106,6 +113,20 @@ func whole(n int) string { return english.Sprintf("%d", n) }
 func rate(t tally) string { return english.Sprintf("%.0f", t.rate()) }
 
 func ratio(x float64) string { return english.Sprintf("%.2f", x) }
+
+// columns are the heads of the cells of a comparison with a reference.
+func columns(reference string) []string {
+	return []string{"events/s", reference + "/s", "ratio", "of turns", "CPU", reference + " CPU", "CPU ratio"}
+}
+
+// cells returns the figures of a comparison, as many as columns.
+func (c comparison) cells() []string {
+	busy := "–"
+	if r, ok := c.cpuRatio(); ok {
+		busy = ratio(r)
+	}
+	return []string{rate(c.measured), rate(c.reference), ratio(c.ratio()), c.spread(), c.measured.perEvent(), c.reference.perEvent(), busy}
+}
 
 // spread returns the lowest and the highest ratio of a turn.
 func (c comparison) spread() string { return ratio(c.low) + "–" + ratio(c.high) }

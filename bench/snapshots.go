@@ -289,7 +289,7 @@ func (u *updater) Read(ctx context.Context, stream eventstore.StreamID, options 
 // update lets each writer update its aggregate, and waits until the snapshots are saved.
 func (u *updater) update(ctx context.Context, d time.Duration) (tally, error) {
 	start := time.Now()
-	t, err := on(u.streams, u.one)(ctx, d)
+	t, err := u.on(u.streams, u.one)(ctx, d)
 	u.snapshots.Flush()
 	t.took = time.Since(start)
 	return t, err
