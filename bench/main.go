@@ -38,6 +38,7 @@ var sections = []struct {
 	run  func(*bench, context.Context) error
 }{
 	{"append", (*bench).append},
+	{"peers", (*bench).peers},
 	{"read", (*bench).read},
 	{"growth", (*bench).growth},
 	{"rebuild", (*bench).rebuildGrowth},

@@ -41,7 +41,7 @@ func TestRun(t *testing.T) {
 	}
 	results := string(text)
 	for section, want := range map[string]int{
-		"Targets": 18, "Append": 9, "Read": 3, "Growth": 4, "Growth of reading": 2, "Growth of storage": 2, "Latency": 2, "Bystanders": 2,
+		"Targets": 18, "Append": 9, "Peers": 9, "Read": 3, "Growth": 4, "Growth of reading": 2, "Growth of storage": 2, "Latency": 2, "Bystanders": 2,
 		"Loading with snapshots": 3, "Updating with snapshots": 3,
 		"Projections that catch up": 7, "Projections together": 2, "Projections over a log that grows": 2,
 		"Projections that keep up": 7, "Projections' lag": 7,
