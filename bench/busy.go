@@ -22,7 +22,7 @@ func spin() {
 		_, _ = io.Copy(io.Discard, os.Stdin) // an error is an end as well
 		os.Exit(0)
 	}()
-	for {
+	for { //nolint:staticcheck // to use the processor is the purpose
 	}
 }
 
