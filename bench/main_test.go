@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/tidemark-es/tidemark/eventstore"
 	"github.com/tidemark-es/tidemark/localpg"
 	"github.com/tidemark-es/tidemark/snapshot"
 )
@@ -148,6 +149,20 @@ func TestMissing(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "table "+name+" has") || strings.Count(err.Error(), "table") != 1 {
 			t.Errorf("one of %s is missing, but the error is %v", name, err)
 		}
+	}
+}
+
+// TestMissingPeer: a peer that says that it has stored something, and has not, is an error.
+func TestMissingPeer(t *testing.T) {
+	b := server(t, &localpg.Config{Durable: true})
+	b.seconds = 0.1
+	b.section("Peers", "", append([]string{"peer", "writers"}, columns("INSERT")...)...)
+	idle := func(context.Context, *database) (write, error) {
+		return func(context.Context, eventstore.StreamID, eventstore.Version) (int, error) { return 1, nil }, nil
+	}
+	err := b.database(t.Context(), func(db *database) error { return b.peer(t.Context(), db, peer{"idle", "events", idle}) })
+	if err == nil || !strings.Contains(err.Error(), "stored 0 events") {
+		t.Errorf("the peer has stored nothing, but the error is %v", err)
 	}
 }
 
