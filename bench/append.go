@@ -66,7 +66,7 @@ func (m meter) by(writers int, write write) work {
 	}
 }
 
-// on lets one writer per stream write to it.
+// on lets one writer per stream write to it, each at least once, however busy the machine is.
 func (m meter) on(streams []eventstore.StreamID, write write) work {
 	return func(ctx context.Context, d time.Duration) (tally, error) {
 		var stored atomic.Int64
@@ -74,7 +74,7 @@ func (m meter) on(streams []eventstore.StreamID, write write) work {
 		group, ctx := errgroup.WithContext(ctx)
 		for _, stream := range streams {
 			group.Go(func() error {
-				for after := eventstore.Version(0); time.Since(start) < d; {
+				for after := eventstore.Version(0); after == 0 || time.Since(start) < d; {
 					n, err := write(ctx, stream, after)
 					if err != nil {
 						return err

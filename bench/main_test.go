@@ -227,3 +227,12 @@ func TestPercentile(t *testing.T) {
 		}
 	}
 }
+
+// TestOnce: each writer writes, even if the time is over before a writer has begun.
+func TestOnce(t *testing.T) {
+	t.Parallel()
+	one := func(context.Context, eventstore.StreamID, eventstore.Version) (int, error) { return 1, nil }
+	if got, err := (meter{}).by(10, one)(t.Context(), 0); err != nil || got.events != 10 {
+		t.Errorf("ten writers have written %d events, %v, want 10", got.events, err)
+	}
+}
