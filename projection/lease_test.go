@@ -33,6 +33,37 @@ func by(who int, name string, partitions int, hook func(context.Context, eventst
 		}))
 }
 
+// TestLeasesAreWrittenSeldom: a process does not write its leases and memberships again while most of their length is
+// left, because each write costs WAL. It writes those that have less.
+func TestLeasesAreWrittenSeldom(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	s := f.staller()
+	r, _ := s.start(&projection.Config{Lease: time.Hour}, f.store, by(1, "a", 3, nil))
+	f.awaitShares(r, 3)
+	const rows = `
+		select string_agg(ctid || ' ' || (expires > clock_timestamp() + interval '59 min'), ', ' order by name)
+		  from (select ctid, lease_expires as expires, 'partition ' || partition from tidemark.projection_partitions
+		         union all
+		        select ctid, expires, 'member' from tidemark.projection_members) as leases (ctid, expires, name)`
+	read := func() (found string) {
+		t.Helper()
+		if err := f.pool.QueryRow(t.Context(), rows).Scan(&found); err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	before := read()
+	renewals := s.renewals.Load()
+	s.until("some renewals", func() bool { return s.renewals.Load() > renewals+4 })
+	if after := read(); after != before {
+		t.Errorf("the rows were %s and are %s: they were written again", before, after)
+	}
+	f.exec(`update tidemark.projection_partitions set lease_expires = clock_timestamp() + interval '39 min'`)
+	f.exec(`update tidemark.projection_members set expires = clock_timestamp() + interval '29 min'`)
+	f.until("all are written again", func() bool { return strings.Count(read(), "true") == 4 })
+}
+
 // appendKeys stores one event in each of n streams, and returns the position of the last event.
 func (f *fixture) appendKeys(n int) (last eventstore.Position) {
 	f.Helper()
@@ -138,6 +169,7 @@ type staller struct {
 	*fixture
 	stalled  atomic.Pointer[chan struct{}] // nil while renewals are not held back; wake closes the channel
 	renewing sync.RWMutex                  // read-locked by the renewals under way
+	renewals atomic.Int64                  // that have ended
 	advanced chan error                    // the outcome of each attempt to move a checkpoint
 }
 
@@ -194,6 +226,7 @@ func (s *staller) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQuer
 func (s *staller) TraceBatchEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchEndData) {
 	if ended, ok := ctx.Value(isRenewal{}).(func()); ok { // this method can be called twice
 		ended()
+		s.renewals.Add(1)
 	}
 }
 

@@ -35,8 +35,9 @@ type Config struct {
 	// Concurrency bounds how many batches run side by side, each on its own connection of the pool. 0 means half of the
 	// pool's maximum number of connections.
 	Concurrency int
-	// Lease is how long a process keeps its partitions after its last sign of life. It is also how long a handler may
-	// leave its transaction idle before Postgres ends the transaction. 0 means 10 s.
+	// Lease is how long a process keeps its partitions at most after its last sign of life. It keeps them for at least
+	// half of this time. It is also how long a handler may leave its transaction idle before Postgres ends the
+	// transaction. 0 means 10 s.
 	Lease time.Duration
 	// MaxBackoff bounds the pause after a failure, which starts at 100 ms; 0 means 30 s.
 	MaxBackoff time.Duration

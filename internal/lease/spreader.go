@@ -15,7 +15,7 @@ import (
 const (
 	// tickEvery is the longest pause between two renewals of leases. It is a third of the lease's length if that is
 	// shorter.
-	tickEvery = time.Second
+	tickEvery = 2 * time.Second
 	// maxTick is how long a tick can take when the store does not answer.
 	maxTick = 5 * time.Second
 	// leaveWithin bounds the time in which everything is given back.

@@ -228,7 +228,7 @@ func TestSpreader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		table := &table{group: lease.Group{Name: "a", Version: 1}, partitions: make([]row, 7), members: make(map[string]time.Time)}
 		settle := func() {
-			time.Sleep(2 * time.Second) // by the clock of the bubble
+			time.Sleep(4 * time.Second) // two ticks, by the clock of the bubble
 			synctest.Wait()
 		}
 		ctx, dies := context.WithCancel(t.Context())
