@@ -227,26 +227,54 @@ func (s *Store) pages(ctx context.Context, after Mark, end Position, filter Filt
 	}
 	return func(yield func(Page, error) bool) {
 		var ahead chan result
+		limit := s.config.PageSize
 		for after.Position < end {
 			var r result
 			if ahead != nil {
 				r = <-ahead
 			} else {
-				r.page, r.err = s.page(ctx, after, end, filter, s.config.PageSize)
+				r.page, r.err = s.page(ctx, after, end, filter, limit)
 			}
 			after = r.page.Mark()
+			if s.adaptive {
+				limit = limitAfter(r.page, limit)
+			}
 			if !s.inTx && r.err == nil && after.Position < end {
 				ahead = make(chan result, 1) // no goroutine receives from it after a break
-				go func(after Mark, ahead chan<- result) {
-					page, err := s.page(ctx, after, end, filter, s.config.PageSize)
+				go func(after Mark, limit int, ahead chan<- result) {
+					page, err := s.page(ctx, after, end, filter, limit)
 					ahead <- result{page, err}
-				}(after, ahead)
+				}(after, limit, ahead)
 			}
 			if !yield(r.page, r.err) || r.err != nil {
 				return
 			}
 		}
 	}
+}
+
+const (
+	// pageBytes is the size at which a page is large enough: the pauses between pages cost little then.
+	pageBytes = 2 << 20
+	// eventBytes is about what an event takes beside its payload.
+	eventBytes = 200
+	// minAdaptive and maxAdaptive bound the number of events that pageBytes leads to.
+	minAdaptive = 100
+	maxAdaptive = 5000
+	// maxPageBytes is where a page ends although its statement has found more events. They are read again.
+	maxPageBytes = 16 << 20
+)
+
+// limitAfter returns how many events the page after another one has, if they are about as large.
+func limitAfter(page Page, limit int) int {
+	if len(page.Events) == 0 {
+		return limit
+	}
+	bytes := eventBytes * len(page.Events)
+	for _, event := range page.Events {
+		bytes += len(event.Data)
+	}
+	return min(max(minAdaptive, pageBytes/(bytes/len(page.Events))), maxAdaptive)
 }
 
 // ReadAllBackwards iterates over the log before a position, the latest event first, down to the first event of the
@@ -311,7 +339,7 @@ func (s *Store) page(ctx context.Context, after Mark, end Position, filter Filte
 		sql = s.sql.filtered
 		args = []any{after.Position, end, filter.types(), filter.categories(), filter.streams(), limit, max(limit, maxScan), after.id()}
 	}
-	events, err := s.query(ctx, sql, args...)
+	events, err := s.queryUpTo(ctx, maxPageBytes, limit, sql, args...)
 	if err != nil {
 		return Page{}, translateRead(err, "read the log after position %d", after.Position)
 	}

@@ -1,12 +1,19 @@
 package eventstore_test
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/tidemark-es/tidemark/eventstore"
+	"github.com/tidemark-es/tidemark/internal/pgtest"
 )
 
 // TestRareMatches: a reader whose filter selects very few events advances over the others in steps, and finds all the
@@ -100,5 +107,80 @@ func TestCorrelationIndex(t *testing.T) {
 	}
 	if !strings.Contains(plan.String(), "events_correlation") || strings.Contains(plan.String(), "Sort") {
 		t.Errorf("the plan does not read the index in order:\n%s", &plan)
+	}
+}
+
+// statements counts the statements that read pages of the log.
+type statements struct{ pages atomic.Int64 }
+
+func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, "order by position\n limit $4") {
+		s.pages.Add(1)
+	}
+	return ctx
+}
+
+func (*statements) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// TestPagesBySize: pages of small events have more of them, unless Config.PageSize says how many. A page of large events
+// ends early, and reading goes on behind its last event.
+func TestPagesBySize(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	count := func(config *eventstore.Config) (events int, pages int64, store *eventstore.Store) {
+		t.Helper()
+		var s statements
+		pool := pgtest.Connect(t, url, func(c *pgxpool.Config) { c.ConnConfig.Tracer = &s })
+		store, err := eventstore.New(pool, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(store.Close)
+		for event, err := range store.ReadAll(t.Context(), 0, eventstore.Filter{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if events++; event.Version != eventstore.Version(events) {
+				t.Fatalf("event %d has version %d", events, event.Version)
+			}
+		}
+		return events, s.pages.Load(), store
+	}
+	writer, err := eventstore.New(pgtest.Connect(t, url, nil), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(writer.Close)
+	drafts := make([]eventstore.Draft, 4000)
+	for n := range drafts {
+		drafts[n] = draft(n)
+	}
+	if _, err := writer.Append(t.Context(), stream("a"), eventstore.NoStream, drafts...); err != nil {
+		t.Fatal(err)
+	}
+	if n, pages, _ := count(nil); n != 4000 || pages != 2 {
+		t.Errorf("%d small events in %d pages, want 4000 in one of 1000 and one of 3000", n, pages)
+	}
+	if n, pages, _ := count(&eventstore.Config{PageSize: 1000}); n != 4000 || pages != 4 {
+		t.Errorf("%d small events in %d pages, want 4000 in 4", n, pages)
+	}
+
+	large := draft(1)
+	large.Data = json.RawMessage(`"` + strings.Repeat("x", 1<<20-2) + `"`)
+	for range 5 {
+		if _, err := writer.Append(t.Context(), stream("a"), eventstore.Any, slices.Repeat([]eventstore.Draft{large}, 8)...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n, _, store := count(nil)
+	if n != 4040 {
+		t.Errorf("%d events, want 4040", n)
+	}
+	page, err := store.Next(t.Context(), eventstore.After(4000), eventstore.Filter{}, 1000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(page.Events) != 17 || page.Through != page.Events[16].Position || page.ID != page.Events[16].ID || !page.More {
+		t.Errorf("a page of large events has %d of them, reaches to %d, and there are more: %t; want 17", len(page.Events), page.Through, page.More)
 	}
 }

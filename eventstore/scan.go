@@ -3,6 +3,7 @@ package eventstore
 import (
 	"context"
 	"encoding/binary"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -22,6 +23,12 @@ const columns = `position, stream, version, id, type, schema, recorded_at, metad
 // query runs a statement that selects the columns and returns all its events, so that no
 // connection is held when it returns.
 func (s *Store) query(ctx context.Context, sql string, args ...any) ([]Raw, error) {
+	return s.queryUpTo(ctx, math.MaxInt, s.config.PageSize, sql, args...)
+}
+
+// queryUpTo is query that ends with the event that makes the payloads larger than a number of bytes. A large page gets
+// room for so many events.
+func (s *Store) queryUpTo(ctx context.Context, most, room int, sql string, args ...any) ([]Raw, error) {
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
@@ -29,16 +36,18 @@ func (s *Store) query(ctx context.Context, sql string, args ...any) ([]Raw, erro
 	defer rows.Close()
 	var events []Raw
 	scan := newScanner(rows.FieldDescriptions())
-	for rows.Next() {
+	for bytes := 0; bytes <= most && rows.Next(); {
 		event, err := scan.event(rows)
 		if err != nil {
 			return nil, err
 		}
 		if len(events) == firstPage {
-			events = slices.Grow(events, s.config.PageSize)
+			events = slices.Grow(events, room)
 		}
 		events = append(events, event)
+		bytes += len(event.Data)
 	}
+	rows.Close() // reads the other rows, if there are any
 	return events, rows.Err()
 }
 
@@ -52,7 +61,7 @@ type scanner struct {
 }
 
 const (
-	// firstPage is the number of events at which a page is taken for a large one, and gets room for PageSize events.
+	// firstPage is the number of events at which a page is taken for a large one, and gets room for all events that it can have.
 	firstPage = 64
 	// chunkBytes bounds a chunk, except for a larger payload. An event that a caller keeps holds its whole chunk in
 	// memory.

@@ -23,8 +23,8 @@ type Config struct {
 	// MaxEventBytes bounds one payload, and the metadata of one event. 0 means 1 MiB; at most 16 MiB are allowed.
 	// [MaxCommitBytes], [MaxCommitEvents] and [MaxCommitStreams] bound a whole commit.
 	MaxEventBytes int
-	// PageSize is how many events a reader fetches, and holds in memory, at once; 0 means 1000, at most
-	// 100,000 are allowed.
+	// PageSize is how many events a reader fetches at once, and holds in memory twice; at most 100,000 are allowed. 0
+	// means 1000. [Store.ReadAll] and [Store.Follow] then go on with pages of about 2 MiB, of 100 to 5,000 events.
 	PageSize int
 	// PollInterval is how often a reader at the end of the log looks for events without a notification; 0 means 100
 	// ms. Appends through a Store wake its own readers at once, and the readers of other processes by a notification.
@@ -71,6 +71,8 @@ type Store struct {
 	db     querier
 	inTx   bool   // in the caller's transaction: the store retries nothing and does not commit
 	tx     pgx.Tx // the caller's transaction; an append waits for locks until its context is done
+	// adaptive says that the size of pages depends on the size of events.
+	adaptive bool
 
 	inline   *inliner // nil without Config.Inline
 	news     *news
@@ -104,7 +106,8 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	if c.MaxEventBytes == 0 {
 		c.MaxEventBytes = DefaultMaxEventBytes
 	}
-	if c.PageSize == 0 {
+	adaptive := c.PageSize == 0
+	if adaptive {
 		c.PageSize = 1000
 	}
 	if c.Logger == nil {
@@ -115,10 +118,11 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	}
 	bounded := pgpool.New(pool)
 	s := &Store{
-		config: c,
-		sql:    newStatements(schema, c.Stale),
-		db:     bounded,
-		news:   newNews(),
+		config:   c,
+		sql:      newStatements(schema, c.Stale),
+		db:       bounded,
+		news:     newNews(),
+		adaptive: adaptive,
 	}
 	s.notifier = newNotifier(bounded, schema)
 	s.group = newGroup(bounded, &s.sql, func() {
