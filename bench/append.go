@@ -92,7 +92,7 @@ func (m meter) on(streams []eventstore.StreamID, write write) work {
 }
 
 // appendTargets are the targets for single appends: how many times as fast as INSERT, by the number of writers.
-var appendTargets = map[int]float64{1: 0.7, 16: 1.3, 256: 4}
+var appendTargets = map[int]float64{1: 0.85, 16: 1.5, 256: 4.5}
 
 func (b *bench) append(ctx context.Context) error {
 	b.section("Append", "Events per second. The reference is as many writers that INSERT one row per transaction, over the same pool of "+

@@ -127,7 +127,7 @@ func (b *bench) read(ctx context.Context) error {
 			read work
 		}{
 			{"log, raw", 0, db.again(events, func(ctx context.Context) error { return db.readAll(ctx, 0, events, raw) })},
-			{"log, decoded", 0.5, db.again(events, func(ctx context.Context) error { return db.readAll(ctx, 0, events, decoded) })},
+			{"log, decoded", 0.3, db.again(events, func(ctx context.Context) error { return db.readAll(ctx, 0, events, decoded) })},
 			{"aggregates, folded", 0.3, db.again(length, func(ctx context.Context) error {
 				next++
 				return db.load(ctx, streams[next%len(streams)], length)
