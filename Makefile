@@ -43,7 +43,7 @@ lint/bin/golangci-lint: lint/go.mod
 
 lint: lint/bin/golangci-lint ## check formatting, and run the linters of .golangci.yml
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w $$unformatted"; exit 1; }
-	@for m in $(MODULES); do (cd $$m && $(CURDIR)/lint/bin/golangci-lint run --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
+	@for m in $(MODULES); do (cd $$m && $(CURDIR)/lint/bin/golangci-lint run --allow-parallel-runners --config $(CURDIR)/.golangci.yml ./...) || exit 1; done
 
 vuln: lint/bin/golangci-lint ## look for known vulnerabilities; needs https://vuln.go.dev
 	@for m in $(MODULES); do (cd $$m && $(CURDIR)/lint/bin/govulncheck ./...) || exit 1; done
