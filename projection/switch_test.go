@@ -175,7 +175,8 @@ func TestCancelBuild(t *testing.T) {
 			dropped := make(chan error, 1)
 			go func() { dropped <- operator.Drop(t.Context(), projection.Ref{Name: "tally", Version: 2}) }()
 			f.until("Drop waits for the batch, or is done", func() bool {
-				return len(dropped) > 0 || f.isBlocked(`application_name = 'dropping'`)
+				// Drop can wait for other locks before, and version 2 could become live meanwhile.
+				return len(dropped) > 0 || f.isBlocked(`application_name = 'dropping' and wait_event = 'relation'`)
 			})
 			gate.open() // the batch continues now
 			if err := <-dropped; err != nil {
