@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"sync"
@@ -68,14 +69,17 @@ func (r *Repository[S, E]) load(ctx context.Context, stream eventstore.StreamID,
 }
 
 func (r *Repository[S, E]) readAndFold(ctx context.Context, stream eventstore.StreamID, options eventstore.ReadOptions) (*folded[S], error) {
-	to := options.To
-	if to == 0 {
-		to = math.MaxInt64
+	if options.To == 0 {
+		options.To = math.MaxInt64
 	}
+	to := options.To
 	for {
-		f, from, found := r.restore(ctx, stream, to)
-		err := r.fold(ctx, f, options)
-		if !found || !errors.Is(err, errForeign) {
+		f, from, events := r.restore(ctx, stream, to, options.To)
+		if events == nil {
+			events = r.read(ctx, f, options)
+		}
+		err := r.fold(f, events)
+		if f.from == 0 || !errors.Is(err, errForeign) {
 			return f, err
 		}
 		r.snapshots.Reject(ctx, from, err)
@@ -83,34 +87,54 @@ func (r *Repository[S, E]) readAndFold(ctx context.Context, stream eventstore.St
 	}
 }
 
+type events = iter.Seq2[eventstore.Raw, error]
+
 // restore returns the aggregate from the latest usable snapshot up to a version, with that snapshot. Without one it
-// returns the zero state and false.
-func (r *Repository[S, E]) restore(ctx context.Context, stream eventstore.StreamID, to eventstore.Version) (*folded[S], snapshot.Snapshot, bool) {
-	var underWay eventstore.Version
-	if r.snapshots != nil {
-		underWay = r.snapshots.UnderWay(stream) // asked before loading: a snapshot saved in between is not missed
+// returns the zero state. It also returns the events that [Repository.fold] needs, up to the version end, if they came
+// in the same round trip.
+func (r *Repository[S, E]) restore(ctx context.Context, stream eventstore.StreamID, to, end eventstore.Version) (*folded[S], snapshot.Snapshot, events) {
+	empty := &folded[S]{stream: stream, state: new(S)}
+	if r.snapshots == nil {
+		return empty, snapshot.Snapshot{}, nil
 	}
-	for r.snapshots != nil && to > 0 {
-		from, ok := r.snapshots.Load(ctx, stream, r.definition.state.kind, to)
+	empty.saved = r.snapshots.UnderWay(stream) // asked before loading: a snapshot saved in between is not missed
+	for to > 0 {
+		from, ok, events := r.loadSnapshot(ctx, stream, to, end)
 		if !ok {
-			break
+			return empty, snapshot.Snapshot{}, events
 		}
 		state, err := r.definition.state.restore(from.Data)
 		if err == nil {
-			return &folded[S]{stream: stream, state: state, version: from.Version, last: from.EventID, from: from.Version, saved: max(from.Version, underWay)}, from, true
+			return &folded[S]{stream: stream, state: state, version: from.Version, last: from.EventID, from: from.Version, saved: max(from.Version, empty.saved)}, from, events
 		}
 		r.snapshots.Reject(ctx, from, fmt.Errorf("it does not decode: %w", err))
 		to = from.Version - 1
 	}
-	return &folded[S]{stream: stream, state: new(S), saved: underWay}, snapshot.Snapshot{}, false
+	return empty, snapshot.Snapshot{}, nil
 }
 
-// fold applies the events that come after a state. It also reads the last event of the state again, which proves that
-// the state belongs to this stream.
-func (r *Repository[S, E]) fold(ctx context.Context, f *folded[S], options eventstore.ReadOptions) error {
-	proven := f.version == eventstore.NoStream
+// loadSnapshot returns the latest snapshot up to a version. It reads the events too if they end at the same version,
+// because one round trip is enough for both.
+func (r *Repository[S, E]) loadSnapshot(ctx context.Context, stream eventstore.StreamID, to, end eventstore.Version) (snapshot.Snapshot, bool, events) {
+	store, ok := r.store.(*eventstore.Store) // a wrapper of the store must see the read
+	if ok && to == end {
+		return r.snapshots.LoadAndRead(ctx, store, stream, r.definition.state.kind, to)
+	}
+	from, ok := r.snapshots.Load(ctx, stream, r.definition.state.kind, to)
+	return from, ok, nil
+}
+
+// read reads what [Repository.fold] needs: the last event of a state, which proves that the state belongs to the
+// stream, and the events after it.
+func (r *Repository[S, E]) read(ctx context.Context, f *folded[S], options eventstore.ReadOptions) events {
 	options.After = max(f.version, 1) - 1
-	for raw, err := range r.store.Read(ctx, f.stream, options) {
+	return r.store.Read(ctx, f.stream, options)
+}
+
+// fold applies the events that come after a state. The first event must be the last one of the state.
+func (r *Repository[S, E]) fold(f *folded[S], events events) error {
+	proven := f.version == eventstore.NoStream
+	for raw, err := range events {
 		if err != nil {
 			return fmt.Errorf("aggregate: load %s: %w", f.stream, err)
 		}
@@ -183,7 +207,7 @@ func (r *Repository[S, E]) fromCache(ctx context.Context, stream eventstore.Stre
 		f.encode = nil
 	}
 	if f.behind {
-		if err := r.fold(ctx, f, eventstore.ReadOptions{}); err != nil {
+		if err := r.fold(f, r.read(ctx, f, eventstore.ReadOptions{})); err != nil {
 			return nil
 		}
 	}

@@ -17,21 +17,23 @@ var eventsOfCounter = rapid.OneOf(
 	rapid.Map(rapid.IntRange(-9, 9), func(n int) event { return added{n} }),
 )
 
-// TestSnapshotsChangeNothing does random things to a counter: updates through three repositories with snapshots, two of
-// them with caches, appends that bypass the repositories, and changes of the snapshots. Loading always gives the state
-// that follows from the events.
+// TestSnapshotsChangeNothing does random things to a counter: updates through four repositories with snapshots, appends
+// that bypass the repositories, and changes of the snapshots. Two of the repositories have caches. Two load in one round
+// trip where the store can. Loading always gives the state that follows from the events.
 func TestSnapshotsChangeNothing(t *testing.T) {
 	eachKept(t, snapshot.Retention{Latest: 2}, func(t *testing.T, k kept) {
 		var repos []*repository
 		for _, config := range []struct {
+			store  aggregate.Store
 			config snapshot.Config
 			cache  int
 		}{
-			{snapshot.Config{Sync: true, Policy: snapshot.Every(2)}, 1},
-			{snapshot.Config{Policy: snapshot.AnyOf(snapshot.Every(3), snapshot.On("limited"))}, 2},
-			{snapshot.Config{Sync: true, Policy: snapshot.Every(1)}, 0},
+			{k.events.Store, snapshot.Config{Sync: true, Policy: snapshot.Every(2)}, 1},
+			{k.events, snapshot.Config{Policy: snapshot.AnyOf(snapshot.Every(3), snapshot.On("limited"))}, 2},
+			{k.events, snapshot.Config{Sync: true, Policy: snapshot.Every(1)}, 0},
+			{k.events.Store, snapshot.Config{Policy: snapshot.Every(2)}, 0},
 		} {
-			repo, _, _ := k.repository(t, config.config, config.cache)
+			repo, _, _ := k.over(t, config.store, config.config, config.cache)
 			repos = append(repos, repo)
 		}
 		rapid.Check(t, func(rt *rapid.T) {

@@ -85,11 +85,17 @@ func eachKept(t *testing.T, retention snapshot.Retention, run func(*testing.T, k
 // repository returns a repository with a snapshotter of its own, which logs into the buffer.
 func (k kept) repository(t *testing.T, config snapshot.Config, cache int) (*repository, *snapshot.Snapshotter, *logged) {
 	t.Helper()
+	return k.over(t, k.events, config, cache)
+}
+
+// over is repository with a store of its own.
+func (k kept) over(t *testing.T, events aggregate.Store, config snapshot.Config, cache int) (*repository, *snapshot.Snapshotter, *logged) {
+	t.Helper()
 	log := &logged{}
 	config.Logger = slog.New(slog.NewTextHandler(log, nil))
 	snapshots := made(snapshot.NewSnapshotter(k.snapshots, &config))
 	t.Cleanup(snapshots.Close)
-	return made(aggregate.NewRepository(k.events, counters, &aggregate.Config{
+	return made(aggregate.NewRepository(events, counters, &aggregate.Config{
 		MaxAttempts: 1000, MaxDelay: 5 * time.Millisecond, Snapshots: snapshots, CacheSize: cache,
 	})), snapshots, log
 }

@@ -33,6 +33,11 @@ func (s *Store) queryUpTo(ctx context.Context, most, room int, sql string, args 
 	if err != nil {
 		return nil, err
 	}
+	return collect(rows, most, room)
+}
+
+// collect returns the events of rows, see [Store.queryUpTo], and closes the rows.
+func collect(rows pgx.Rows, most, room int) ([]Raw, error) {
 	defer rows.Close()
 	var events []Raw
 	scan := newScanner(rows.FieldDescriptions())

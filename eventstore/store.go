@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -119,7 +120,7 @@ func New(pool *pgxpool.Pool, config *Config) (*Store, error) {
 	bounded := pgpool.New(pool)
 	s := &Store{
 		config:   c,
-		sql:      newStatements(schema, c.Stale),
+		sql:      newStatements(schema, &c),
 		db:       bounded,
 		news:     newNews(),
 		adaptive: adaptive,
@@ -217,7 +218,7 @@ func (s *Store) Tidemark(ctx context.Context) (Position, error) {
 // statements are the store's SQL with its schema put in.
 type statements struct {
 	group, one, tidemark, end, key, purge        string
-	stream, backwards, asOf, through             string
+	stream, backwards, asOf, through, from       string
 	page, filtered, pageBackwards, scanBackwards string
 	correlated, stat, streams, recent            string
 	stored, declare, identity                    string
@@ -225,9 +226,9 @@ type statements struct {
 	count, estimate, eventsAt, event             string
 }
 
-func newStatements(schema string, stale bool) statements {
+func newStatements(schema string, c *Config) statements {
 	proven := "proven()"
-	if stale {
+	if c.Stale {
 		proven = "proven(stale => true)"
 	}
 	in := func(sql string) string { return pgschema.In(schema, strings.ReplaceAll(sql, "PROVEN", proven)) }
@@ -238,6 +239,7 @@ func newStatements(schema string, stale bool) statements {
 		end:           in(endSQL),
 		key:           in(keySQL),
 		stream:        in(streamSQL),
+		from:          in(strings.Replace(fromSQL, "LIMIT", strconv.Itoa(c.PageSize), 1)),
 		page:          in(pageSQL),
 		filtered:      in(filteredSQL),
 		purge:         in(purgeSQL),

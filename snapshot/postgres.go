@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -31,7 +32,7 @@ type Postgres struct {
 	pool      *pgpool.Pool
 	retention Retention
 
-	load, save, prune, remove, outdated string
+	load, version, save, prune, remove, outdated string
 }
 
 // NewPostgres returns a store over a pool; it does not connect. The error is an [ErrInvalid].
@@ -55,6 +56,7 @@ func NewPostgres(pool *pgxpool.Pool, config *PostgresConfig) (*Postgres, error) 
 		pool:      pgpool.New(pool),
 		retention: retention,
 		load:      pgschema.In(schema, loadSQL),
+		version:   pgschema.In(schema, versionSQL),
 		save:      pgschema.In(schema, saveSQL),
 		prune:     pgschema.In(schema, pruneSQL),
 		remove:    pgschema.In(schema, removeSQL),
@@ -83,19 +85,56 @@ union all
   limit 1)
  limit 1`
 
+// versionSQL selects the version of the snapshot that loadSQL selects, if that one is of the kind.
+const versionSQL = `
+select version
+  from SCHEMA.snapshots
+ where stream = $1
+   and version <= $2
+   and type = $3
+   and shape = $4
+   and schema = $5
+ order by version desc
+ limit 1`
+
 // Load is [Store].Load.
 func (p *Postgres) Load(ctx context.Context, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool, error) {
 	s := Snapshot{Stream: stream}
-	err := p.pool.QueryRow(ctx, p.load, stream.String(), int64(to), kind.Type, kind.Shape, kind.Schema).
-		Scan((*int64)(&s.Version), (*[16]byte)(&s.EventID), &s.RecordedAt, &s.Kind.Type, &s.Kind.Shape, &s.Kind.Schema, &s.Data)
+	err := s.scan(p.pool.QueryRow(ctx, p.load, stream.String(), int64(to), kind.Type, kind.Shape, kind.Schema))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Snapshot{}, false, nil
 	}
 	if err != nil {
 		return Snapshot{}, false, failure(err, "load %s", stream)
 	}
-	s.RecordedAt = s.RecordedAt.UTC()
 	return s, true, nil
+}
+
+func (s *Snapshot) scan(row pgx.Row) error {
+	err := row.Scan((*int64)(&s.Version), (*[16]byte)(&s.EventID), &s.RecordedAt, &s.Kind.Type, &s.Kind.Shape, &s.Kind.Schema, &s.Data)
+	s.RecordedAt = s.RecordedAt.UTC()
+	return err
+}
+
+// loadAndRead is Load, and reads the events from the snapshot on, all of them if there is none of the kind.
+func (p *Postgres) loadAndRead(ctx context.Context, events *eventstore.Store, stream eventstore.StreamID, kind Kind, to eventstore.Version) (s Snapshot, found bool, _ iter.Seq2[eventstore.Raw, error], err error) {
+	s.Stream = stream
+	read, err := events.ReadFrom(ctx, stream, to, eventstore.Start{
+		SQL: p.load, Version: p.version, Args: []any{kind.Type, kind.Shape, kind.Schema}, Within: loadTimeout,
+		Scan: func(rows pgx.Rows) (eventstore.Version, error) {
+			if found = rows.Next(); !found {
+				return 0, rows.Err()
+			}
+			if err := s.scan(rows); err != nil || s.Kind != kind {
+				return 0, err
+			}
+			return s.Version, nil
+		},
+	})
+	if err != nil {
+		return Snapshot{}, false, nil, failure(err, "load %s", stream)
+	}
+	return s, found, read, nil
 }
 
 // settingsSQL sets options until the end of the transaction. To save a few snapshots, planning costs more than the

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"iter"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -121,6 +122,25 @@ func (s *Snapshotter) Load(ctx context.Context, stream eventstore.StreamID, kind
 	bounded, cancel := context.WithTimeout(ctx, loadTimeout)
 	defer cancel()
 	found, ok, err := s.store.Load(bounded, stream, kind, to)
+	return s.usable(ctx, stream, kind, found, ok, err)
+}
+
+// LoadAndRead is Load, and reads the events of the stream in the same round trip: from the event of the snapshot up to
+// the version to, or all of them up to there if no snapshot is returned. The events are nil when they must be read
+// separately: when the snapshots are not in a [Postgres] over the pool of the events, or the snapshots cannot be read.
+func (s *Snapshotter) LoadAndRead(ctx context.Context, events *eventstore.Store, stream eventstore.StreamID, kind Kind, to eventstore.Version) (Snapshot, bool, iter.Seq2[eventstore.Raw, error]) {
+	together, ok := s.store.(*Postgres)
+	if !ok || !events.Uses(together.pool.Raw()) {
+		found, ok := s.Load(ctx, stream, kind, to)
+		return found, ok, nil
+	}
+	found, ok, read, err := together.loadAndRead(ctx, events, stream, kind, to)
+	found, ok = s.usable(ctx, stream, kind, found, ok, err)
+	return found, ok, read
+}
+
+// usable counts what the store has found, and returns it if it can be used.
+func (s *Snapshotter) usable(ctx context.Context, stream eventstore.StreamID, kind Kind, found Snapshot, ok bool, err error) (Snapshot, bool) {
 	switch {
 	case err != nil:
 		if ctx.Err() == nil { // else the caller has given up

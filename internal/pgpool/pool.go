@@ -88,6 +88,9 @@ func New(pool *pgxpool.Pool) *Pool {
 	return &Pool{pool: pool, spares: make(chan struct{}, maxSpares)}
 }
 
+// Raw returns the pool of the application.
+func (p *Pool) Raw() *pgxpool.Pool { return p.pool }
+
 // Acquire returns a connection, which must be released. If the pool gives no connection within [Connect], because its
 // connections are dead, cannot be made, or are all in use, Acquire makes one beside the pool. If all places beside the
 // pool are taken, or Postgres refuses another connection, it asks the pool again, until ctx is done. The error is

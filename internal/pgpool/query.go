@@ -1,7 +1,11 @@
 package pgpool
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -45,6 +49,66 @@ func (p *Pool) SendBatch(ctx context.Context, b *pgx.Batch) Results {
 	defer conn.Release()
 	watch := p.Watch(conn.Conn(), Answer)
 	return Results{watch.Stop(conn.Conn().SendBatch(ctx, b).Close())}
+}
+
+// QueryBoth runs two statements in one round trip, and gives the rows of each to a function. The first statement must
+// end within a given time, which includes the wait for a connection. The second one must bring its next row, or its
+// end, within [Answer] each time. QueryBoth returns the error of each statement. The second one does not run after an
+// error of the first one.
+func (p *Pool) QueryBoth(ctx context.Context, b *pgx.Batch, within time.Duration, first, second func(pgx.Rows) error) (firstErr, secondErr error) {
+	bound, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var ended atomic.Bool // the first statement has ended, in time or not
+	alarm := p.clock.after(within, func() {
+		if ended.CompareAndSwap(false, true) {
+			cancel()
+		}
+	})
+	defer p.clock.stop(alarm)
+	inTime := func(err error) error {
+		if ended.CompareAndSwap(false, true) {
+			return err
+		}
+		return fmt.Errorf("%w within %s: %w", ErrNoAnswer, within, cmp.Or(err, bound.Err()))
+	}
+	conn, err := p.Acquire(bound)
+	if err != nil {
+		return inTime(err), nil
+	}
+	defer conn.Release()
+	watch := p.Watch(conn.Conn(), Answer)
+	results := conn.Conn().SendBatch(bound, b)
+	if err := inTime(readNext(results, watch, first)); err != nil {
+		_ = results.Close()
+		return watch.Stop(err), nil
+	}
+	err = readNext(results, watch, second)
+	return nil, watch.Stop(cmp.Or(err, results.Close()))
+}
+
+// readNext gives the rows of the next statement of a batch to a function.
+func readNext(results pgx.BatchResults, watch *Watchdog, read func(pgx.Rows) error) error {
+	found, err := results.Query()
+	if err != nil {
+		return err
+	}
+	defer found.Close()
+	if err := read(progressing{found, watch}); err != nil {
+		return err
+	}
+	found.Close()
+	return found.Err()
+}
+
+// progressing are the rows of a statement of a batch.
+type progressing struct {
+	pgx.Rows
+	watch *Watchdog
+}
+
+func (r progressing) Next() bool {
+	r.watch.Progress()
+	return r.Rows.Next()
 }
 
 // Results are the results of a batch that has ended.
