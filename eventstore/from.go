@@ -72,7 +72,10 @@ func (s *Store) ReadFrom(ctx context.Context, stream StreamID, to Version, start
 	)
 	missed, err := s.group.pool.QueryBoth(ctx, &batch, start.Within,
 		func(rows pgx.Rows) (err error) { version, err = start.Scan(rows); return err },
-		func(rows pgx.Rows) (err error) { page, err = collect(rows, math.MaxInt, s.config.PageSize); return err })
+		func(rows pgx.Rows) (err error) {
+			page, err = collect(rows, math.MaxInt, s.config.PageSize, func() {})
+			return err
+		})
 	if missed != nil {
 		return nil, missed
 	}

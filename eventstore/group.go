@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tidemark-es/tidemark/internal/pgerr"
 	"github.com/tidemark-es/tidemark/internal/pgpool"
 )
 
@@ -55,8 +56,9 @@ type group struct {
 	inline   *inliner // nil without Config.Inline
 	appended func()   // called after a commit
 	observe  func(GroupDone)
-	// lone says that callers may write. A commit that waits for a synchronous standby must not be cut, so no caller
-	// writes where there is one, or where it is not known: the caller could not return when its context is done.
+	// lone says that callers may write, as the latest answer of append_one() says. A commit that waits for a
+	// synchronous standby must not be cut, so no caller writes where there is one, or where it is not known: the caller
+	// could not return when its context is done. Where a standby was added since, this happens to one caller.
 	lone atomic.Bool
 
 	mu       sync.Mutex
@@ -121,8 +123,9 @@ func (g *group) accept(r *request) (alone bool, err error) {
 	}
 	g.running.Add(1)
 	g.expected = max(0, g.expected-1)
-	if g.flushers == 0 && len(g.queue) == 0 && g.lone.Load() {
+	if g.flushers == 0 && len(g.queue) == 0 && r.single && g.lone.Load() {
 		g.flushers++
+		g.begun[r] = time.Now() // the wait for a connection counts: others wait too
 		for _, name := range r.names {
 			g.writing[name] = struct{}{}
 		}
@@ -494,6 +497,7 @@ func (g *group) send(conn *pgpool.Conn, batch []*request) ([]row, error) {
 		var at []int64 // version, position, 1 if there are synchronous standbys; nothing if append_group() has to say why
 		err := conn.Conn().QueryRow(ctx, g.sql.one, one...).Scan(&at)
 		switch {
+		case pgerr.Constraint(err) == "events_pkey": // the sequence is behind the log: append_group() says so
 		case err != nil:
 			return nil, err
 		case len(at) == 3:

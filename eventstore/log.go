@@ -228,6 +228,9 @@ func (s *Store) pages(ctx context.Context, after Mark, end Position, filter Filt
 	return func(yield func(Page, error) bool) {
 		var ahead chan result
 		limit := s.config.PageSize
+		if s.adaptive {
+			limit = min(limit, firstAdaptive)
+		}
 		for after.Position < end {
 			var r result
 			if ahead != nil {
@@ -258,9 +261,9 @@ const (
 	pageBytes = 2 << 20
 	// eventBytes is about what an event takes beside its payload.
 	eventBytes = 200
-	// minAdaptive and maxAdaptive bound the number of events that pageBytes leads to.
-	minAdaptive = 100
-	maxAdaptive = 5000
+	// firstAdaptive is how many events the first page has, and maxAdaptive how many another one has at most.
+	firstAdaptive = 100
+	maxAdaptive   = 5000
 	// maxPageBytes is where a page ends although its statement has found more events. They are read again.
 	maxPageBytes = 16 << 20
 )
@@ -272,9 +275,9 @@ func limitAfter(page Page, limit int) int {
 	}
 	bytes := eventBytes * len(page.Events)
 	for _, event := range page.Events {
-		bytes += len(event.Data)
+		bytes += len(event.Data) + event.Metadata.size()
 	}
-	return min(max(minAdaptive, pageBytes/(bytes/len(page.Events))), maxAdaptive)
+	return min(max(1, pageBytes/(bytes/len(page.Events))), maxAdaptive)
 }
 
 // ReadAllBackwards iterates over the log before a position, the latest event first, down to the first event of the

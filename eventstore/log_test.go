@@ -159,7 +159,7 @@ func TestPagesBySize(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n, pages, _ := count(nil); n != 4000 || pages != 2 {
-		t.Errorf("%d small events in %d pages, want 4000 in one of 1000 and one of 3000", n, pages)
+		t.Errorf("%d small events in %d pages, want 4000 in one of 100 and one of 3900", n, pages)
 	}
 	if n, pages, _ := count(&eventstore.Config{PageSize: 1000}); n != 4000 || pages != 4 {
 		t.Errorf("%d small events in %d pages, want 4000 in 4", n, pages)

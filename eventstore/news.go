@@ -9,10 +9,12 @@ import (
 
 const (
 	// busyPolls is for how many poll intervals after the latest news a reader looks for events in every interval. Then
-	// the log is idle, and the reader looks in every idlePolls-th, because notifications tell of nearly all appends. The
-	// exceptions are rare: appends from SQL, a transaction that is open for longer, and a notification that is lost.
+	// the log is idle, and the reader looks in every idlePolls-th interval, or every second if that is sooner, because
+	// notifications tell of nearly all appends. The exceptions are rare: appends from SQL, a transaction that is open
+	// for longer, and a notification that is lost.
 	busyPolls = 100
 	idlePolls = 10
+	idlePoll  = time.Second
 )
 
 // news tells the readers at the end of the log that there are events, or will be soon. Its methods may be called from
@@ -41,8 +43,8 @@ func (n *news) spread() {
 func (s *Store) pollInterval() time.Duration {
 	interval := s.config.PollInterval
 	since := time.Since(time.Unix(0, s.news.latest.Load()))
-	if s.listener == nil || !s.listener.IsConnected() || since < busyPolls*interval {
+	if s.listener == nil || !s.listener.IsConnected() || since/busyPolls < interval || interval > idlePoll {
 		return interval
 	}
-	return idlePolls * interval
+	return min(idlePolls*interval, idlePoll)
 }

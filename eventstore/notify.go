@@ -33,6 +33,7 @@ type notifier struct {
 	mu      sync.Mutex
 	pending bool
 	sending bool
+	closed  bool
 	running sync.WaitGroup
 }
 
@@ -44,10 +45,18 @@ func (n *notifier) notify() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.pending = true
-	if !n.sending {
+	if !n.sending && !n.closed {
 		n.sending = true
 		n.running.Go(n.send)
 	}
+}
+
+// close waits until no notification is pending. Later ones are not sent.
+func (n *notifier) close() {
+	n.mu.Lock()
+	n.closed = true
+	n.mu.Unlock()
+	n.running.Wait()
 }
 
 // send sends notifications until nothing is pending.

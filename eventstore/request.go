@@ -31,6 +31,7 @@ type request struct {
 	key     *Key
 	names   []string // of its streams and its key, as in group.writing
 	shares  bool     // a group may have several such requests for one stream
+	single  bool     // append_one() may be enough
 	events  int
 	bytes   int
 
@@ -62,8 +63,9 @@ func newRequest(ctx context.Context, changes []Change) *request {
 		}
 	}
 	r.shares = len(changes) == 1 && changes[0].Expected == Any
+	r.single = r.events == 1 // and len(changes) is 1, because no change is empty
 	if key, ok := KeyFrom(ctx); ok {
-		r.key, r.shares = &key, false
+		r.key, r.shares, r.single = &key, false, false
 		r.names = append(r.names, "\x00"+key.Name) // no stream has NUL in its name
 	}
 	return r

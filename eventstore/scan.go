@@ -26,22 +26,29 @@ func (s *Store) query(ctx context.Context, sql string, args ...any) ([]Raw, erro
 	return s.queryUpTo(ctx, math.MaxInt, s.config.PageSize, sql, args...)
 }
 
-// queryUpTo is query that ends with the event that makes the payloads larger than a number of bytes. A large page gets
-// room for so many events.
+// queryUpTo is query that ends with the event that makes the payloads and metadata larger than a number of bytes. A
+// large page gets room for so many events. The other rows can be gigabytes, so the connection is cut. In a caller's
+// transaction they are received, and dropped.
 func (s *Store) queryUpTo(ctx context.Context, most, room int, sql string, args ...any) ([]Raw, error) {
+	ctx, cut := context.WithCancel(ctx)
+	defer cut()
 	rows, err := s.db.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
 	}
-	return collect(rows, most, room)
+	if s.inTx {
+		cut = func() {}
+	}
+	return collect(rows, most, room, cut)
 }
 
 // collect returns the events of rows, see [Store.queryUpTo], and closes the rows.
-func collect(rows pgx.Rows, most, room int) ([]Raw, error) {
+func collect(rows pgx.Rows, most, room int, cut func()) ([]Raw, error) {
 	defer rows.Close()
 	var events []Raw
 	scan := newScanner(rows.FieldDescriptions())
-	for bytes := 0; bytes <= most && rows.Next(); {
+	bytes := 0
+	for bytes <= most && rows.Next() {
 		event, err := scan.event(rows)
 		if err != nil {
 			return nil, err
@@ -50,9 +57,15 @@ func collect(rows pgx.Rows, most, room int) ([]Raw, error) {
 			events = slices.Grow(events, room)
 		}
 		events = append(events, event)
-		bytes += len(event.Data)
+		bytes += len(event.Data) + event.Metadata.size()
 	}
-	rows.Close() // reads the other rows, if there are any
+	if bytes > most {
+		cut()
+		for rows.Next() { // shows that the connection is alive; Close would not
+		}
+		return events, nil
+	}
+	rows.Close()
 	return events, rows.Err()
 }
 

@@ -25,7 +25,8 @@ type Config struct {
 	// [MaxCommitBytes], [MaxCommitEvents] and [MaxCommitStreams] bound a whole commit.
 	MaxEventBytes int
 	// PageSize is how many events a reader fetches at once, and holds in memory twice; at most 100,000 are allowed. 0
-	// means 1000. [Store.ReadAll] and [Store.Follow] then go on with pages of about 2 MiB, of 100 to 5,000 events.
+	// means 1000, and lets [Store.ReadAll] and [Store.Follow] begin with 100 and go on with pages of about 2 MiB, of
+	// at most 5,000 events.
 	PageSize int
 	// PollInterval is how often a reader at the end of the log looks for events without a notification; 0 means 100
 	// ms. Appends through a Store wake its own readers at once, and the readers of other processes by a notification.
@@ -165,7 +166,7 @@ func (c *Config) validate() error {
 // followers of the log to stop before Close, and close the pool after it.
 func (s *Store) Close() {
 	s.group.close()
-	s.notifier.running.Wait()
+	s.notifier.close()
 	if s.listener != nil {
 		s.listener.Close()
 	}

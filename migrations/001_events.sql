@@ -546,8 +546,8 @@ $$;
 
 -- append_one() is the short path of append_group(): for a single request of one event without an idempotency key. It
 -- returns the version and the position of the event, and 1 if commits wait for synchronous standbys, else 0. It returns
--- null if the event could not be stored in this way. The
--- caller then calls append_group(), which says why. The arguments are those of append_group().
+-- null if the event could not be stored in this way. The caller then calls append_group(), which says why. The arguments
+-- are those of append_group().
 --
 -- One statement does everything that needs no other order, because each statement of a function costs as much as
 -- looking at an index. An assignment costs less than PERFORM.

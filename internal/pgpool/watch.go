@@ -161,6 +161,7 @@ func (w *Watchdog) abandon() {
 	defer w.mu.Unlock()
 	if !w.stopped {
 		w.abandoned = true
+		w.clock.stop(w.alarm)
 		go w.ask()
 	}
 }
