@@ -193,6 +193,12 @@ var (
 	apart = codec.New(isFrozen)
 )
 
+// few returns a configuration with few events, but with each type.
+func few(c projectiontest.Config) projectiontest.Config {
+	c.Events, c.Old = c.Events[:7], [][]projectiontest.Event{c.Old[0][:7]}
+	return c
+}
+
 // TestIgnored: a type in Ignored needs no event. A type that the projection does not have, or that makes a difference,
 // must not be in Ignored.
 func TestIgnored(t *testing.T) {
@@ -226,8 +232,7 @@ func TestIgnored(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := record(t, func(t testing.TB) {
-				c := config(test.make)
-				c.Events, c.Old = c.Events[:7], [][]projectiontest.Event{c.Old[0][:7]} // few events, but each type
+				c := few(config(test.make))
 				c.Ignored = test.ignored
 				projectiontest.Check(t, c)
 			})
@@ -243,7 +248,7 @@ func TestCheckFindsBugs(t *testing.T) {
 	for name, bug := range bugs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := record(t, func(t testing.TB) { projectiontest.Check(t, config(bug.make)) })
+			r := record(t, func(t testing.TB) { projectiontest.Check(t, few(config(bug.make))) })
 			if len(r.errors) != 1 || !strings.Contains(r.errors[0], bug.want) {
 				t.Errorf("reported is %q, want one that says %q", r.errors, bug.want)
 			}
