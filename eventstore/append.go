@@ -48,9 +48,10 @@ func (s *Store) Append(ctx context.Context, stream StreamID, expected Version, e
 //   - the error of ctx when ctx is done, unless the error is also [ErrUnknownOutcome]
 //
 // [ErrUnknownOutcome] means that the connection was lost while the events were being stored, or that no answer came
-// within five seconds after ctx was done. If Postgres does not answer at all, this takes up to eight seconds. To find out, repeat the call: either under the same key, or with events
-// that have the same ids and the same exact expected version. Events that are already stored are not stored again,
-// and the receipts are the first ones. After a lost connection Commit repeats such calls itself.
+// within five seconds after ctx was done. If Postgres does not answer at all, this takes up to eight seconds. To find
+// out, repeat the call: either under the same key, or with events that have the same ids and the same exact expected
+// version. Events that are already stored are not stored again, and the receipts are the first ones. After a lost
+// connection Commit repeats such calls itself.
 //
 // When appends with an exact expected version meet in one stream, the database decides: one succeeds, and the others
 // get a ConflictError. Appends with Any and Exists queue and all succeed, provided that they run at isolation level

@@ -29,8 +29,7 @@ func (d *Decoder) Unmarshal(data []byte, pointer any, strict bool) error {
 }
 
 // Decode decodes a text into a value, which must be settable and zero. It reports whether the text is plain. If the text
-// is not plain, a part of the value may be set. With strict, a text
-// that has a member without a field is not plain.
+// is not plain, a part of the value may be set. With strict, a text that has a member without a field is not plain.
 func (d *Decoder) Decode(data []byte, value reflect.Value, strict bool) bool {
 	r := reader{data: data, strict: strict}
 	if !r.value(d.root, value) {

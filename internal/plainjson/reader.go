@@ -3,7 +3,7 @@ package plainjson
 // maxDepth bounds how deep values are nested.
 const maxDepth = 64
 
-// reader goes through a text. Its methods report false when the text is not plain; the reader is of no use then.
+// reader goes through a text. Its methods report false when the text is not plain; the reader must not be used any more then.
 type reader struct {
 	data   []byte
 	at     int // the index of the next character

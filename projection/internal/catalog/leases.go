@@ -29,12 +29,15 @@ type VersionPlan struct {
 	Partitions int
 }
 
+// fresh compares the end of a lease of the length $2: at least three quarters of the length are left. The clock may have
+// been set back since the lease was written.
+const fresh = `between clock_timestamp() + $2::interval * 3 / 4 and clock_timestamp() + $2::interval`
+
 // A process that runs a projection is a member of it, until it has sent no sign of life for the length of a lease.
 //
-// Each write costs WAL, also where nothing else happens. So rows are written again only when less than three quarters of
-// their length are left, and without ON CONFLICT DO UPDATE, which writes twice for each row. With a look every two seconds,
-// an owner has at least 5.5 of 10 s left. A partition that an operator has locked is not renewed. Other processes cannot
-// steal it either while it is locked.
+// Each write costs WAL, also where nothing else happens. So only rows that are not fresh are written again, and without ON
+// CONFLICT DO UPDATE, which writes twice for each row. With a look every two seconds, an owner has at least 5.5 of 10 s
+// left. A partition that an operator has locked is not renewed. Other processes cannot steal it either while it is locked.
 const renewSQL = `
 with mine as (
     select v.name, v.version
@@ -45,7 +48,7 @@ with mine as (
        set expires = clock_timestamp() + $2::interval, length = $2::interval
       from mine
      where (m.projection, m.version, m.owner) = (mine.name, mine.version, $1)
-       and (m.length = $2 and m.expires between clock_timestamp() + $2::interval * 3 / 4 and clock_timestamp() + $2::interval) is not true
+       and (m.length = $2 and m.expires ` + fresh + `) is not true
 ), joined as (
     insert into SCHEMA.projection_members (projection, version, owner, expires, length)
     select mine.name, mine.version, $1, clock_timestamp() + $2::interval, $2::interval
@@ -62,7 +65,7 @@ with mine as (
               from SCHEMA.projection_partitions
              where lease_owner = $1
                and (lease_length = $2
-                    and lease_expires between clock_timestamp() + $2::interval * 3 / 4 and clock_timestamp() + $2::interval) is not true
+                    and lease_expires ` + fresh + `) is not true
                for update skip locked) due
      where (p.projection, p.version, p.partition) = (due.projection, due.version, due.partition))
 select projection, version, partition, fencing_token
